@@ -1,0 +1,34 @@
+# Two commands: `make train` on a fresh machine, `make test` before a change lands.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FLAVOUR := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+
+.PHONY: train test lint clean
+
+train: $(VENV)/installed-$(FLAVOUR)
+	$(BIN)/vit train digits
+
+test: lint
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "Python 3.11 to 3.13 is needed, and $(PYTHON) is not: make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed-$(FLAVOUR): $(BIN)/python setup.cfg pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(FLAVOUR)]'
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed-$(FLAVOUR)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(FLAVOUR),test]'
+	touch $@

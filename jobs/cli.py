@@ -1,0 +1,84 @@
+"""`vit VERB ...`: finds the verb, runs it, and turns what goes wrong into one message and a code."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from pipeline.errors import PipelineError, SettingsError
+
+# Each is a module of this package with add_arguments(parser) and run(arguments) -> exit code.
+# Their modules are imported only when needed, and TensorFlow only inside run().
+VERBS = {
+    "train": "train a recipe, or go on with its run",
+    "evaluate": "evaluate a run's best weights, each example once",
+    "predict": "name what images show",
+}
+
+RECIPES = Path(__file__).parent / "configs"
+
+EPILOG = """exit codes:
+  0   done
+  2   wrong usage or settings
+  3   the data is missing or wrong
+  75  stopped on request, with a checkpoint: give the same command to go on
+  76  another process of the job was lost: start all of them again
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one `vit` command and returns its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    verb = arguments[0] if arguments and arguments[0] in VERBS else None
+    parser = argparse.ArgumentParser(
+        prog="vit", description="Trains Vision Transformers from one recipe file.",
+        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"vit {version('vit-pipeline')}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, summary in VERBS.items():
+        # Only the verb that was asked for is imported, to keep the others from costing time.
+        child = verbs.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name == verb:
+            module = importlib.import_module(f"jobs.{name}")
+            module.add_arguments(child)
+    parsed = parser.parse_args(arguments)
+    try:
+        return int(module.run(parsed))
+    except PipelineError as error:
+        print(f"vit {parsed.verb}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"vit {parsed.verb}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away; without this Python complains once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe, given as a path or as the name of one that is shipped.
+
+    Raises:
+      SettingsError: There is none; the message lists those that are shipped.
+    """
+    shipped = RECIPES / f"{name}.yaml"
+    if shipped.is_file():
+        return shipped
+    if Path(name).is_file():
+        return Path(name)
+    names = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
+    raise SettingsError(f"no recipe {name!r}: give the path of a YAML file, or one of {names}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

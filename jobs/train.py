@@ -1,0 +1,111 @@
+"""`vit train RECIPE [section.key=value ...]`"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from jobs.cli import find_recipe, main
+from jobs.tensorflow_start import import_tensorflow
+from pipeline.config import Config, all_settings, load_config
+from pipeline.errors import Stopped
+from pipeline.train.run_folder import RunFolder
+from pipeline.train.stop import StopRequest
+
+if TYPE_CHECKING:
+    from pipeline.distribute.runtime import Runtime
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds this verb's arguments, and every setting to its help."""
+    parser.add_argument("recipe", help="name of a shipped recipe, or path of a YAML file")
+    parser.add_argument(
+        "settings", nargs="*", metavar="section.key=value", help="settings that replace the recipe's"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true",
+        help="build everything, print settings, model, rate and memory, and train nothing",
+    )
+    lines = [f"  {s.key}  {s.type}, default {s.default}\n      {s.doc}" for s in all_settings()]
+    parser.epilog = "settings:\n" + "\n".join(lines)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Trains, or goes on training, or prints the result of a run that is done."""
+    config = load_config(find_recipe(arguments.recipe), arguments.settings)
+    folder = RunFolder(config.run_dir)
+    if arguments.dry_run:
+        return _describe(config)
+    folder.check(config)
+    outcome = folder.outcome()
+    if outcome is not None and outcome["outcome"] == "done":
+        print("this run is done; name another folder with run.dir=FOLDER to train again")
+        _print_result(folder, outcome["result"])
+        return 0
+    _print_result(folder, _train(config, folder))
+    return 0
+
+
+def _train(config: Config, folder: RunFolder) -> dict[str, Any]:
+    """Trains to the end and returns the last row of metrics."""
+    import_tensorflow()
+    from pipeline.distribute.runtime import start
+
+    stop = StopRequest(config.train.max_time_s)
+    with stop.listening(), closing(start(config.distribute)) as runtime:
+        # On other ranks the folder is only read.
+        with closing(folder):
+            if runtime.is_chief:
+                folder.open(config)
+            return _fit(config, folder, runtime, stop)
+
+
+def _fit(config: Config, folder: RunFolder, runtime: Runtime, stop: StopRequest) -> dict[str, Any]:
+    from pipeline.monitor.progress import ProgressDisplay
+    from pipeline.train.describe import headline
+    from pipeline.train.experiment import build
+    from pipeline.train.loop import fit
+
+    experiment = build(config, runtime)
+    if runtime.is_chief:
+        folder.write_dataset(experiment.dataset_facts)
+        folder.write_outcome(None)
+    with closing(
+        ProgressDisplay(experiment.total_steps, experiment.steps_per_epoch, runtime.is_chief)
+    ) as display:
+        display.message(headline(experiment))
+        try:
+            result = fit(experiment, folder, display, stop)
+        except Stopped as stopped:
+            if runtime.is_chief:
+                folder.write_outcome({"outcome": "stopped", "message": str(stopped)})
+            raise
+        if runtime.is_chief:
+            folder.write_outcome({"outcome": "done", "result": result})
+        return result
+
+
+def _describe(config: Config) -> int:
+    import_tensorflow()
+    from pipeline.distribute.runtime import start
+    from pipeline.train.describe import describe
+    from pipeline.train.experiment import build
+
+    with closing(start(config.distribute)) as runtime:
+        print(describe(build(config, runtime)))
+    return 0
+
+
+def _print_result(folder: RunFolder, row: dict[str, Any]) -> None:
+    print(
+        f"{row['split']} accuracy {row['accuracy']:.2%}, top-5 {row['top_5_accuracy']:.2%}, "
+        f"loss {row['loss']:.4f}\n"
+        f"run folder   {folder.path}\n"
+        f"curves       tensorboard --logdir {folder.tensorboard}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))

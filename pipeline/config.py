@@ -1,0 +1,385 @@
+"""Settings: one frozen, validated class a stage, and `load_config` that reads them from a recipe.
+
+Importing this module must stay cheap: a wrong setting is reported before TensorFlow is imported.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticUndefined
+
+from pipeline.errors import SettingsError
+
+# The named variants; pipeline/model/vit.py holds their sizes. Kept apart so that a misspelt name
+# is reported without importing Keras.
+VARIANT_PATTERN = r"(Ti|S|B|L)/[1-9]\d*|digits|cifar|keras_example"
+
+
+def _setting(default: Any, doc: str, *, free: bool = False, **limits: Any) -> Any:
+    """A setting with its meaning; `free` ones may differ when a run is resumed."""
+    return Field(default, description=doc, json_schema_extra={"free": free}, **limits)
+
+
+class _Stage(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RunConfig(_Stage):
+    """Where the run is kept."""
+
+    dir: str | None = _setting(None, "run folder; null means runs/<recipe>", free=True)
+
+
+class AugmentConfig(_Stage):
+    """Random changes to training images, drawn from (seed, epoch, example)."""
+
+    flip: bool = _setting(False, "mirror left to right, one time in two")
+    crop_padding: int = _setting(0, "pad by this many pixels, then crop at random", ge=0)
+    rotation: float = _setting(0.0, "rotate by up to this part of a full turn", ge=0, le=0.5)
+    zoom: float = _setting(0.0, "zoom height and width by up to this part", ge=0, lt=1)
+
+
+class DataConfig(_Stage):
+    """Where the examples come from and what is done to them."""
+
+    source: Literal[
+        "digits", "cifar10", "cifar100", "fashion_mnist", "image_folder", "synthetic"
+    ] = _setting("digits", "kind of data set")
+    path: str | None = _setting(None, "folder or archive of the data set", free=True)
+    image_size: int = _setting(32, "height and width the model sees, in pixels", ge=1, le=4096)
+    resize: Literal["none", "squash", "crop"] = _setting(
+        "squash",
+        "none: images already have the size; squash: resize, ignoring the aspect ratio; "
+        "crop: resize the short side, crop the centre",
+    )
+    global_batch_size: int = _setting(256, "examples an update, over all replicas", ge=1)
+    eval_batch_size: int | None = _setting(
+        None, "examples an evaluation step; null means global_batch_size", free=True, ge=1
+    )
+    num_classes: int = _setting(10, "classes of the synthetic data", ge=2)
+    num_examples: int = _setting(1024, "training examples of the synthetic data", ge=1)
+    validation_fraction: float = _setting(
+        0.1, "part of the training data held out where the data set has no validation split",
+        gt=0, lt=1,
+    )
+    validation_split: Literal["hash", "last"] = _setting(
+        "hash", "hold out by a fixed hash of the example, or the last part"
+    )
+    normalize: Literal["half", "imagenet", "dataset"] = _setting(
+        "half", "mean and deviation: 0.5 and 0.5, ImageNet's, or measured on the training data"
+    )
+    on_bad_image: Literal["raise", "skip"] = _setting(
+        "raise", "an unreadable image ends the run, or is left out, counted and listed"
+    )
+    label_smoothing: float = _setting(0.0, "part of the target spread over all classes", ge=0, lt=1)
+    augment: AugmentConfig = _setting(AugmentConfig(), "random changes to training images")
+    threads: int | None = _setting(
+        None, "threads of the input stage; null lets tf.data choose", free=True, ge=1
+    )
+
+
+class ModelConfig(_Stage):
+    """The Vision Transformer: a named variant, and what to change in it."""
+
+    variant: str = _setting(
+        "cifar", "Ti/16, S/16, B/16, L/16 (any patch size), digits, cifar or keras_example"
+    )
+    patch_size: int | None = _setting(None, "pixels a side of a patch; null: the variant's", ge=1)
+    width: int | None = _setting(None, "length of a token; null: the variant's", ge=1)
+    depth: int | None = _setting(None, "encoder blocks; null: the variant's", ge=1)
+    num_heads: int | None = _setting(None, "attention heads; null: the variant's", ge=1)
+    mlp_dim: int | None = _setting(None, "hidden units of a block's MLP; null: variant's", ge=1)
+    pool: Literal["token", "mean", "flatten"] | None = _setting(
+        None, "what the head sees: class token, mean of the tokens, or all; null: the variant's"
+    )
+    positions: Literal["learned", "sincos2d"] = _setting("learned", "position embedding")
+    gelu: Literal["exact", "tanh"] = _setting("exact", "form of the GELU")
+    pre_logits: int = _setting(0, "units of a tanh layer before the classifier; 0: none", ge=0)
+    dropout: float | None = _setting(None, "dropout; null: the variant's", ge=0, lt=1)
+    attention_dropout: float | None = _setting(
+        None, "dropout of the attention's probabilities; null: the variant's", ge=0, lt=1
+    )
+    stochastic_depth: float = _setting(
+        0.0, "probability to skip the last block's branches, growing linearly with depth",
+        ge=0, lt=1,
+    )
+
+    @model_validator(mode="after")
+    def _variant_is_known(self) -> ModelConfig:
+        if not re.fullmatch(VARIANT_PATTERN, self.variant):
+            raise ValueError(
+                "model.variant must be Ti/P, S/P, B/P or L/P with a patch size P, digits, cifar "
+                f"or keras_example. Received: {self.variant!r}"
+            )
+        return self
+
+
+class OptimConfig(_Stage):
+    """AdamW, its learning-rate schedule and what is done to gradients."""
+
+    base_lr: float = _setting(1e-3, "learning rate for 256 images a batch", gt=0)
+    lr_scaling: Literal["linear", "sqrt", "none"] = _setting(
+        "linear", "how the rate grows with global_batch_size / 256"
+    )
+    schedule: Literal["cosine", "constant"] = _setting("cosine", "after the warm-up")
+    warmup_epochs: float = _setting(0.0, "epochs of linear warm-up", ge=0)
+    warmup_steps: int | None = _setting(None, "the same in steps; overrides warmup_epochs", ge=0)
+    final_lr_fraction: float = _setting(0.0, "where the cosine ends, as a part of the peak",
+                                        ge=0, le=1)
+    weight_decay: float = _setting(0.05, "decoupled decay, multiplied by the learning rate", ge=0)
+    beta_1: float = _setting(0.9, "decay of the first moment", ge=0, lt=1)
+    beta_2: float = _setting(0.999, "decay of the second moment", ge=0, lt=1)
+    epsilon: float = _setting(1e-8, "added to the root of the second moment", gt=0)
+    clip_norm: float | None = _setting(1.0, "largest global gradient norm; null: no limit", gt=0)
+    ema_momentum: float | None = _setting(
+        None, "momentum of the averaged weights; null: none are kept", gt=0, lt=1
+    )
+    accumulate_steps: int = _setting(1, "parts an update's batch is computed in", ge=1)
+
+
+class TrainConfig(_Stage):
+    """How long to train, and when to look."""
+
+    epochs: float = _setting(10.0, "passes over the training data", gt=0)
+    max_steps: int | None = _setting(None, "updates in all; overrides epochs", ge=1)
+    max_time_s: float | None = _setting(
+        None, "stop after this many seconds of this start, with a checkpoint", free=True, gt=0
+    )
+    log_every_steps: int = _setting(50, "steps between rows of metrics", free=True, ge=1)
+    evaluate_every_epochs: float | None = _setting(1.0, "epochs between evaluations", gt=0)
+    evaluate_every_steps: int | None = _setting(
+        None, "steps between evaluations; overrides evaluate_every_epochs", ge=1
+    )
+    evaluate_ema: bool = _setting(
+        True, "evaluate the averaged weights where optim.ema_momentum keeps them"
+    )
+    best_by: Literal["accuracy", "loss"] = _setting("accuracy", "validation measure of the best")
+    early_stopping: int | None = _setting(
+        None, "stop after this many evaluations without a better one; null: never", ge=1
+    )
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = _setting(
+        "float32", "numbers the model computes in; weights stay float32"
+    )
+    deterministic: bool = _setting(False, "the same bits from run to run, at some speed")
+    callbacks: tuple[str, ...] = _setting(
+        (), "keras callbacks as module:factory, called on the chief", free=True
+    )
+
+
+class DistributeConfig(_Stage):
+    """On what the run trains. None of it changes what is trained."""
+
+    runtime: Literal["auto", "single", "mirrored"] = _setting(
+        "auto", "single: one device; mirrored: all of this machine; auto: what is there", free=True
+    )
+    cpu_devices: int = _setting(
+        1, "logical devices the CPU is divided into, to try mirrored without GPUs", free=True, ge=1
+    )
+    intra_op_threads: int | None = _setting(
+        None, "threads of one operation; null: TensorFlow's choice", free=True, ge=1
+    )
+
+
+class CheckpointConfig(_Stage):
+    """When the run is saved, and what is kept."""
+
+    every_steps: int | None = _setting(
+        None, "steps between checkpoints; null: at each evaluation", free=True, ge=1
+    )
+    keep: int = _setting(2, "newest checkpoints kept, beside the best", free=True, ge=1)
+
+
+class Config(_Stage):
+    """All settings of a run."""
+
+    seed: int = _setting(0, "seed of weights, order, augmentation and dropout", ge=0, lt=2**31)
+    run: RunConfig = _setting(RunConfig(), "where the run is kept")
+    data: DataConfig = _setting(DataConfig(), "the examples")
+    model: ModelConfig = _setting(ModelConfig(), "the network")
+    optim: OptimConfig = _setting(OptimConfig(), "the optimizer")
+    train: TrainConfig = _setting(TrainConfig(), "the loop")
+    distribute: DistributeConfig = _setting(DistributeConfig(), "the devices")
+    checkpoint: CheckpointConfig = _setting(CheckpointConfig(), "the saved state")
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Config:
+        batch, parts = self.data.global_batch_size, self.optim.accumulate_steps
+        if batch % parts:
+            fitting = [n for n in range(1, batch + 1) if batch % n == 0]
+            nearest = sorted(fitting, key=lambda n: abs(n - parts))[:3]
+            raise ValueError(
+                f"optim.accumulate_steps must divide data.global_batch_size={batch}, "
+                f"for example {', '.join(map(str, sorted(nearest)))}. Received: {parts}"
+            )
+        return self
+
+    @property
+    def run_dir(self) -> Path:
+        """The run folder; `load_config` has put the default in place."""
+        if self.run.dir is None:
+            raise SettingsError("run.dir is not set: name a folder with run.dir=FOLDER")
+        return Path(self.run.dir)
+
+
+class Setting(NamedTuple):
+    """One line of `vit train --help`."""
+
+    key: str
+    type: str
+    default: Any
+    doc: str
+    free: bool
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML follows YAML 1.1, where 1e-3 is a string; YAML 1.2 and every user read a number."""
+
+    yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a recipe and what it inherits, applies `section.key=value`, and checks the result.
+
+    Args:
+      recipe: Path of a YAML file; its `base:` names another, relative to it.
+      overrides: Settings in the form `section.key=value`, value in YAML; the last one wins.
+
+    Raises:
+      SettingsError: A file is missing, a key unknown, or a value not allowed.
+    """
+    recipe = Path(recipe)
+    tree = _read_recipe(recipe, ())
+    for override in overrides:
+        _apply_override(tree, override)
+    if not (tree.get("run") or {}).get("dir"):
+        tree["run"] = {**(tree.get("run") or {}), "dir": f"runs/{recipe.stem}"}
+    return parse_config(tree, str(recipe))
+
+
+def parse_config(tree: dict[str, Any], origin: str) -> Config:
+    """Checks a tree of settings; `origin` is named in the error."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        lines = "\n".join(f"  {_explain(e)}" for e in error.errors())
+        raise SettingsError(f"{origin}: {error.error_count()} wrong setting(s)\n{lines}") from None
+
+
+def dump_config(config: Config) -> str:
+    """The resolved settings as YAML that `load_config` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def all_settings(stage: type[BaseModel] = Config, prefix: str = "") -> Iterator[Setting]:
+    """Every setting with type, default and meaning, in the order of the classes."""
+    for name, field in stage.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, _Stage):
+            yield from all_settings(kind, f"{prefix}{name}.")
+        else:
+            extra = field.json_schema_extra
+            free = isinstance(extra, dict) and bool(extra["free"])
+            default = None if field.default is PydanticUndefined else field.default
+            yield Setting(prefix + name, _type_name(kind), default, field.description or "", free)
+
+
+def value_of(config: Config, key: str) -> Any:
+    """The value of a dotted key such as `data.image_size`."""
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def training_differences(old: Config, new: Config) -> list[str]:
+    """Settings that change the training and differ, as lines `key: old -> new`."""
+    return [
+        f"{s.key}: {value_of(old, s.key)!r} -> {value_of(new, s.key)!r}"
+        for s in all_settings()
+        if not s.free and value_of(old, s.key) != value_of(new, s.key)
+    ]
+
+
+def _read_recipe(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    path = path.resolve()
+    if path in seen:
+        raise SettingsError(f"{path}: the recipe inherits from itself through `base:`")
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader) or {}  # noqa: S506
+    except OSError as error:
+        raise SettingsError(f"cannot read the recipe {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise SettingsError(f"{path} must hold settings as `section: {{key: value}}`")
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    return _merge(_read_recipe(path.parent / str(base), (*seen, path)), tree)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise SettingsError(
+            f"a setting is given as section.key=value, for example optim.base_lr=1e-3. "
+            f"Received: {override!r}"
+        )
+    try:
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506
+    except yaml.YAMLError:
+        value = text
+    *sections, last = key.split(".")
+    for section in sections:
+        child = tree.get(section)
+        tree[section] = child = dict(child) if isinstance(child, dict) else {}
+        tree = child
+    tree[last] = value
+
+
+def _explain(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = [s.key for s in all_settings()]
+        known += sorted({k.rpartition(".")[0] for k in known} - {""})
+        close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}?" if close else "`vit train --help` lists all settings"
+        return f"{key}: no such setting; {hint}"
+    message = error["msg"].removeprefix("Value error, ")
+    if not key:
+        return message
+    return f"{key}: {message}. Received: {error['input']!r}"
+
+
+def _type_name(kind: Any) -> str:
+    origin = get_origin(kind)
+    if origin is Literal:
+        return "|".join(map(str, get_args(kind)))
+    if origin in (Union, UnionType):
+        return "|".join("null" if k is type(None) else _type_name(k) for k in get_args(kind))
+    if origin is Annotated:
+        return _type_name(get_args(kind)[0])
+    if origin is tuple:
+        return f"list of {_type_name(get_args(kind)[0])}"
+    return getattr(kind, "__name__", str(kind))

@@ -1,0 +1,1 @@
+"""How copies of the model work together: the Runtime and its kinds."""

@@ -1,0 +1,167 @@
+"""Runtime: the one place that knows how copies of the model work together.
+
+No other file asks for a rank, a strategy or a device. `start` makes the one the settings ask for.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline.config import DistributeConfig
+from pipeline.errors import SettingsError
+
+Batch = dict[str, tf.Tensor]
+
+
+class Runtime(ABC):
+    """The facts and the verbs of one process among `world_size`.
+
+    Attributes:
+      name: How `distribute.runtime` calls it.
+      rank: Number of this process, from 0.
+      local_rank: Its number on this host.
+      world_size: Processes in all.
+      num_replicas: Copies of the model in all processes.
+      is_chief: Whether this process writes and speaks for all.
+    """
+
+    name: str
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+    num_replicas: int = 1
+
+    @property
+    def is_chief(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def local_replicas(self) -> int:
+        """Copies of the model in this process."""
+        return self.num_replicas // self.world_size
+
+    @abstractmethod
+    def scope(self) -> AbstractContextManager[Any]:
+        """Create variables inside."""
+
+    @abstractmethod
+    def distribute(self, make_dataset: Callable[[int, int, int], tf.data.Dataset]) -> Any:
+        """An iterable that hands each replica its own part of the global batch.
+
+        Args:
+          make_dataset: Called with (index, count, splits): the dataset of process `index` of
+            `count`, whose elements are for its `splits` replicas in turn.
+        """
+
+    @abstractmethod
+    def run(self, step: Callable[..., Any], *args: Any) -> Any:
+        """Calls `step` on each replica of this process and sums what they return.
+
+        To be called inside a tf.function; `args` are elements of `distribute`d data, or the same
+        for all. `step` returns a nest of tensors.
+        """
+
+    @abstractmethod
+    def replica_index(self) -> tf.Tensor:
+        """Number of this replica among all, int32 scalar; in replica context."""
+
+    @abstractmethod
+    def sum_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Sums over all replicas of all processes; in replica context."""
+
+    @abstractmethod
+    def update(
+        self, function: Callable[..., None], variables: Sequence[tf.Variable],
+        values: Sequence[Sequence[Any]],
+    ) -> None:
+        """Calls `function(copy, *values)` on each replica's copy of each variable.
+
+        In replica context. All replicas must pass equal values, and those values that are
+        variables are passed as their copy on the same replica.
+        """
+
+    @abstractmethod
+    def all_reduce(self, value: np.ndarray, how: Literal["sum", "any"]) -> np.ndarray:
+        """Reduces a small host value over processes; every process must call it."""
+
+    @abstractmethod
+    def broadcast_value(self, value: Any) -> Any:
+        """The chief's value (anything JSON can hold) in every process; all must call it."""
+
+    @abstractmethod
+    def all_gather(self, value: Any) -> list[Any]:
+        """Every process's value (anything JSON can hold), by rank; all must call it."""
+
+    @abstractmethod
+    def broadcast(self, variables: Sequence[tf.Variable]) -> None:
+        """Gives every process the chief's values of these variables."""
+
+    def barrier(self) -> None:
+        """Returns when every process has come here."""
+        self.all_gather(None)
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leaves the group of processes."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What it trains on, in words."""
+
+
+def start(config: DistributeConfig) -> Runtime:
+    """Sets up devices and threads of this process and joins the others, if there are any.
+
+    Must come before anything else asks TensorFlow for its devices.
+
+    Raises:
+      SettingsError: The devices asked for are not there.
+    """
+    _configure_devices(config)
+    kind = config.runtime
+    devices = replica_devices()
+    if kind == "auto":
+        kind = "mirrored" if len(devices) > 1 else "single"
+    if kind == "single":
+        from pipeline.distribute.single import SingleRuntime
+
+        return SingleRuntime(devices[0])
+    from pipeline.distribute.mirrored import MirroredRuntime
+
+    if len(devices) < 2:
+        raise SettingsError(
+            "distribute.runtime=mirrored needs two devices or more, and TensorFlow sees one "
+            f"({devices[0]}). Use distribute.runtime=single, or distribute.cpu_devices=2 to try it "
+            "on the CPU"
+        )
+    return MirroredRuntime(devices)
+
+
+def replica_devices() -> list[str]:
+    """The devices to train on: all GPUs, or where there is none the CPU's logical devices."""
+    kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+    return [device.name for device in tf.config.list_logical_devices(kind)]
+
+
+def _configure_devices(config: DistributeConfig) -> None:
+    try:
+        if config.intra_op_threads is not None:
+            tf.config.threading.set_intra_op_parallelism_threads(config.intra_op_threads)
+        if config.cpu_devices > 1:
+            cpu = tf.config.list_physical_devices("CPU")[0]
+            tf.config.set_logical_device_configuration(
+                cpu, [tf.config.LogicalDeviceConfiguration()] * config.cpu_devices
+            )
+        for gpu in tf.config.list_physical_devices("GPU"):
+            # Without it the first process takes all of a GPU's memory, and the next one fails.
+            tf.config.experimental.set_memory_growth(gpu, True)
+    except RuntimeError as error:
+        raise SettingsError(
+            f"devices and threads are chosen once a process, before TensorFlow uses them: {error}"
+        ) from None

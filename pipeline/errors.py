@@ -1,0 +1,34 @@
+"""The ways a run can end that are not faults of the program, each with its exit code.
+
+Every error carries one message for the user: what is wrong, what was received, what to do.
+"""
+
+
+class PipelineError(Exception):
+    """Base of the errors that are shown as one message, without a traceback."""
+
+    exit_code = 1
+
+
+class SettingsError(PipelineError):
+    """A setting, an argument or a recipe is wrong, or does not fit this machine."""
+
+    exit_code = 2
+
+
+class DataError(PipelineError):
+    """The data set is missing, unreadable or not what the recipe says."""
+
+    exit_code = 3
+
+
+class Stopped(PipelineError):
+    """Stopped on request with a checkpoint: the same command goes on from there."""
+
+    exit_code = 75
+
+
+class PeerLost(PipelineError):
+    """Another process of the job went away: start all of them again."""
+
+    exit_code = 76

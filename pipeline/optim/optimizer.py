@@ -1,0 +1,190 @@
+"""AdamW with the order that gives N replicas the update of one: reduce, clip, decay, update, average.
+
+Keras's optimizers clip before tf.distribute reduces, so that each replica clips its own share; here
+the gradients that arrive have been summed over all replicas, and everything else follows from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from pipeline.config import OptimConfig
+
+# Runs `update(variable, *values)` on every copy of each variable, in step on all replicas.
+Update = Callable[[Callable[..., None], Sequence[tf.Variable], Sequence[Sequence[Any]]], None]
+
+
+def decays(variable: keras.Variable) -> bool:
+    """Whether weight decay pulls this variable: matrices, but not tokens or position embeddings.
+
+    As in the ViT papers' code: biases and norms are vectors; what is added to the tokens rather
+    than multiplied with them is named by its layer.
+    """
+    return len(variable.shape) >= 2 and not {"position", "token"} & _words(variable.path)
+
+
+def _words(path: str) -> set[str]:
+    return {word for part in path.split("/") for word in part.split("_")}
+
+
+def clip_scale(norm: tf.Tensor, clip_norm: float | None) -> tf.Tensor:
+    """Factor that brings a gradient of global norm `norm` down to `clip_norm`; 0 where not finite.
+
+    Pascanu et al., https://arxiv.org/abs/1211.5063. Float32 scalar.
+    """
+    limit = norm if clip_norm is None else tf.constant(clip_norm, norm.dtype)
+    scale = tf.math.divide_no_nan(limit, tf.maximum(norm, limit))
+    scale = tf.where(norm > 0, scale, 1.0)
+    return tf.where(tf.math.is_finite(norm), scale, 0.0)
+
+
+class AdamW:
+    """Adam with decoupled weight decay, https://arxiv.org/abs/1711.05101, and averaged weights.
+
+    The decay is multiplied by the learning rate, as in Keras and PyTorch. `build` makes the state
+    and must be called inside the runtime's scope, before the first step is traced.
+
+    Args:
+      config: `weight_decay`, `beta_1`, `beta_2`, `epsilon` and `ema_momentum` are read.
+    """
+
+    def __init__(self, config: OptimConfig) -> None:
+        self._config = config
+        self._parameters: list[keras.Variable] = []
+        self._momentum: list[keras.Variable] = []
+        self._velocity: list[keras.Variable] = []
+        self._average: list[keras.Variable] = []
+
+    def build(self, parameters: Sequence[keras.Variable]) -> None:
+        """Creates the step counter and two moments (and an average) a parameter, float32."""
+        self.iterations = keras.Variable(
+            0, dtype="int64", trainable=False, name="iterations", aggregation="only_first_replica"
+        )
+        self._parameters = list(parameters)
+        self._momentum = [_slot(p, "momentum") for p in parameters]
+        self._velocity = [_slot(p, "velocity") for p in parameters]
+        if self._config.ema_momentum is not None:
+            self._average = [_slot(p, "average") for p in parameters]
+
+    @property
+    def variables(self) -> dict[str, keras.Variable]:
+        """The whole state by name: `iterations`, `momentum/PATH`, `velocity/PATH`."""
+        named = {"iterations": self.iterations}
+        for p, m, v in zip(self._parameters, self._momentum, self._velocity, strict=True):
+            named |= {f"momentum/{p.path}": m, f"velocity/{p.path}": v}
+        return named
+
+    @property
+    def averages(self) -> dict[str, keras.Variable]:
+        """The averaged weights by the path of their parameter; empty where none are kept."""
+        return {p.path: a for p, a in zip(self._parameters, self._average, strict=False)}
+
+    def apply(
+        self, gradients: Sequence[tf.Tensor], *, learning_rate: tf.Tensor, scale: tf.Tensor,
+        step: tf.Tensor, update: Update,
+    ) -> None:
+        """One update, in replica context.
+
+        Args:
+          gradients: Summed over all replicas; one a parameter, in the order of `build`.
+          learning_rate: Float32 scalar.
+          scale: Float32 scalar the gradients are multiplied with (clipping). 0 leaves every
+            parameter and moment as it is, also where gradients are not finite.
+          step: Integer scalar, the number of this update, from 0.
+          update: The runtime's way to change variables.
+        """
+        config = self._config
+        enabled = tf.cast(scale > 0, tf.float32)
+        # With both betas 1 and the rate 0 Adam changes nothing: a skipped update needs no branch,
+        # which replicas could not take inside tf.distribute.
+        beta_1 = 1.0 - enabled * (1.0 - config.beta_1)
+        beta_2 = 1.0 - enabled * (1.0 - config.beta_2)
+        rate = enabled * learning_rate
+        momentum = _ema_momentum(config.ema_momentum, step)
+        power = tf.cast(step + 1, tf.float32)
+        bias_1, bias_2 = tf.pow(config.beta_1, power), tf.pow(config.beta_2, power)
+
+        def update_one(
+            variable: tf.Variable, decay: float, gradient: tf.Tensor, m: tf.Variable,
+            v: tf.Variable, average: tf.Variable | None,
+        ) -> None:
+            if decay:
+                variable.assign_sub(variable * (rate * decay))
+            tf.raw_ops.ResourceApplyAdam(
+                var=variable.handle, m=m.handle, v=v.handle, beta1_power=bias_1,
+                beta2_power=bias_2, lr=rate, beta1=beta_1, beta2=beta_2, epsilon=config.epsilon,
+                grad=tf.math.multiply_no_nan(tf.cast(gradient, tf.float32), scale),
+            )
+            if average is not None:
+                average.assign_sub((average - variable) * (1.0 - momentum))
+
+        averages = [a.value for a in self._average] or [None] * len(self._parameters)
+        update(
+            update_one,
+            [p.value for p in self._parameters],
+            [
+                (config.weight_decay if decays(p) else 0.0, g, m.value, v.value, a)
+                for p, g, m, v, a in zip(
+                    self._parameters, gradients, self._momentum, self._velocity, averages,
+                    strict=True,
+                )
+            ],
+        )
+
+    def swap_averages(self) -> None:
+        """Exchanges weights and averages, so that evaluation sees the averages; again undoes it."""
+        for parameter, average in zip(self._parameters, self._average, strict=False):
+            weight = tf.identity(parameter.value)
+            parameter.assign(average.value)
+            average.assign(weight)
+
+
+class LossScale:
+    """Dynamic loss scaling for float16, Micikevicius et al., https://arxiv.org/abs/1710.03740.
+
+    Looks at gradients after they were summed over replicas, so all replicas agree.
+    """
+
+    GROW_EVERY_STEPS = 2000
+
+    def __init__(self, initial: float = 2.0**15) -> None:
+        def scalar(value: float, dtype: str, name: str) -> keras.Variable:
+            return keras.Variable(value, dtype=dtype, trainable=False, name=name,
+                                  aggregation="only_first_replica")
+
+        self.value = scalar(initial, "float32", "loss_scale")
+        self._good_steps = scalar(0, "int64", "loss_scale_good_steps")
+
+    @property
+    def variables(self) -> dict[str, keras.Variable]:
+        """The state by name."""
+        return {v.name: v for v in (self.value, self._good_steps)}
+
+    def adjust(self, finite: tf.Tensor) -> None:
+        """Halves the scale after a step that was not finite, doubles it after 2,000 that were."""
+        good_steps = tf.where(finite, self._good_steps.value + 1, 0)
+        grow = good_steps >= self.GROW_EVERY_STEPS
+        scale = self.value.value
+        scale = tf.where(finite, tf.where(grow, 2.0 * scale, scale), tf.maximum(0.5 * scale, 1.0))
+        self.value.assign(scale)
+        self._good_steps.assign(tf.where(grow, tf.zeros_like(good_steps), good_steps))
+
+
+def _slot(parameter: keras.Variable, kind: str) -> keras.Variable:
+    start = tf.identity(parameter.value) if kind == "average" else tf.zeros(parameter.shape)
+    return keras.Variable(start, dtype="float32", trainable=False, name=kind)
+
+
+def _ema_momentum(momentum: float | None, step: tf.Tensor) -> tf.Tensor:
+    """Momentum of update `step`: smaller at first, so that the average forgets the random start.
+
+    min(momentum, (1 + t) / (10 + t)), as in tf.train.ExponentialMovingAverage.
+    """
+    if momentum is None:
+        return tf.constant(1.0)
+    t = tf.cast(step, tf.float32)
+    return tf.minimum(momentum, (1.0 + t) / (10.0 + t))

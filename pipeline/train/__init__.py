@@ -1,0 +1,1 @@
+"""The training step, the loop, and the place where all stages meet."""

@@ -1,0 +1,84 @@
+"""A run in words, before it trains: settings, model, rate, steps and memory."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.config import dump_config
+from pipeline.model.cost import activation_bytes_per_image, flops_per_image
+from pipeline.model.vit import architecture
+from pipeline.train.experiment import Experiment
+
+MIB = 2**20
+
+
+def headline(experiment: Experiment) -> str:
+    """What is trained on what, in three lines."""
+    config, counts = experiment.config, experiment.dataset_facts["examples"]
+    sizes = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+    return (
+        f"{config.model.variant}, {_parameters(experiment):,} parameters, on {config.data.source}: "
+        f"{sizes} images of {len(experiment.source.classes)} classes\n"
+        f"{experiment.total_steps:,} steps of {config.data.global_batch_size} "
+        f"({experiment.total_steps / experiment.steps_per_epoch:.4g} epochs) on "
+        f"{experiment.runtime.describe()}, {config.train.precision}\n"
+        f"{experiment.describe_rate()}"
+    )
+
+
+def describe(experiment: Experiment) -> str:
+    """The resolved settings, the model's table, the headline and an estimate of memory."""
+    memory = estimate_memory(experiment)
+    lines = [f"  {what:<36} {size / MIB:10,.1f} MiB" for what, size in memory.items()]
+    return "\n".join([
+        dump_config(experiment.config), _table(experiment), headline(experiment),
+        "memory a replica, estimated:", *lines,
+        f"  {'in all':<36} {sum(memory.values()) / MIB:10,.1f} MiB",
+        f"forward pass: {_flops(experiment) / 1e9:,.3f} GFLOP an image",
+    ])
+
+
+def estimate_memory(experiment: Experiment) -> dict[str, int]:
+    """Bytes a replica needs to train, by what they are for.
+
+    Weights, gradients, moments and averages are float32, four bytes a parameter each; activations
+    are those of one part of the replica's batch, kept for the backward pass.
+    """
+    config = experiment.config
+    one = 4 * _parameters(experiment)
+    images = config.data.global_batch_size // (
+        experiment.runtime.num_replicas * config.optim.accumulate_steps
+    )
+    per_image = activation_bytes_per_image(
+        architecture(config.model), config.data.image_size, config.train.precision
+    )
+    parts = {"weights": one, "gradients": one, "AdamW's two moments": 2 * one}
+    if config.optim.ema_momentum is not None:
+        parts["averaged weights"] = one
+    return parts | {f"activations of {images} images": images * per_image}
+
+
+def _parameters(experiment: Experiment) -> int:
+    return int(experiment.model.count_params())
+
+
+def _flops(experiment: Experiment) -> float:
+    config = experiment.config
+    return flops_per_image(
+        architecture(config.model), config.data.image_size, len(experiment.source.classes)
+    )
+
+
+def _table(experiment: Experiment) -> str:
+    table = Table("parameters", "shape", "count", title="model", title_justify="left")
+    for variable in experiment.model.trainable_variables:
+        count = 1
+        for size in variable.shape:
+            count *= size
+        table.add_row(variable.path, " x ".join(map(str, variable.shape)), f"{count:,}")
+    text = io.StringIO()
+    Console(file=text, width=100).print(table)
+    return text.getvalue()

@@ -1,0 +1,213 @@
+"""`build`: the one place where data, model, optimizer and runtime meet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pipeline.checkpoint import Snapshot, read_variables, restore_variables
+from pipeline.config import Config
+from pipeline.data.input import Shard, SkippedImages, eval_dataset, train_dataset
+from pipeline.data.source import DataSource, measure_normalization, open_source
+from pipeline.distribute.runtime import Runtime
+from pipeline.errors import SettingsError
+from pipeline.model.vit import build_vit
+from pipeline.optim.optimizer import AdamW, LossScale
+from pipeline.optim.schedule import Schedule, build_schedule
+from pipeline.train.metrics import mean_metrics
+from pipeline.train.step import TRAIN_SUMS, EvalSteps, TrainSteps, make_eval_steps, make_train_steps
+
+
+@dataclass
+class Experiment:
+    """All parts of a run, put together.
+
+    Attributes:
+      mean, std: Of the pixels, a channel, in units of 0..1.
+      total_steps: Updates of the whole run.
+      skipped: Unreadable images met so far.
+    """
+
+    config: Config
+    runtime: Runtime
+    source: DataSource
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    model: keras.Model
+    optimizer: AdamW
+    loss_scale: LossScale | None
+    schedule: Schedule
+    total_steps: int
+    skipped: SkippedImages
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Updates a pass over the training data, with its fraction: batches cross epochs."""
+        return self.source.splits["train"].num_examples / self.config.data.global_batch_size
+
+    @property
+    def dataset_facts(self) -> dict[str, Any]:
+        """What prediction needs to know of the data, for JSON."""
+        counts = {name: split.num_examples for name, split in self.source.splits.items()}
+        return {
+            "classes": list(self.source.classes), "examples": counts,
+            "mean": list(self.mean), "std": list(self.std),
+        }
+
+    def train_iterator(self, start_step: int) -> Iterator[Any]:
+        """Training batches from update `start_step` on, without end."""
+
+        def make_dataset(index: int, count: int, splits: int) -> tf.data.Dataset:
+            return train_dataset(
+                self.source.splits["train"], self.config.data,
+                num_classes=len(self.source.classes), mean=self.mean, std=self.std,
+                seed=self.config.seed, start_step=start_step, shard=Shard(index, count, splits),
+                skipped=self.skipped,
+            )
+
+        return iter(self.runtime.distribute(make_dataset))
+
+    def train(self, iterator: Iterator[Any], sums: np.ndarray, steps: int) -> np.ndarray:
+        """Does `steps` updates and adds to the sums of `step.TRAIN_SUMS`, float64 [8]."""
+        return self._train_steps(
+            iterator, tf.constant(sums, tf.float64), tf.constant(steps, tf.int32)
+        ).numpy()
+
+    def evaluate(self, split: str) -> dict[str, float]:
+        """Loss, accuracy and top-5 accuracy on every example of a split, each counted once.
+
+        With the averaged weights where they are kept and `train.evaluate_ema` says so.
+        """
+        data = self.config.data
+        batch_size = data.eval_batch_size or data.global_batch_size
+        # As eval_dataset does it: rounded up, so that each replica gets an equal part.
+        batch_size = math.ceil(batch_size / self.runtime.num_replicas) * self.runtime.num_replicas
+        steps = math.ceil(self.source.splits[split].num_examples / batch_size)
+
+        def make_dataset(index: int, count: int, splits: int) -> tf.data.Dataset:
+            return eval_dataset(
+                self.source.splits[split], data, mean=self.mean, std=self.std,
+                shard=Shard(index, count, splits), skipped=self.skipped,
+            )
+
+        with self._averaged_weights():
+            iterator = iter(self.runtime.distribute(make_dataset))
+            sums = self._eval_steps(iterator, tf.constant(steps, tf.int32)).numpy()
+        return mean_metrics(self.runtime.all_reduce(sums, "sum"))
+
+    @cached_property
+    def variables(self) -> dict[str, dict[str, keras.Variable]]:
+        """The whole state by the file of the checkpoint that holds it."""
+        optimizer = dict(self.optimizer.variables)
+        if self.loss_scale is not None:
+            optimizer |= self.loss_scale.variables
+        named = {"model": {v.path: v for v in self.model.variables}, "optimizer": optimizer}
+        return named | ({"average": self.optimizer.averages} if self.optimizer.averages else {})
+
+    def snapshot(self, state: dict[str, Any]) -> Snapshot:
+        """The run as it stands, copied to host memory."""
+        tensors = {name: read_variables(group) for name, group in self.variables.items()}
+        return Snapshot(int(self.optimizer.iterations.numpy()), tensors, state)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Puts the run back to where the snapshot was taken."""
+        for name, group in self.variables.items():
+            restore_variables(group, snapshot.tensors.get(name, {}), name)
+
+    def describe_rate(self) -> str:
+        """The effective learning rate in words."""
+        optim, batch = self.config.optim, self.config.data.global_batch_size
+        return (
+            f"peak learning rate {self.schedule.peak_lr:.3g} = optim.base_lr {optim.base_lr:g} x "
+            f"{optim.lr_scaling} scaling of batch {batch} / 256, warm-up "
+            f"{self.schedule.warmup_steps} steps, then {self.schedule.kind}"
+        )
+
+    @cached_property
+    def _train_steps(self) -> TrainSteps:
+        return make_train_steps(
+            self.config, self.runtime, self.model, self.optimizer, self.schedule, self.loss_scale
+        )
+
+    @cached_property
+    def _eval_steps(self) -> EvalSteps:
+        return make_eval_steps(self.runtime, self.model)
+
+    @cached_property
+    def _swap_averages(self) -> Any:
+        return tf.function(self.optimizer.swap_averages)
+
+    @contextmanager
+    def _averaged_weights(self) -> Iterator[None]:
+        averaged = bool(self.optimizer.averages) and self.config.train.evaluate_ema
+        if averaged:
+            self._swap_averages()
+        try:
+            yield
+        finally:
+            if averaged:
+                self._swap_averages()
+
+
+def build(config: Config, runtime: Runtime) -> Experiment:
+    """Opens the data, builds the model, and creates the optimizer's state.
+
+    Raises:
+      DataError: The data is missing or not what the recipe says.
+      SettingsError: Settings do not fit one another, the data or the devices.
+    """
+    _check_batch(config, runtime)
+    if config.train.deterministic:
+        tf.config.experimental.enable_op_determinism()
+        keras.utils.set_random_seed(config.seed)
+    source = open_source(config.data, config.seed)
+    mean, std = measure_normalization(source, config.data)
+    examples = source.splits["train"].num_examples
+    steps_per_epoch = examples / config.data.global_batch_size
+    total_steps = config.train.max_steps or math.ceil(config.train.epochs * steps_per_epoch)
+    with runtime.scope():
+        model = build_vit(
+            config.model, image_size=config.data.image_size, num_classes=len(source.classes),
+            dtype=config.train.precision, seed=config.seed,
+        )
+        optimizer = AdamW(config.optim)
+        optimizer.build(model.trainable_variables)
+        loss_scale = LossScale() if config.train.precision == "mixed_float16" else None
+    schedule = build_schedule(
+        config.optim, global_batch_size=config.data.global_batch_size, total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+    )
+    return Experiment(
+        config, runtime, source, mean, std, model, optimizer, loss_scale, schedule, total_steps,
+        SkippedImages(),
+    )
+
+
+def empty_train_sums() -> np.ndarray:
+    """Sums over no step, float64 [8]."""
+    return np.zeros(len(TRAIN_SUMS))
+
+
+def _check_batch(config: Config, runtime: Runtime) -> None:
+    batch, parts = config.data.global_batch_size, config.optim.accumulate_steps
+    unit = runtime.num_replicas * parts
+    if batch % unit:
+        below, above = batch // unit * unit, (batch // unit + 1) * unit
+        sizes = f"{below} or {above}" if below else f"{above}"
+        raise SettingsError(
+            f"data.global_batch_size={batch} does not divide over {runtime.num_replicas} "
+            f"replica(s) in {parts} part(s) each (optim.accumulate_steps). Use {sizes}"
+        )
+    if runtime.num_replicas > 1 and config.train.precision == "mixed_float16":
+        raise SettingsError(
+            "train.precision=mixed_float16 is not shown to train right on several replicas. Use "
+            "mixed_bfloat16, or distribute.runtime=single"
+        )

@@ -1,0 +1,143 @@
+"""One training step and one evaluation step, and the graphs that run several of them.
+
+Nothing is read back from the device inside: sums travel through the loop and are returned once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from pipeline.config import Config
+from pipeline.distribute.runtime import Batch, Runtime
+from pipeline.optim.optimizer import AdamW, LossScale, clip_scale
+from pipeline.optim.schedule import Schedule
+from pipeline.train.metrics import SUMS, sum_metrics
+
+# What a stretch of training steps sums up, float64.
+TRAIN_SUMS = (*SUMS, "gradient_norm", "skipped_updates", "input_wait_s", "steps")
+
+# (iterator, sums so far float64 [8], steps int32 scalar) -> sums float64 [8]
+TrainSteps = Callable[[Any, tf.Tensor, tf.Tensor], tf.Tensor]
+# (iterator, steps int32 scalar) -> sums float64 [4]
+EvalSteps = Callable[[Any, tf.Tensor], tf.Tensor]
+
+
+def make_train_steps(
+    config: Config, runtime: Runtime, model: keras.Model, optimizer: AdamW, schedule: Schedule,
+    loss_scale: LossScale | None,
+) -> TrainSteps:
+    """The graph that does n updates; n is a tensor, so every n is served by one trace."""
+    gradients_of = make_gradients(config, model, loss_scale)
+    take = _untimed_next if config.train.deterministic else _timed_next
+
+    def train_step(batch: Batch, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        sums, gradients = gradients_of(batch, step, runtime.replica_index())
+        gradients = runtime.sum_gradients(gradients)
+        loss_factor = 1.0 if loss_scale is None else 1.0 / loss_scale.value.value
+        norm = tf.linalg.global_norm(gradients) * loss_factor
+        optimizer.apply(
+            gradients, learning_rate=schedule(step), step=step, update=runtime.update,
+            scale=clip_scale(norm, config.optim.clip_norm) * loss_factor,
+        )
+        # The norm is that of the sum, equal on all replicas: each reports its share of it.
+        share = tf.cast(norm, tf.float64) / runtime.num_replicas
+        return sums, share
+
+    @tf.function
+    def train_steps(iterator: Any, totals: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
+        for _ in tf.range(steps):
+            batch, wait_s = take(iterator, totals)
+            sums, norm = runtime.run(train_step, batch, optimizer.iterations.value)
+            optimizer.iterations.assign_add(1)
+            finite = tf.math.is_finite(norm)
+            if loss_scale is not None:
+                loss_scale.adjust(finite)
+            counts = [tf.where(finite, norm, 0.0), tf.cast(~finite, tf.float64), wait_s, 1.0]
+            totals += tf.concat([sums, tf.stack(counts)], axis=0)
+        return totals
+
+    return train_steps
+
+
+def make_gradients(
+    config: Config, model: keras.Model, loss_scale: LossScale | None
+) -> Callable[[Batch, tf.Tensor, tf.Tensor], tuple[tf.Tensor, list[tf.Tensor]]]:
+    """The function from a replica's batch to its sums and its share of the gradient.
+
+    The loss is summed over examples and divided by the global batch, so the sum of the shares over
+    replicas is the gradient of the mean. With `optim.accumulate_steps` the batch goes through the
+    model in parts, and only one part's activations are held at a time.
+    """
+    parts = config.optim.accumulate_steps
+    global_batch_size = config.data.global_batch_size
+    # [V], resource variables: the tape must not watch keras's wrappers.
+    variables = [v.value for v in model.trainable_variables]
+    seed = tf.constant([config.seed, 0x5EED], tf.int32)
+
+    def one_part(batch: Batch, dropout_seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        with tf.GradientTape() as tape:
+            logits = model(batch["image"], dropout_seed=dropout_seed, training=True)
+            losses = tf.nn.softmax_cross_entropy_with_logits(batch["target"], logits)  # [b]
+            loss = tf.reduce_sum(losses * batch["weight"]) / global_batch_size
+            if loss_scale is not None:
+                loss *= loss_scale.value.value
+        label = tf.argmax(batch["target"], axis=1, output_type=tf.int32)
+        return sum_metrics(logits, label, losses, batch["weight"]), tape.gradient(loss, variables)
+
+    def gradients_of(
+        batch: Batch, step: tf.Tensor, replica: tf.Tensor
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        step_seed = tf.random.fold_in(tf.random.fold_in(seed, step), replica)
+        if parts == 1:
+            return one_part(batch, step_seed)
+        stacked = {
+            name: tf.reshape(value, [parts, -1, *value.shape[1:]])  # [b, ...] -> [parts, b/parts, ...]
+            for name, value in batch.items()
+        }
+        sums = tf.zeros([len(SUMS)], tf.float64)
+        gradients = [tf.zeros(v.shape) for v in variables]
+        for part in tf.range(parts):
+            piece = {name: value[part] for name, value in stacked.items()}
+            more_sums, more = one_part(piece, tf.random.fold_in(step_seed, part))
+            sums += more_sums
+            gradients = [g + m for g, m in zip(gradients, more, strict=True)]
+        return sums, gradients
+
+    return gradients_of
+
+
+def make_eval_steps(runtime: Runtime, model: keras.Model) -> EvalSteps:
+    """The graph that evaluates n batches."""
+
+    def eval_step(batch: Batch) -> tf.Tensor:
+        logits = model(batch["image"], training=False)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["label"], logits)
+        return sum_metrics(logits, batch["label"], losses, batch["weight"])
+
+    @tf.function
+    def eval_steps(iterator: Any, steps: tf.Tensor) -> tf.Tensor:
+        totals = tf.zeros([len(SUMS)], tf.float64)
+        for _ in tf.range(steps):
+            totals += runtime.run(eval_step, next(iterator))
+        return totals
+
+    return eval_steps
+
+
+def _timed_next(iterator: Any, after: tf.Tensor) -> tuple[Any, tf.Tensor]:
+    """The next batch, and how long this process stood waiting for it, in seconds."""
+    with tf.control_dependencies([after]):
+        start_s = tf.timestamp()
+    with tf.control_dependencies([start_s]):
+        batch = next(iterator)
+    with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
+        return batch, tf.timestamp() - start_s
+
+
+def _untimed_next(iterator: Any, after: tf.Tensor) -> tuple[Any, tf.Tensor]:
+    """The same without a look at the clock, which deterministic ops do not allow."""
+    return next(iterator), tf.constant(0.0, tf.float64)

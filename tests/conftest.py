@@ -1,0 +1,24 @@
+"""Set-up shared by all tests. TensorFlow is not imported here: many tests do not need it."""
+
+import os
+
+import pytest
+
+# Two test processes share two cores; one thread each also makes sums come out the same each time.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ["KERAS_BACKEND"] = "tensorflow"
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Writes a recipe from text and returns its path."""
+
+    def write(text: str, name: str = "recipe.yaml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write

@@ -1,0 +1,182 @@
+"""Files that are images, of every kind, and files that are not."""
+
+import threading
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from pipeline.config import DataConfig
+from pipeline.data.files import SkippedImages, bad_image_error, load_image, read_batch
+from pipeline.errors import DataError
+
+Y, X = np.mgrid[:24, :32]
+COLOUR = np.stack([Y * 10, X * 7, (X + Y) * 4], -1).astype(np.uint8)
+GREY = COLOUR[..., 1]
+
+
+def rgb(grey):
+    return np.repeat(grey[..., None], 3, -1)
+
+
+def write(folder, name):
+    """Writes an image of the kind; returns its path and the pixels it should have."""
+    image, grey = Image.fromarray(COLOUR), Image.fromarray(GREY)
+    palette = image.convert("P")
+    path = folder / name
+    kinds = {
+        "colour.png": (image, COLOUR, {}),
+        "grey.png": (grey, rgb(GREY), {}),
+        "alpha.png": (image.convert("RGBA"), COLOUR, {}),
+        "palette.png": (palette, np.asarray(palette.convert("RGB")), {}),
+        "bits.png": (grey.convert("1"), rgb(np.asarray(grey.convert("1")) * np.uint8(255)), {}),
+        "sixteen.png": (Image.fromarray(GREY.astype(np.uint16) * 257), rgb(GREY), {}),
+        "colour.bmp": (image, COLOUR, {}),
+        "palette.bmp": (palette, np.asarray(palette.convert("RGB")), {}),
+        "animated.gif": (
+            palette, np.asarray(palette.convert("RGB")),
+            {"save_all": True, "append_images": [Image.new("P", (32, 24))]},
+        ),
+        "colour.jpg": (image, COLOUR, {"quality": 98, "subsampling": 0}),
+        "grey.jpeg": (grey, rgb(GREY), {"quality": 98}),
+        "cmyk.jpg": (image.convert("CMYK"), COLOUR, {"quality": 98}),
+        "tiff.png": (image, COLOUR, {"format": "TIFF"}),
+    }  # fmt: skip
+    picture, pixels, settings = kinds[name]
+    picture.save(path, **settings)
+    return str(path), pixels
+
+
+GOOD = (
+    "colour.png", "grey.png", "alpha.png", "palette.png", "bits.png", "sixteen.png", "colour.bmp",
+    "palette.bmp", "animated.gif", "colour.jpg", "grey.jpeg", "cmyk.jpg", "tiff.png",
+)  # fmt: skip
+# name -> reason in the message
+BAD = {
+    "empty.jpg": "empty",
+    "text.jpg": "no image of a known format",
+    "truncated.jpg": "[Tt]runcated",
+    "truncated.png": "[Tt]runcated",
+    "missing.jpg": "No such file",
+    "header.jpg": "no image of a known format",
+}
+
+
+def write_bad(folder, name):
+    path = folder / name
+    if name == "empty.jpg":
+        path.write_bytes(b"")
+    elif name == "text.jpg":
+        path.write_text("this is not an image, whatever its name says")
+    elif name == "header.jpg":
+        path.write_bytes(b"\xff\xd8\xff\xe0")
+    elif name.startswith("truncated"):
+        whole = folder / f"whole{path.suffix}"
+        noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(noise).save(whole)
+        path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    return str(path)
+
+
+def read(paths, skipped=None, **settings):
+    config = DataConfig(source="image_folder", **{"image_size": 16, **settings})
+    found = SkippedImages() if skipped is None else skipped
+    graph = tf.function(lambda p: read_batch(p, len(paths), config, 2, found))
+    images, readable = graph(tf.constant(paths))
+    return images.numpy(), readable.numpy()
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_every_kind_of_image_becomes_its_colours(tmp_path, name):
+    path, pixels = write(tmp_path, name)
+    config = DataConfig(source="image_folder", image_size=24, resize="crop")
+    centre = load_image(path, config)
+    tolerance = 6 if name.endswith(("jpg", "jpeg")) else 0
+    assert np.abs(centre.astype(int) - pixels[:, 4:28]).max() <= tolerance
+    assert centre.shape == (24, 24, 3)
+    assert centre.dtype == np.uint8
+
+
+def test_a_batch_of_all_kinds_holds_what_each_file_alone_holds(tmp_path):
+    paths = [write(tmp_path, name)[0] for name in GOOD]
+    for mode in ("squash", "crop"):
+        images, readable = read(paths, resize=mode)
+        assert readable.all()
+        config = DataConfig(source="image_folder", image_size=16, resize=mode)
+        for path, image in zip(paths, images, strict=True):
+            np.testing.assert_array_equal(image, load_image(path, config), err_msg=path)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_file_that_is_no_image_is_named_with_the_reason(tmp_path, name):
+    paths = [write(tmp_path, "colour.jpg")[0], write_bad(tmp_path, name)]
+    with pytest.raises(tf.errors.OpError) as raised:
+        read(paths)
+    message = bad_image_error(raised.value)
+    assert isinstance(message, DataError)
+    config = DataConfig(source="image_folder")
+    with pytest.raises(DataError, match=rf"{name}: .*{BAD[name]}.*on_bad_image=skip") as alone:
+        load_image(paths[1], config)
+    assert str(message) == str(alone.value)
+
+
+def test_files_that_are_no_images_are_skipped_and_listed_once(tmp_path):
+    good, bad = write(tmp_path, "colour.png")[0], [write_bad(tmp_path, name) for name in BAD]
+    paths = [bad[0], good, *bad[1:], good]
+    skipped = SkippedImages()
+    for _ in range(2):
+        images, readable = read(paths, skipped, on_bad_image="skip")
+    assert readable.tolist() == [path == good for path in paths]
+    assert skipped.count == len(BAD)
+    assert skipped.paths == tuple(sorted(bad))
+    assert (images[~readable] == 0).all()
+    assert (images[1] == images[-1]).all()
+    assert images[1].any()
+    assert "empty" in skipped.reasons[bad[0]]
+
+
+def test_a_batch_without_a_single_image_can_be_skipped(tmp_path):
+    paths = [write_bad(tmp_path, name) for name in BAD]
+    images, readable = read(paths, on_bad_image="skip", resize="none")
+    assert not readable.any()
+    assert images.shape == (len(BAD), 16, 16, 3)
+
+
+@pytest.mark.parametrize("name", ["colour.png", "tiff.png"])
+@pytest.mark.parametrize("on_bad_image", ["raise", "skip"])
+def test_another_size_without_resizing_is_named(tmp_path, on_bad_image, name):
+    path, _ = write(tmp_path, name)
+    settings = {"image_size": 24, "resize": "none", "on_bad_image": on_bad_image}
+    with pytest.raises(tf.errors.OpError) as raised:
+        read([path], **settings)
+    message = rf"{name} has 32 x 24 pixels.*data\.image_size=24.*data\.resize=squash"
+    with pytest.raises(DataError, match=message):
+        raise bad_image_error(raised.value)
+    with pytest.raises(DataError, match=message):
+        load_image(path, DataConfig(source="image_folder", **settings))
+
+
+def test_the_right_size_needs_no_resizing(tmp_path):
+    Image.fromarray(COLOUR[:, :24]).save(tmp_path / "a.png")
+    images, _ = read([str(tmp_path / "a.png")], image_size=24, resize="none")
+    np.testing.assert_array_equal(images[0], COLOUR[:, :24])
+
+
+def test_other_errors_are_not_taken_for_bad_images():
+    assert bad_image_error(ValueError("<<something>>")) is None
+
+
+def test_skipped_images_can_be_added_from_many_threads():
+    skipped = SkippedImages()
+
+    def add():
+        for i in range(500):
+            skipped.add(str(i), "no image")
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert skipped.count == 500

@@ -1,0 +1,217 @@
+"""The whole graph: the same bytes however it is divided, and every example once."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from pipeline.config import AugmentConfig, DataConfig
+from pipeline.data.files import SkippedImages, bad_image_error
+from pipeline.data.input import Shard, eval_dataset, train_dataset
+from pipeline.data.order import positions_to_examples
+from pipeline.data.split import Split
+from pipeline.errors import DataError, SettingsError
+
+RNG = np.random.default_rng(0)
+NUM = 30
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+AUGMENT = AugmentConfig(flip=True, crop_padding=2, rotation=0.05, zoom=0.2)
+CONFIG = DataConfig(global_batch_size=12, image_size=10, augment=AUGMENT, label_smoothing=0.1)
+LABELS = (np.arange(NUM) % 3).astype(np.int32)
+
+
+@pytest.fixture(scope="module", params=("arrays", "files"))
+def split(request, tmp_path_factory):
+    images = RNG.integers(0, 256, (NUM, 8, 8, 3), np.uint8)
+    if request.param == "arrays":
+        return Split(LABELS, images)
+    folder = tmp_path_factory.mktemp("images")
+    paths = [str(folder / f"bild ä {i}.png") for i in range(NUM)]
+    for image, path in zip(images, paths, strict=True):
+        Image.fromarray(image).save(path)
+    return Split(LABELS, paths=paths)
+
+
+def train(split, config=CONFIG, start_step=0, shard=None, seed=0, **settings):
+    return train_dataset(
+        split, config, num_classes=3, mean=MEAN, std=STD, seed=seed, start_step=start_step,
+        shard=shard or Shard(), **settings,
+    )  # fmt: skip
+
+
+def take(dataset, num):
+    return list(dataset.take(num).as_numpy_iterator())
+
+
+def joined(parts):
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for key in one:
+        assert one[key].tobytes() == other[key].tobytes(), key
+
+
+def test_elements_have_static_shapes_and_the_types_promised(split):
+    spec = train(split, shard=Shard(1, 2, 3)).element_spec
+    assert spec == {
+        "image": tf.TensorSpec([2, 10, 10, 3], tf.float32),
+        "target": tf.TensorSpec([2, 3], tf.float32),
+        "weight": tf.TensorSpec([2], tf.float32),
+        "index": tf.TensorSpec([2], tf.int64),
+    }
+    spec = eval_dataset(split, CONFIG, mean=MEAN, std=STD, shard=Shard(0, 5)).element_spec
+    assert spec == {
+        "image": tf.TensorSpec([3, 10, 10, 3], tf.float32),
+        "label": tf.TensorSpec([3], tf.int32),
+        "weight": tf.TensorSpec([3], tf.float32),
+        "index": tf.TensorSpec([3], tf.int64),
+    }
+
+
+@pytest.mark.parametrize(("count", "splits"), [(3, 1), (4, 1), (1, 2), (1, 3), (2, 2)])
+def test_any_division_gives_the_same_bytes(split, count, splits):
+    steps = 3
+    whole = take(train(split), steps)
+    shards = [
+        take(train(split, shard=Shard(i, count, splits)), steps * splits) for i in range(count)
+    ]
+    for step in range(steps):
+        pieces = [part for s in shards for part in s[step * splits : (step + 1) * splits]]
+        assert_same(joined(pieces), whole[step])
+
+
+@pytest.mark.parametrize("splits", [1, 2])
+def test_starting_later_is_skipping(split, splits):
+    shard = Shard(0, 1, splits)
+    skipped = take(train(split, shard=shard), 7 * splits)[5 * splits :]
+    begun = take(train(split, start_step=5, shard=shard), 2 * splits)
+    for one, other in zip(skipped, begun, strict=True):
+        assert_same(one, other)
+
+
+def test_the_number_of_threads_changes_nothing(split):
+    batches = [
+        joined(take(train(split, CONFIG.model_copy(update={"threads": threads})), 6))
+        for threads in (1, 4, None)
+    ]
+    assert_same(batches[0], batches[1])
+    assert_same(batches[0], batches[2])
+
+
+def test_an_epoch_holds_every_example_once_and_batches_run_across_its_end(split):
+    batches = take(train(split), 10)  # 120 positions: 4 epochs of 30 in 10 batches of 12
+    index = joined(batches)["index"]
+    for epoch in range(4):
+        assert sorted(index[epoch * NUM : (epoch + 1) * NUM]) == list(range(NUM))
+    expected = positions_to_examples(tf.range(120, dtype=tf.int64), NUM, 0)[1]
+    np.testing.assert_array_equal(index, expected)
+
+
+def test_images_targets_and_index_belong_together(split):
+    config = CONFIG.model_copy(update={"augment": AugmentConfig()})
+    evaluated = joined(take(eval_dataset(split, config, mean=MEAN, std=STD, shard=Shard()), 3))
+    batch = take(train(split, config), 1)[0]
+    for i, index in enumerate(batch["index"]):
+        np.testing.assert_array_equal(batch["image"][i], evaluated["image"][index])
+        assert batch["target"][i].argmax() == LABELS[index] == evaluated["label"][index]
+    np.testing.assert_allclose(batch["target"].max(1), 0.9 + 0.1 / 3, rtol=1e-6)
+    assert (batch["weight"] == 1).all()
+
+
+def test_an_example_looks_different_in_each_epoch_and_with_each_seed(split):
+    def of_example_0(batches):
+        both = joined(batches)
+        return both["image"][both["index"] == 0]
+
+    first, second = of_example_0(take(train(split), 5))
+    assert (first != second).any()
+    assert (first != of_example_0(take(train(split, seed=1), 5))[0]).any()
+
+
+def test_unresized_arrays_are_normalized_exactly():
+    images = RNG.integers(0, 256, (NUM, 10, 10, 3), np.uint8)
+    config = DataConfig(global_batch_size=NUM, image_size=10)
+    dataset = eval_dataset(Split(LABELS, images), config, mean=MEAN, std=STD, shard=Shard())
+    (batch,) = take(dataset, 1)
+    expected = (images / 255.0 - np.array(MEAN)) / np.array(STD)
+    np.testing.assert_allclose(batch["image"], expected, atol=2e-6)
+
+
+@pytest.mark.parametrize(("count", "splits"), [(1, 1), (4, 1), (2, 2)])
+def test_evaluation_counts_every_example_once(split, count, splits):
+    part = Split(LABELS[:17], None if split.images is None else split.images[:17],
+                 None if split.paths is None else split.paths[:17])  # fmt: skip
+    config = CONFIG.model_copy(update={"eval_batch_size": 8})
+    shards = [
+        list(eval_dataset(part, config, mean=MEAN, std=STD, shard=Shard(i, count, splits))
+             .as_numpy_iterator())
+        for i in range(count)
+    ]  # fmt: skip
+    assert len({len(shard) for shard in shards}) == 1
+    everything = joined([element for shard in shards for element in shard])
+    counted = everything["index"][everything["weight"] == 1]
+    assert sorted(counted) == list(range(17))
+    assert set(everything["weight"]) <= {0, 1}
+    assert (everything["index"][everything["weight"] == 0] == 0).all()
+    np.testing.assert_array_equal(everything["label"], LABELS[everything["index"]])
+    whole = joined(take(eval_dataset(part, config, mean=MEAN, std=STD, shard=Shard()), 3))
+    order = np.argsort(everything["index"] + NUM * (everything["weight"] == 0), kind="stable")
+    assert everything["image"][order[:17]].tobytes() == whole["image"][:17].tobytes()
+
+
+def test_a_batch_that_cannot_be_divided_names_those_that_can(split):
+    with pytest.raises(SettingsError, match=r"global_batch_size=12 .* 5 replicas .* 10 or 15"):
+        train(split, shard=Shard(0, 5))
+    with pytest.raises(SettingsError, match=r"Set it to 20$"):
+        train(split, shard=Shard(0, 10, 2))
+
+
+@pytest.mark.parametrize("fields", [(2, 2), (-1, 1), (0, 0), (0, 1, 0)])
+def test_a_shard_that_does_not_exist_is_refused(fields):
+    with pytest.raises(ValueError, match="index"):
+        Shard(*fields)
+
+
+def test_arrays_of_another_size_need_a_resize():
+    split = Split(LABELS, np.zeros((NUM, 8, 8, 3), np.uint8), title="digits, train")
+    with pytest.raises(SettingsError, match=r"digits, train .* 8 x 8 .*data\.image_size=10"):
+        train(split, CONFIG.model_copy(update={"resize": "none"}))
+
+
+def test_a_label_out_of_range_is_refused(split):
+    wrong = Split(LABELS + 1, split.images, split.paths, "mine")
+    with pytest.raises(DataError, match="mine: the label of example 2"):
+        train(wrong)
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    paths = [str(tmp_path / f"{i}.png") for i in range(NUM)]
+    for i, path in enumerate(paths):
+        Image.new("RGB", (8, 8), (i, i, i)).save(path)
+    for i in (3, 20):
+        (tmp_path / f"{i}.png").write_bytes(b"no image")
+    return Split(LABELS, paths=paths)
+
+
+def test_a_bad_image_ends_training_with_its_name(damaged):
+    with pytest.raises(tf.errors.OpError) as raised:
+        take(train(damaged), 3)
+    with pytest.raises(DataError, match=r"/(3|20)\.png: "):
+        raise bad_image_error(raised.value)
+
+
+def test_skipped_images_weigh_nothing_and_are_counted_once(damaged):
+    config = CONFIG.model_copy(update={"on_bad_image": "skip"})
+    skipped = SkippedImages()
+    batch = joined(take(train(damaged, config, skipped=skipped), 5))  # two epochs
+    np.testing.assert_array_equal(batch["weight"] == 0, np.isin(batch["index"], (3, 20)))
+    assert skipped.paths == tuple(sorted(damaged.paths[i] for i in (3, 20)))
+    evaluated = SkippedImages()
+    dataset = eval_dataset(damaged, config, mean=MEAN, std=STD, shard=Shard(), skipped=evaluated)
+    whole = joined(list(dataset.as_numpy_iterator()))
+    assert whole["weight"].sum() == NUM - 2
+    assert evaluated.count == 2
+    assert whole["weight"][[3, 20]].tolist() == [0, 0]

@@ -1,0 +1,74 @@
+"""Imports go one way, and importing does nothing heavy."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STAGES = {"data", "model", "optim", "distribute", "checkpoint", "monitor"}
+MODULES = sorted([*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("jobs/**/*.py")])
+
+
+def room(module: str) -> str:
+    """pipeline.data.input -> data, pipeline.config -> config, jobs.train -> jobs."""
+    parts = module.split(".")
+    return "jobs" if parts[0] == "jobs" else parts[1] if len(parts) > 1 else "pipeline"
+
+
+def imports(path: Path) -> set[str]:
+    """Every module named by an import anywhere in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def allowed(here: str) -> set[str]:
+    """Which rooms a room may import, itself apart."""
+    base = {"errors", "config"}
+    if here in ("errors", "pipeline"):
+        return set()
+    if here == "config":
+        return {"errors"}
+    if here in STAGES:
+        return base
+    if here in ("train", "export"):
+        return base | STAGES
+    return base | STAGES | {"train", "export"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_module_imports_only_rooms_before_its_own(path):
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    here = room(module)
+    ours = {m for m in imports(path) if m.split(".")[0] in ("pipeline", "jobs")}
+    wrong = {m for m in ours if room(m) not in allowed(here) | {here}}
+    assert not wrong, f"{here} must not import {wrong}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_the_places_that_may_import_horovod_and_read_the_environment(path):
+    name = str(path.relative_to(ROOT))
+    if not name.startswith("pipeline/distribute/"):
+        assert not any(m.split(".")[0] == "horovod" for m in imports(path))
+    if not name.startswith(("pipeline/distribute/", "jobs/")):
+        assert "os.environ" not in path.read_text()
+
+
+def test_the_model_room_does_not_import_tensorflow():
+    for path in ROOT.glob("pipeline/model/*.py"):
+        assert not any(m.split(".")[0] == "tensorflow" for m in imports(path)), path
+
+
+def test_settings_and_help_come_without_tensorflow():
+    code = (
+        "import sys, jobs.train, jobs.evaluate, jobs.predict, pipeline.train.run_folder;"
+        "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline.train.experiment import empty_train_sums
+from pipeline.train.step import TRAIN_SUMS, make_gradients
+from tests.train.experiments import tiny
+
+
+def weights(experiment):
+    return {v.path: v.numpy() for v in experiment.model.trainable_variables}
+
+
+def test_gradients_in_parts_equal_those_of_the_whole_batch(tmp_path):
+    whole, parts = tiny(tmp_path), tiny(tmp_path, "optim.accumulate_steps=3")
+    batch = next(whole.train_iterator(0))
+    results = [
+        tf.function(make_gradients(e.config, e.model, None))(
+            batch, tf.constant(0, tf.int64), tf.constant(0)
+        )
+        for e in (whole, parts)
+    ]
+    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-6)
+    for a, b in zip(results[0][1], results[1][1], strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_the_gradient_is_that_of_the_mean_over_the_global_batch(tmp_path):
+    experiment = tiny(tmp_path)
+    batch = next(experiment.train_iterator(0))
+    _, gradients = make_gradients(experiment.config, experiment.model, None)(
+        batch, tf.constant(0, tf.int64), tf.constant(0)
+    )
+    variable = experiment.model.trainable_variables[-2]  # the head's kernel
+    direction = np.random.default_rng(0).normal(size=variable.shape).astype("float32")
+
+    def loss(shift):
+        variable.assign_add(shift * direction)
+        logits = experiment.model(batch["image"], training=True).numpy().astype("float64")
+        variable.assign_sub(shift * direction)
+        log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        return -(batch["target"].numpy() * log_p).sum(1).mean()
+
+    slope = (loss(1e-2) - loss(-1e-2)) / 2e-2
+    assert float(tf.reduce_sum(gradients[-2] * direction)) == pytest.approx(slope, rel=1e-3)
+
+
+def test_one_trace_serves_every_length_of_a_stretch(tmp_path):
+    experiment = tiny(tmp_path)
+    iterator = experiment.train_iterator(0)
+    sums = empty_train_sums()
+    for steps in (1, 3, 2):
+        sums = experiment.train(iterator, sums, steps)
+    # A new iterator, as after a resume, is served by it as well.
+    experiment.train(experiment.train_iterator(6), sums, 2)
+    assert experiment._train_steps.experimental_get_tracing_count() == 1
+    assert dict(zip(TRAIN_SUMS, sums, strict=True))["steps"] == 6
+
+
+def test_sums_do_not_depend_on_how_steps_are_divided_into_stretches(tmp_path):
+    def run(*stretches):
+        experiment = tiny(tmp_path)
+        iterator, sums = experiment.train_iterator(0), empty_train_sums()
+        for steps in stretches:
+            sums = experiment.train(iterator, sums, steps)
+        return np.delete(sums, TRAIN_SUMS.index("input_wait_s")), weights(experiment)
+
+    (sums_a, a), (sums_b, b) = run(8), run(1, 4, 3)
+    np.testing.assert_array_equal(sums_a, sums_b)
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_steps_whose_gradient_is_not_finite_are_skipped_and_counted(tmp_path):
+    experiment = tiny(tmp_path)
+    head = experiment.model.trainable_variables[-1]
+    head.assign(np.full(head.shape, np.nan, "float32"))
+    before = weights(experiment)
+    sums = experiment.train(experiment.train_iterator(0), empty_train_sums(), 2)
+    assert dict(zip(TRAIN_SUMS, sums, strict=True))["skipped_updates"] == 2
+    for name, value in weights(experiment).items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_lower_precision_learns_and_keeps_float32_weights(tmp_path, precision):
+    experiment = tiny(tmp_path, f"train.precision={precision}")
+    iterator = experiment.train_iterator(0)
+    sums = experiment.train(iterator, empty_train_sums(), 20)
+    named = dict(zip(TRAIN_SUMS, sums, strict=True))
+    later = experiment.train(iterator, empty_train_sums(), 20)[0]
+    assert named["skipped_updates"] <= 2
+    assert later < named["loss"]
+    assert all(v.numpy().dtype == np.float32 for v in experiment.model.trainable_variables)
+
+
+def test_dropout_differs_by_step_and_replica_and_repeats_from_run_to_run(tmp_path):
+    def losses():
+        experiment = tiny(tmp_path, "model.dropout=0.5")
+        head = experiment.model.trainable_variables[-2]
+        # A head of zeros, as it starts, would hide what was dropped.
+        head.assign(np.random.default_rng(0).normal(size=head.shape))
+        function = tf.function(make_gradients(experiment.config, experiment.model, None))
+        batch = next(experiment.train_iterator(0))
+        return [
+            float(function(batch, tf.constant(step, tf.int64), tf.constant(replica))[0][0])
+            for step, replica in ((0, 0), (1, 0), (0, 1))
+        ]
+
+    first = losses()
+    assert len(set(first)) == 3
+    assert first == losses()
