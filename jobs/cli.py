@@ -1,4 +1,4 @@
-"""`vit VERB ...`: finds the verb, runs it, and turns what goes wrong into one message and a code."""
+"""`vit VERB ...`: finds the verb, runs it, and turns an error into one message and a code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VERBS = {
 
 RECIPES = Path(__file__).parent / "configs"
 
-EPILOG = """exit codes:
+EXIT_CODES = """exit codes:
   0   done
   2   wrong usage or settings
   3   the data is missing or wrong
@@ -33,36 +33,48 @@ EPILOG = """exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one `vit` command and returns its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    verb = arguments[0] if arguments and arguments[0] in VERBS else None
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or arguments[0] not in VERBS:
+        return _explain(arguments)
+    verb, *rest = arguments
+    module = importlib.import_module(f"jobs.{verb}")
+    summary = VERBS[verb]
     parser = argparse.ArgumentParser(
-        prog="vit", description="Trains Vision Transformers from one recipe file.",
-        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog=f"vit {verb}",
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"vit {version('vit-pipeline')}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for name, summary in VERBS.items():
-        # Only the verb that was asked for is imported, to keep the others from costing time.
-        child = verbs.add_parser(
-            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        if name == verb:
-            module = importlib.import_module(f"jobs.{name}")
-            module.add_arguments(child)
-    parsed = parser.parse_args(arguments)
+    module.add_arguments(parser)
+    # Intermixed, so that options may stand before, between and after settings.
+    parsed = parser.parse_intermixed_args(rest)
     try:
         return int(module.run(parsed))
     except PipelineError as error:
-        print(f"vit {parsed.verb}: {error}", file=sys.stderr)
+        print(f"vit {verb}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"vit {parsed.verb}: interrupted", file=sys.stderr)
+        print(f"vit {verb}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader of our output went away; without this Python complains once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _explain(arguments: Sequence[str]) -> int:
+    """Answers `vit --help`, `vit --version` and what is no verb."""
+    verbs = "\n".join(f"  {name:<10}{summary}" for name, summary in VERBS.items())
+    parser = argparse.ArgumentParser(
+        prog="vit",
+        usage="vit VERB ...   (vit VERB --help: its arguments)",
+        description="Trains Vision Transformers from one recipe file.",
+        epilog=f"verbs:\n{verbs}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"vit {version('vit-pipeline')}")
+    parser.add_argument("verb", choices=VERBS, metavar="VERB", help=argparse.SUPPRESS)
+    parser.parse_args(arguments)
+    return 2
 
 
 def find_recipe(name: str) -> Path:

@@ -19,8 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this verb's arguments."""
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument(
-        "--split", choices=("train", "validation", "test"), help="only this one; default: "
-        "validation, and test where there is one",
+        "--split",
+        choices=("train", "validation", "test"),
+        help="only this one; default: validation, and test where there is one",
     )
     parser.add_argument("--data", help="folder or archive of the data, if it has moved")
     parser.add_argument("--json", action="store_true", help="print one JSON object a split")
@@ -42,7 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
         for split in splits:
             if split in experiment.source.splits:
                 count = experiment.source.splits[split].num_examples
-                row = {"step": step, "split": split, "examples": count, **experiment.evaluate(split)}
+                row = {"step": step, "split": split, "examples": count}
+                row |= experiment.evaluate(split)
                 print(json.dumps(row) if arguments.json else _line(row))
     return 0
 
@@ -57,7 +59,8 @@ def _config(folder: RunFolder, data: str | None) -> Config:
 def _line(row: dict[str, Any]) -> str:
     return (
         f"{row['split']:<10}  {row['examples']:>8,} images  accuracy {row['accuracy']:.2%}  "
-        f"top-5 {row['top_5_accuracy']:.2%}  loss {row['loss']:.4f}  (weights of step {row['step']})"
+        f"top-5 {row['top_5_accuracy']:.2%}  loss {row['loss']:.4f}  "
+        f"(weights of step {row['step']})"
     )
 
 

@@ -22,10 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this verb's arguments, and every setting to its help."""
     parser.add_argument("recipe", help="name of a shipped recipe, or path of a YAML file")
     parser.add_argument(
-        "settings", nargs="*", metavar="section.key=value", help="settings that replace the recipe's"
+        "settings", nargs="*", metavar="section.key=value", help="settings over the recipe's"
     )
     parser.add_argument(
-        "--dry-run", action="store_true",
+        "--dry-run",
+        action="store_true",
         help="build everything, print settings, model, rate and memory, and train nothing",
     )
     lines = [f"  {s.key}  {s.type}, default {s.default}\n      {s.doc}" for s in all_settings()]
@@ -54,12 +55,10 @@ def _train(config: Config, folder: RunFolder) -> dict[str, Any]:
     from pipeline.distribute.runtime import start
 
     stop = StopRequest(config.train.max_time_s)
-    with stop.listening(), closing(start(config.distribute)) as runtime:
-        # On other ranks the folder is only read.
-        with closing(folder):
-            if runtime.is_chief:
-                folder.open(config)
-            return _fit(config, folder, runtime, stop)
+    with stop.listening(), closing(start(config.distribute)) as runtime, closing(folder):
+        if runtime.is_chief:
+            folder.open(config)
+        return _fit(config, folder, runtime, stop)
 
 
 def _fit(config: Config, folder: RunFolder, runtime: Runtime, stop: StopRequest) -> dict[str, Any]:
@@ -76,6 +75,8 @@ def _fit(config: Config, folder: RunFolder, runtime: Runtime, stop: StopRequest)
         ProgressDisplay(experiment.total_steps, experiment.steps_per_epoch, runtime.is_chief)
     ) as display:
         display.message(headline(experiment))
+        for note in experiment.source.notes:
+            display.message(note)
         try:
             result = fit(experiment, folder, display, stop)
         except Stopped as stopped:

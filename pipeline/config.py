@@ -67,8 +67,10 @@ class DataConfig(_Stage):
     num_classes: int = _setting(10, "classes of the synthetic data", ge=2)
     num_examples: int = _setting(1024, "training examples of the synthetic data", ge=1)
     validation_fraction: float = _setting(
-        0.1, "part of the training data held out where the data set has no validation split",
-        gt=0, lt=1,
+        0.1,
+        "part of the training data held out where the data set has no validation split",
+        gt=0,
+        lt=1,
     )
     validation_split: Literal["hash", "last"] = _setting(
         "hash", "hold out by a fixed hash of the example, or the last part"
@@ -108,8 +110,10 @@ class ModelConfig(_Stage):
         None, "dropout of the attention's probabilities; null: the variant's", ge=0, lt=1
     )
     stochastic_depth: float = _setting(
-        0.0, "probability to skip the last block's branches, growing linearly with depth",
-        ge=0, lt=1,
+        0.0,
+        "probability to skip the last block's branches, growing linearly with depth",
+        ge=0,
+        lt=1,
     )
 
     @model_validator(mode="after")
@@ -132,8 +136,9 @@ class OptimConfig(_Stage):
     schedule: Literal["cosine", "constant"] = _setting("cosine", "after the warm-up")
     warmup_epochs: float = _setting(0.0, "epochs of linear warm-up", ge=0)
     warmup_steps: int | None = _setting(None, "the same in steps; overrides warmup_epochs", ge=0)
-    final_lr_fraction: float = _setting(0.0, "where the cosine ends, as a part of the peak",
-                                        ge=0, le=1)
+    final_lr_fraction: float = _setting(
+        0.0, "where the cosine ends, as a part of the peak", ge=0, le=1
+    )
     weight_decay: float = _setting(0.05, "decoupled decay, multiplied by the learning rate", ge=0)
     beta_1: float = _setting(0.9, "decay of the first moment", ge=0, lt=1)
     beta_2: float = _setting(0.999, "decay of the second moment", ge=0, lt=1)
@@ -242,11 +247,12 @@ class Setting(NamedTuple):
 class _Loader(yaml.SafeLoader):
     """PyYAML follows YAML 1.1, where 1e-3 is a string; YAML 1.2 and every user read a number."""
 
-    yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
 
-
+# PyYAML copies the table of its base class here before it adds to it.
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
 )
 
 

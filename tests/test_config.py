@@ -18,7 +18,8 @@ SHIPPED = ["digits", "keras_example", "cifar10", "cifar100", "image_folder"]
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("1e-3", 1e-3), ("1E-3", 1e-3), ("5.e-4", 5e-4), ("+2e2", 200.0), ("1", 1.0)]
+    ("text", "value"),
+    [("1e-3", 1e-3), ("1E-3", 1e-3), ("5.e-4", 5e-4), ("+2e2", 200.0), ("1", 1.0)],
 )
 def test_numbers_are_read_as_people_write_them(recipe, text, value):
     path = recipe(f"optim: {{base_lr: {text}}}")
@@ -71,8 +72,12 @@ def test_a_wrong_setting_is_named_with_what_to_do(recipe, override, message):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "not valid YAML"), ("- 1", "must hold settings"), ("base: recipe.yaml", "itself"),
-     ("base: nowhere.yaml", "cannot read the recipe")],
+    [
+        ("a: [", "not valid YAML"),
+        ("- 1", "must hold settings"),
+        ("base: recipe.yaml", "itself"),
+        ("base: nowhere.yaml", "cannot read the recipe"),
+    ],
 )
 def test_a_wrong_recipe_file_is_named(recipe, text, message):
     with pytest.raises(SettingsError, match=message):

@@ -14,8 +14,9 @@ readonly RELEASE=0.28.1
 readonly RELEASE_SHA256=92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0
 # Raise it when a change below changes the wheel: it is part of the cache's key.
 readonly RECIPE=1
-# bdist_wheel of setuptools >= 70 has not been tried. pip brings these into a
-# folder of the build's own; the target Python keeps its setuptools.
+# pip brings these into a folder of the build's own: the target Python keeps its
+# setuptools. Horovod's setup.py is of setuptools' old days; 70 and later were
+# not tried.
 readonly BUILD_REQUIRES=('setuptools<70' wheel cloudpickle psutil packaging pyyaml)
 readonly LOG_TAIL_LINES=20
 
@@ -73,10 +74,10 @@ parse_arguments() {
     python=./.venv/bin/python device=cpu check=no cache=''
     while (( $# )); do
         case $1 in
-            --python) python=${2:?--python needs a path}; shift ;;
-            --python=*) python=${1#*=} ;;
-            --cache) cache=${2:?--cache needs a folder}; shift ;;
-            --cache=*) cache=${1#*=} ;;
+            --python | --cache)
+                [[ -n ${2-} ]] || wrong "$1 needs a value (see --help)"
+                printf -v "${1#--}" %s "$2"
+                shift ;;
             --gpu) device=gpu ;;
             --check) check=yes ;;
             -h | --help) help; exit 0 ;;
@@ -98,7 +99,7 @@ find_python() {
 }
 
 # Without importing TensorFlow, which takes seconds. The digest of its core
-# library stands for everything the wheel depends on: version, C++ ABI, flags.
+# library tells builds apart that share a version: C++ ABI, compiler flags.
 find_tensorflow() {
     local facts
     facts=$("$python" - <<'PROBE'
@@ -165,7 +166,7 @@ find_nccl() {
         [[ -e $folder/libnccl.so.2 ]] && nccl_library=$folder/libnccl.so.2 && break
     done
     [[ -f $nccl_include/nccl.h ]] && nccl_version=$(
-        sed -n 's/^#define NCCL_VERSION_CODE *\([0-9]*\).*/\1/p' "$nccl_include/nccl.h")
+        sed -n 's/^#define NCCL_\(MAJOR\|MINOR\|PATCH\) *\([0-9]*\).*/\2/p' "$nccl_include/nccl.h" | paste -s -d .)
     [[ -n $nccl_library && -n $nccl_version ]] ||
         miss "NCCL (include/nccl.h and lib/libnccl.so.2 in $home); run: $python -m pip install nvidia-nccl-cu12, or set NCCL_HOME"
 }
@@ -209,10 +210,11 @@ cached_wheel() {
 
 find_cache() {
     local home=${HOME:-}
-    [[ -n $home ]] || home=$(cd ~ 2>/dev/null && pwd) || home=/nonexistent
+    [[ -n $home ]] || home=$("$python" -c 'import os; print(os.path.expanduser("~"))')
     [[ -n $cache ]] || cache=${XDG_CACHE_HOME:-$home/.cache}/vit-pipeline/horovod
+    [[ $check == no ]] || return 0
     mkdir -p "$cache" 2>/dev/null && [[ -w $cache ]] ||
-        wrong "cannot write to the cache $cache; name another with --cache"
+        wrong "cannot write to the cache $cache (or make it); name another with --cache"
     cache=$(cd "$cache" && pwd)
 }
 
@@ -235,11 +237,12 @@ LOCK
 cmake_version() { "$1" --version 2>/dev/null | sed -n 's/^cmake version //p'; }
 
 find_compiler() {
-    local tool
+    local tool absent=''
     for tool in "${CC:-gcc}" "${CXX:-g++}" make readelf; do
-        command -v "${tool%% *}" >/dev/null ||
-            miss "$tool; install a C++ compiler and make (Debian, Ubuntu: apt-get install build-essential)"
+        command -v "${tool%% *}" >/dev/null || absent+=" $tool"
     done
+    [[ -z $absent ]] ||
+        miss "the compiler's tools:$absent; install them (Debian, Ubuntu: apt-get install build-essential)"
     # Horovod wants 3.13; leave an older one aside and take the index's.
     cmake=$(command -v cmake || true)
     [[ $(cmake_version "$cmake") =~ ^([0-9]+)\.([0-9]+) ]] &&
@@ -251,7 +254,7 @@ find_compiler() {
 write_cmake() {
     local -a settings=(
         -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON "-DCMAKE_INSTALL_RPATH=$run_path"
-        # The bundled Gloo asks for CMake 2.8, which CMake 4 refuses to play.
+        # The bundled Gloo asks for CMake 2.8's rules, which CMake 4 has dropped.
         -DCMAKE_POLICY_VERSION_MINIMUM=3.5
     )
     # Otherwise a CUDA that happens to be there would be looked into.

@@ -83,7 +83,9 @@ def read_batch(
     A graph cannot catch an error, but a tf.data pipeline can drop the elements that have one. So
     the batch's files run through a pipeline of their own, each with its place in the batch, and
     what comes out is put where it belongs. Only the files that did not come out see Python.
-    (A `tf.map_fn` without this protection reads 32 px JPEGs about a fifth faster.)
+    Measured on 32 px JPEGs, CPU time a file: 68 microseconds with an unprotected `tf.map_fn`, 72
+    with this and one file at a time, 90 to 105 with several. Several it is: decoding a photograph
+    takes ten times that, and files on shared storage are waited for side by side.
 
     Args:
       paths: string [b].

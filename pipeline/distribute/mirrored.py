@@ -46,7 +46,9 @@ class MirroredRuntime(SingleRuntime):
         return _context().all_reduce(tf.distribute.ReduceOp.SUM, list(gradients))
 
     def update(
-        self, function: Callable[..., None], variables: Sequence[tf.Variable],
+        self,
+        function: Callable[..., None],
+        variables: Sequence[tf.Variable],
         values: Sequence[Sequence[Any]],
     ) -> None:
         def update_all(strategy: tf.distribute.Strategy, values: Any) -> None:

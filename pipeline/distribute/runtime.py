@@ -77,7 +77,9 @@ class Runtime(ABC):
 
     @abstractmethod
     def update(
-        self, function: Callable[..., None], variables: Sequence[tf.Variable],
+        self,
+        function: Callable[..., None],
+        variables: Sequence[tf.Variable],
         values: Sequence[Sequence[Any]],
     ) -> None:
         """Calls `function(copy, *values)` on each replica's copy of each variable.

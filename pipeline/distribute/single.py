@@ -37,7 +37,9 @@ class SingleRuntime(Runtime):
         return list(gradients)
 
     def update(
-        self, function: Callable[..., None], variables: Sequence[tf.Variable],
+        self,
+        function: Callable[..., None],
+        variables: Sequence[tf.Variable],
         values: Sequence[Sequence[Any]],
     ) -> None:
         for variable, own in zip(variables, values, strict=True):

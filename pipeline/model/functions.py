@@ -88,8 +88,9 @@ def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
     """Fixed positions of a grid of patches: float32 [rows * columns, width].
 
     A quarter of the width each for sin and cos of the column, then of the row, at angular
-    frequencies from 1 down to 1/10000, as in MoCo v3 (Chen et al. 2021, arXiv 2104.02057) and
-    "Better plain ViT baselines for ImageNet-1k" (Beyer et al. 2022, arXiv 2205.01580).
+    frequencies from 1 down to 1/10000, both ends included: big_vision's form (Beyer et al. 2022,
+    "Better plain ViT baselines for ImageNet-1k", arXiv 2205.01580) of the idea of MoCo v3 (Chen
+    et al. 2021, arXiv 2104.02057), which stops one frequency short of the end.
 
     Raises:
       ValueError: `width` is not a multiple of 4, or below 8.

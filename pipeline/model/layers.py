@@ -43,7 +43,8 @@ class Linear(layers.Layer):
     def build(self, input_shape: Shape) -> None:
         kernel, bias = self._draws
         self.kernel = self.add_weight(
-            name="kernel", shape=(input_shape[-1], self.units),
+            name="kernel",
+            shape=(input_shape[-1], self.units),
             initializer=kernel.at(f"{self.path}/kernel"),
         )
         self.bias = self.add_weight(
@@ -89,7 +90,8 @@ class ClassToken(layers.Layer):
 
     def build(self, input_shape: Shape) -> None:
         self.token = self.add_weight(
-            name="token", shape=(1, 1, input_shape[-1]),
+            name="token",
+            shape=(1, 1, input_shape[-1]),
             initializer=self._draw.at(f"{self.path}/token"),
         )
 
@@ -112,8 +114,14 @@ class PositionEmbedding(layers.Layer):
     """
 
     def __init__(
-        self, grid: tuple[int, int], kind: Literal["learned", "sincos2d"], *,
-        positions: Draw, dropout: float, name: str, dtype: Any = None,
+        self,
+        grid: tuple[int, int],
+        kind: Literal["learned", "sincos2d"],
+        *,
+        positions: Draw,
+        dropout: float,
+        name: str,
+        dtype: Any = None,
     ) -> None:
         super().__init__(name=name, dtype=dtype)
         self.grid, self.kind, self.dropout = grid, kind, dropout
@@ -123,7 +131,8 @@ class PositionEmbedding(layers.Layer):
         _, tokens, width = input_shape
         if self.kind == "learned":
             self.positions = self.add_weight(
-                name="positions", shape=(tokens, width),
+                name="positions",
+                shape=(tokens, width),
                 initializer=self._draw.at(f"{self.path}/positions"),
             )
         else:
@@ -152,8 +161,15 @@ class SelfAttention(layers.Layer):
     """
 
     def __init__(
-        self, num_heads: int, head_size: int, *, weights: InitialWeights,
-        probability_dropout: float, output_dropout: float, name: str, dtype: Any = None,
+        self,
+        num_heads: int,
+        head_size: int,
+        *,
+        weights: InitialWeights,
+        probability_dropout: float,
+        output_dropout: float,
+        name: str,
+        dtype: Any = None,
     ) -> None:
         super().__init__(name=name, dtype=dtype)
         self.num_heads, self.head_size = num_heads, head_size
@@ -166,9 +182,7 @@ class SelfAttention(layers.Layer):
 
     def build(self, input_shape: Shape) -> None:
         length = self.num_heads * self.head_size
-        self.out = Linear(
-            input_shape[-1], kernel=self._kernel, name="out", dtype=self.dtype_policy
-        )
+        self.out = Linear(input_shape[-1], kernel=self._kernel, name="out", dtype=self.dtype_policy)
         for layer in (self.query, self.key, self.value):
             layer.build(input_shape)
         self.out.build((*input_shape[:-1], length))
@@ -197,8 +211,16 @@ class Mlp(layers.Layer):
     """
 
     def __init__(
-        self, hidden: int, width: int, *, weights: InitialWeights, form: Literal["exact", "tanh"],
-        activate_output: bool, dropout: float, name: str, dtype: Any = None,
+        self,
+        hidden: int,
+        width: int,
+        *,
+        weights: InitialWeights,
+        form: Literal["exact", "tanh"],
+        activate_output: bool,
+        dropout: float,
+        name: str,
+        dtype: Any = None,
     ) -> None:
         super().__init__(name=name, dtype=dtype)
         self.form, self.activate_output, self.dropout = form, activate_output, dropout
@@ -238,7 +260,12 @@ class EncoderBlock(layers.Layer):
     """
 
     def __init__(
-        self, attention: SelfAttention, mlp: Mlp, *, stochastic_depth: float, name: str,
+        self,
+        attention: SelfAttention,
+        mlp: Mlp,
+        *,
+        stochastic_depth: float,
+        name: str,
         dtype: Any = None,
     ) -> None:
         super().__init__(name=name, dtype=dtype)

@@ -81,6 +81,7 @@ class Architecture:
 # Sizes that take any patch size ("S/16"). B and L: Dosovitskiy et al. 2021, table 1; Ti and S:
 # Touvron et al. 2021 (DeiT, arXiv 2012.12877, table 1), named as in Steiner et al. 2021 ("How to
 # train your ViT?", arXiv 2106.10270, table 2).
+# fmt: off
 #                                P  width depth heads size  MLP
 SIZES = {
     "Ti": Architecture(16,  192,   12,    3,   64,  768),
@@ -88,6 +89,7 @@ SIZES = {
     "B":  Architecture(16,  768,   12,   12,   64, 3072),
     "L":  Architecture(16, 1024,   24,   16,   64, 4096),
 }
+# fmt: on
 
 NAMED = {
     # Ours, for the 8 x 8 digits of scikit-learn: 16 patches of 2 x 2, 136,522 weights.
@@ -100,9 +102,20 @@ NAMED = {
     # 72 px: heads as long as the tokens, GELU after both layers of the MLP, all tokens to the
     # head, which so holds 21.1 of the 21.8 million weights of its 100 classes.
     "keras_example": Architecture(
-        6, 64, 8, 4, 64, 128, pool="flatten",
-        dropout=0.1, dropout_everywhere=False, attention_dropout=0.1,
-        head_dims=(2048, 1024), head_dropout=0.5, mlp_activates_output=True, initial="keras",
+        6,
+        64,
+        8,
+        4,
+        64,
+        128,
+        pool="flatten",
+        dropout=0.1,
+        dropout_everywhere=False,
+        attention_dropout=0.1,
+        head_dims=(2048, 1024),
+        head_dropout=0.5,
+        mlp_activates_output=True,
+        initial="keras",
     ),
 }
 
@@ -195,8 +208,13 @@ class VisionTransformer(keras.Model):
     """
 
     def __init__(
-        self, arch: Architecture, image_size: int, num_classes: int, *,
-        dtype: Any = "float32", seed: int = 0,
+        self,
+        arch: Architecture,
+        image_size: int,
+        num_classes: int,
+        *,
+        dtype: Any = "float32",
+        seed: int = 0,
     ) -> None:
         super().__init__(name="vit", dtype=dtype)
         self.arch, self.image_size, self.num_classes = arch, image_size, num_classes
@@ -209,12 +227,16 @@ class VisionTransformer(keras.Model):
         )
         self.class_token = (
             ClassToken(token=weights.token, name="class_token", dtype=dtype)
-            if arch.pool == "token" else None
+            if arch.pool == "token"
+            else None
         )
         self.position_embedding = PositionEmbedding(
-            (side, side), arch.positions, positions=weights.positions,
+            (side, side),
+            arch.positions,
+            positions=weights.positions,
             dropout=arch.dropout if arch.dropout_everywhere else 0.0,
-            name="position_embedding", dtype=dtype,
+            name="position_embedding",
+            dtype=dtype,
         )
         self.blocks = [_block(arch, i, weights, dtype) for i in range(arch.depth)]
         self.norm = layer_norm("norm", dtype)
@@ -224,7 +246,8 @@ class VisionTransformer(keras.Model):
         ]
         self.pre_logits = (
             Linear(arch.pre_logits, kernel=weights.hidden, name="pre_logits", dtype=dtype)
-            if arch.pre_logits else None
+            if arch.pre_logits
+            else None
         )
         self.head = Linear(num_classes, kernel=weights.classifier, name="head", dtype="float32")
 
@@ -307,18 +330,30 @@ class VisionTransformer(keras.Model):
 
 def _block(arch: Architecture, index: int, weights: InitialWeights, dtype: Any) -> EncoderBlock:
     attention = SelfAttention(
-        arch.num_heads, arch.head_size, weights=weights,
+        arch.num_heads,
+        arch.head_size,
+        weights=weights,
         probability_dropout=arch.attention_dropout,
         output_dropout=arch.dropout if arch.dropout_everywhere else 0.0,
-        name="attention", dtype=dtype,
+        name="attention",
+        dtype=dtype,
     )
     mlp = Mlp(
-        arch.mlp_dim, arch.width, weights=weights, form=arch.gelu,
-        activate_output=arch.mlp_activates_output, dropout=arch.dropout, name="mlp", dtype=dtype,
+        arch.mlp_dim,
+        arch.width,
+        weights=weights,
+        form=arch.gelu,
+        activate_output=arch.mlp_activates_output,
+        dropout=arch.dropout,
+        name="mlp",
+        dtype=dtype,
     )
     return EncoderBlock(
-        attention, mlp, stochastic_depth=arch.block_stochastic_depth(index),
-        name=f"block_{index}", dtype=dtype,
+        attention,
+        mlp,
+        stochastic_depth=arch.block_stochastic_depth(index),
+        name=f"block_{index}",
+        dtype=dtype,
     )
 
 

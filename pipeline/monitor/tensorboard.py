@@ -1,4 +1,4 @@
-"""Scalars for TensorBoard, written with TensorBoard's own writer: nothing enters the step's graph."""
+"""Scalars for TensorBoard, through TensorBoard's own writer: nothing enters the step's graph."""
 
 from __future__ import annotations
 

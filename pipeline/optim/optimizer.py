@@ -1,4 +1,4 @@
-"""AdamW with the order that gives N replicas the update of one: reduce, clip, decay, update, average.
+"""AdamW in the order that gives N replicas the update of one: reduce, clip, decay, update.
 
 Keras's optimizers clip before tf.distribute reduces, so that each replica clips its own share; here
 the gradients that arrive have been summed over all replicas, and everything else follows from them.
@@ -19,16 +19,11 @@ Update = Callable[[Callable[..., None], Sequence[tf.Variable], Sequence[Sequence
 
 
 def decays(variable: keras.Variable) -> bool:
-    """Whether weight decay pulls this variable: matrices, but not tokens or position embeddings.
+    """Whether weight decay pulls this variable: matrices do.
 
-    As in the ViT papers' code: biases and norms are vectors; what is added to the tokens rather
-    than multiplied with them is named by its layer.
+    Biases and norms do not, nor what is added to the tokens: class token and position embedding.
     """
-    return len(variable.shape) >= 2 and not {"position", "token"} & _words(variable.path)
-
-
-def _words(path: str) -> set[str]:
-    return {word for part in path.split("/") for word in part.split("_")}
+    return variable.path.endswith("kernel")
 
 
 def clip_scale(norm: tf.Tensor, clip_norm: float | None) -> tf.Tensor:
@@ -84,8 +79,13 @@ class AdamW:
         return {p.path: a for p, a in zip(self._parameters, self._average, strict=False)}
 
     def apply(
-        self, gradients: Sequence[tf.Tensor], *, learning_rate: tf.Tensor, scale: tf.Tensor,
-        step: tf.Tensor, update: Update,
+        self,
+        gradients: Sequence[tf.Tensor],
+        *,
+        learning_rate: tf.Tensor,
+        scale: tf.Tensor,
+        step: tf.Tensor,
+        update: Update,
     ) -> None:
         """One update, in replica context.
 
@@ -109,14 +109,25 @@ class AdamW:
         bias_1, bias_2 = tf.pow(config.beta_1, power), tf.pow(config.beta_2, power)
 
         def update_one(
-            variable: tf.Variable, decay: float, gradient: tf.Tensor, m: tf.Variable,
-            v: tf.Variable, average: tf.Variable | None,
+            variable: tf.Variable,
+            decay: float,
+            gradient: tf.Tensor,
+            m: tf.Variable,
+            v: tf.Variable,
+            average: tf.Variable | None,
         ) -> None:
             if decay:
                 variable.assign_sub(variable * (rate * decay))
             tf.raw_ops.ResourceApplyAdam(
-                var=variable.handle, m=m.handle, v=v.handle, beta1_power=bias_1,
-                beta2_power=bias_2, lr=rate, beta1=beta_1, beta2=beta_2, epsilon=config.epsilon,
+                var=variable.handle,
+                m=m.handle,
+                v=v.handle,
+                beta1_power=bias_1,
+                beta2_power=bias_2,
+                lr=rate,
+                beta1=beta_1,
+                beta2=beta_2,
+                epsilon=config.epsilon,
                 grad=tf.math.multiply_no_nan(tf.cast(gradient, tf.float32), scale),
             )
             if average is not None:
@@ -129,7 +140,11 @@ class AdamW:
             [
                 (config.weight_decay if decays(p) else 0.0, g, m.value, v.value, a)
                 for p, g, m, v, a in zip(
-                    self._parameters, gradients, self._momentum, self._velocity, averages,
+                    self._parameters,
+                    gradients,
+                    self._momentum,
+                    self._velocity,
+                    averages,
                     strict=True,
                 )
             ],
@@ -153,8 +168,9 @@ class LossScale:
 
     def __init__(self, initial: float = 2.0**15) -> None:
         def scalar(value: float, dtype: str, name: str) -> keras.Variable:
-            return keras.Variable(value, dtype=dtype, trainable=False, name=name,
-                                  aggregation="only_first_replica")
+            return keras.Variable(
+                value, dtype=dtype, trainable=False, name=name, aggregation="only_first_replica"
+            )
 
         self.value = scalar(initial, "float32", "loss_scale")
         self._good_steps = scalar(0, "int64", "loss_scale_good_steps")

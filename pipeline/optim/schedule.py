@@ -18,7 +18,7 @@ class Schedule(NamedTuple):
     Attributes:
       peak_lr: Rate at the end of the warm-up.
       floor_lr: Rate at the end of the cosine.
-      warmup_steps: Updates until the peak; update t < warmup_steps has (t + 1) / warmup_steps of it.
+      warmup_steps: Updates until the peak; update t before it has (t + 1) / warmup_steps of it.
       total_steps: Length of the whole schedule.
       kind: What follows the warm-up.
     """

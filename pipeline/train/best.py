@@ -45,7 +45,7 @@ def load_predictor(folder: RunFolder) -> Callable[[np.ndarray], dict[str, float]
     classes: list[str] = facts["classes"]
     model = build_vit(config.model, image_size=config.data.image_size, num_classes=len(classes))
     averaged = config.train.evaluate_ema and "average" in snapshot.tensors
-    weights = snapshot.tensors["model"] | (snapshot.tensors["average"] if averaged else {})
+    weights = {**snapshot.tensors["model"], **(snapshot.tensors["average"] if averaged else {})}
     restore_variables({v.path: v for v in model.variables}, weights, "model")
     mean, std = np.float32(facts["mean"]), np.float32(facts["std"])
 

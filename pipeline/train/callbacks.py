@@ -12,7 +12,8 @@ from pipeline.errors import SettingsError
 # Hooks of single batches: several steps run in one graph, so there is no such moment on the host.
 _PER_BATCH = [
     f"on_{phase}_batch_{side}"
-    for phase in ("train", "test", "predict") for side in ("begin", "end")
+    for phase in ("train", "test", "predict")
+    for side in ("begin", "end")
 ] + ["on_batch_begin", "on_batch_end"]
 
 
@@ -73,7 +74,8 @@ def _load(name: str) -> keras.callbacks.Callback:
             "keras.callbacks.Callback"
         )
     base = keras.callbacks.Callback
-    unusable = [hook for hook in _PER_BATCH if getattr(type(callback), hook) is not getattr(base, hook)]
+    kind = type(callback)
+    unusable = [hook for hook in _PER_BATCH if getattr(kind, hook) is not getattr(base, hook)]
     if unusable:
         raise SettingsError(
             f"train.callbacks: {name!r} has {', '.join(unusable)}, which is never called: steps "

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.config import dump_config
-from pipeline.model.cost import activation_bytes_per_image, flops_per_image
+from pipeline.model.cost import activation_bytes_per_image, count_parameters, flops_per_image
 from pipeline.model.vit import architecture
 from pipeline.train.experiment import Experiment
 
@@ -33,12 +33,17 @@ def describe(experiment: Experiment) -> str:
     """The resolved settings, the model's table, the headline and an estimate of memory."""
     memory = estimate_memory(experiment)
     lines = [f"  {what:<36} {size / MIB:10,.1f} MiB" for what, size in memory.items()]
-    return "\n".join([
-        dump_config(experiment.config), _table(experiment), headline(experiment),
-        "memory a replica, estimated:", *lines,
-        f"  {'in all':<36} {sum(memory.values()) / MIB:10,.1f} MiB",
-        f"forward pass: {_flops(experiment) / 1e9:,.3f} GFLOP an image",
-    ])
+    return "\n".join(
+        [
+            dump_config(experiment.config),
+            _table(experiment),
+            headline(experiment),
+            "memory a replica, estimated:",
+            *lines,
+            f"  {'in all':<36} {sum(memory.values()) / MIB:10,.1f} MiB",
+            f"forward pass: {_flops(experiment) / 1e9:,.3f} GFLOP an image",
+        ]
+    )
 
 
 def estimate_memory(experiment: Experiment) -> dict[str, int]:
@@ -62,7 +67,7 @@ def estimate_memory(experiment: Experiment) -> dict[str, int]:
 
 
 def _parameters(experiment: Experiment) -> int:
-    return int(experiment.model.count_params())
+    return count_parameters(experiment.model)
 
 
 def _flops(experiment: Experiment) -> float:

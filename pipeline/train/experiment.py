@@ -58,8 +58,10 @@ class Experiment:
         """What prediction needs to know of the data, for JSON."""
         counts = {name: split.num_examples for name, split in self.source.splits.items()}
         return {
-            "classes": list(self.source.classes), "examples": counts,
-            "mean": list(self.mean), "std": list(self.std),
+            "classes": list(self.source.classes),
+            "examples": counts,
+            "mean": list(self.mean),
+            "std": list(self.std),
         }
 
     def train_iterator(self, start_step: int) -> Iterator[Any]:
@@ -67,9 +69,14 @@ class Experiment:
 
         def make_dataset(index: int, count: int, splits: int) -> tf.data.Dataset:
             return train_dataset(
-                self.source.splits["train"], self.config.data,
-                num_classes=len(self.source.classes), mean=self.mean, std=self.std,
-                seed=self.config.seed, start_step=start_step, shard=Shard(index, count, splits),
+                self.source.splits["train"],
+                self.config.data,
+                num_classes=len(self.source.classes),
+                mean=self.mean,
+                std=self.std,
+                seed=self.config.seed,
+                start_step=start_step,
+                shard=Shard(index, count, splits),
                 skipped=self.skipped,
             )
 
@@ -94,8 +101,12 @@ class Experiment:
 
         def make_dataset(index: int, count: int, splits: int) -> tf.data.Dataset:
             return eval_dataset(
-                self.source.splits[split], data, mean=self.mean, std=self.std,
-                shard=Shard(index, count, splits), skipped=self.skipped,
+                self.source.splits[split],
+                data,
+                mean=self.mean,
+                std=self.std,
+                shard=Shard(index, count, splits),
+                skipped=self.skipped,
             )
 
         with self._averaged_weights():
@@ -175,18 +186,32 @@ def build(config: Config, runtime: Runtime) -> Experiment:
     total_steps = config.train.max_steps or math.ceil(config.train.epochs * steps_per_epoch)
     with runtime.scope():
         model = build_vit(
-            config.model, image_size=config.data.image_size, num_classes=len(source.classes),
-            dtype=config.train.precision, seed=config.seed,
+            config.model,
+            image_size=config.data.image_size,
+            num_classes=len(source.classes),
+            dtype=config.train.precision,
+            seed=config.seed,
         )
         optimizer = AdamW(config.optim)
         optimizer.build(model.trainable_variables)
         loss_scale = LossScale() if config.train.precision == "mixed_float16" else None
     schedule = build_schedule(
-        config.optim, global_batch_size=config.data.global_batch_size, total_steps=total_steps,
+        config.optim,
+        global_batch_size=config.data.global_batch_size,
+        total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
     )
     return Experiment(
-        config, runtime, source, mean, std, model, optimizer, loss_scale, schedule, total_steps,
+        config,
+        runtime,
+        source,
+        mean,
+        std,
+        model,
+        optimizer,
+        loss_scale,
+        schedule,
+        total_steps,
         SkippedImages(),
     )
 

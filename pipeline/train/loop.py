@@ -73,7 +73,10 @@ class Loop:
     """The state and the verbs of `fit`."""
 
     def __init__(
-        self, experiment: Experiment, folder: RunFolder, display: ProgressDisplay,
+        self,
+        experiment: Experiment,
+        folder: RunFolder,
+        display: ProgressDisplay,
         stop: StopRequest,
     ) -> None:
         self._experiment = experiment
@@ -85,9 +88,7 @@ class Loop:
         self._store = CheckpointStore(folder.checkpoints, self._config.checkpoint.keep)
         self._metrics = MetricsFile(folder.metrics)
         chief = self._runtime.is_chief
-        self._callbacks = Callbacks(
-            self._config.train.callbacks if chief else (), experiment.model
-        )
+        self._callbacks = Callbacks(self._config.train.callbacks if chief else (), experiment.model)
         self._progress = Progress()
         self._board: TensorBoardWriter | None = None
         self._step = 0
@@ -166,9 +167,10 @@ class Loop:
         sums = dict(zip(TRAIN_SUMS, self._progress.sums, strict=True))
         rate, wait = self._clock.read(sums)
         rate *= self._config.data.global_batch_size
+        updates = max(sums["steps"] - sums["skipped_updates"], 1)
         row = self._row("train", mean_metrics([sums[name] for name in SUMS])) | {
             "learning_rate": float(self._experiment.schedule(tf.constant(self._step - 1))),
-            "gradient_norm": sums["gradient_norm"] / max(sums["steps"] - sums["skipped_updates"], 1),
+            "gradient_norm": sums["gradient_norm"] / updates,
             "skipped_updates": int(sums["skipped_updates"]),
             "examples_per_second": rate,
             # Deterministic ops include no clock.
@@ -215,9 +217,7 @@ class Loop:
         self._last_row = row
         if self._runtime.is_chief and self._board is not None:
             self._metrics.append(row)
-            scalars = {
-                k: v for k, v in row.items() if k not in ("step", "split") and v is not None
-            }
+            scalars = {k: v for k, v in row.items() if k not in ("step", "split") and v is not None}
             self._board.scalars(row["split"], row["step"], scalars)
 
     def _report_skipped(self) -> None:

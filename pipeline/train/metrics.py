@@ -6,7 +6,7 @@ how examples were divided over batches, replicas and processes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import tensorflow as tf
 
@@ -52,7 +52,7 @@ def sum_metrics(
     return tf.reduce_sum(tf.where(weight > 0, stacked * weight, 0.0), axis=1)
 
 
-def mean_metrics(sums: Sequence[float]) -> dict[str, float]:
+def mean_metrics(sums: Iterable[float]) -> dict[str, float]:
     """Loss, accuracy and top_5_accuracy a weight of one example, from sums in the order of SUMS."""
     *values, examples = (float(value) for value in sums)
     return {name: value / max(examples, 1.0) for name, value in zip(SUMS, values, strict=False)}

@@ -1,10 +1,10 @@
 """A run folder: what a run leaves, and whether a command may go on with it.
 
-    config.yaml      resolved settings
-    dataset.json     classes, counts, mean and deviation: what prediction needs of the data
-    metrics.jsonl    one row a step and split
-    outcome.json     how the last start ended
-    checkpoints/  tensorboard/
+config.yaml      resolved settings
+dataset.json     classes, counts, mean and deviation: what prediction needs of the data
+metrics.jsonl    one row a step and split
+outcome.json     how the last start ended
+checkpoints/  tensorboard/
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class RunFolder:
         differences = training_differences(self.config(), config)
         if differences:
             raise SettingsError(
-                f"{self.path} holds a run with other settings:\n  " + "\n  ".join(differences)
+                f"{self.path} holds a run with other settings:\n  "
+                + "\n  ".join(differences)
                 + "\nGive the same settings to go on with it, or run.dir=FOLDER for a new run"
             )
 

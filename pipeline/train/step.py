@@ -27,7 +27,11 @@ EvalSteps = Callable[[Any, tf.Tensor], tf.Tensor]
 
 
 def make_train_steps(
-    config: Config, runtime: Runtime, model: keras.Model, optimizer: AdamW, schedule: Schedule,
+    config: Config,
+    runtime: Runtime,
+    model: keras.Model,
+    optimizer: AdamW,
+    schedule: Schedule,
     loss_scale: LossScale | None,
 ) -> TrainSteps:
     """The graph that does n updates; n is a tensor, so every n is served by one trace."""
@@ -40,7 +44,10 @@ def make_train_steps(
         loss_factor = 1.0 if loss_scale is None else 1.0 / loss_scale.value.value
         norm = tf.linalg.global_norm(gradients) * loss_factor
         optimizer.apply(
-            gradients, learning_rate=schedule(step), step=step, update=runtime.update,
+            gradients,
+            learning_rate=schedule(step),
+            step=step,
+            update=runtime.update,
             scale=clip_scale(norm, config.optim.clip_norm) * loss_factor,
         )
         # The norm is that of the sum, equal on all replicas: each reports its share of it.
@@ -95,7 +102,8 @@ def make_gradients(
         if parts == 1:
             return one_part(batch, step_seed)
         stacked = {
-            name: tf.reshape(value, [parts, -1, *value.shape[1:]])  # [b, ...] -> [parts, b/parts, ...]
+            # [b, ...] -> [parts, b/parts, ...]
+            name: tf.reshape(value, [parts, -1, *value.shape[1:]])
             for name, value in batch.items()
         }
         sums = tf.zeros([len(SUMS)], tf.float64)

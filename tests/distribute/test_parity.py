@@ -29,9 +29,19 @@ def train(folder, *settings):
     """Runs 20 steps in a process of its own; returns its checkpoint's tensors and its rows."""
     (folder / "parity.yaml").write_text(RECIPE)
     subprocess.run(
-        [sys.executable, "-m", "jobs.train", str(folder / "parity.yaml"),
-         f"run.dir={folder / 'run'}", *settings],
-        cwd=ROOT, check=True, capture_output=True, text=True, timeout=300,
+        [
+            sys.executable,
+            "-m",
+            "jobs.train",
+            str(folder / "parity.yaml"),
+            f"run.dir={folder / 'run'}",
+            *settings,
+        ],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     rows = [json.loads(row) for row in (folder / "run/metrics.jsonl").read_text().splitlines()]
     return CheckpointStore(folder / "run/checkpoints").load(20).tensors, rows
@@ -60,8 +70,11 @@ def single(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "settings",
-    [("distribute.cpu_devices=2",), ("distribute.cpu_devices=3", "optim.accumulate_steps=2"),
-     ("distribute.cpu_devices=4",)],
+    [
+        ("distribute.cpu_devices=2",),
+        ("distribute.cpu_devices=3", "optim.accumulate_steps=2"),
+        ("distribute.cpu_devices=4",),
+    ],
     ids=["two", "three in two parts", "four"],
 )
 def test_mirrored_devices_end_with_the_weights_of_one(tmp_path, single, settings):
@@ -81,5 +94,5 @@ def test_the_measure_sees_a_clip_before_the_reduction(single, tmp_path):
     # Without clipping the weights are others: so the test above would fail if each replica
     # clipped its own share, which is less often over the limit.
     other, _ = train(tmp_path, "distribute.runtime=single", "optim.clip_norm=1e9")
-    worst, whole = differences(other["model"], single[0]["model"])
+    _, whole = differences(other["model"], single[0]["model"])
     assert whole > 1e-4

@@ -20,8 +20,14 @@ SHORT = ["train.max_steps=12", "train.log_every_steps=4", "train.evaluate_every_
 def vit(*arguments, cwd=ROOT, **options):
     """Runs a command to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "jobs.cli", *map(str, arguments)], cwd=cwd, text=True,
-        capture_output=True, timeout=300, check=False, env=environment(), **options,
+        [sys.executable, "-m", "jobs.cli", *map(str, arguments)],
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        timeout=300,
+        check=False,
+        env=environment(),
+        **options,
     )
 
 
@@ -60,8 +66,13 @@ def photographs(tmp_path_factory):
 
 
 FOLDER = [
-    "data.image_size=16", "data.global_batch_size=12", "model.variant=Ti/8", "model.depth=1",
-    "train.max_steps=12", "train.log_every_steps=4", "train.evaluate_every_steps=6",
+    "data.image_size=16",
+    "data.global_batch_size=12",
+    "model.variant=Ti/8",
+    "model.depth=1",
+    "train.max_steps=12",
+    "train.log_every_steps=4",
+    "train.evaluate_every_steps=6",
 ]
 
 
@@ -119,8 +130,15 @@ def test_tensorboard_reads_the_curves(finished):
         events = EventAccumulator(str(folder / "tensorboard" / split)).Reload()
         expected = [(r["step"], r["loss"]) for r in rows(folder) if r["split"] == split]
         curve = events.Tensors("loss")
-        got = [(e.step, float(np.frombuffer(e.tensor_proto.tensor_content, "f4")[0])
-                if e.tensor_proto.tensor_content else e.tensor_proto.float_val[0]) for e in curve]
+        got = [
+            (
+                e.step,
+                float(np.frombuffer(e.tensor_proto.tensor_content, "f4")[0])
+                if e.tensor_proto.tensor_content
+                else e.tensor_proto.float_val[0],
+            )
+            for e in curve
+        ]
         assert [s for s, _ in got] == [s for s, _ in expected]
         np.testing.assert_allclose([v for _, v in got], [v for _, v in expected], rtol=1e-6)
 
@@ -150,18 +168,40 @@ def test_predict_names_five_classes_and_goes_on_past_an_unreadable_file(finished
 def test_dry_run_describes_everything_and_writes_nothing(tmp_path):
     done = vit("train", "digits", "--dry-run", f"run.dir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
-    for part in ("base_lr: ", "vit/block_0/attention/query/kernel", "136,522 parameters",
-                 "peak learning rate", "steps of 96", "MiB", "GFLOP"):
+    for part in (
+        "base_lr: ",
+        "vit/block_0/attention/query/kernel",
+        "136,522 parameters",
+        "peak learning rate",
+        "steps of 96",
+        "MiB",
+        "GFLOP",
+    ):
         assert part in done.stdout
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, number):
-    command = [sys.executable, "-m", "jobs.cli", "train", "digits", f"run.dir={tmp_path}",
-               "train.max_steps=150", "train.log_every_steps=5", "train.evaluate_every_steps=75"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True, env=environment())
+    command = [
+        sys.executable,
+        "-m",
+        "jobs.cli",
+        "train",
+        "digits",
+        f"run.dir={tmp_path}",
+        "train.max_steps=150",
+        "train.log_every_steps=5",
+        "train.evaluate_every_steps=75",
+    ]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
     wait_for_rows(tmp_path, process)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
@@ -169,8 +209,9 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, number):
     assert f"stopped by {number.name}" in errors
     assert "Traceback" not in errors
     assert json.loads((tmp_path / "outcome.json").read_text())["outcome"] == "stopped"
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False,
-                          env=environment())
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment()
+    )
     assert done.returncode == 0, done.stderr
     assert "goes on from" in done.stdout
     seen = [(row["step"], row["split"]) for row in rows(tmp_path)]
@@ -215,7 +256,7 @@ def test_a_terminal_gets_a_live_bar(tmp_path):
         (["image_folder", "data.path=nowhere"], 3, "nowhere"),
         (["digits", "data.global_batch_size=7", "distribute.cpu_devices=2"], 2, "Use 6 or 8"),
         (["digits", "distribute.runtime=mirrored"], 2, "cpu_devices=2"),
-        (["digits", "model.patch_size=3"], 2, "patch_size"),
+        (["digits", "model.patch_size=3"], 2, "multiple of the model's patch size 3"),
         (["digits", "run.dir=/proc/nowhere"], 2, "cannot write to the run folder"),
     ],
 )
@@ -246,8 +287,9 @@ def test_help_lists_every_setting_and_version_names_the_release():
 
 
 def test_an_image_folder_of_mixed_sizes_and_formats_trains(photographs, tmp_path):
-    done = vit("train", "image_folder", f"data.path={photographs}", *FOLDER,
-               f"run.dir={tmp_path / 'run'}")
+    done = vit(
+        "train", "image_folder", f"data.path={photographs}", *FOLDER, f"run.dir={tmp_path / 'run'}"
+    )
     assert done.returncode == 0, done.stderr
     facts = json.loads((tmp_path / "run/dataset.json").read_text())
     assert facts["classes"] == ["bright", "dark ones"]
@@ -277,8 +319,14 @@ def test_an_unreadable_image_ends_the_run_and_is_named(with_broken_image, tmp_pa
 
 def test_an_unreadable_image_is_skipped_counted_and_listed_when_asked(with_broken_image, tmp_path):
     root, broken = with_broken_image
-    done = vit("train", "image_folder", f"data.path={root}", *FOLDER, "data.on_bad_image=skip",
-               f"run.dir={tmp_path / 'r'}")
+    done = vit(
+        "train",
+        "image_folder",
+        f"data.path={root}",
+        *FOLDER,
+        "data.on_bad_image=skip",
+        f"run.dir={tmp_path / 'r'}",
+    )
     assert done.returncode == 0, done.stderr
     assert "1 unreadable image(s) skipped" in done.stdout
     assert (tmp_path / "r/skipped.txt").read_text().splitlines() == [str(broken)]

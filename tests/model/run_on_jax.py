@@ -1,6 +1,6 @@
 """Run with KERAS_BACKEND=jax: the forward pass of weights computed elsewhere, and a compiled step.
 
-    python run_on_jax.py FILE.npz     variables by path, `images`, and the expected `logits`
+python run_on_jax.py FILE.npz     variables by path, `images`, and the expected `logits`
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ def main(path: str) -> None:
     assert keras.backend.backend() == "jax"
     saved = np.load(path)
     config = ModelConfig(
-        variant="digits", depth=2, pool="token", dropout=0.1, attention_dropout=0.1,
+        variant="digits",
+        depth=2,
+        pool="token",
+        dropout=0.1,
+        attention_dropout=0.1,
         stochastic_depth=0.1,
     )
     model = build_vit(config, image_size=8, num_classes=10)

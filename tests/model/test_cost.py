@@ -15,7 +15,8 @@ TINY = Architecture(2, 8, 3, 2, 4, 16, pool="mean")  # at 4 px: 4 patches of 12 
 
 @pytest.mark.parametrize(
     # torchvision's table of models has B/16 and L/16; DeiT's paper has S as 4.6.
-    ("variant", "giga_multiply_adds"), [("S/16", 4.6), ("B/16", 17.56), ("L/16", 61.55)],
+    ("variant", "giga_multiply_adds"),
+    [("S/16", 4.6), ("B/16", 17.56), ("L/16", 61.55)],
 )
 def test_flops_are_twice_the_published_multiply_adds(
     variant: str, giga_multiply_adds: float

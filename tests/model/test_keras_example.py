@@ -35,7 +35,8 @@ def test_the_keras_example_at_its_own_size_has_the_same_parameters() -> None:
 def test_the_keras_example_drops_where_the_stock_layers_drop() -> None:
     arch = architecture(ModelConfig(variant="keras_example"))
     rates = [
-        layer.rate for layer in keras_example(10, 24).layers
+        layer.rate
+        for layer in keras_example(10, 24).layers
         if isinstance(layer, keras.layers.Dropout)
     ]
     assert rates == [arch.dropout] * 2 * arch.depth + [arch.head_dropout] * 3

@@ -193,7 +193,9 @@ def test_masks_are_a_function_of_seed_and_place(dtype: str) -> None:
 def test_no_two_places_and_steps_share_a_seed() -> None:
     folded = {
         tuple(np.asarray(fold_in(seed(7, step), f"vit/block_{block}/mlp/{part}")))
-        for step in range(40) for block in range(12) for part in ("hidden", "out")
+        for step in range(40)
+        for block in range(12)
+        for part in ("hidden", "out")
     }
     assert len(folded) == 40 * 12 * 2
 
@@ -213,11 +215,20 @@ def block(stochastic_depth: float, **rates: float) -> EncoderBlock:
     """A block of width 8 whose weights are random, built for 5 tokens."""
     rates = {"attention": 0.0, "output": 0.0, "mlp": 0.0, **rates}
     attention = SelfAttention(
-        2, 4, weights=WEIGHTS, probability_dropout=rates["attention"],
-        output_dropout=rates["output"], name="attention",
+        2,
+        4,
+        weights=WEIGHTS,
+        probability_dropout=rates["attention"],
+        output_dropout=rates["output"],
+        name="attention",
     )
     mlp = Mlp(
-        16, 8, weights=WEIGHTS, form="exact", activate_output=False, dropout=rates["mlp"],
+        16,
+        8,
+        weights=WEIGHTS,
+        form="exact",
+        activate_output=False,
+        dropout=rates["mlp"],
         name="mlp",
     )
     layer = EncoderBlock(attention, mlp, stochastic_depth=stochastic_depth, name="block")

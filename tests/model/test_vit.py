@@ -209,8 +209,9 @@ def test_the_jax_backend_gives_the_same_logits(tmp_path: Path) -> None:
     randomize(model)
     saved = {v.path: np.asarray(v.value) for v in model.variables}
     np.savez(tmp_path / "w.npz", images=images(3), logits=np.asarray(model(images(3))), **saved)
-    _python(str(Path(__file__).with_name("run_on_jax.py")), str(tmp_path / "w.npz"),
-            KERAS_BACKEND="jax")
+    _python(
+        str(Path(__file__).with_name("run_on_jax.py")), str(tmp_path / "w.npz"), KERAS_BACKEND="jax"
+    )
 
 
 # --------------------------------------------------------------------------------- initial weights
@@ -308,9 +309,16 @@ def test_images_of_another_size_are_refused() -> None:
 def test_names_are_stable_and_unique() -> None:
     paths = [v.path for v in small(pool="token", pre_logits=4).variables]
     assert len(set(paths)) == len(paths) == 2 + 1 + 1 + 2 * (4 + 8 + 4) + 2 + 2 + 2
-    for path in ("patch_embedding/kernel", "class_token/token", "position_embedding/positions",
-                 "block_1/attention/query/kernel", "block_0/mlp/out/bias", "norm/gamma",
-                 "pre_logits/kernel", "head/bias"):
+    for path in (
+        "patch_embedding/kernel",
+        "class_token/token",
+        "position_embedding/positions",
+        "block_1/attention/query/kernel",
+        "block_0/mlp/out/bias",
+        "norm/gamma",
+        "pre_logits/kernel",
+        "head/bias",
+    ):
         assert f"vit/{path}" in paths
     again = [v.path for v in small(pool="token", pre_logits=4).variables]
     assert again == paths
@@ -321,8 +329,12 @@ def test_the_summary_names_layers_shapes_and_parameters() -> None:
     small().summary(print_fn=lines.append)
     text = "\n".join(lines)
     assert "Unbuilt" not in text
-    for row in (r"patch_embedding *│ \(None, 16, 64\).*832", r"block_1.*\(None, 16, 64\).*33,472",
-                r"norm.*128", r"head.*\(None, 10\).*650"):
+    for row in (
+        r"patch_embedding *│ \(None, 16, 64\).*832",
+        r"block_1.*\(None, 16, 64\).*33,472",
+        r"norm.*128",
+        r"head.*\(None, 10\).*650",
+    ):
         assert re.search(row, text), row
 
 
@@ -337,8 +349,13 @@ def test_weights_survive_saving(tmp_path: Path) -> None:
 
 def _python(*arguments: str, **environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=120, check=False,
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -25,8 +25,11 @@ def gradients(steps):
 
 def update(optimizer, step, values, rate=0.01, scale=1.0):
     optimizer.apply(
-        [tf.constant(v) for v in values], learning_rate=tf.constant(rate),
-        scale=tf.constant(scale), step=tf.constant(step), update=SingleRuntime("CPU:0").update,
+        [tf.constant(v) for v in values],
+        learning_rate=tf.constant(rate),
+        scale=tf.constant(scale),
+        step=tf.constant(step),
+        update=SingleRuntime("CPU:0").update,
     )
 
 
@@ -70,14 +73,22 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
         np.testing.assert_array_equal(before, after.numpy())
     # The average still moves towards the weights, which are finite.
     assert all(np.isfinite(a.numpy()).all() for a in optimizer.averages.values())
-    assert any((a != b.numpy()).any()
-               for a, b in zip(averages, optimizer.averages.values(), strict=True))
+    assert any(
+        (a != b.numpy()).any() for a, b in zip(averages, optimizer.averages.values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize(
     ("norm", "limit", "scale"),
-    [(4.0, 1.0, 0.25), (0.5, 1.0, 1.0), (0.0, 1.0, 1.0), (7.0, None, 1.0), (np.nan, 1.0, 0.0),
-     (np.inf, 1.0, 0.0), (np.inf, None, 0.0)],
+    [
+        (4.0, 1.0, 0.25),
+        (0.5, 1.0, 1.0),
+        (0.0, 1.0, 1.0),
+        (7.0, None, 1.0),
+        (np.nan, 1.0, 0.0),
+        (np.inf, 1.0, 0.0),
+        (np.inf, None, 0.0),
+    ],
 )
 def test_the_clipping_factor(norm, limit, scale):
     assert float(clip_scale(tf.constant(norm, tf.float32), limit)) == pytest.approx(scale)

@@ -79,7 +79,8 @@ def paths_in_pipeline() -> dict[str, list[str]]:
         paths[f"mlp_{i}_hidden"] = pair(f"{block}/mlp/hidden")
         paths[f"mlp_{i}_out"] = pair(f"{block}/mlp/out")
         paths[f"attention_{i}"] = [
-            path for part in ("query", "key", "value", "out")
+            path
+            for part in ("query", "key", "value", "out")
             for path in pair(f"{block}/attention/{part}")
         ]
     return paths

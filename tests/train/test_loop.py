@@ -44,8 +44,9 @@ def train(folder, *settings, stop=None):
 def rows(folder):
     lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     # How fast it went is not part of what is trained.
-    return [{k: v for k, v in json.loads(line).items() if k != "examples_per_second"}
-            for line in lines]
+    return [
+        {k: v for k, v in json.loads(line).items() if k != "examples_per_second"} for line in lines
+    ]
 
 
 def final(folder):
@@ -62,8 +63,13 @@ def undisturbed(tmp_path_factory):
 def test_rows_hold_what_scripts_rely_on_each_step_once(undisturbed):
     got = rows(undisturbed)
     assert [(r["step"], r["split"]) for r in got] == [
-        (5, "train"), (10, "train"), (10, "validation"), (15, "train"), (20, "train"),
-        (20, "validation"), (20, "test"),
+        (5, "train"),
+        (10, "train"),
+        (10, "validation"),
+        (15, "train"),
+        (20, "train"),
+        (20, "validation"),
+        (20, "test"),
     ]
     common = {"step", "epoch", "split", "loss", "accuracy", "top_5_accuracy"}
     for row in got:
@@ -97,8 +103,15 @@ def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(tmp_
 
 def test_the_test_split_sees_the_weights_that_were_best_on_validation(tmp_path):
     # A rate that ruins the weights after a good start makes the first evaluation the best.
-    train(tmp_path, "optim.base_lr=30", "optim.clip_norm=null", "optim.ema_momentum=null",
-          "optim.schedule=constant", "train.evaluate_every_steps=1", "checkpoint.keep=1")
+    train(
+        tmp_path,
+        "optim.base_lr=30",
+        "optim.clip_norm=null",
+        "optim.ema_momentum=null",
+        "optim.schedule=constant",
+        "train.evaluate_every_steps=1",
+        "checkpoint.keep=1",
+    )
     by_split = {s: [r for r in rows(tmp_path) if r["split"] == s] for s in ("validation", "test")}
     best = max(by_split["validation"], key=lambda r: (r["accuracy"], -r["step"]))
     assert by_split["test"][0]["weights_of_step"] == best["step"] < 20
@@ -108,8 +121,13 @@ def test_the_test_split_sees_the_weights_that_were_best_on_validation(tmp_path):
 
 
 def test_early_stopping_counts_evaluations_without_a_better_one(tmp_path):
-    train(tmp_path, "optim.base_lr=1e-12", "train.evaluate_every_steps=2",
-          "train.early_stopping=2", "optim.ema_momentum=null")
+    train(
+        tmp_path,
+        "optim.base_lr=1e-12",
+        "train.evaluate_every_steps=2",
+        "train.early_stopping=2",
+        "optim.ema_momentum=null",
+    )
     steps = [r["step"] for r in rows(tmp_path) if r["split"] == "validation"]
     assert steps == [2, 4, 6]
     assert rows(tmp_path)[-1]["split"] == "test"
@@ -151,8 +169,11 @@ def test_callbacks_are_called_and_may_stop_the_run(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("PerBatch", "on_train_batch_end, which is never called"), ("nothing", "cannot make"),
-     ("json", "not a keras.callbacks.Callback|cannot make")],
+    [
+        ("PerBatch", "on_train_batch_end, which is never called"),
+        ("nothing", "cannot make"),
+        ("json", "not a keras.callbacks.Callback|cannot make"),
+    ],
 )
 def test_callbacks_that_cannot_work_are_refused(tmp_path, name, message):
     with pytest.raises(SettingsError, match=message):
