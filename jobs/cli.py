@@ -6,10 +6,13 @@ import argparse
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from socket import gethostname
 
+from pipeline.distribute.environment import find_place
 from pipeline.errors import PipelineError, SettingsError
 
 # Each is a module of this package with add_arguments(parser) and run(arguments) -> exit code.
@@ -47,10 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module.add_arguments(parser)
     # Intermixed, so that options may stand before, between and after settings.
     parsed = parser.parse_intermixed_args(rest)
+    place = find_place(os.environ)
+    where = f"rank {place.rank} on {gethostname()}: " if place.world_size > 1 else ""
     try:
         return int(module.run(parsed))
     except PipelineError as error:
-        print(f"vit {verb}: {error}", file=sys.stderr)
+        if place.rank == 0 or not error.said_by_chief:
+            print(f"vit {verb}: {where}{error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"vit {verb}: interrupted", file=sys.stderr)
@@ -58,6 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of our output went away; without this Python complains once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception:
+        traceback.print_exc()
+        print(f"vit {verb}: {where}failed, see the traceback above", file=sys.stderr)
         return 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.cli import find_recipe, main
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, all_settings, load_config
+from pipeline.distribute.environment import find_place
 from pipeline.errors import Stopped
 from pipeline.train.run_folder import RunFolder
 from pipeline.train.stop import StopRequest
@@ -40,37 +42,43 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _describe(config)
     folder.check(config)
-    outcome = folder.outcome()
-    if outcome is not None and outcome["outcome"] == "done":
+    if find_place(os.environ).world_size == 1 and (result := _result(folder)) is not None:
+        # Answered without TensorFlow, which takes seconds to import.
         print("this run is done; name another folder with run.dir=FOLDER to train again")
-        _print_result(folder, outcome["result"])
+        _print_result(folder, result)
         return 0
-    _print_result(folder, _train(config, folder))
+    _train(config, folder)
     return 0
 
 
-def _train(config: Config, folder: RunFolder) -> dict[str, Any]:
-    """Trains to the end and returns the last row of metrics."""
+def _train(config: Config, folder: RunFolder) -> None:
     import_tensorflow()
+    from pipeline.distribute.agreement import check_agreement, on_chief
     from pipeline.distribute.runtime import start
 
     stop = StopRequest(config.train.max_time_s)
     with stop.listening(), closing(start(config.distribute)) as runtime, closing(folder):
+        check_agreement(runtime, config)
+        on_chief(runtime, lambda: folder.open(config))
+        # Whether the run is done is the chief's to say: all train, or none.
+        result = on_chief(runtime, lambda: _result(folder))
+        if result is None:
+            result = _fit(config, folder, runtime, stop)
         if runtime.is_chief:
-            folder.open(config)
-        return _fit(config, folder, runtime, stop)
+            _print_result(folder, result)
+        runtime.barrier()
 
 
 def _fit(config: Config, folder: RunFolder, runtime: Runtime, stop: StopRequest) -> dict[str, Any]:
+    """Trains to the end and returns the last row of metrics."""
+    from pipeline.distribute.agreement import on_chief
     from pipeline.monitor.progress import ProgressDisplay
     from pipeline.train.describe import headline
     from pipeline.train.experiment import build
     from pipeline.train.loop import fit
 
     experiment = build(config, runtime)
-    if runtime.is_chief:
-        folder.write_dataset(experiment.dataset_facts)
-        folder.write_outcome(None)
+    on_chief(runtime, lambda: folder.begin(experiment.dataset_facts))
     with closing(
         ProgressDisplay(experiment.total_steps, experiment.steps_per_epoch, runtime.is_chief)
     ) as display:
@@ -86,6 +94,12 @@ def _fit(config: Config, folder: RunFolder, runtime: Runtime, stop: StopRequest)
         if runtime.is_chief:
             folder.write_outcome({"outcome": "done", "result": result})
         return result
+
+
+def _result(folder: RunFolder) -> dict[str, Any] | None:
+    """The last row of metrics of a run that is done; None for one that is not."""
+    outcome = folder.outcome()
+    return outcome["result"] if outcome is not None and outcome["outcome"] == "done" else None
 
 
 def _describe(config: Config) -> int:

@@ -182,8 +182,14 @@ class TrainConfig(_Stage):
 class DistributeConfig(_Stage):
     """On what the run trains. None of it changes what is trained."""
 
-    runtime: Literal["auto", "single", "mirrored"] = _setting(
-        "auto", "single: one device; mirrored: all of this machine; auto: what is there", free=True
+    runtime: Literal["auto", "single", "mirrored", "horovod", "multi_worker"] = _setting(
+        "auto",
+        "single: one device; mirrored: all of this machine; horovod, multi_worker: processes that "
+        "were started together; auto: what is there",
+        free=True,
+    )
+    compression: Literal["none", "float16", "bfloat16"] = _setting(
+        "none", "numbers in which Horovod sends gradients"
     )
     cpu_devices: int = _setting(
         1, "logical devices the CPU is divided into, to try mirrored without GPUs", free=True, ge=1

@@ -5,9 +5,15 @@ Every error carries one message for the user: what is wrong, what was received, 
 
 
 class PipelineError(Exception):
-    """Base of the errors that are shown as one message, without a traceback."""
+    """Base of the errors that are shown as one message, without a traceback.
+
+    Attributes:
+      exit_code: Of the process that it ends.
+      said_by_chief: All processes raise it together, and the chief alone need show it.
+    """
 
     exit_code = 1
+    said_by_chief = False
 
 
 class SettingsError(PipelineError):
@@ -26,6 +32,7 @@ class Stopped(PipelineError):
     """Stopped on request with a checkpoint: the same command goes on from there."""
 
     exit_code = 75
+    said_by_chief = True
 
 
 class PeerLost(PipelineError):

@@ -18,7 +18,7 @@ readonly RECIPE=1
 # setuptools. Horovod's setup.py is of setuptools' old days; 70 and later were
 # not tried.
 readonly BUILD_REQUIRES=('setuptools<70' wheel cloudpickle psutil packaging pyyaml)
-readonly LOG_TAIL_LINES=20
+readonly LOG_TAIL_LINES=20 LOG_ERRORS=5
 
 headers="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/horovod_headers"
 readonly headers
@@ -65,6 +65,8 @@ stop_if_missing() {
 }
 
 fail_with_log() {
+    # pip and setup.py say a lot after a compiler's error: what it said comes first.
+    grep -E -m "$LOG_ERRORS" -A 3 '(^|[^a-z])(fatal )?[Ee]rror[: ]|^ *ERROR:' "$log" >&2 || true
     printf '%s\n' "--- last lines of $log" >&2
     tail -n "$LOG_TAIL_LINES" "$log" >&2
     fail "$1; the whole log: $log"
@@ -145,15 +147,18 @@ find_arch_flags() {
 }
 
 find_cuda() {
-    local home=${HOROVOD_CUDA_HOME:-${CUDA_HOME:-}}
-    if [[ -n $home ]]; then
-        nvcc=$home/bin/nvcc
-    else
-        nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
-    fi
+    local home=${CUDA_HOME:-}
+    nvcc=$home/bin/nvcc
+    [[ -n $home ]] || nvcc=$(command -v nvcc) || nvcc=/usr/local/cuda/bin/nvcc
     cuda_version=$("$nvcc" --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\),.*/\1/p') || true
+    # An nvcc on PATH may be a link or a script; it knows where its toolkit is,
+    # and CMake looks for the libraries beside the nvcc that it is given.
+    home=$("$nvcc" --dryrun -c -x cu /dev/null -o /dev/null 2>&1 | sed -n 's/^#\$ TOP=//p') || true
+    [[ -x $home/bin/nvcc ]] && nvcc=$(cd "$home/bin" && pwd)/nvcc
     if [[ -z $cuda_version ]]; then
         miss "nvcc (looked for $nvcc); install the CUDA 12 toolkit, or set CUDA_HOME"
+    elif [[ ! -f $home/include/cuda_runtime.h ]]; then
+        miss "CUDA's headers ($home/include/cuda_runtime.h); install the CUDA toolkit, not nvcc alone"
     elif [[ $cuda_version != 12.* ]]; then
         say "warning: nvcc is CUDA $cuda_version; TensorFlow's own libraries are CUDA 12's: good for a compile check only"
     fi

@@ -21,7 +21,7 @@ class MirroredRuntime(SingleRuntime):
         self.num_replicas = len(devices)
         # NCCL is for GPUs; between devices of the CPU a plain sum through one of them is right.
         on_gpu = "GPU" in devices[0]
-        self._strategy = tf.distribute.MirroredStrategy(
+        self._strategy: tf.distribute.Strategy = tf.distribute.MirroredStrategy(
             list(devices), None if on_gpu else tf.distribute.ReductionToOneDevice()
         )
 
@@ -30,13 +30,14 @@ class MirroredRuntime(SingleRuntime):
 
     def distribute(self, make_dataset: Callable[[int, int, int], tf.data.Dataset]) -> Any:
         return self._strategy.distribute_datasets_from_function(
-            lambda context: make_dataset(0, 1, self.num_replicas)
+            lambda context: make_dataset(self.rank, self.world_size, self.local_replicas)
         )
 
     def run(self, step: Callable[..., Any], *args: Any) -> Any:
         per_replica = self._strategy.run(step, args=args)
+        # The replicas of this process alone: `strategy.reduce` would go over all processes.
         return tf.nest.map_structure(
-            lambda value: self._strategy.reduce("SUM", value, axis=None), per_replica
+            lambda value: tf.add_n(self._strategy.experimental_local_results(value)), per_replica
         )
 
     def replica_index(self) -> tf.Tensor:

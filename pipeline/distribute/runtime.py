@@ -5,6 +5,7 @@ No other file asks for a rank, a strategy or a device. `start` makes the one the
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -14,7 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.config import DistributeConfig
-from pipeline.errors import SettingsError
+from pipeline.distribute.environment import find_place
+from pipeline.errors import PeerLost, SettingsError
 
 Batch = dict[str, tf.Tensor]
 
@@ -89,16 +91,20 @@ class Runtime(ABC):
         """
 
     @abstractmethod
-    def all_reduce(self, value: np.ndarray, how: Literal["sum", "any"]) -> np.ndarray:
-        """Reduces a small host value over processes; every process must call it."""
-
-    @abstractmethod
-    def broadcast_value(self, value: Any) -> Any:
-        """The chief's value (anything JSON can hold) in every process; all must call it."""
-
-    @abstractmethod
     def all_gather(self, value: Any) -> list[Any]:
         """Every process's value (anything JSON can hold), by rank; all must call it."""
+
+    def all_reduce(self, value: np.ndarray, how: Literal["sum", "any"]) -> np.ndarray:
+        """Reduces a small host array over processes; all must call it.
+
+        Summed in the order of ranks, so that the same values give the same bits.
+        """
+        gathered = np.array(self.all_gather(np.asarray(value).tolist()))
+        return np.asarray(gathered.sum(axis=0) if how == "sum" else gathered.any(axis=0))
+
+    def broadcast_value(self, value: Any) -> Any:
+        """The chief's value (anything JSON can hold) in every process; all must call it."""
+        return self.all_gather(value if self.is_chief else None)[0]
 
     @abstractmethod
     def broadcast(self, variables: Sequence[tf.Variable]) -> None:
@@ -112,6 +118,10 @@ class Runtime(ABC):
     def close(self) -> None:
         """Leaves the group of processes."""
 
+    def peer_error(self, error: Exception) -> PeerLost | None:
+        """What `error` means where it came from losing another process; None for other errors."""
+        return None
+
     @abstractmethod
     def describe(self) -> str:
         """What it trains on, in words."""
@@ -120,17 +130,44 @@ class Runtime(ABC):
 def start(config: DistributeConfig) -> Runtime:
     """Sets up devices and threads of this process and joins the others, if there are any.
 
-    Must come before anything else asks TensorFlow for its devices.
+    Must come before anything else asks TensorFlow for its devices. `auto` is what the environment
+    says started this process, or what the devices allow.
 
     Raises:
-      SettingsError: The devices asked for are not there.
+      SettingsError: The devices or processes asked for are not there.
     """
-    _configure_devices(config)
+    place = find_place(os.environ)
     kind = config.runtime
+    if kind in ("single", "mirrored") and place.world_size > 1:
+        raise SettingsError(
+            f"distribute.runtime={kind} is for one process, and this is one of "
+            f"{place.world_size}: each would train alone. Use distribute.runtime=auto"
+        )
+    if kind in ("horovod", "multi_worker") and place.kind != kind:
+        raise SettingsError(_HOW_TO_START[kind])
+    _configure_devices(config)
+    if place.kind == "horovod":
+        from pipeline.distribute.horovod import HorovodRuntime
+
+        return HorovodRuntime(config.compression)
+    if place.kind == "multi_worker":
+        from pipeline.distribute.multi_worker import MultiWorkerRuntime
+
+        return MultiWorkerRuntime(place)
+    return _start_alone(kind)
+
+
+_HOW_TO_START = {
+    "horovod": "distribute.runtime=horovod needs processes that were started together: "
+    "`horovodrun -np N vit train ...` or `vit launch --slots N -- vit train ...`",
+    "multi_worker": "distribute.runtime=multi_worker needs TF_CONFIG in the environment: "
+    "`vit launch --runtime multi_worker --slots N -- vit train ...` sets it",
+}
+
+
+def _start_alone(kind: str) -> Runtime:
     devices = replica_devices()
-    if kind == "auto":
-        kind = "mirrored" if len(devices) > 1 else "single"
-    if kind == "single":
+    if kind == "single" or (kind == "auto" and len(devices) == 1):
         from pipeline.distribute.single import SingleRuntime
 
         return SingleRuntime(devices[0])

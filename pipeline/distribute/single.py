@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from pipeline.distribute.runtime import Runtime
@@ -44,12 +43,6 @@ class SingleRuntime(Runtime):
     ) -> None:
         for variable, own in zip(variables, values, strict=True):
             function(variable, *own)
-
-    def all_reduce(self, value: np.ndarray, how: Literal["sum", "any"]) -> np.ndarray:
-        return np.asarray(value)
-
-    def broadcast_value(self, value: Any) -> Any:
-        return value
 
     def all_gather(self, value: Any) -> list[Any]:
         return [value]

@@ -88,6 +88,14 @@ class Experiment:
             iterator, tf.constant(sums, tf.float64), tf.constant(steps, tf.int32)
         ).numpy()
 
+    def reduce_sums(self, sums: np.ndarray) -> np.ndarray:
+        """Training sums of this process made those of all; every process must call it."""
+        total = self.runtime.all_reduce(sums, "sum")
+        # Counted by each process, where the others are each process's part of a whole.
+        for name in ("skipped_updates", "input_wait_s", "steps"):
+            total[TRAIN_SUMS.index(name)] /= self.runtime.world_size
+        return total
+
     def evaluate(self, split: str) -> dict[str, float]:
         """Loss, accuracy and top-5 accuracy on every example of a split, each counted once.
 
@@ -129,9 +137,14 @@ class Experiment:
         return Snapshot(int(self.optimizer.iterations.numpy()), tensors, state)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Puts the run back to where the snapshot was taken."""
+        """Puts this process back to where the snapshot was taken."""
         for name, group in self.variables.items():
             restore_variables(group, snapshot.tensors.get(name, {}), name)
+
+    def broadcast(self) -> None:
+        """Gives every process the chief's variables; every process must call it."""
+        groups = self.variables.values()
+        self.runtime.broadcast([v.value for group in groups for v in group.values()])
 
     def describe_rate(self) -> str:
         """The effective learning rate in words."""

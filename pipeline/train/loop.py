@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from pipeline.checkpoint import CheckpointStore
 from pipeline.data.input import bad_image_error
+from pipeline.distribute.agreement import on_chief
 from pipeline.errors import Stopped
 from pipeline.monitor.metrics_file import MetricsFile
 from pipeline.monitor.progress import ProgressDisplay
@@ -64,7 +65,7 @@ def fit(
         loop.train()
         return loop.finish()
     except tf.errors.OpError as error:
-        raise bad_image_error(error) or error from None
+        raise bad_image_error(error) or experiment.runtime.peer_error(error) or error from None
     finally:
         loop.close()
 
@@ -95,34 +96,39 @@ class Loop:
         self._saved_step = -1
         self._clock = StretchClock()
         self._last_row: dict[str, Any] = {}
-        self._skipped_reported = 0
+        self._own_skipped: list[str] = []
+        self._skipped_count = 0
 
     def resume(self) -> None:
-        """Goes back to the newest whole checkpoint, and drops what was written after it."""
-        snapshot = self._store.newest(self._display.message)
-        if snapshot is not None:
-            self._experiment.restore(snapshot)
-            self._step = self._saved_step = snapshot.step
-            self._progress = Progress(**snapshot.state["progress"])
-            self._display.message(f"goes on from {self._store.path(snapshot.step)}")
-        if self._runtime.is_chief:
-            self._metrics.rewind(self._step)
-            self._store.prune(self._progress.best_step)
-            self._board = TensorBoardWriter(self._folder.tensorboard, self._step)
+        """Goes back to the newest whole checkpoint, and drops what was written after it.
+
+        The chief reads, and the others receive its variables, on a new run as well.
+        """
+        state = on_chief(self._runtime, self._restore_newest)
+        self._experiment.broadcast()
+        if state is not None:
+            self._step = self._saved_step = state["step"]
+            self._progress = Progress(**state["progress"])
+            if not self._runtime.is_chief:
+                # The sums since the last row are those of all processes, and the chief has them.
+                self._progress.sums = empty_train_sums().tolist()
         self._display.advance(self._step)
 
     def train(self) -> None:
         """Runs stretches of steps until the end, an early stop, or a request."""
         iterator = self._experiment.train_iterator(self._step)
         self._callbacks.train_begin()
-        while self._step < self._experiment.total_steps and not self._stops_early():
-            if reason := self._agreed_stop():
+        while self._step < self._experiment.total_steps:
+            stretch_steps, stop_reason, callback_stops = self._agree()
+            if stop_reason:
                 self._save()
                 raise Stopped(
-                    f"stopped by {reason} at step {self._step}, and saved. Give the same command "
-                    "to go on"
+                    f"stopped by {stop_reason} at step {self._step}, and saved. Give the same "
+                    "command to go on"
                 )
-            steps = min(self._next_due() - self._step, self._clock.stretch_steps())
+            if self._stops_early(callback_stops):
+                return
+            steps = min(self._next_due() - self._step, stretch_steps)
             started_s = time.monotonic()
             sums = self._experiment.train(iterator, np.asarray(self._progress.sums), steps)
             self._clock.add(steps, time.monotonic() - started_s)
@@ -135,7 +141,8 @@ class Loop:
         """Evaluates the weights that were best on validation on the test split."""
         best = self._progress.best_step
         if best is not None and best != self._step:
-            self._experiment.restore(self._store.load(best))
+            on_chief(self._runtime, lambda: self._experiment.restore(self._store.load(best)))
+            self._experiment.broadcast()
         if "test" in self._experiment.source.splits:
             self._evaluate("test", best if best is not None else self._step)
         self._callbacks.train_end(self._last_row)
@@ -145,6 +152,26 @@ class Loop:
         """Lets go of files."""
         if self._board is not None:
             self._board.close()
+
+    def _restore_newest(self) -> dict[str, Any] | None:
+        """On the chief: restores, and makes the run folder what it was at that step."""
+        snapshot = self._store.newest(self._display.message)
+        step, best_step = 0, None
+        if snapshot is not None:
+            self._experiment.restore(snapshot)
+            step, best_step = snapshot.step, snapshot.state["progress"]["best_step"]
+            self._display.message(f"goes on from {self._store.path(step)}")
+        self._metrics.rewind(step)
+        self._store.prune(best_step)
+        self._board = TensorBoardWriter(self._folder.tensorboard, step)
+        return None if snapshot is None else {"step": step, **snapshot.state}
+
+    def _agree(self) -> tuple[int, str | None, bool]:
+        """What all processes do next: steps of the coming stretch, why to stop, callbacks' wish."""
+        own = (self._clock.stretch_steps(), self._stop.reason, self._callbacks.stop_training)
+        everyone = self._runtime.all_gather(own)
+        reason = next((reason for _, reason, _ in everyone if reason), None)
+        return everyone[0][0], reason, everyone[0][2]
 
     def _after_stretch(self) -> None:
         """Does what is due at the step that was reached, in an order that a resume can repeat."""
@@ -164,7 +191,8 @@ class Loop:
             self._save()
 
     def _log_training(self) -> None:
-        sums = dict(zip(TRAIN_SUMS, self._progress.sums, strict=True))
+        reduced = self._experiment.reduce_sums(np.asarray(self._progress.sums))
+        sums = dict(zip(TRAIN_SUMS, reduced, strict=True))
         rate, wait = self._clock.read(sums)
         rate *= self._config.data.global_batch_size
         updates = max(sums["steps"] - sums["skipped_updates"], 1)
@@ -202,12 +230,15 @@ class Loop:
     def _save(self) -> None:
         if self._step == self._saved_step:
             return
-        state = {"progress": asdict(self._progress), "world_size": self._runtime.world_size}
-        snapshot = self._experiment.snapshot(state)
-        if self._runtime.is_chief:
-            self._store.save(snapshot)
-            self._store.prune(self._progress.best_step)
+        sums = self._experiment.reduce_sums(np.asarray(self._progress.sums)).tolist()
+        progress = asdict(self._progress) | {"sums": sums}
+        on_chief(self._runtime, lambda: self._write_checkpoint(progress))
         self._saved_step = self._step
+
+    def _write_checkpoint(self, progress: dict[str, Any]) -> None:
+        state = {"progress": progress, "world_size": self._runtime.world_size}
+        self._store.save(self._experiment.snapshot(state))
+        self._store.prune(self._progress.best_step)
 
     def _row(self, split: str, values: dict[str, float]) -> dict[str, Any]:
         epoch = self._step / self._experiment.steps_per_epoch
@@ -222,32 +253,27 @@ class Loop:
 
     def _report_skipped(self) -> None:
         """Tells of unreadable images met since the last row, and lists them in the run folder."""
-        paths = self._experiment.skipped.paths
-        if len(paths) > self._skipped_reported:
-            new = paths[self._skipped_reported :]
-            self._skipped_reported = len(paths)
+        own = list(self._experiment.skipped.paths)[len(self._own_skipped) :]
+        self._own_skipped += own
+        new = sorted({path for paths in self._runtime.all_gather(own) for path in paths})
+        if new and self._runtime.is_chief:
+            self._skipped_count += len(new)
             with self._folder.skipped.open("a") as stream:
                 stream.writelines(f"{path}\n" for path in new)
             self._display.message(
-                f"{len(paths)} unreadable image(s) skipped, the last {paths[-1]}; all are listed "
-                f"in {self._folder.skipped}"
+                f"{self._skipped_count} unreadable image(s) skipped, the last {new[-1]}; all are "
+                f"listed in {self._folder.skipped}"
             )
 
-    def _stops_early(self) -> bool:
+    def _stops_early(self, callback_stops: bool) -> bool:
         patience = self._config.train.early_stopping
         worn_out = patience is not None and self._progress.evaluations_since_best >= patience
-        asked = self._runtime.all_reduce(np.array(self._callbacks.stop_training), "any")
-        if (worn_out or asked) and self._step:
+        if (worn_out or callback_stops) and self._step:
             why = f"no better validation in {patience} evaluations" if worn_out else "a callback"
             self._display.message(f"stops early at step {self._step}: {why}")
             self._save()
             return True
         return False
-
-    def _agreed_stop(self) -> str | None:
-        """Why to stop now, the same on every rank; None to go on."""
-        reasons = self._runtime.all_gather(self._stop.reason)
-        return next((reason for reason in reasons if reason), None)
 
     def _next_due(self) -> int:
         """The next step at which the host has something to do."""

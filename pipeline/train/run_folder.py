@@ -95,23 +95,21 @@ class RunFolder:
         """How the last start ended: `outcome` is "done" or "stopped"; None if it did not end."""
         return self._read("outcome.json")
 
-    def write_outcome(self, outcome: dict[str, Any] | None) -> None:
-        """Records the end of this start; None while it goes on."""
-        if outcome is None:
-            (self.path / "outcome.json").unlink(missing_ok=True)
-        else:
-            self._replace("outcome.json", json.dumps(outcome, indent=1) + "\n")
+    def write_outcome(self, outcome: dict[str, Any]) -> None:
+        """Records the end of this start."""
+        self._replace("outcome.json", json.dumps(outcome, indent=1) + "\n")
 
     def dataset(self) -> dict[str, Any]:
-        """What `write_dataset` wrote."""
+        """What `begin` recorded of the data."""
         facts = self._read("dataset.json")
         if facts is None:
             raise SettingsError(f"{self.path} has no dataset.json: its training never began")
         return facts
 
-    def write_dataset(self, facts: dict[str, Any]) -> None:
-        """Records what prediction needs to know of the data."""
-        self._replace("dataset.json", json.dumps(facts, indent=1) + "\n")
+    def begin(self, dataset: dict[str, Any]) -> None:
+        """Records what prediction needs to know of the data; this start has no outcome yet."""
+        self._replace("dataset.json", json.dumps(dataset, indent=1) + "\n")
+        (self.path / "outcome.json").unlink(missing_ok=True)
 
     def _read(self, name: str) -> dict[str, Any] | None:
         file = self.path / name

@@ -1,0 +1,76 @@
+"""Many processes with all their devices, joined by tf.distribute.MultiWorkerMirroredStrategy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from pipeline.distribute.environment import Place
+from pipeline.distribute.mirrored import MirroredRuntime
+from pipeline.errors import PeerLost
+
+# What collectives fail with once a worker has left.
+_LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
+
+
+class MultiWorkerRuntime(MirroredRuntime):
+    """Worker `place.rank` of those that TF_CONFIG names.
+
+    Making it joins the others and waits for them; it must come before any other use of TensorFlow.
+    """
+
+    name = "multi_worker"
+
+    def __init__(self, place: Place) -> None:
+        self.rank = place.rank
+        self.world_size = place.world_size
+        self._strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        self.num_replicas = self._strategy.num_replicas_in_sync
+        self._gather = tf.function(self._gather_bytes, reduce_retracing=True)
+
+    def all_gather(self, value: Any) -> list[Any]:
+        data = tf.io.decode_raw(json.dumps(value), tf.uint8)  # [n]
+        sizes = self._gather(tf.cast(tf.shape(data), tf.int32)).numpy()  # [workers]
+        padded = tf.pad(data, [[0, int(sizes.max()) - len(data)]])
+        rows = self._gather(tf.cast(padded, tf.int32)).numpy().reshape(self.world_size, -1)
+        return [
+            json.loads(bytes(row[:size].astype("uint8").tolist()))
+            for row, size in zip(rows, sizes, strict=True)
+        ]
+
+    def broadcast(self, variables: Sequence[tf.Variable]) -> None:
+        # The sum of the chief's value and everybody else's zeros.
+        for variable in variables:
+            value = tf.identity(variable)
+            numbers = value if self.is_chief else tf.zeros_like(value)
+            total = self._strategy.reduce("SUM", self._on_first_replica(numbers), axis=None)
+            variable.assign(total)
+
+    def peer_error(self, error: Exception) -> PeerLost | None:
+        if isinstance(error, _LOST):
+            return PeerLost("another worker was lost. Start all of them again")
+        return None
+
+    def describe(self) -> str:
+        return f"{self.world_size} workers, {self.num_replicas} replicas, mirrored"
+
+    def _on_first_replica(self, value: tf.Tensor) -> Any:
+        first = self.rank * self.local_replicas
+        return self._strategy.experimental_distribute_values_from_function(
+            lambda context: (
+                value if context.replica_id_in_sync_group in (0, first) else tf.zeros_like(value)
+            )
+        )
+
+    def _gather_bytes(self, value: tf.Tensor) -> tf.Tensor:
+        """Concatenates each worker's vector, [n] -> [workers * n]."""
+
+        def each() -> tf.Tensor:
+            context = tf.distribute.get_replica_context()
+            return context.all_gather(value[None], axis=0)  # [n] -> [replicas, n]
+
+        gathered = self._strategy.experimental_local_results(self._strategy.run(each))[0]
+        return tf.reshape(gathered[:: self.local_replicas], [-1])
