@@ -37,13 +37,14 @@ class Progress:
 
     Attributes:
       sums: Training sums since the last row, so that a resumed run writes the same row.
-      best_step, best_value: The checkpoint that was best on validation, and how good it was.
+      best_step, best_value: The checkpoint that was best on validation, and its measures, the
+        deciding one first, larger being better.
       evaluations_since_best: For early stopping.
     """
 
     sums: list[float] = field(default_factory=lambda: empty_train_sums().tolist())
     best_step: int | None = None
-    best_value: float | None = None
+    best_value: list[float] | None = None
     evaluations_since_best: int = 0
 
 
@@ -213,7 +214,10 @@ class Loop:
     def _validate(self) -> None:
         progress = self._progress
         row = self._row("validation", self._experiment.evaluate("validation"))
-        value = row["accuracy"] if self._config.train.best_by == "accuracy" else -row["loss"]
+        # The other measure decides between equals, of which small validation sets have many.
+        value = [row["accuracy"], -row["loss"]]
+        if self._config.train.best_by == "loss":
+            value.reverse()
         best = progress.best_value is None or value > progress.best_value
         if best:
             progress.best_step, progress.best_value = self._step, value

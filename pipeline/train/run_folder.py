@@ -74,6 +74,7 @@ class RunFolder:
             self._lock = (self.path / ".lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self.close()
             raise SettingsError(
                 f"another process is training in {self.path}. Wait for it, stop it, or name "
                 "another folder with run.dir=FOLDER"

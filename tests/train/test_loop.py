@@ -113,7 +113,7 @@ def test_the_test_split_sees_the_weights_that_were_best_on_validation(tmp_path):
         "checkpoint.keep=1",
     )
     by_split = {s: [r for r in rows(tmp_path) if r["split"] == s] for s in ("validation", "test")}
-    best = max(by_split["validation"], key=lambda r: (r["accuracy"], -r["step"]))
+    best = max(by_split["validation"], key=lambda r: (r["accuracy"], -r["loss"]))
     assert by_split["test"][0]["weights_of_step"] == best["step"] < 20
     experiment = tiny(tmp_path, "optim.base_lr=30", "optim.ema_momentum=null")
     experiment.restore(CheckpointStore(tmp_path / "run/checkpoints").load(best["step"]))
