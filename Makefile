@@ -5,18 +5,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 FLAVOUR := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
-.PHONY: train test lint clean
+.PHONY: train test lint horovod clean
 
 train: $(VENV)/installed-$(FLAVOUR)
 	$(BIN)/vit train digits
 
-test: lint
+test: lint horovod
 	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
+
+horovod: $(VENV)/installed-$(FLAVOUR)
+	tools/build_horovod.sh --python $(BIN)/python $(if $(filter gpu,$(FLAVOUR)),--gpu)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -25,7 +25,8 @@ readonly headers
 
 help() {
     cat <<HELP
-Usage: tools/build_horovod.sh [--python PY] [--gpu] [--cache DIR] [--check]
+Usage: tools/build_horovod.sh [--python PY] [--gpu] [--cache DIR]
+                              [--no-install | --check]
 
 Builds a wheel of Horovod $RELEASE for the TensorFlow installed in PY and installs
 it there, with what it needs at run time. Gloo; no MPI, PyTorch or MXNet.
@@ -34,9 +35,12 @@ The first run takes minutes; later ones take the wheel from the cache.
   --python PY   the Python that has TensorFlow; default ./.venv/bin/python
   --gpu         with NCCL and CUDA. nvcc from CUDA_HOME, PATH or /usr/local/cuda,
                 of TensorFlow's own CUDA version (12.x for 2.21); NCCL from
-                NCCL_HOME or the package nvidia-nccl-cu12 installed in PY
+                NCCL_HOME or the package nvidia-nccl-cu12 installed in PY. PY's
+                TensorFlow must have CUDA too: tensorflow[and-cuda]
   --cache DIR   where wheels and build logs are kept; default
                 \${XDG_CACHE_HOME:-~/.cache}/vit-pipeline/horovod
+  --no-install  leave PY as it is: only build the wheel, and print its path. With
+                --gpu it shows that Horovod compiles where TensorFlow has no CUDA
   --check       only say what is missing, and whether the wheel is there
 
 Needs g++ and make for the first build; cmake comes from the package index if
@@ -47,7 +51,11 @@ sets how many compilers run at once; default: one a core.
 Exit code: 0 done, 1 the build or the installation failed, 2 wrong usage or
 something is missing.
 
-@TESTED@
+Run on TensorFlow 2.21.0, x86_64, Debian 12 (g++ 12.2):
+  CPU   Python 3.11.7, 3.12.1, 3.13.0; CMake 3.25, 3.31 and 4.4;
+        two ranks under horovodrun on each
+  GPU   Python 3.11.7; CUDA 13.0's nvcc, NCCL 2.32; built and imported on a
+        machine without a GPU, not run on one
 HELP
 }
 
@@ -73,7 +81,7 @@ fail_with_log() {
 }
 
 parse_arguments() {
-    python=./.venv/bin/python device=cpu check=no cache=''
+    python=./.venv/bin/python device=cpu check=no install=yes cache=''
     while (( $# )); do
         case $1 in
             --python | --cache)
@@ -82,6 +90,7 @@ parse_arguments() {
                 shift ;;
             --gpu) device=gpu ;;
             --check) check=yes ;;
+            --no-install) install=no ;;
             -h | --help) help; exit 0 ;;
             *) wrong "unknown argument: $1 (see --help)" ;;
         esac
@@ -115,6 +124,11 @@ names = metadata.packages_distributions().get("tensorflow", [])
 libraries = sorted(glob.glob(os.path.join(folder, "libtensorflow_framework.so*")))
 if not names or not libraries:
     sys.exit(1)
+# A table that TensorFlow's build writes; it imports nothing of TensorFlow.
+build_info = {}
+with open(os.path.join(folder, "python/platform/build_info.py")) as file:
+    exec(file.read(), build_info)
+build_info = build_info["build_info"]
 with open(libraries[0], "rb") as file:
     digest = hashlib.sha256(file.read()).hexdigest()
 print(folder)
@@ -124,6 +138,7 @@ print(sysconfig.get_config_var("SOABI"))
 print(f"{sysconfig.get_platform()} {'-'.join(platform.libc_ver())}")
 print(sys.version_info.major * 100 + sys.version_info.minor)
 print(sysconfig.get_path("purelib"))
+print(build_info.get("cuda_version", "") if build_info.get("is_cuda_build") else "")
 PROBE
     ) || { miss "TensorFlow in $python; install it: $python -m pip install tensorflow-cpu (or tensorflow[and-cuda])"
            stop_if_missing; }
@@ -131,6 +146,7 @@ PROBE
     mapfile -t fact <<<"$facts"
     tensorflow=${fact[0]} tensorflow_version=${fact[1]} tensorflow_digest=${fact[2]}
     python_abi=${fact[3]} platform=${fact[4]} python_version=${fact[5]} site_packages=${fact[6]}
+    tensorflow_cuda=${fact[7]-}
 }
 
 # Horovod would ask the compiler for -march=native. The flags are chosen here,
@@ -159,9 +175,13 @@ find_cuda() {
         miss "nvcc (looked for $nvcc); install the CUDA 12 toolkit, or set CUDA_HOME"
     elif [[ ! -f $home/include/cuda_runtime.h ]]; then
         miss "CUDA's headers ($home/include/cuda_runtime.h); install the CUDA toolkit, not nvcc alone"
-    elif [[ $cuda_version != 12.* ]]; then
-        say "warning: nvcc is CUDA $cuda_version; TensorFlow's own libraries are CUDA 12's: good for a compile check only"
+    elif [[ -n $tensorflow_cuda && ${cuda_version%%.*} != "${tensorflow_cuda%%.*}" ]]; then
+        say "warning: nvcc is CUDA $cuda_version, TensorFlow's is $tensorflow_cuda: good for a compile check, not for training"
     fi
+    # Horovod uses code that only TensorFlow's CUDA build has: with another, the
+    # library links, but does not load.
+    [[ -n $tensorflow_cuda || $install == no ]] ||
+        miss "a TensorFlow with CUDA in $python (this one has none); install tensorflow[and-cuda], or pass --no-install to see whether Horovod compiles"
 }
 
 find_nccl() {
@@ -432,6 +452,7 @@ main() {
         lock "$key"
         wheel=$(cached_wheel) || { build_wheel; wheel=$(cached_wheel); }
     fi
+    if [[ $install == no ]]; then say "wheel: $wheel"; exit; fi
     if ! is_installed "$wheel"; then
         lock "install-$(sha256sum <<<"$site_packages" | cut -c 1-12)"
         is_installed "$wheel" || install_wheel "$wheel"

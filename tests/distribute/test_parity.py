@@ -1,9 +1,14 @@
-"""Mirrored on two devices trains what one device trains."""
+"""Every runtime trains what one device trains."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 
 import numpy as np
 import pytest
@@ -25,24 +30,25 @@ train: {max_steps: 20, log_every_steps: 1, evaluate_every_steps: 20}
 """
 
 
-def train(folder, *settings):
-    """Runs 20 steps in a process of its own; returns its checkpoint's tensors and its rows."""
+def train(folder, *settings, launch=(), environments=({},)):
+    """Runs 20 steps in processes of their own; returns the checkpoint's tensors and the rows.
+
+    Args:
+      launch: Command that starts `vit`, such as horovodrun.
+      environments: One a process that is started here.
+    """
     (folder / "parity.yaml").write_text(RECIPE)
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "jobs.train",
-            str(folder / "parity.yaml"),
-            f"run.dir={folder / 'run'}",
-            *settings,
-        ],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    command = [
+        *launch, sys.executable, "-m", "jobs.train", str(folder / "parity.yaml"),
+        f"run.dir={folder / 'run'}", *settings,
+    ]  # fmt: skip
+    processes = [
+        subprocess.Popen(command, cwd=ROOT, stdout=PIPE, stderr=STDOUT, text=True,
+                         env=os.environ | {"PYTHONPATH": str(ROOT)} | environment)
+        for environment in environments
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=400)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), outputs
     rows = [json.loads(row) for row in (folder / "run/metrics.jsonl").read_text().splitlines()]
     return CheckpointStore(folder / "run/checkpoints").load(20).tensors, rows
 
@@ -78,16 +84,48 @@ def single(tmp_path_factory):
     ids=["two", "three in two parts", "four"],
 )
 def test_mirrored_devices_end_with_the_weights_of_one(tmp_path, single, settings):
-    reference, reference_rows = single
     ours, rows = train(tmp_path, "distribute.runtime=mirrored", *settings)
+    assert_same_training(single, (ours, rows))
+
+
+@pytest.mark.skipif(find_spec("horovod") is None, reason="Horovod is not built: `make horovod`")
+@pytest.mark.parametrize("workers", [2, 4])
+def test_horovod_ends_with_the_weights_of_one_process(tmp_path, single, workers):
+    horovodrun = Path(sys.executable).with_name("horovodrun")
+    launch = [str(horovodrun), "--gloo", "-np", str(workers)]
+    assert_same_training(single, train(tmp_path, "distribute.runtime=horovod", launch=launch))
+
+
+def test_multi_worker_mirrored_ends_with_the_weights_of_one_process(tmp_path, single):
+    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    environments = [
+        {"TF_CONFIG": json.dumps(
+            {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        )}
+        for index in range(2)
+    ]  # fmt: skip
+    settings = ["distribute.runtime=multi_worker"]
+    assert_same_training(single, train(tmp_path, *settings, environments=environments))
+
+
+def free_ports(count):
+    """Ports that nobody listens on now."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("", 0))) for _ in range(count)]
+        return [s.getsockname()[1] for s in sockets]
+
+
+def assert_same_training(reference, other):
+    """Weights and averages within 1e-5 by the measure above, and the same rows of metrics."""
+    (expected, expected_rows), (ours, rows) = reference, other
     for group in ("model", "average"):
-        worst, whole = differences(ours[group], reference[group])
+        worst, whole = differences(ours[group], expected[group])
         assert max(worst.values()) < 1e-5, max(worst, key=worst.get)
         assert whole < 1e-5
-    for row, expected in zip(rows, reference_rows, strict=True):
-        assert (row["step"], row["split"]) == (expected["step"], expected["split"])
-        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-5)
-        assert row["accuracy"] == pytest.approx(expected["accuracy"], abs=1e-12)
+    for row, same in zip(rows, expected_rows, strict=True):
+        assert (row["step"], row["split"]) == (same["step"], same["split"])
+        assert row["loss"] == pytest.approx(same["loss"], rel=1e-5)
+        assert row["accuracy"] == pytest.approx(same["accuracy"], abs=1e-12)
 
 
 def test_the_measure_sees_a_clip_before_the_reduction(single, tmp_path):
