@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from socket import gethostname
 
-from pipeline.distribute.environment import find_place
+from pipeline.distribute.environment import Place, find_place
 from pipeline.errors import PipelineError, SettingsError
 
 # Each is a module of this package with add_arguments(parser) and run(arguments) -> exit code.
@@ -21,6 +21,7 @@ VERBS = {
     "train": "train a recipe, or go on with its run",
     "evaluate": "evaluate a run's best weights, each example once",
     "predict": "name what images show",
+    "launch": "start a command as many processes, on one node or on several",
 }
 
 RECIPES = Path(__file__).parent / "configs"
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module.add_arguments(parser)
     # Intermixed, so that options may stand before, between and after settings.
     parsed = parser.parse_intermixed_args(rest)
-    place = find_place(os.environ)
+    place = _place()
     where = f"rank {place.rank} on {gethostname()}: " if place.world_size > 1 else ""
     try:
         return int(module.run(parsed))
@@ -69,6 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         print(f"vit {verb}: {where}failed, see the traceback above", file=sys.stderr)
         return 1
+
+
+def _place() -> Place:
+    """Which process this is, for messages; a broken TF_CONFIG is for the verb to complain of."""
+    try:
+        return find_place(os.environ)
+    except SettingsError:
+        return Place("alone")
 
 
 def _explain(arguments: Sequence[str]) -> int:

@@ -188,7 +188,7 @@ class DistributeConfig(_Stage):
         "were started together; auto: what is there",
         free=True,
     )
-    compression: Literal["none", "float16", "bfloat16"] = _setting(
+    compression: Literal["none", "float16"] = _setting(
         "none", "numbers in which Horovod sends gradients"
     )
     cpu_devices: int = _setting(

@@ -97,10 +97,10 @@ def test_the_same_command_on_a_finished_run_prints_its_result_at_once(finished):
 
 def test_other_settings_on_a_finished_run_are_refused_with_the_difference(finished):
     folder, _ = finished
-    other = vit("train", "digits", *SHORT, f"run.dir={folder}", "optim.weight_decay=0.3")
+    other = vit("train", "digits", *SHORT, f"run.dir={folder}", "optim.weight_decay=0.4")
     assert other.returncode == 2
     assert "optim.weight_decay: " in other.stderr
-    assert "-> 0.3" in other.stderr
+    assert "-> 0.4" in other.stderr
 
 
 def test_python_m_jobs_train_does_the_same(finished):

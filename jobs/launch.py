@@ -1,0 +1,188 @@
+"""`vit launch --hosts h0,h1 --slots N [options] -- COMMAND...`"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+from jobs.cli import main
+from pipeline.distribute.job import Job
+from pipeline.distribute.launcher import launch
+from pipeline.errors import SettingsError
+
+# Where schedulers that start one program a node say which node it is.
+_INDEX_VARIABLES = ("JOB_COMPLETION_INDEX", "SLURM_NODEID")
+
+_EPILOG = """Start it once on each node, by whatever starts one program a node (an indexed
+Kubernetes Job, srun); neither ssh nor horovodrun is needed. On one machine:
+
+  vit launch --hosts localhost --slots 2 -- vit train digits
+
+Rank 0 writes as if it had been started alone; the other ranks' lines begin with [rank R HOST].
+SIGTERM, SIGINT and SIGUSR1 are passed on to all processes. When one fails, the others are ended.
+The exit code is that of the node's processes, a cause before a consequence: 2 or 3, another fault,
+75, 76, 0; a node is done (0) only when all nodes are.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds this verb's arguments."""
+    number = parser.add_argument
+    number(
+        "--hosts", required=True, metavar="H0,H1,...", help="names or IPv4 addresses of the nodes"
+    )
+    number("--slots", type=int, help="processes on each node (default: its GPUs, or 1)")
+    number(
+        "--index",
+        type=int,
+        help=f"this node's place in --hosts (default: {' or '.join(_INDEX_VARIABLES)})",
+    )
+    number(
+        "--runtime",
+        choices=("horovod", "multi_worker"),
+        default="horovod",
+        help="how the processes find each other (default: horovod)",
+    )
+    number(
+        "--port",
+        type=int,
+        help="where node 0's launcher serves; multi_worker takes those above it too "
+        "(default: a free one on one host, 29500 on several)",
+    )
+    number("--wait-s", type=float, default=300.0, help="wait so long for the nodes (default: 300)")
+    number(
+        "--grace-s",
+        type=float,
+        default=60.0,
+        help="after a signal, kill what has not ended by then (default: 60)",
+    )
+    number("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...", help="what to run")
+    parser.epilog = _EPILOG
+    # The command has options of its own, and intermixed parsing would take them for ours.
+    parser.parse_intermixed_args = parser.parse_args  # type: ignore[method-assign]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs this node's part of the job."""
+    outcome = launch(read_job(arguments, os.environ))
+    if outcome.message:
+        print(f"vit launch: {outcome.message}", file=sys.stderr)
+    return outcome.code
+
+
+def read_job(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Job:
+    """Checks the arguments.
+
+    Raises:
+      SettingsError: One is wrong, or the command is not there.
+    """
+    hosts = _read_hosts(arguments.hosts)
+    gpus = _find_gpus(environment)
+    slots = arguments.slots if arguments.slots is not None else max(1, len(gpus))
+    _check_slots(slots, len(gpus))
+    _check_port(arguments.port, slots * len(hosts) if arguments.runtime == "multi_worker" else 0)
+    for name, value in (("--wait-s", arguments.wait_s), ("--grace-s", arguments.grace_s)):
+        if not value >= 0:
+            raise SettingsError(f"{name} must be 0 or more. Received: {value:g}")
+    return Job(
+        hosts=hosts,
+        slots=slots,
+        index=_find_index(arguments.index, hosts, environment),
+        command=_read_command(arguments.command),
+        runtime=arguments.runtime,
+        port=arguments.port,
+        wait_s=arguments.wait_s,
+        grace_s=arguments.grace_s,
+        gpus=gpus,
+    )
+
+
+def _read_hosts(text: str) -> tuple[str, ...]:
+    hosts = tuple(host.strip() for host in text.split(","))
+    for host in hosts:
+        if not re.fullmatch(r"[\w.-]+", host):
+            raise SettingsError(
+                "--hosts must be names or IPv4 addresses with commas between them, without ports "
+                f"and slots. Received: {text!r}"
+            )
+    if double := [host for host in hosts if hosts.count(host) > 1]:
+        raise SettingsError(
+            f"--hosts names {double[0]} twice: name each host once, and give --slots 2 for two "
+            "processes on each"
+        )
+    if len(hosts) > 1 and "localhost" in hosts:
+        raise SettingsError("--hosts: localhost means another machine on each of several nodes")
+    return hosts
+
+
+def _check_slots(slots: int, gpus: int) -> None:
+    if slots < 1:
+        raise SettingsError(f"--slots must be 1 or more. Received: {slots}")
+    if 0 < gpus < slots:
+        raise SettingsError(
+            f"--slots {slots} needs a GPU for each process, and this node has {gpus}: give "
+            f"--slots {gpus} or less, or CUDA_VISIBLE_DEVICES= to train on the CPU"
+        )
+
+
+def _check_port(port: int | None, ports_above: int) -> None:
+    if port is not None and not 1 <= port <= 65535 - ports_above:
+        raise SettingsError(f"--port must be 1 to {65535 - ports_above}. Received: {port}")
+
+
+def _find_index(given: int | None, hosts: Sequence[str], environment: Mapping[str, str]) -> int:
+    """This node's index, from the argument or from the scheduler."""
+    source, text = "--index", given if given is None else str(given)
+    for name in _INDEX_VARIABLES:
+        # A single host is node 0, also inside a scheduler's job of many.
+        if text is None and len(hosts) > 1 and name in environment:
+            source, text = name, environment[name]
+    if text is None:
+        if len(hosts) == 1:
+            return 0
+        raise SettingsError(
+            f"which of the {len(hosts)} nodes is this? Give --index 0 on {hosts[0]}, --index 1 on "
+            f"{hosts[1]} and so on; neither {' nor '.join(_INDEX_VARIABLES)} is set"
+        )
+    if not text.isdecimal() or int(text) >= len(hosts):
+        raise SettingsError(
+            f"{source} must be 0 to {len(hosts) - 1}, as --hosts has {len(hosts)}. Received: {text}"
+        )
+    return int(text)
+
+
+def _read_command(words: Sequence[str]) -> tuple[str, ...]:
+    command = tuple(words[1:] if words[:1] == ["--"] else words)
+    if not command:
+        raise SettingsError("what shall be started? Add a command, as in ... -- vit train digits")
+    if shutil.which(command[0]) is None:
+        raise SettingsError(
+            f"the command {command[0]!r} is not found on this node, or is no program"
+        )
+    return command
+
+
+def _find_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """This node's GPUs as CUDA_VISIBLE_DEVICES names them."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return tuple(name for name in visible.split(",") if name.strip() not in ("", "-1"))
+    if shutil.which("nvidia-smi") is None:
+        return ()
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    count = sum(line.startswith("GPU ") for line in listed.splitlines())
+    return tuple(str(index) for index in range(count))
+
+
+if __name__ == "__main__":
+    sys.exit(main(["launch", *sys.argv[1:]]))

@@ -1,0 +1,166 @@
+"""A job on several nodes, and the environment that tells each process its place in it."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import random
+import socket
+import struct
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.errors import SettingsError
+
+DEFAULT_PORT = 29500
+
+# What a launcher further out may have set, and would be taken for this one's.
+_NOT_INHERITED = ("TF_CONFIG", "HOROVOD_ELASTIC", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")
+_PLACE = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE", "HOSTNAME")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to start, and this node's part.
+
+    Attributes:
+      hosts: Names or IPv4 addresses of the nodes, by index.
+      slots: Processes on each node.
+      index: This node's.
+      command: Program and arguments of each process.
+      port: At which node 0's launcher serves; with multi_worker, rank r's own is port + 1 + r.
+        None takes free ones on one host, and DEFAULT_PORT on several.
+      wait_s: How long to wait for the other nodes.
+      grace_s: How long processes may take to end after a signal was passed on to them.
+      gpus: As CUDA_VISIBLE_DEVICES names this node's; empty without.
+    """
+
+    hosts: tuple[str, ...]
+    slots: int
+    index: int
+    command: tuple[str, ...]
+    runtime: Literal["horovod", "multi_worker"] = "horovod"
+    port: int | None = None
+    wait_s: float = 300.0
+    grace_s: float = 60.0
+    gpus: tuple[str, ...] = ()
+
+    @property
+    def host(self) -> str:
+        return self.hosts[self.index]
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What all nodes must have been started with. Arguments may be secret, so only a hash."""
+        command = hashlib.sha256(json.dumps(self.command).encode()).hexdigest()[:12]
+        return {
+            "--hosts": ",".join(self.hosts),
+            "--slots": str(self.slots),
+            "--runtime": self.runtime,
+            "COMMAND with the hash": command,
+        }
+
+
+def variables(job: Job, local_rank: int, server: tuple[str, int], interface: str) -> dict[str, str]:
+    """The environment that tells one process its place.
+
+    Args:
+      server: IPv4 address and port of node 0's rendezvous, as this node reaches it.
+      interface: The network interface towards the other nodes.
+    """
+    rank = job.index * job.slots + local_rank
+    if job.runtime == "multi_worker":
+        return _tensorflow_variables(job, local_rank, rank, server[1])
+    return {
+        "HOROVOD_HOSTNAME": job.host,
+        "HOROVOD_RANK": str(rank),
+        "HOROVOD_SIZE": str(len(job.hosts) * job.slots),
+        "HOROVOD_LOCAL_RANK": str(local_rank),
+        "HOROVOD_LOCAL_SIZE": str(job.slots),
+        "HOROVOD_CROSS_RANK": str(job.index),
+        "HOROVOD_CROSS_SIZE": str(len(job.hosts)),
+        "HOROVOD_GLOO_RENDEZVOUS_ADDR": server[0],
+        "HOROVOD_GLOO_RENDEZVOUS_PORT": str(server[1]),
+        "HOROVOD_CONTROLLER": "gloo",
+        "HOROVOD_CPU_OPERATIONS": "gloo",
+        "HOROVOD_GLOO_IFACE": interface,
+        "NCCL_SOCKET_IFNAME": interface,
+        # 30, the default, is too short for processes that import TensorFlow at different speeds.
+        "HOROVOD_GLOO_TIMEOUT_SECONDS": "120",
+    }
+
+
+def _tensorflow_variables(job: Job, local_rank: int, rank: int, port: int) -> dict[str, str]:
+    workers = [
+        f"{host}:{port + 1 + index * job.slots + local}"
+        for index, host in enumerate(job.hosts)
+        for local in range(job.slots)
+    ]
+    task = {"type": "worker", "index": rank}
+    own = {"TF_CONFIG": json.dumps({"cluster": {"worker": workers}, "task": task})}
+    if job.slots > 1 and job.gpus:
+        # TensorFlow itself would give each process all of the node's GPUs.
+        own["CUDA_VISIBLE_DEVICES"] = job.gpus[local_rank]
+    return own
+
+
+def environment(inherited: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """A process's whole environment; what an administrator chose of the network stays."""
+    stale = {*_NOT_INHERITED, *(f"HOROVOD_{name}" for name in _PLACE)}
+    kept = {name: value for name, value in inherited.items() if name not in stale}
+    chosen = ("HOROVOD_GLOO_IFACE", "NCCL_SOCKET_IFNAME", "HOROVOD_GLOO_TIMEOUT_SECONDS")
+    # Without PYTHONUNBUFFERED the last lines of a process that is killed are lost.
+    return {"PYTHONUNBUFFERED": "1", **kept, **own} | {
+        name: kept[name] for name in chosen if name in kept
+    }
+
+
+def find_interface(address: str) -> str:
+    """The network interface that has this IPv4 address.
+
+    Raises:
+      SettingsError: None has.
+    """
+    if address.startswith("127."):
+        return "lo"
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
+        for _, name in socket.if_nameindex():
+            try:
+                # SIOCGIFADDR: struct ifreq, 16 bytes of name, then a sockaddr_in.
+                request = struct.pack("256s", name.encode()[:15])
+                answer = fcntl.ioctl(probe.fileno(), 0x8915, request)
+            except OSError:
+                continue  # an interface without an IPv4 address
+            if socket.inet_ntoa(answer[20:24]) == address:
+                return name
+    raise SettingsError(
+        f"no network interface has the address {address}, at which this node reaches the others. "
+        "Name it: HOROVOD_GLOO_IFACE=eth0 NCCL_SOCKET_IFNAME=eth0 vit launch ..."
+    )
+
+
+def is_free(port: int, address: str = "") -> bool:
+    """Whether a server could listen on a port of this host now."""
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError:
+            return False
+    return True
+
+
+def find_free_ports(count: int, draw: random.Random) -> int:
+    """The first of `count` free ports in a row, below those that Linux gives to connections.
+
+    Raises:
+      SettingsError: There is no such row.
+    """
+    for _ in range(100):
+        first = draw.randrange(20000, 32000 - count)
+        if all(is_free(port) for port in range(first, first + count)):
+            return first
+    raise SettingsError(f"found no {count} free ports in a row on this host: name them by --port")
