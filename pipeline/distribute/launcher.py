@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from pipeline.distribute.job import Job, environment, is_free, variables
+from pipeline.distribute.job import Job, environment, find_interface, is_free, variables
 from pipeline.distribute.meeting import Meeting
 from pipeline.distribute.processes import End, Guard, Process, exit_code
 from pipeline.errors import SettingsError
@@ -50,7 +50,12 @@ def launch(job: Job) -> Outcome:
     # The guard is forked, so it comes before the threads of the meeting.
     with closing(Guard()) as guard, _received() as received, closing(Meeting(job)) as meeting:
         meeting.wait_for_all(received)
-        node = Node(job, _start(job, meeting, guard), meeting, received)
+        try:
+            processes = _start(job, meeting, guard)
+        except SettingsError as error:
+            meeting.fail(str(error))
+            raise
+        node = Node(job, processes, meeting, received)
         ends = node.run()
         code = exit_code(ends)
         meeting.wait_for_end(code, received)
@@ -58,11 +63,15 @@ def launch(job: Job) -> Outcome:
 
 
 def code_of_job(own: int, others: Sequence[int | None]) -> int:
-    """What a launcher exits with, given its node's code and the other nodes'.
+    """What a launcher exits with, given its node's code and those known of other nodes.
 
-    Its own, since a scheduler sees every node's: so the cause stands on the node that has it. Only
-    a node that is done must not say so when another is not, or it would not be started again.
+    2 and 3 hold for all nodes, since starting again cannot help any of them. Otherwise it is the
+    node's own, so that a scheduler sees the cause once, on the node that has it. Only a node that
+    is done must not say so when another is not, or it would not be started again with it.
     """
+    for cause in (2, 3):
+        if cause in (own, *others):
+            return cause
     if own != 0 or all(code == 0 for code in others):
         return own
     return 75 if all(code in (0, 75) for code in others) else 76
@@ -166,24 +175,34 @@ def _received() -> Iterator[list[int]]:
 
 def _start(job: Job, meeting: Meeting, guard: Guard) -> list[Process]:
     first = job.index * job.slots
-    server, interface = meeting.server, meeting.interface
+    interface = "" if job.runtime == "multi_worker" else _choose_interface(meeting)
     if job.runtime == "multi_worker":
-        for port in range(server[1] + 1 + first, server[1] + 1 + first + job.slots):
-            if not is_free(port):
-                rank = port - server[1] - 1
-                text = f"port {port} of {job.host} is taken, and rank {rank} needs it: give another"
-                meeting.fail(f"{text} --port")
-                raise SettingsError(f"{text} --port")
+        _check_ports(job, meeting.server[1] + 1 + first)
     return [
         Process(
-            rank=first + local_rank,
+            rank=rank,
             command=job.command,
-            environment=environment(os.environ, variables(job, local_rank, server, interface)),
-            prefix=f"[rank {first + local_rank} {job.host}] " if first + local_rank else "",
+            environment=environment(
+                os.environ, variables(job, rank - first, meeting.server, interface)
+            ),
+            prefix=f"[rank {rank} {job.host}] " if rank else "",
             guard=guard,
         )
-        for local_rank in range(job.slots)
+        for rank in range(first, first + job.slots)
     ]
+
+
+def _choose_interface(meeting: Meeting) -> str:
+    return os.environ.get("HOROVOD_GLOO_IFACE") or find_interface(meeting.own_address)
+
+
+def _check_ports(job: Job, first: int) -> None:
+    for local_rank in range(job.slots):
+        if not is_free(first + local_rank):
+            raise SettingsError(
+                f"port {first + local_rank} of {job.host} is taken, and rank "
+                f"{job.index * job.slots + local_rank} needs it: give another --port"
+            )
 
 
 def _cause(ends: Sequence[End]) -> End:
@@ -203,17 +222,21 @@ def _describe(job: Job, end: End, tail: Sequence[str]) -> str:
 def _outcome(job: Job, ends: Sequence[End], meeting: Meeting, note: str) -> Outcome:
     own = exit_code(ends)
     trouble = meeting.trouble()
-    code = code_of_job(own, meeting.codes())
+    failures = sorted(meeting.failures(), key=_severity)
+    code = code_of_job(own, [*meeting.codes(), *(code for code, _ in failures)])
     if trouble and code == 0:
         code = 76
     if code == 0:
         return Outcome(0)
     if code == 75 and not note:
         return Outcome(75)
-    ranking = [2, 3, *(c for c, _ in meeting.failures() if c not in (2, 3, 75, 76)), 75, 76]
-    failures = sorted(meeting.failures(), key=lambda failure: ranking.index(failure[0]))
     lines = [failures[0][1]] if failures else []
     mine = ", ".join(f"rank {end.rank} {end.describe()}" for end in ends)
     lines.append(f"on this node ({job.host}): {mine}")
     lines += [text for text in (note or trouble,) if text]
     return Outcome(code, "\n".join(lines))
+
+
+def _severity(failure: tuple[int, str]) -> int:
+    """Where a node's failure stands in the order of exit_code."""
+    return {2: 0, 3: 1, 75: 3, 76: 4}.get(failure[0], 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import random
 import secrets
 import socket
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from http.server import HTTPServer
 
-from pipeline.distribute.job import DEFAULT_PORT, Job, find_free_ports, find_interface
+from pipeline.distribute.job import DEFAULT_PORT, Job, find_free_ports
 from pipeline.distribute.registry import LOST_AFTER_S, Registry, Report, View
 from pipeline.distribute.rendezvous import resolve, serve, tell
 from pipeline.errors import PeerLost, PipelineError, SettingsError, Stopped
@@ -38,9 +39,10 @@ class Meeting:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._report = Report(job.index, secrets.token_hex(8), socket.gethostname(), job.facts)
+        self._delivered: Report | None = None
         self._view: View | None = None
         self._attempt: str | None = None
-        self._own_address = "127.0.0.1"
+        self._own_address = self._server_address = "127.0.0.1"
         self._problem = ""
         self._heard_s = time.monotonic()
         self._wake, self._closed = threading.Event(), threading.Event()
@@ -50,8 +52,10 @@ class Meeting:
         if job.index == 0:
             self._registry = Registry(job.hosts, self._report.uid, job.facts)
             self._http = self._serve(self._registry)
+            self._server_address = self._bind_address() or self._server_address
             self._port = self._http.server_port
-        self._verified = len(job.hosts) == 1
+            if len(job.hosts) > 1:
+                threading.Thread(target=self._verify, args=[self._registry], daemon=True).start()
         threading.Thread(target=self._speak, daemon=True).start()
 
     def wait_for_all(self, received: list[int]) -> None:
@@ -87,16 +91,14 @@ class Meeting:
     @property
     def server(self) -> tuple[str, int]:
         """IPv4 address and port of node 0's rendezvous, as this node reaches it."""
-        if self._registry is None:
-            return resolve(self._job.hosts[0]), self._port
-        return resolve(self._bind_address() or "127.0.0.1"), self._port
+        return self._server_address, self._port
 
     @property
-    def interface(self) -> str:
-        """The network interface towards the other nodes."""
+    def own_address(self) -> str:
+        """This node's IPv4 address towards the other nodes."""
         if self._registry is not None:
-            return find_interface(self._registry.server_address or "127.0.0.1")
-        return find_interface(self._own_address)
+            return self._registry.server_address or "127.0.0.1"
+        return self._own_address
 
     def say(self, code: int | None = None, failure: tuple[int, str] | None = None) -> None:
         """Adds to what this node reports, and sends it now."""
@@ -156,13 +158,14 @@ class Meeting:
         """
         self.say(code=code)
         patient = code == 0 or self._registry is not None
-        end_s = time.monotonic() + (float("inf") if patient else _LAST_WORDS_S)
-        while None in self.codes() and not self.trouble() and time.monotonic() < end_s:
+        end_s = time.monotonic() + (math.inf if patient else _LAST_WORDS_S)
+        while not self._all_is_said() and not self.trouble() and time.monotonic() < end_s:
             if received:
                 return
             time.sleep(_TICK_S)
-        if self._registry is None:
-            self._wake.set()
+
+    def _all_is_said(self) -> bool:
+        return self._delivered is self._report and None not in self.codes()
 
     def close(self) -> None:
         """Node 0's server ends when all have heard how it ended, or do not ask any more."""
@@ -178,11 +181,15 @@ class Meeting:
     def _speak(self) -> None:
         while not self._closed.is_set():
             try:
-                view = self._exchange(replace(self._report, attempt=self._attempt))
+                report = self._report
+                view = self._exchange(replace(report, attempt=self._attempt))
+                self._delivered = report
                 started = view.phase == "running"
                 if started and self._attempt is None:
                     self._attempt = view.attempt
-                self._view, self._heard_s, self._problem = view, time.monotonic(), ""
+                self._view, self._heard_s = view, time.monotonic()
+                if self._registry is None:
+                    self._problem = ""
             except OSError as error:
                 self._problem = str(error)
                 started = self._attempt is not None
@@ -190,23 +197,29 @@ class Meeting:
             self._wake.clear()
 
     def _exchange(self, report: Report) -> View:
-        if self._registry is None:
-            view, self._own_address = tell(self._job.hosts[0], self._port, report)
-            return view
-        if not self._verified:
-            self._verify(self._registry, report)
-        return self._registry.update(report)
+        if self._registry is not None:
+            return self._registry.update(report)
+        if self._attempt is None:
+            # Later a slow name server is no reason to be taken for lost.
+            self._server_address = resolve(self._job.hosts[0])
+        view, self._own_address = tell(self._server_address, self._port, report)
+        return view
 
-    def _verify(self, registry: Registry, report: Report) -> None:
+    def _verify(self, registry: Registry) -> None:
         """Sees whether node 0's name leads here, or to another launcher with index 0."""
-        try:
-            view, _ = tell(self._job.hosts[0], self._port, report, timeout_s=1.0)
-        except OSError as error:
-            self._problem = str(error)
-            return
-        self._verified = view.attempt == registry.attempt
-        if not self._verified and view.error:
-            registry.fail(view.error_code, view.error)
+        while not self._closed.is_set() and self._attempt is None:
+            try:
+                address = resolve(self._job.hosts[0])
+                view, _ = tell(address, self._port, self._report, timeout_s=1.0)
+            except OSError as error:
+                self._problem = str(error)
+            else:
+                self._problem = ""
+                if view.attempt == registry.attempt:
+                    return
+                if view.error:
+                    registry.fail(view.error_code, view.error)
+            self._closed.wait(_BEAT_BEFORE_START_S)
 
     def _bind_address(self) -> str:
         """Nothing outside need reach a server of one host."""
@@ -243,7 +256,7 @@ class Meeting:
         """Raises where another launcher, or for too long something else, has node 0's port."""
         host = self._job.hosts[0]
         try:
-            view, _ = tell(host, port, self._report, timeout_s=1.0)
+            view, _ = tell(resolve(host), port, self._report, timeout_s=1.0)
         except OSError as error:
             who = str(error)
         else:

@@ -130,8 +130,9 @@ def _watch(read: int) -> None:
 class Process:
     """One rank, in a session of its own.
 
-    Rank 0 writes to the launcher's standard output itself, so that a progress display works, and
-    its standard error passes through as it comes; the other ranks' lines are given a prefix.
+    Rank 0 looks as if it had been started alone: it writes to a terminal itself, so that a progress
+    display works. Everything else passes through the launcher by whole lines, so that they do not
+    mix; the other ranks' lines are given a prefix.
 
     Args:
       command: Program and arguments.
@@ -155,7 +156,7 @@ class Process:
             [sys.executable, "-I", "-S", "-c", _START, str(os.getpid()), *command],
             env=dict(environment),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if prefix else None,
+            stdout=subprocess.PIPE if prefix or not os.isatty(1) else None,
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
@@ -208,14 +209,14 @@ _output = threading.Lock()
 
 
 def _pump(source: BinaryIO, number: int, prefix: bytes, tail: deque[bytes] | None) -> None:
-    """Copies a process's output, whole lines at a time where they have a prefix."""
-    if not prefix:
+    """Copies a process's output to our own, whole lines at a time."""
+    if as_it_comes := not prefix and os.isatty(number):
         source = _Copied(source, number)  # type: ignore[assignment]
     for line in iter(lambda: source.readline(_LONGEST_LINE), b""):
         if tail is not None:
             tail.append(line)
-        if prefix:
-            _write(number, prefix + line.rstrip(b"\n") + b"\n")
+        if not as_it_comes:
+            _write(number, prefix + line if line.endswith(b"\n") else prefix + line + b"\n")
 
 
 class _Copied:

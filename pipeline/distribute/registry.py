@@ -109,15 +109,17 @@ class Registry:
             known = self._nodes.get(report.index)
             if known is not None and known.report.uid == report.uid:
                 self._take(report)
-            elif (difference := self._difference(report)) is not None:
+            elif self._is_rival(report) and self._error:
+                self._rivals[report.index].knows_end = True
+            elif self._is_ending(known):
+                return self._view("other", None)
+            elif (wrong := self._difference(report)) is not None:
                 # Once the job runs, a stray launcher of another job is no reason to end it.
                 if not self._started:
-                    self._fail(2, difference)
-                return self._view("other", (2, difference))
-            elif self._error or (known and known.report.code is not None):
-                # A restarted node waits for the next attempt, unless that cannot go well either.
-                wrong = self._error if self._error and self._error[0] == 2 else None
-                return self._view("other", wrong)
+                    self._fail(2, wrong)
+                return self._view("other", (2, wrong))
+            elif self._error:
+                return self._view("other", self._error)
             else:
                 self._admit(report, known)
             if address is not None:
@@ -139,6 +141,7 @@ class Registry:
         """Whether each node that came has heard how it ended."""
         with self._lock:
             others = [node for index, node in self._nodes.items() if index]
+            others += self._rivals.values()
             if not self._error and any(node.report.code is None for node in others):
                 return True  # nothing has ended that they could hear of
             return all(node.knows_end or self._silent(node, LOST_AFTER_S) for node in others)
@@ -165,12 +168,28 @@ class Registry:
             # Whether the first one still lives shows when it speaks again, in _take.
             self._rivals[report.index] = _Node(report, self.clock())
 
+    def _is_rival(self, report: Report) -> bool:
+        rival = self._rivals.get(report.index)
+        return rival is not None and rival.report.uid == report.uid
+
+    def _is_ending(self, known: _Node | None) -> bool:
+        """Whether a node that was restarted should wait for the next attempt.
+
+        Not where settings are wrong: the next attempt would end the same way.
+        """
+        if self._error:
+            return self._error[0] != 2
+        return known is not None and known.report.code is not None
+
     def _take(self, report: Report) -> None:
         node = self._nodes.setdefault(report.index, _Node(report, 0.0))
         node.report, node.seen_s = report, self.clock()
         rival = self._rivals.get(report.index)
-        if rival is not None and not self._silent(rival, _REPLACED_AFTER_S):
-            self._fail_double(report, rival.report)
+        if rival is not None and not self._error:
+            if self._silent(rival, _REPLACED_AFTER_S):
+                del self._rivals[report.index]
+            else:
+                self._fail_double(report, rival.report)
         self._started = self._started or (
             len(self._nodes) == len(self.hosts) and not self._error and not self._rivals
         )

@@ -82,17 +82,12 @@ def _handler_class(registry: Registry, base: type) -> Any:
     return Handler
 
 
-def tell(host: str, port: int, report: Report, timeout_s: float = 3.0) -> tuple[View, str]:
+def tell(address: str, port: int, report: Report, timeout_s: float = 3.0) -> tuple[View, str]:
     """Sends a report to node 0 and returns its answer and the own address on the way there.
 
     Raises:
-      OSError: With a message for the user: the name does not resolve, nothing answers, or what
-        answers is no launcher.
+      OSError: With a message for the user: nothing answers, or what answers is no launcher.
     """
-    try:
-        address = resolve(host)
-    except OSError as error:
-        raise OSError(f"the name {host} does not resolve ({error.strerror or error})") from None
     connection = HTTPConnection(address, port, timeout=timeout_s)
     try:
         connection.connect()
@@ -101,16 +96,24 @@ def tell(host: str, port: int, report: Report, timeout_s: float = 3.0) -> tuple[
         answer = connection.getresponse()
         body = answer.read()
         if answer.status != 200:
-            raise OSError(f"it answers {answer.status} {answer.reason}")
+            raise ValueError(f"{answer.status} {answer.reason}")
         return View(**json.loads(body)), own
     except (HTTPException, ValueError, TypeError) as error:
-        raise OSError(f"what answers at {host}:{port} is no launcher ({error!r})") from None
+        raise OSError(f"what answers at {address}:{port} is no launcher ({error!r})") from None
     except OSError as error:
-        raise OSError(f"{host}:{port} ({address}): {error.strerror or error}") from None
+        raise OSError(f"{address}:{port}: {error.strerror or error}") from None
     finally:
         connection.close()
 
 
 def resolve(host: str) -> str:
-    """The IPv4 address of a name: Horovod's client knows no other."""
-    return str(socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
+    """The IPv4 address of a name: Horovod's client knows no other.
+
+    Raises:
+      OSError: With a message for the user.
+    """
+    try:
+        found = socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)
+    except OSError as error:
+        raise OSError(f"the name {host} does not resolve ({error.strerror or error})") from None
+    return str(found[0][4][0])

@@ -141,8 +141,8 @@ def test_each_process_is_told_its_place_by_horovods_own_plan(vit):
 def test_horovod_adds_up_on_one_host(vit):
     code, out, err = vit.run("--hosts localhost --slots 2 --", script="sum_of_ranks.py")
     assert code == 0, err
-    assert "\nrank 0 of 2 sum 1\n" in f"\n{out}"
-    assert "[rank 1 localhost] rank 1 of 2 sum 1\n" in out
+    assert "rank 0 of 2 sum 1" in out.splitlines()
+    assert "[rank 1 localhost] rank 1 of 2 sum 1" in out.splitlines()
 
 
 @needs_horovod
@@ -278,9 +278,6 @@ def test_a_host_that_is_done_is_not_done_while_another_fails(vit):
     assert [end(launcher)[0] for launcher in two] == [76, 1]
 
 
-@pytest.mark.skip(
-    reason="open: a second launcher of an index is noticed only when --wait-s is over"
-)
 @pytest.mark.parametrize("index", [0, 1])
 def test_two_launchers_with_one_index_end_the_attempt(vit, index):
     common = f"--hosts {TWO},127.0.0.3 --port {vit.port} --slots 1 --runtime multi_worker"
@@ -295,7 +292,6 @@ def test_two_launchers_with_one_index_end_the_attempt(vit, index):
         )
 
 
-@pytest.mark.skip(reason="open: a restarted node is noticed only when --wait-s is over")
 def test_a_restarted_node_ends_the_running_attempt_and_joins_the_next(vit):
     actions = "--slots 1 --runtime multi_worker -- print=ready,on=SIGTERM:75,sleep=100"
     launcher_0, launcher_1 = vit.start_two(actions)
@@ -363,8 +359,6 @@ def test_a_signal_ends_the_waiting(vit):
 
 
 def test_progress_on_a_terminal_is_rank_0s_own(vit, tmp_path):
-    code = "import os,sys; print(os.isatty(1) if not os.environ['HOROVOD_RANK'] != '0' else '')"
-    del code
     script = tmp_path / "terminal.sh"
     script.write_text('case "$TF_CONFIG" in *\'"index": 0\'*) [ -t 1 ] && echo terminal;; esac\n')
     shell = f"{sys.executable} -m jobs.cli launch {ALONE} -- sh {script}"
