@@ -82,6 +82,9 @@ class DataConfig(_Stage):
         "raise", "an unreadable image ends the run, or is left out, counted and listed"
     )
     label_smoothing: float = _setting(0.0, "part of the target spread over all classes", ge=0, lt=1)
+    mixup_alpha: float = _setting(
+        0.0, "mixes pairs of examples by Beta(alpha, alpha); 0: does not", ge=0
+    )
     augment: AugmentConfig = _setting(AugmentConfig(), "random changes to training images")
     threads: int | None = _setting(
         None, "threads of the input stage; null lets tf.data choose", free=True, ge=1

@@ -12,7 +12,7 @@ import tensorflow as tf
 from pipeline.config import DataConfig
 from pipeline.data.augment import augment
 from pipeline.data.files import SkippedImages, bad_image_error, load_image, read_batch
-from pipeline.data.mix import one_hot
+from pipeline.data.mix import GROUP, mixup, mixup_lambda, one_hot, swap_partners
 from pipeline.data.order import positions_to_examples
 from pipeline.data.preprocess import normalize, resize
 from pipeline.data.split import Split, check_labels
@@ -109,6 +109,8 @@ def train_dataset(
     """
     batch_size = config.global_batch_size
     piece_size = shard.piece_size(batch_size)
+    if config.mixup_alpha:
+        _check_pairs(piece_size, shard)
     with tf.device("CPU:0"):
         labels = tf.constant(check_labels(split.labels, num_classes, split.title))
         fetch = _make_fetch(split, config, piece_size, skipped)
@@ -122,9 +124,15 @@ def train_dataset(
     def finish(batch: Batch) -> Batch:
         index = batch["index"]
         images = augment(batch["image"], config.augment, seed, batch["epoch"], index)
+        images = normalize(images, mean, std)
         target = one_hot(tf.gather(labels, index), num_classes, config.label_smoothing)
+        if config.mixup_alpha:
+            keep = mixup_lambda(config.mixup_alpha, seed, batch["epoch"], index)
+            # Nothing is mixed in from an image that could not be read.
+            keep = tf.where(swap_partners(batch["readable"]), keep, 1.0)
+            images, target = mixup(images, keep), mixup(target, keep)
         return {
-            "image": normalize(images, mean, std),
+            "image": images,
             "target": target,
             "weight": tf.cast(batch["readable"], tf.float32),
             "index": index,
@@ -189,6 +197,17 @@ def eval_dataset(
 
     numbers = tf.data.Dataset.range(-(-num_examples // batch_size) * shard.splits)
     return _assemble(numbers, read, finish, split, config)
+
+
+def _check_pairs(piece_size: int, shard: Shard) -> None:
+    if piece_size % GROUP:
+        step = shard.pieces * GROUP
+        below = piece_size * shard.pieces // step * step
+        fitting = " or ".join(str(n) for n in (below, below + step) if n)
+        raise SettingsError(
+            f"data.mixup_alpha mixes the two examples of a pair, and {piece_size} a replica is no "
+            f"multiple of {GROUP}. Set data.global_batch_size to {fitting}"
+        )
 
 
 def _positions(number: tf.Tensor, batch_size: int, piece_size: int, shard: Shard) -> tf.Tensor:

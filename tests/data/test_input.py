@@ -82,6 +82,27 @@ def test_any_division_gives_the_same_bytes(split, count, splits):
         assert_same(joined(pieces), whole[step])
 
 
+@pytest.mark.parametrize(("count", "splits"), [(2, 1), (3, 1), (1, 2), (2, 3)])
+def test_any_division_mixes_the_same_pairs(split, count, splits):
+    config = CONFIG.model_copy(update={"mixup_alpha": 0.8})
+    (whole,) = take(train(split, config), 1)
+    (plain,) = take(train(split), 1)
+    shards = [take(train(split, config, shard=Shard(i, count, splits)), splits)
+              for i in range(count)]  # fmt: skip
+    assert_same(joined([part for shard in shards for part in shard]), whole)
+    # What is kept is the same for both of a pair, so its sum is as without mixing.
+    pairs, unmixed = (batch["image"].reshape(6, 2, 10, 10, 3) for batch in (whole, plain))
+    np.testing.assert_allclose(pairs.sum(1), unmixed.sum(1), atol=1e-5)
+    assert (np.abs(pairs - unmixed).max((1, 2, 3, 4)) > 0.1).sum() >= 3
+    np.testing.assert_array_equal(whole["index"], plain["index"])
+
+
+def test_pairs_that_a_replica_does_not_hold_are_refused(split):
+    config = CONFIG.model_copy(update={"mixup_alpha": 0.8})
+    with pytest.raises(SettingsError, match=r"3 a replica .*global_batch_size to 8 or 16"):
+        train(split, config, shard=Shard(0, 4))
+
+
 @pytest.mark.parametrize("splits", [1, 2])
 def test_starting_later_is_skipping(split, splits):
     shard = Shard(0, 1, splits)
@@ -201,6 +222,17 @@ def test_a_bad_image_ends_training_with_its_name(damaged):
         take(train(damaged), 3)
     with pytest.raises(DataError, match=r"/(3|20)\.png: "):
         raise bad_image_error(raised.value)
+
+
+def test_nothing_is_mixed_in_from_a_skipped_image(damaged):
+    config = CONFIG.model_copy(update={"on_bad_image": "skip", "mixup_alpha": 3.0})
+    unmixed = CONFIG.model_copy(update={"on_bad_image": "skip"})
+    ours, plain = (joined(take(train(damaged, c), 3)) for c in (config, unmixed))
+    partner = np.arange(36) ^ 1
+    alone = ours["weight"][partner] == 0
+    assert alone.any()
+    np.testing.assert_allclose(ours["image"][alone], plain["image"][alone], atol=1e-6)
+    np.testing.assert_allclose(ours["target"][alone], plain["target"][alone], atol=1e-6)
 
 
 def test_skipped_images_weigh_nothing_and_are_counted_once(damaged):
