@@ -82,7 +82,7 @@ def read_job(arguments: argparse.Namespace, environment: Mapping[str, str]) -> J
       SettingsError: One is wrong, or the command is not there.
     """
     hosts = _read_hosts(arguments.hosts)
-    gpus = _find_gpus(environment)
+    gpus = find_gpus(environment)
     slots = arguments.slots if arguments.slots is not None else max(1, len(gpus))
     _check_slots(slots, len(gpus))
     _check_port(arguments.port, slots * len(hosts) if arguments.runtime == "multi_worker" else 0)
@@ -167,7 +167,7 @@ def _read_command(words: Sequence[str]) -> tuple[str, ...]:
     return command
 
 
-def _find_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
+def find_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
     """This node's GPUs as CUDA_VISIBLE_DEVICES names them."""
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:

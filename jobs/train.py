@@ -57,7 +57,12 @@ def _train(config: Config, folder: RunFolder) -> None:
     from pipeline.distribute.runtime import start
 
     stop = StopRequest(config.train.max_time_s)
-    with stop.listening(), closing(start(config.distribute)) as runtime, closing(folder):
+    with (
+        stop.listening(),
+        closing(start(config.distribute)) as runtime,
+        closing(folder),
+        runtime.noticing_lost_peers(),
+    ):
         check_agreement(runtime, config)
         on_chief(runtime, lambda: folder.open(config))
         # Whether the run is done is the chief's to say: all train, or none.

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -121,6 +121,16 @@ class Runtime(ABC):
     def peer_error(self, error: Exception) -> PeerLost | None:
         """What `error` means where it came from losing another process; None for other errors."""
         return None
+
+    @contextmanager
+    def noticing_lost_peers(self) -> Iterator[None]:
+        """Inside, an error that came from losing another process is raised as PeerLost."""
+        try:
+            yield
+        except Exception as error:
+            if (lost := self.peer_error(error)) is not None:
+                raise lost from error
+            raise
 
     @abstractmethod
     def describe(self) -> str:

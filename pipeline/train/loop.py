@@ -66,7 +66,7 @@ def fit(
         loop.train()
         return loop.finish()
     except tf.errors.OpError as error:
-        raise bad_image_error(error) or experiment.runtime.peer_error(error) or error from None
+        raise bad_image_error(error) or error from None
     finally:
         loop.close()
 

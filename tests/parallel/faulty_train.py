@@ -1,0 +1,39 @@
+"""`vit train` with a fault in one rank: python faulty_train.py RANK FAULT WHERE RECIPE ...
+
+FAULT: raise, or kill (itself, by SIGKILL). WHERE: build (before the first step), or train (after
+the first stretch of steps). It prints "fault at SECONDS_SINCE_1970" first.
+"""
+
+import os
+import signal
+import sys
+import time
+
+from jobs.cli import main
+from pipeline.distribute.environment import find_place
+
+rank, fault, where, *rest = sys.argv[1:]
+
+
+def break_down() -> None:
+    print(f"fault at {time.time()}", flush=True)
+    if fault == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise RuntimeError("this rank is on fire")
+
+
+if find_place(os.environ).rank == int(rank):
+    import pipeline.train.experiment as experiment
+
+    if where == "build":
+        experiment.build = lambda *_: break_down()
+    else:
+        train, calls = experiment.Experiment.train, []
+
+        def train_then_break_down(*arguments):
+            calls.append(arguments)
+            return train(*arguments) if len(calls) == 1 else break_down()
+
+        experiment.Experiment.train = train_then_break_down
+
+sys.exit(main(["train", *rest]))
