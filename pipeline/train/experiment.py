@@ -193,8 +193,13 @@ def build(config: Config, runtime: Runtime) -> Experiment:
         tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(config.seed)
     source = open_source(config.data, config.seed)
-    mean, std = measure_normalization(source, config.data)
     examples = source.splits["train"].num_examples
+    if examples < runtime.num_replicas:
+        raise SettingsError(
+            f"{runtime.num_replicas} replicas would train on {examples} example(s): start at most "
+            f"{examples} worker(s)"
+        )
+    mean, std = measure_normalization(source, config.data)
     steps_per_epoch = examples / config.data.global_batch_size
     total_steps = config.train.max_steps or math.ceil(config.train.epochs * steps_per_epoch)
     with runtime.scope():

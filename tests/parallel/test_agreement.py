@@ -1,0 +1,94 @@
+"""What processes must have in common is compared, and what only one may do the others leave."""
+
+import json
+import os
+import shutil
+import sys
+from socket import gethostname
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.parallel.launches import ROOT, end, needs_horovod
+
+HOST = gethostname()
+EITHER = [pytest.param("horovod", marks=needs_horovod), "multi_worker"]
+TRAIN = f"{sys.executable} -m jobs.cli train"
+# Rank of the process that a shell command runs in, for either runtime.
+RANK = "${HOROVOD_RANK-$(echo $TF_CONFIG | grep -o '[0-9]*}}$' | tr -d '}')}"
+
+
+def shell(vit, runtime, command, slots=2):
+    """Runs one shell command line as every rank."""
+    options = f"--hosts localhost --slots {slots} --runtime {runtime} --"
+    return end(vit.start(options, command=["sh", "-c", command]), 300)
+
+
+@pytest.mark.parametrize("runtime", EITHER)
+def test_a_rank_with_other_settings_is_named(vit, tmp_path, runtime):
+    command = f"exec {TRAIN} digits run.dir={tmp_path}/run seed={RANK}"
+    code, _, err = shell(vit, runtime, command)
+    assert code == 2
+    assert f"rank 1 on {HOST} has other settings than rank 0 on {HOST}" in err
+    assert "seed: 0 on rank 0, 1 there" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+@needs_horovod
+def test_a_rank_with_other_code_is_named(vit, tmp_path):
+    for rank in "01":
+        for package in ("pipeline", "jobs"):
+            shutil.copytree(ROOT / package, tmp_path / rank / package)
+    with (tmp_path / "1/pipeline/optim/schedule.py").open("a") as stream:
+        stream.write("# changed\n")
+    command = f"cd {tmp_path}/{RANK}; PYTHONPATH=. exec {TRAIN} digits run.dir={tmp_path}/run"
+    code, _, err = shell(vit, "horovod", command)
+    assert code == 2
+    assert f"rank 1 on {HOST} runs another version of the code than rank 0" in err
+
+
+@pytest.mark.parametrize("runtime", EITHER)
+def test_only_the_chief_writes(vit, tmp_path, runtime):
+    for rank in "01":
+        (tmp_path / rank).mkdir()
+    short = "train.max_steps=4 train.evaluate_every_steps=2 train.log_every_steps=1"
+    command = f"cd {tmp_path}/{RANK}; exec {TRAIN} digits {short}"
+    code, out, err = shell(vit, runtime, command)
+    assert code == 0, err
+    assert "test accuracy" in out
+    assert (tmp_path / "0/runs/digits/outcome.json").exists()
+    assert os.listdir(tmp_path / "1") == []
+
+
+@pytest.mark.parametrize("runtime", EITHER)
+def test_17_examples_on_4_workers_in_batches_of_8_are_each_counted_once(vit, tmp_path, runtime):
+    random = np.random.default_rng(0)
+    for i in range(25):
+        folder = tmp_path / "images" / ("train" if i < 8 else "validation") / "abc"[i % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).save(folder / f"{i}.png")
+    common = (
+        f"{TRAIN} digits data.source=image_folder data.path={tmp_path}/images train.max_steps=1 "
+        "data.global_batch_size=8 data.eval_batch_size=8 optim.base_lr=1e-3"
+    )
+    rows = []
+    for number, slots in ((0, 4), (1, 1)):
+        run = tmp_path / f"run{number}"
+        code, _, err = shell(vit, runtime, f"exec {common} run.dir={run}", slots)
+        assert code == 0, err
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        rows.append(next(line for line in lines if line["split"] == "validation"))
+    four, one = rows
+    assert four["accuracy"] * 17 == pytest.approx(round(one["accuracy"] * 17), abs=1e-9)
+    assert four["top_5_accuracy"] == 1
+    assert four["loss"] == pytest.approx(one["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("runtime", EITHER)
+def test_more_workers_than_examples_are_refused(vit, tmp_path, runtime):
+    options = "data.source=synthetic data.num_examples=3 data.global_batch_size=12"
+    code, _, err = shell(vit, runtime, f"exec {TRAIN} digits {options} run.dir={tmp_path}/run", 4)
+    assert code == 2
+    assert "4 replicas would train on 3 example(s): start at most 3 worker(s)" in err
