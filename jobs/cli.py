@@ -23,6 +23,7 @@ VERBS = {
     "predict": "name what images show",
     "doctor": "show that N workers train what one trains",
     "launch": "start a command as many processes, on one node or on several",
+    "benchmark": "measure what the README's figures come from",
 }
 
 RECIPES = Path(__file__).parent / "configs"

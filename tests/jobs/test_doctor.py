@@ -58,10 +58,6 @@ MISTAKES = {
         "horovod.py": ("hvd.allreduce(sent, op=hvd.Sum, name=name)", "sent"),
         "mirrored.py": (MIRRORED_SUM, "return list(gradients)"),
     },
-    "the mean instead of the sum": {
-        "horovod.py": ("op=hvd.Sum", "op=hvd.Average"),
-        "mirrored.py": ("ReduceOp.SUM", "ReduceOp.MEAN"),
-    },
     "every rank trains the whole batch": {
         "horovod.py": ("make_dataset(self.rank, self.world_size, 1)", "make_dataset(0, 1, 1)"),
         "mirrored.py": (

@@ -1,0 +1,32 @@
+"""`vit benchmark WHAT ...`: measurements that the README's figures come from."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+# Each is a module of this package with add_arguments(parser) and run(arguments) -> exit code.
+BENCHMARKS = {
+    "scaling": "images a second with 1, 2, ... workers, with and without the reduction",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds one sub-command a benchmark."""
+    which = parser.add_subparsers(dest="benchmark", required=True, metavar="WHAT")
+    for name, summary in BENCHMARKS.items():
+        module = importlib.import_module(f"jobs.benchmark.{name}")
+        sub = which.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(sub)
+    # Sub-commands cannot be parsed intermixed.
+    parser.parse_intermixed_args = parser.parse_args  # type: ignore[method-assign]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs one benchmark."""
+    return int(importlib.import_module(f"jobs.benchmark.{arguments.benchmark}").run(arguments))

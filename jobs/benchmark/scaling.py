@@ -1,0 +1,167 @@
+"""`vit benchmark scaling --workers 1,2`"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from jobs.cli import find_recipe
+from jobs.launch import find_gpus
+from pipeline.config import Config, dump_config, load_config
+from pipeline.errors import PipelineError, SettingsError
+
+RUNTIMES = ("horovod", "multi_worker")
+
+_EPILOG = """\
+Trains on synthetic images, a fixed number a worker. Without GPUs each worker has one core to itself
+and one thread. In the same processes, turn by turn, the step is timed as it is, and with the
+reduction of gradients left out; "reduction" is the reduction alone. Processes are started --repeats
+times, all kinds in turn, and figures are medians. Beside them stand one process on one core and, on
+the CPU, one process that has all those cores, with as many threads and the same global batch.
+
+--variant measures Horovod again with other settings of its own, such as HOROVOD_CYCLE_TIME=5
+(milliseconds) or HOROVOD_FUSION_THRESHOLD=0 (bytes); "grouped" is one operation for all gradients
+instead of one for each.
+"""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Something that is measured: processes of one runtime, with one set of variables."""
+
+    runtime: str
+    workers: int
+    cores: int
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        words = [f"{self.runtime}, {self.workers} worker{'s' if self.workers > 1 else ''}"]
+        if self.runtime == "single":
+            words = [f"one process, {self.cores} thread{'s' if self.cores > 1 else ''}"]
+        return " ".join(words + [f"{name}={value}" for name, value in self.variables.items()])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds this benchmark's arguments."""
+    parser.add_argument("recipe", nargs="?", default="cifar10", help="default: cifar10")
+    parser.add_argument("settings", nargs="*", metavar="section.key=value")
+    parser.add_argument("--workers", default="1,2", help="numbers of workers (default: 1,2)")
+    parser.add_argument(
+        "--runtimes", default=",".join(RUNTIMES), help=f"some of {','.join(RUNTIMES)}"
+    )
+    parser.add_argument("--batch", type=int, default=32, help="images a worker (default: 32)")
+    parser.add_argument("--steps", type=int, default=4, help="in each timing (default: 4)")
+    parser.add_argument("--rounds", type=int, default=5, help="timings a start (default: 5)")
+    parser.add_argument("--repeats", type=int, default=3, help="starts of each kind (default: 3)")
+    parser.add_argument(
+        "--variant", action="append", default=[], metavar="NAME=VALUE", help="may be repeated"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object a kind")
+    parser.epilog = _EPILOG
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measures every kind, and prints a table."""
+    gpus = find_gpus(os.environ)
+    cores = [] if gpus else sorted(os.sched_getaffinity(0))
+    config = load_config(find_recipe(arguments.recipe), arguments.settings)
+    kinds = list(_kinds(arguments, len(gpus or cores), bool(gpus)))
+    found: dict[Kind, list[dict[str, float]]] = {kind: [] for kind in kinds}
+    with tempfile.TemporaryDirectory(prefix="vit-scaling-") as folder:
+        for _ in range(arguments.repeats):
+            for kind in kinds:
+                found[kind].append(_measure(kind, config, arguments, cores, Path(folder)))
+    rows = [_row(kind, measured) for kind, measured in found.items()]
+    if arguments.json:
+        print("\n".join(json.dumps(row) for row in rows))
+    else:
+        print("\n".join(_table(rows)))
+    return 0
+
+
+def _kinds(arguments: argparse.Namespace, places: int, on_gpus: bool) -> Iterator[Kind]:
+    counts = [int(text) for text in arguments.workers.split(",") if text.isdecimal()]
+    runtimes = arguments.runtimes.split(",")
+    if not counts or min(counts) < 1 or max(counts) > places:
+        raise SettingsError(
+            f"--workers takes numbers of 1 to {places}, since each has a core or GPU to itself. "
+            f"Received: {arguments.workers!r}"
+        )
+    if not set(runtimes) <= set(RUNTIMES):
+        raise SettingsError(f"--runtimes takes {RUNTIMES}. Received: {arguments.runtimes!r}")
+    yield Kind("single", 1, 1)
+    for count in (n for n in counts if n > 1):
+        if not on_gpus:
+            yield Kind("single", 1, count)
+        for runtime in runtimes:
+            yield Kind(runtime, count, count)
+        for variant in arguments.variant:
+            yield Kind("horovod", count, count, dict([variant.split("=", 1)]))
+
+
+def _measure(
+    kind: Kind,
+    config: Config,
+    arguments: argparse.Namespace,
+    cores: Sequence[int],
+    folder: Path,
+) -> dict[str, float]:
+    """Starts the processes of a kind; what they measured."""
+    images = arguments.batch * kind.cores
+    tree = config.model_dump()
+    tree["data"] |= {
+        "source": "synthetic", "global_batch_size": images, "num_examples": 8 * images,
+    }  # fmt: skip
+    tree["distribute"] |= {"runtime": kind.runtime, "intra_op_threads": 1 if cores else None}
+    if cores:
+        tree["data"]["threads"] = 1
+    if kind.runtime == "single" and cores:
+        tree["distribute"]["intra_op_threads"] = kind.cores
+    recipe, result = folder / "recipe.yaml", folder / "result.json"
+    recipe.write_text(dump_config(Config.model_validate(tree)))
+    command = [sys.executable, "-m", "jobs.benchmark.scaling_rank", str(recipe), str(result)]
+    command += [str(arguments.rounds), str(arguments.steps)]
+    command += [",".join(map(str, cores[: kind.cores]))]
+    if kind.runtime != "single":
+        launch = ["launch", "--hosts", "localhost", "--slots", str(kind.workers)]
+        command = [
+            sys.executable, "-m", "jobs.cli", *launch, "--runtime", kind.runtime, "--", *command,
+        ]  # fmt: skip
+    done = subprocess.run(
+        command, env=os.environ | dict(kind.variables), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise PipelineError(f"{kind.title} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    return {name: float(value) for name, value in json.loads(result.read_text()).items()}
+
+
+def _row(kind: Kind, measured: Sequence[Mapping[str, float]]) -> dict[str, float | str]:
+    medians = {name: median(one[name] for one in measured) for name in measured[0]}
+    # Of pairs that ran in the same processes, not of medians of different ones.
+    kept = median(one["images_per_second"] / one["without_reduction"] for one in measured)
+    return {"kind": kind.title, **medians, "of_without_reduction": kept}
+
+
+def _table(rows: Sequence[Mapping[str, float | str]]) -> Iterator[str]:
+    one = float(rows[0]["images_per_second"])
+    yield (
+        f"{'':<44}{'images/s':>10}{'of one':>8}{'without reduction':>19}{'kept':>8}"
+        f"{'grouped':>9}{'reduction':>11}"
+    )
+    for row in rows:
+        rate, alone = float(row["images_per_second"]), float(row["without_reduction"])
+        line = f"{row['kind']:<44}{rate:>10.1f}{rate / one:>8.2f}"
+        if row["reduction_ms"]:
+            grouped = f"{float(row['grouped']):>9.1f}" if row["grouped"] else f"{'':>9}"
+            line += f"{alone:>19.1f}{float(row['of_without_reduction']):>8.1%}{grouped}"
+            line += f"{float(row['reduction_ms']):>8.1f} ms"
+        yield line

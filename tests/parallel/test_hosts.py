@@ -1,0 +1,104 @@
+"""Two hosts that know each other by network alone train what one trains."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.parallel.hosts import Hosts, vit, why_not
+from tests.parallel.launches import ROOT, needs_horovod
+
+pytestmark = [
+    pytest.mark.skipif(bool(reason := why_not()), reason=reason or "all there"),
+]
+
+SHORT = ["train.epochs=30", "train.evaluate_every_epochs=30"]
+STEPS, PARAMETERS = 405, 136_522
+
+
+@pytest.fixture
+def hosts(tmp_path):
+    made = Hosts(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    """The test accuracy of a run of one process."""
+    run = tmp_path_factory.mktemp("single") / "run"
+    command = vit("train", "digits", f"run.dir={run}", *SHORT)
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
+    return read_accuracy(run)
+
+
+def read_accuracy(run):
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return next(row["accuracy"] for row in rows if row["split"] == "test")
+
+
+def end(process, timeout_s=300):
+    output = process.communicate(timeout=timeout_s)[0]
+    return process.returncode, output
+
+
+def assert_trained_together(hosts, run, single, outputs):
+    assert [code for code, _ in outputs] == [0] * len(outputs), outputs
+    assert "2 processes" in outputs[0][1] or "2 workers" in outputs[0][1]
+    # Rounding may turn a few of the 367 images.
+    assert read_accuracy(run) == pytest.approx(single, abs=0.012)
+    assert single > 0.9
+    for index in range(2):
+        # With two ranks, a ring sends each gradient's size once from each.
+        assert hosts.sent_bytes(index) > STEPS * PARAMETERS * 4
+        assert hosts.sent_bytes(index, "lo") < 2**20
+
+
+@needs_horovod
+def test_horovodrun_over_ssh(hosts, single, tmp_path):
+    run = tmp_path / "run"
+    where = ",".join(f"{address}:1" for address in hosts.addresses)
+    horovodrun = Path(sys.executable).with_name("horovodrun")
+    train = vit("train", "digits", f"run.dir={run}", *SHORT)
+    process = hosts.start(0, horovodrun, "--gloo", "-np", 2, "-H", where, *train)
+    assert_trained_together(hosts, run, single, [end(process)])
+
+
+@pytest.mark.parametrize("runtime", [pytest.param("horovod", marks=needs_horovod), "multi_worker"])
+def test_a_launcher_on_each_host_without_ssh(hosts, single, tmp_path, runtime):
+    run = tmp_path / "run"
+    train = vit("train", "digits", f"run.dir={run}", *SHORT)
+    common = ["--hosts", ",".join(hosts.names), "--slots", "1", "--runtime", runtime]
+    launchers = [
+        hosts.start(index, *vit("launch", *common, "--index", index, "--", *train))
+        for index in (1, 0)
+    ]
+    outputs = [end(launcher) for launcher in launchers]
+    assert_trained_together(hosts, run, single, outputs[::-1])
+
+
+@needs_horovod
+def test_a_link_that_goes_down_ends_the_job_on_both_hosts(hosts, tmp_path):
+    train = vit("train", "digits", f"run.dir={tmp_path}/run")
+    common = ["--hosts", ",".join(hosts.names), "--slots", "1"]
+    launchers = [
+        hosts.start(index, *vit("launch", *common, "--index", index, "--", *train))
+        for index in (0, 1)
+    ]
+    wait_for_steps(tmp_path / "run/metrics.jsonl")
+    hosts.cut()
+    for launcher in launchers:
+        code, output = end(launcher, 45)
+        assert code == 76
+        assert "lost" in output or "has not answered" in output
+
+
+def wait_for_steps(metrics):
+    import time
+
+    limit = time.monotonic() + 120
+    while not metrics.exists() or not metrics.read_text():
+        assert time.monotonic() < limit
+        time.sleep(0.2)
