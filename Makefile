@@ -3,14 +3,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+NVCC := $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
 FLAVOUR := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
-.PHONY: train test lint horovod clean
+.PHONY: train test lint horovod horovod-gpu-build clean
 
 train: $(VENV)/installed-$(FLAVOUR)
 	$(BIN)/vit train digits
 
-test: lint horovod
+test: lint horovod $(if $(NVCC),horovod-gpu-build)
 	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/installed-test
@@ -20,6 +21,11 @@ lint: $(VENV)/installed-test
 
 horovod: $(VENV)/installed-$(FLAVOUR)
 	tools/build_horovod.sh --python $(BIN)/python $(if $(filter gpu,$(FLAVOUR)),--gpu)
+
+# Compiles Horovod for GPUs and installs nothing; where there is a GPU, `horovod` does that.
+horovod-gpu-build: horovod
+	$(BIN)/pip install --quiet nvidia-nccl-cu12
+	tools/build_horovod.sh --python $(BIN)/python --gpu --no-install
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.train.best import restore_best
     from pipeline.train.experiment import build
 
-    with closing(start(config.distribute)) as runtime:
+    with closing(start(config.distribute)) as runtime, runtime.noticing_lost_peers():
         experiment = build(config, runtime)
         step = restore_best(experiment, folder)
         splits = [arguments.split] if arguments.split else ["validation", "test"]
@@ -45,7 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
                 count = experiment.source.splits[split].num_examples
                 row = {"step": step, "split": split, "examples": count}
                 row |= experiment.evaluate(split)
-                print(json.dumps(row) if arguments.json else _line(row))
+                if runtime.is_chief:
+                    print(json.dumps(row) if arguments.json else _line(row))
     return 0
 
 

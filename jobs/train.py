@@ -114,7 +114,9 @@ def _describe(config: Config) -> int:
     from pipeline.train.experiment import build
 
     with closing(start(config.distribute)) as runtime:
-        print(describe(build(config, runtime)))
+        text = describe(build(config, runtime))
+        if runtime.is_chief:
+            print(text)
     return 0
 
 

@@ -5,15 +5,15 @@
 #
 # `pip install horovod` fails against TensorFlow 2.21: the compiler does not
 # find two headers that TensorFlow ships in unusual places, and one that has
-# moved. Horovod itself needs no patch; CPLUS_INCLUDE_PATH names the two places
-# and the folder horovod_headers/ beside this script, which has the third.
+# moved. CPLUS_INCLUDE_PATH names the two places and the folder horovod_headers/
+# beside this script, which has the third. patch_source changes one line.
 
 set -euo pipefail
 
 readonly RELEASE=0.28.1
 readonly RELEASE_SHA256=92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0
 # Raise it when a change below changes the wheel: it is part of the cache's key.
-readonly RECIPE=1
+readonly RECIPE=2
 # pip brings these into a folder of the build's own: the target Python keeps its
 # setuptools. Horovod's setup.py is of setuptools' old days; 70 and later were
 # not tried.
@@ -327,6 +327,18 @@ build_environment() {
 
 pip() { "$python" -m pip --disable-pip-version-check --no-input "$@"; }
 
+# Horovod reads HOROVOD_GLOO_IFACE, and then opens the connections that all its
+# operations use at the address of the host's own name: 127.0.1.1 on Debian, the
+# wrong network on a host with two, and an abort where the name does not resolve.
+patch_source() {
+    local -r file=$1/horovod/common/gloo/gloo_context.cc
+    sed -i '/::InitializeForProcessSet(/,/CreateDevice(/s/iface = gloo_iface_;/iface = global_context.gloo_iface_;/' "$file"
+    [[ $(grep -c 'iface = global_context.gloo_iface_;' "$file") == 1 ]] || {
+        echo "ERROR: $file is not as expected, and could not be patched"
+        return 1
+    }
+}
+
 compile() (
     set -e
     mkdir "$build/packages" "$build/tmp" "$build/wheel"
@@ -339,9 +351,12 @@ compile() (
         write_cmake "$build/packages/cmake/data/bin/cmake"
     fi
     echo "horovod==$RELEASE --hash=sha256:$RELEASE_SHA256" >"$build/requirements.txt"
-    # No cache: pip would hand out a wheel that it built for another TensorFlow.
-    pip wheel --verbose --no-cache-dir --no-deps --no-build-isolation --use-pep517 --no-binary horovod \
-        --wheel-dir "$build/wheel" --requirement "$build/requirements.txt"
+    pip download --no-deps --no-build-isolation --no-binary horovod --dest "$build/source" \
+        --requirement "$build/requirements.txt"
+    tar -xzf "$build/source/horovod-$RELEASE.tar.gz" -C "$build/source"
+    patch_source "$build/source/horovod-$RELEASE"
+    pip wheel --verbose --no-deps --no-build-isolation --use-pep517 \
+        --wheel-dir "$build/wheel" "$build/source/horovod-$RELEASE"
     "$python" -m zipfile -e "$build"/wheel/*.whl "$build/tmp/unpacked"
     readelf -d "$build"/tmp/unpacked/horovod/tensorflow/mpi_lib*.so | tee "$build/needed"
     if grep -E 'NEEDED.*\[/' "$build/needed"; then

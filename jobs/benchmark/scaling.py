@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -40,14 +40,14 @@ class Kind:
     runtime: str
     workers: int
     cores: int
-    variables: Mapping[str, str] = field(default_factory=dict)
+    variables: tuple[tuple[str, str], ...] = ()
 
     @property
     def title(self) -> str:
         words = [f"{self.runtime}, {self.workers} worker{'s' if self.workers > 1 else ''}"]
         if self.runtime == "single":
             words = [f"one process, {self.cores} thread{'s' if self.cores > 1 else ''}"]
-        return " ".join(words + [f"{name}={value}" for name, value in self.variables.items()])
+        return " ".join(words + [f"{name}={value}" for name, value in self.variables])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,23 +89,29 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _kinds(arguments: argparse.Namespace, places: int, on_gpus: bool) -> Iterator[Kind]:
-    counts = [int(text) for text in arguments.workers.split(",") if text.isdecimal()]
+    texts = arguments.workers.split(",")
+    counts = [int(text) for text in texts if text.isdecimal()]
     runtimes = arguments.runtimes.split(",")
-    if not counts or min(counts) < 1 or max(counts) > places:
+    if len(counts) < len(texts) or min(counts) < 1 or max(counts) > places:
         raise SettingsError(
             f"--workers takes numbers of 1 to {places}, since each has a core or GPU to itself. "
             f"Received: {arguments.workers!r}"
         )
     if not set(runtimes) <= set(RUNTIMES):
-        raise SettingsError(f"--runtimes takes {RUNTIMES}. Received: {arguments.runtimes!r}")
+        raise SettingsError(
+            f"--runtimes takes {','.join(RUNTIMES)}. Received: {arguments.runtimes!r}"
+        )
+    variants = [tuple(text.partition("=")[::2]) for text in arguments.variant]
+    if not all(name and value for name, value in variants):
+        raise SettingsError(f"--variant takes NAME=VALUE. Received: {arguments.variant}")
     yield Kind("single", 1, 1)
     for count in (n for n in counts if n > 1):
         if not on_gpus:
             yield Kind("single", 1, count)
         for runtime in runtimes:
             yield Kind(runtime, count, count)
-        for variant in arguments.variant:
-            yield Kind("horovod", count, count, dict([variant.split("=", 1)]))
+        for variant in variants:
+            yield Kind("horovod", count, count, (variant,))
 
 
 def _measure(

@@ -37,14 +37,15 @@ class Hosts:
 
     Args:
       folder: For keys and settings.
+      links: What each host calls its network interface. Those who use horovodrun need one name.
     """
 
     names = ("node-0", "node-1")
 
-    def __init__(self, folder):
+    def __init__(self, folder, links=("eth0", "eth0")):
         tag = f"vit{os.getpid()}"
         self.spaces = [f"{tag}-{i}" for i in range(2)]
-        self.links = [f"{tag}v{i}" for i in range(2)]
+        self.links = links
         # Of the network set aside for examples; no route leads out of the namespaces.
         self.addresses = ["198.51.100.1", "198.51.100.2"]
         self._folder, self._servers = folder, []
@@ -95,10 +96,13 @@ class Hosts:
     def _join(self):
         for space in self.spaces:
             run("ip", "netns", "add", space)
-        run("ip", "link", "add", self.links[0], "type", "veth", "peer", "name", self.links[1])
+        ends = [f"{space}v" for space in self.spaces]
+        run("ip", "link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
         names = "".join(f"{a} {n}\n" for a, n in zip(self.addresses, self.names, strict=True))
-        for space, link, address in zip(self.spaces, self.links, self.addresses, strict=True):
-            run("ip", "link", "set", link, "netns", space)
+        for i, (space, link, address) in enumerate(
+            zip(self.spaces, self.links, self.addresses, strict=True)
+        ):
+            run("ip", "link", "set", ends[i], "netns", space, "name", link)
             run("ip", "-n", space, "address", "add", f"{address}/24", "dev", link)
             run("ip", "-n", space, "link", "set", link, "up")
             run("ip", "-n", space, "link", "set", "lo", "up")
@@ -123,13 +127,14 @@ class Hosts:
                 f"PermitRootLogin prohibit-password\nPidFile {self._folder}/sshd_{index}.pid\n"
             )
             space = self.spaces[index]
-            self._servers.append(
-                subprocess.Popen(
-                    ["ip", "netns", "exec", space, SSHD, "-D", "-e", "-f", settings],
-                    stdout=subprocess.DEVNULL,
-                    stderr=(self._folder / f"sshd_{index}.log").open("wb"),
+            with (self._folder / f"sshd_{index}.log").open("wb") as log:
+                self._servers.append(
+                    subprocess.Popen(
+                        ["ip", "netns", "exec", space, SSHD, "-D", "-e", "-f", settings],
+                        stdout=subprocess.DEVNULL,
+                        stderr=log,
+                    )
                 )
-            )
         for name in self.names:
             self._wait_for(name)
 

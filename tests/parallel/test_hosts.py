@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,29 +15,32 @@ pytestmark = [
     pytest.mark.skipif(bool(reason := why_not()), reason=reason or "all there"),
 ]
 
-SHORT = ["train.epochs=30", "train.evaluate_every_epochs=30"]
-STEPS, PARAMETERS = 405, 136_522
+SHORT = ["train.epochs=40"]
+STEPS, PARAMETERS = 540, 136_522
 
 
-@pytest.fixture
-def hosts(tmp_path):
-    made = Hosts(tmp_path)
+@pytest.fixture(params=[("eth0", "eth0")])
+def hosts(tmp_path, request):
+    made = Hosts(tmp_path, request.param)
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory):
-    """The test accuracy of a run of one process."""
+    """The row of metrics of the test split, from one process that adds up the same two halves.
+
+    Over 540 steps another order of addition leads to other weights, and to 88 to 91 %.
+    """
     run = tmp_path_factory.mktemp("single") / "run"
-    command = vit("train", "digits", f"run.dir={run}", *SHORT)
+    command = vit("train", "digits", f"run.dir={run}", *SHORT, "optim.accumulate_steps=2")
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
-    return read_accuracy(run)
+    return read_test_row(run)
 
 
-def read_accuracy(run):
+def read_test_row(run):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return next(row["accuracy"] for row in rows if row["split"] == "test")
+    return next(row for row in rows if row["split"] == "test")
 
 
 def end(process, timeout_s=300):
@@ -47,9 +51,10 @@ def end(process, timeout_s=300):
 def assert_trained_together(hosts, run, single, outputs):
     assert [code for code, _ in outputs] == [0] * len(outputs), outputs
     assert "2 processes" in outputs[0][1] or "2 workers" in outputs[0][1]
-    # Rounding may turn a few of the 367 images.
-    assert read_accuracy(run) == pytest.approx(single, abs=0.012)
-    assert single > 0.9
+    row = read_test_row(run)
+    assert row["accuracy"] == pytest.approx(single["accuracy"], abs=1.5 / 367)
+    assert row["loss"] == pytest.approx(single["loss"], rel=1e-3)
+    assert row["accuracy"] > 0.85
     for index in range(2):
         # With two ranks, a ring sends each gradient's size once from each.
         assert hosts.sent_bytes(index) > STEPS * PARAMETERS * 4
@@ -66,6 +71,7 @@ def test_horovodrun_over_ssh(hosts, single, tmp_path):
     assert_trained_together(hosts, run, single, [end(process)])
 
 
+@pytest.mark.parametrize("hosts", [("eth0", "net1")], indirect=True)
 @pytest.mark.parametrize("runtime", [pytest.param("horovod", marks=needs_horovod), "multi_worker"])
 def test_a_launcher_on_each_host_without_ssh(hosts, single, tmp_path, runtime):
     run = tmp_path / "run"
@@ -96,8 +102,6 @@ def test_a_link_that_goes_down_ends_the_job_on_both_hosts(hosts, tmp_path):
 
 
 def wait_for_steps(metrics):
-    import time
-
     limit = time.monotonic() + 120
     while not metrics.exists() or not metrics.read_text():
         assert time.monotonic() < limit

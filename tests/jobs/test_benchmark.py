@@ -1,0 +1,53 @@
+"""`vit benchmark`: that it measures what it says; how fast anything is, no test says."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def scaling(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "jobs.cli", "benchmark", "scaling", *arguments],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(find_spec("horovod") is None, reason="Horovod is not built: make horovod")
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers need two cores")
+def test_scaling_measures_every_kind_with_and_without_the_reduction():
+    done = scaling(
+        "digits", "--workers=2", "--runtimes=horovod", "--variant=HOROVOD_CYCLE_TIME=5",
+        "--batch=4", "--steps=1", "--rounds=1", "--repeats=1", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = {row["kind"]: row for row in map(json.loads, done.stdout.splitlines())}
+    assert list(rows) == [
+        "one process, 1 thread",
+        "one process, 2 threads",
+        "horovod, 2 workers",
+        "horovod, 2 workers HOROVOD_CYCLE_TIME=5",
+    ]
+    for kind, row in rows.items():
+        assert row["images_per_second"] > 0
+        assert row["without_reduction"] > 0
+        assert (row["reduction_ms"] > 0) == (row["grouped"] > 0) == ("horovod" in kind)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [("--workers=0", "numbers of 1 to"), ("--workers=9999", "numbers of 1 to"),
+     ("--runtimes=mpi", "--runtimes takes")],
+)  # fmt: skip
+def test_wrong_arguments_are_explained(argument, message):
+    done = scaling(argument)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
