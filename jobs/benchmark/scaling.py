@@ -24,8 +24,9 @@ _EPILOG = """\
 Trains on synthetic images, a fixed number a worker. Without GPUs each worker has one core to itself
 and one thread. In the same processes, turn by turn, the step is timed as it is, and with the
 reduction of gradients left out; "reduction" is the reduction alone. Processes are started --repeats
-times, all kinds in turn, and figures are medians. Beside them stand one process on one core and, on
-the CPU, one process that has all those cores, with as many threads and the same global batch.
+times, all kinds in turn, and figures are medians. Beside them stand one process on one core, as
+many processes that do not know each other, and, on the CPU, one process that has all those cores,
+with as many threads and the same global batch.
 
 --variant measures Horovod again with other settings of its own, such as HOROVOD_CYCLE_TIME=5
 (milliseconds) or HOROVOD_FUSION_THRESHOLD=0 (bytes); "grouped" is one operation for all gradients
@@ -47,6 +48,8 @@ class Kind:
         words = [f"{self.runtime}, {self.workers} worker{'s' if self.workers > 1 else ''}"]
         if self.runtime == "single":
             words = [f"one process, {self.cores} thread{'s' if self.cores > 1 else ''}"]
+        if self.runtime == "apart":
+            words = [f"{self.workers} processes that know nothing of each other"]
         return " ".join(words + [f"{name}={value}" for name, value in self.variables])
 
 
@@ -58,9 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runtimes", default=",".join(RUNTIMES), help=f"some of {','.join(RUNTIMES)}"
     )
-    parser.add_argument("--batch", type=int, default=32, help="images a worker (default: 32)")
-    parser.add_argument("--steps", type=int, default=4, help="in each timing (default: 4)")
-    parser.add_argument("--rounds", type=int, default=5, help="timings a start (default: 5)")
+    parser.add_argument("--batch", type=int, default=64, help="images a worker (default: 64)")
+    parser.add_argument("--steps", type=int, default=2, help="in each timing (default: 2)")
+    parser.add_argument("--rounds", type=int, default=4, help="timings a start (default: 4)")
     parser.add_argument("--repeats", type=int, default=3, help="starts of each kind (default: 3)")
     parser.add_argument(
         "--variant", action="append", default=[], metavar="NAME=VALUE", help="may be repeated"
@@ -108,6 +111,7 @@ def _kinds(arguments: argparse.Namespace, places: int, on_gpus: bool) -> Iterato
     for count in (n for n in counts if n > 1):
         if not on_gpus:
             yield Kind("single", 1, count)
+        yield Kind("apart", count, count)
         for runtime in runtimes:
             yield Kind(runtime, count, count)
         for variant in variants:
@@ -122,32 +126,56 @@ def _measure(
     folder: Path,
 ) -> dict[str, float]:
     """Starts the processes of a kind; what they measured."""
-    images = arguments.batch * kind.cores
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(dump_config(_config(kind, config, arguments.batch, bool(cores))))
+    starts = [list(cores[: kind.cores])]
+    if kind.runtime == "apart":
+        starts = [[core] for core in cores[: kind.cores]] or [[]] * kind.workers
+    results = [folder / f"result-{i}.json" for i in range(len(starts))]
+    processes = [
+        subprocess.Popen(
+            [*_launcher(kind), sys.executable, "-m", "jobs.benchmark.scaling_rank", recipe, result,
+             str(arguments.rounds), str(arguments.steps), ",".join(map(str, own))],
+            env=os.environ | dict(kind.variables) | _gpu(kind, i),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for i, (own, result) in enumerate(zip(starts, results, strict=True))
+    ]  # fmt: skip
+    outputs = [process.communicate()[0] for process in processes]
+    for process, output in zip(processes, outputs, strict=True):
+        if process.returncode:
+            raise PipelineError(f"{kind.title} failed:\n{output[-6000:]}")
+    measured = [json.loads(result.read_text()) for result in results]
+    return {name: sum(float(one[name]) for one in measured) for name in measured[0]}
+
+
+def _config(kind: Kind, config: Config, batch: int, on_cpu: bool) -> Config:
+    images = batch * (1 if kind.runtime == "apart" else kind.cores)
     tree = config.model_dump()
     tree["data"] |= {
         "source": "synthetic", "global_batch_size": images, "num_examples": 8 * images,
     }  # fmt: skip
-    tree["distribute"] |= {"runtime": kind.runtime, "intra_op_threads": 1 if cores else None}
-    if cores:
+    tree["distribute"]["runtime"] = "single" if kind.runtime == "apart" else kind.runtime
+    if on_cpu:
         tree["data"]["threads"] = 1
-    if kind.runtime == "single" and cores:
-        tree["distribute"]["intra_op_threads"] = kind.cores
-    recipe, result = folder / "recipe.yaml", folder / "result.json"
-    recipe.write_text(dump_config(Config.model_validate(tree)))
-    command = [sys.executable, "-m", "jobs.benchmark.scaling_rank", str(recipe), str(result)]
-    command += [str(arguments.rounds), str(arguments.steps)]
-    command += [",".join(map(str, cores[: kind.cores]))]
-    if kind.runtime != "single":
-        launch = ["launch", "--hosts", "localhost", "--slots", str(kind.workers)]
-        command = [
-            sys.executable, "-m", "jobs.cli", *launch, "--runtime", kind.runtime, "--", *command,
-        ]  # fmt: skip
-    done = subprocess.run(
-        command, env=os.environ | dict(kind.variables), capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise PipelineError(f"{kind.title} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
-    return {name: float(value) for name, value in json.loads(result.read_text()).items()}
+        threads = kind.cores if kind.runtime == "single" else 1
+        tree["distribute"]["intra_op_threads"] = threads
+    return Config.model_validate(tree)
+
+
+def _launcher(kind: Kind) -> list[str]:
+    if kind.runtime in ("single", "apart"):
+        return []
+    vit = [sys.executable, "-m", "jobs.cli", "launch", "--hosts", "localhost"]
+    return [*vit, "--slots", str(kind.workers), "--runtime", kind.runtime, "--"]
+
+
+def _gpu(kind: Kind, index: int) -> dict[str, str]:
+    """Processes that nobody has launched take their GPU themselves."""
+    gpus = find_gpus(os.environ)
+    if kind.runtime not in ("single", "apart") or not gpus:
+        return {}
+    return {"CUDA_VISIBLE_DEVICES": gpus[index]}
 
 
 def _row(kind: Kind, measured: Sequence[Mapping[str, float]]) -> dict[str, float | str]:

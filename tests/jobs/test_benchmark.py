@@ -32,6 +32,7 @@ def test_scaling_measures_every_kind_with_and_without_the_reduction():
     assert list(rows) == [
         "one process, 1 thread",
         "one process, 2 threads",
+        "2 processes that know nothing of each other",
         "horovod, 2 workers",
     ]
     for kind, row in rows.items():
