@@ -26,7 +26,7 @@ _WIRE = {"none": None, "float16": tf.float16}
 
 # Each cycle Horovod's thread wakes to ask the other ranks what is ready. Where it shares the cores
 # that train, the 1 ms it would take costs a tenth of them (README, "How much the reduction costs").
-_CPU_CYCLE_TIME_MS = "10"
+_CPU_CYCLE_TIME_MS = "20"
 
 
 class HorovodRuntime(SingleRuntime):
