@@ -45,6 +45,13 @@ class AugmentConfig(_Stage):
     crop_padding: int = _setting(0, "pad by this many pixels, then crop at random", ge=0)
     rotation: float = _setting(0.0, "rotate by up to this part of a full turn", ge=0, le=0.5)
     zoom: float = _setting(0.0, "zoom height and width by up to this part", ge=0, lt=1)
+    rand_augment_layers: int = _setting(0, "operations of RandAugment, its N; 0: none", ge=0, le=16)
+    rand_augment_magnitude: float = _setting(9.0, "how strong they are, its M", ge=0, le=10)
+    three_augment: bool = _setting(False, "DeiT III's: make grey, solarize or blur, one of them")
+    color_jitter: float = _setting(
+        0.0, "change brightness, contrast and saturation by up to this part", ge=0, le=1
+    )
+    erasing: float = _setting(0.0, "probability that a rectangle is erased", ge=0, le=1)
 
 
 class DataConfig(_Stage):
@@ -84,6 +91,12 @@ class DataConfig(_Stage):
     label_smoothing: float = _setting(0.0, "part of the target spread over all classes", ge=0, lt=1)
     mixup_alpha: float = _setting(
         0.0, "mixes pairs of examples by Beta(alpha, alpha); 0: does not", ge=0
+    )
+    cutmix_alpha: float = _setting(
+        0.0, "pastes a box of the partner, its area from Beta(alpha, alpha); 0: does not", ge=0
+    )
+    cutmix_probability: float = _setting(
+        0.5, "part of the pairs that CutMix takes where mixup is on as well", ge=0, le=1
     )
     augment: AugmentConfig = _setting(AugmentConfig(), "random changes to training images")
     threads: int | None = _setting(

@@ -7,17 +7,24 @@ import math
 import tensorflow as tf
 
 from pipeline.config import AugmentConfig
+from pipeline.data import color
+from pipeline.data.erase import erase
 from pipeline.data.order import uniform
+from pipeline.data.rand_augment import rand_augment
 
 # The draw of each random number. A new augmentation takes a new number: reusing one would
 # correlate two changes, and renumbering would change what an existing recipe trains.
 _FLIP, _CROP_TOP, _CROP_LEFT, _ANGLE, _ZOOM_HEIGHT, _ZOOM_WIDTH = range(6)
+_BRIGHTNESS, _CONTRAST, _SATURATION, _ONE_OF_THREE, _BLUR = range(6, 11)
+_ERASE, _ERASED_AREA, _ERASED_ASPECT, _ERASED_TOP, _ERASED_LEFT = range(11, 16)
+
+_BLUR_RADIUS = (0.1, 2.0)  # of DeiT III, in pixels
 
 
 def augment(
     images: tf.Tensor, config: AugmentConfig, seed: int, epoch: tf.Tensor, index: tf.Tensor
 ) -> tf.Tensor:
-    """All changes the recipe asks for: flip, crop, then rotation and zoom in one resampling.
+    """All changes to pixels the recipe asks for, in the order below; erasing comes later.
 
     Args:
       images: uint8 [B, H, W, 3].
@@ -37,6 +44,20 @@ def augment(
         images = flip(images, draw(_FLIP) < 0.5)
     if config.crop_padding:
         images = crop(images, draw(_CROP_TOP), draw(_CROP_LEFT), config.crop_padding)
+    if config.rand_augment_layers:
+        images = rand_augment(
+            images, config.rand_augment_layers, config.rand_augment_magnitude, seed, epoch, index
+        )
+    if config.three_augment:
+        low, high = _BLUR_RADIUS
+        choice = tf.cast(draw(_ONE_OF_THREE) * 3.0, tf.int32)
+        images = color.three_augment(images, choice, low + draw(_BLUR) * (high - low))
+    if config.color_jitter:
+
+        def factor(number: int) -> tf.Tensor:
+            return 1.0 + (2.0 * draw(number) - 1.0) * config.color_jitter
+
+        images = color.jitter(images, factor(_BRIGHTNESS), factor(_CONTRAST), factor(_SATURATION))
     if config.rotation or config.zoom:
         images = rotate_and_zoom(
             images,
@@ -45,6 +66,28 @@ def augment(
             width_zoom=1.0 + (2.0 * draw(_ZOOM_WIDTH) - 1.0) * config.zoom,
         )
     return images
+
+
+def erase_some(
+    images: tf.Tensor, probability: float, seed: int, epoch: tf.Tensor, index: tf.Tensor
+) -> tf.Tensor:
+    """Erases a rectangle in a part of the images, after they were normalised.
+
+    Args:
+      images: float32 [B, H, W, 3].
+      probability: That an image is chosen.
+      seed: The run's seed.
+      epoch: int64 [B].
+      index: int64 [B], the example in its data set.
+
+    Returns:
+      As `images`.
+    """
+    chosen, *places = (
+        uniform(seed, epoch, index, number)
+        for number in (_ERASE, _ERASED_AREA, _ERASED_ASPECT, _ERASED_TOP, _ERASED_LEFT)
+    )
+    return erase(images, chosen < probability, *places)
 
 
 def flip(images: tf.Tensor, flipped: tf.Tensor) -> tf.Tensor:

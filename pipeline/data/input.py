@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.config import DataConfig
-from pipeline.data.augment import augment
+from pipeline.data.augment import augment, erase_some
 from pipeline.data.files import SkippedImages, bad_image_error, load_image, read_batch
-from pipeline.data.mix import GROUP, mixup, mixup_lambda, one_hot, swap_partners
+from pipeline.data.mix import GROUP, mix, one_hot
 from pipeline.data.order import positions_to_examples
 from pipeline.data.preprocess import normalize, resize
 from pipeline.data.split import Split, check_labels
@@ -109,7 +109,8 @@ def train_dataset(
     """
     batch_size = config.global_batch_size
     piece_size = shard.piece_size(batch_size)
-    if config.mixup_alpha:
+    mixes = bool(config.mixup_alpha or config.cutmix_alpha)
+    if mixes:
         _check_pairs(piece_size, shard)
     with tf.device("CPU:0"):
         labels = tf.constant(check_labels(split.labels, num_classes, split.title))
@@ -125,12 +126,13 @@ def train_dataset(
         index = batch["index"]
         images = augment(batch["image"], config.augment, seed, batch["epoch"], index)
         images = normalize(images, mean, std)
+        if config.augment.erasing:
+            images = erase_some(images, config.augment.erasing, seed, batch["epoch"], index)
         target = one_hot(tf.gather(labels, index), num_classes, config.label_smoothing)
-        if config.mixup_alpha:
-            keep = mixup_lambda(config.mixup_alpha, seed, batch["epoch"], index)
-            # Nothing is mixed in from an image that could not be read.
-            keep = tf.where(swap_partners(batch["readable"]), keep, 1.0)
-            images, target = mixup(images, keep), mixup(target, keep)
+        if mixes:
+            images, target = mix(
+                images, target, batch["readable"], config, seed, batch["epoch"], index
+            )
         return {
             "image": images,
             "target": target,
@@ -205,7 +207,7 @@ def _check_pairs(piece_size: int, shard: Shard) -> None:
         below = piece_size * shard.pieces // step * step
         fitting = " or ".join(str(n) for n in (below, below + step) if n)
         raise SettingsError(
-            f"data.mixup_alpha mixes the two examples of a pair, and {piece_size} a replica is no "
+            f"mixup and CutMix mix the two examples of a pair, and {piece_size} a replica is no "
             f"multiple of {GROUP}. Set data.global_batch_size to {fitting}"
         )
 

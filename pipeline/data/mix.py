@@ -10,13 +10,14 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import betaincinv
 
+from pipeline.config import DataConfig
 from pipeline.data.order import uniform
 
 # Examples that are mixed with one another.
 GROUP = 2
 
 # augment.py counts its draws from 0.
-_MIXUP_LAMBDA = 1000
+_MIXUP_LAMBDA, _CUTMIX_LAMBDA, _CUTMIX_ROW, _CUTMIX_COLUMN, _SWITCH = range(1000, 1005)
 
 # Knots of the quantile function between which it is taken as straight.
 _KNOTS = 4096
@@ -40,44 +41,117 @@ def one_hot(labels: tf.Tensor, num_classes: int, smoothing: float = 0.0) -> tf.T
     return tf.one_hot(labels, num_classes, on_value=1.0 - smoothing + rest, off_value=rest)
 
 
-def mixup_lambda(alpha: float, seed: int, epoch: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-    """How much of itself each example keeps: Beta(alpha, alpha), one draw a pair.
+def mix(
+    images: tf.Tensor,
+    target: tf.Tensor,
+    readable: tf.Tensor,
+    config: DataConfig,
+    seed: int,
+    epoch: tf.Tensor,
+    index: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mixes pairs by mixup, CutMix, or one of the two, as the settings say.
+
+    Args:
+      images: float32 [B, H, W, 3], B even.
+      target: float32 [B, C].
+      readable: bool [B]; nothing is mixed in from an image that is not.
+      config: mixup_alpha, cutmix_alpha and cutmix_probability are read.
+      seed: The run's seed.
+      epoch: int64 [B].
+      index: int64 [B], the example in its data set.
+
+    Returns:
+      images and target, as they came.
+    """
+
+    def draw(number: int) -> tf.Tensor:
+        # One number for both of a pair: it belongs to the first.
+        return tf.repeat(uniform(seed, epoch[::GROUP], index[::GROUP], number), GROUP)
+
+    height, width = images.shape[1:3]
+    keep = tf.ones_like(index, tf.float32)
+    own = tf.ones([1, height, width, 1])  # how much of each pixel is the image's own
+    if config.mixup_alpha:
+        keep = beta_quantile(config.mixup_alpha, draw(_MIXUP_LAMBDA))
+        own = keep[:, tf.newaxis, tf.newaxis, tf.newaxis]
+    if config.cutmix_alpha:
+        wanted = beta_quantile(config.cutmix_alpha, draw(_CUTMIX_LAMBDA))
+        box = cutmix_box(wanted, draw(_CUTMIX_ROW), draw(_CUTMIX_COLUMN), height, width)
+        probability = config.cutmix_probability if config.mixup_alpha else 1.0
+        cut = draw(_SWITCH) < probability
+        # The box is cut off at the border, so its true area counts.
+        keep = tf.where(cut, 1.0 - tf.reduce_mean(box, axis=[1, 2, 3]), keep)
+        own = tf.where(cut[:, tf.newaxis, tf.newaxis, tf.newaxis], 1.0 - box, own)
+    alone = ~swap_partners(readable)
+    keep = tf.where(alone, 1.0, keep)
+    own = tf.where(alone[:, tf.newaxis, tf.newaxis, tf.newaxis], 1.0, own)
+    return blend_partners(images, own), blend_partners(target, keep[:, tf.newaxis])
+
+
+def beta_quantile(alpha: float, probability: tf.Tensor) -> tf.Tensor:
+    """Uniform numbers made Beta(alpha, alpha).
 
     Args:
       alpha: Above 0; small values keep most pairs nearly unmixed.
-      seed: The run's seed.
-      epoch: int64 [B], B even.
-      index: int64 [B], the example in its data set.
+      probability: float32 [B] in [0, 1).
 
     Returns:
       float32 [B] in [0, 1].
     """
-    # The number belongs to the first of each pair.
-    draw = uniform(seed, epoch[::GROUP], index[::GROUP], _MIXUP_LAMBDA)  # [B/2]
     quantiles = betaincinv(alpha, alpha, np.linspace(0.0, 1.0, _KNOTS + 1)).astype(np.float32)
-    place = draw * _KNOTS
+    place = probability * _KNOTS
     below = tf.floor(place)
     knot = tf.cast(below, tf.int32)
     low, high = tf.gather(quantiles, knot), tf.gather(quantiles, knot + 1)
-    return tf.repeat(low + (high - low) * (place - below), GROUP)  # [B/2] -> [B]
+    return low + (high - low) * (place - below)
 
 
-def mixup(values: tf.Tensor, keep: tf.Tensor) -> tf.Tensor:
-    """Each example mixed with its partner: keep * own + (1 - keep) * partner's.
+def cutmix_box(
+    keep: tf.Tensor, row: tf.Tensor, column: tf.Tensor, height: int, width: int
+) -> tf.Tensor:
+    """A box of 1 - keep of the area about a place, cut off at the border.
 
     Args:
-      values: float32 [B, ...], images or targets; B even.
       keep: float32 [B] in [0, 1].
+      row: float32 [B] in [0, 1): its centre from the top.
+      column: float32 [B] in [0, 1): its centre from the left.
+      height: H.
+      width: W.
+
+    Returns:
+      float32 [B, H, W, 1], 1 inside and 0 outside.
+
+    References:
+      Yun et al., CutMix, https://arxiv.org/abs/1905.04899, section 3.1.
+    """
+
+    def covers(centre: tf.Tensor, length: int) -> tf.Tensor:
+        middle = tf.floor(centre * length)
+        half = tf.floor(tf.floor(length * tf.sqrt(1.0 - keep)) / 2.0)
+        places = tf.range(length, dtype=tf.float32)
+        low, high = (middle - half)[:, tf.newaxis], (middle + half)[:, tf.newaxis]
+        return tf.cast((places >= low) & (places < high), tf.float32)  # [B, length]
+
+    rows, columns = covers(row, height), covers(column, width)
+    return rows[:, :, tf.newaxis, tf.newaxis] * columns[:, tf.newaxis, :, tf.newaxis]
+
+
+def blend_partners(values: tf.Tensor, own: tf.Tensor) -> tf.Tensor:
+    """own * value + (1 - own) * the partner's value.
+
+    Args:
+      values: float32 [B, ...], B even.
+      own: float32, broadcast to `values`, in [0, 1].
 
     Returns:
       As `values`.
 
     References:
-      Zhang et al., mixup: Beyond Empirical Risk Minimization, 2018, with the pairs and the one
-      number a pair of timm's mode "pair".
+      Zhang et al., mixup, https://arxiv.org/abs/1710.09412; pairs with a number of their own are
+      timm's mode "pair".
     """
-    keep = tf.reshape(keep, [-1] + [1] * (len(values.shape) - 1))
-    return keep * values + (1.0 - keep) * swap_partners(values)
+    return own * values + (1.0 - own) * swap_partners(values)
 
 
 def swap_partners(values: tf.Tensor) -> tf.Tensor:

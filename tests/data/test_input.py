@@ -84,9 +84,19 @@ def test_any_division_gives_the_same_bytes(split, count, splits):
 
 @pytest.mark.parametrize(("count", "splits"), [(2, 1), (3, 1), (1, 2), (2, 3)])
 def test_any_division_mixes_the_same_pairs(split, count, splits):
-    config = CONFIG.model_copy(update={"mixup_alpha": 0.8})
+    everything = AUGMENT.model_copy(
+        update={
+            "rand_augment_layers": 2,
+            "three_augment": True,
+            "color_jitter": 0.3,
+            "erasing": 0.5,
+        }
+    )
+    config = CONFIG.model_copy(
+        update={"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "augment": everything}
+    )
     (whole,) = take(train(split, config), 1)
-    (plain,) = take(train(split), 1)
+    (plain,) = take(train(split, CONFIG.model_copy(update={"augment": everything})), 1)
     shards = [take(train(split, config, shard=Shard(i, count, splits)), splits)
               for i in range(count)]  # fmt: skip
     assert_same(joined([part for shard in shards for part in shard]), whole)
