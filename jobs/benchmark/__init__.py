@@ -7,6 +7,7 @@ import importlib
 
 # Each is a module of this package with add_arguments(parser) and run(arguments) -> exit code.
 BENCHMARKS = {
+    "input": "images a second of the input stage, by stages, beside other ways to do it",
     "scaling": "images a second with 1, 2, ... workers, with and without the reduction",
 }
 

@@ -18,7 +18,7 @@ from pipeline.errors import PeerLost, SettingsError
 
 # What Horovod's operations fail with once a process has left; the first is for eager calls, the
 # others come out of a tf.function.
-_LOST = ("Horovod has been shut down", "HorovodInternalError", "Connection closed by peer")
+_LOST = ("Horovod has been shut down", "HorovodInternalError", "gloo/transport/")
 
 # Horovod 0.28.1 sums no bfloat16.
 _WIRE = {"none": None, "float16": tf.float16}

@@ -12,9 +12,9 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 
-def scaling(*arguments):
+def benchmark(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "jobs.cli", "benchmark", "scaling", *arguments],
+        [sys.executable, "-m", "jobs.cli", "benchmark", *arguments],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
@@ -23,8 +23,8 @@ def scaling(*arguments):
 @pytest.mark.skipif(find_spec("horovod") is None, reason="Horovod is not built: make horovod")
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers need two cores")
 def test_scaling_measures_every_kind_with_and_without_the_reduction():
-    done = scaling(
-        "digits", "--workers=2", "--runtimes=horovod",
+    done = benchmark(
+        "scaling", "digits", "--workers=2", "--runtimes=horovod",
         "--batch=4", "--steps=1", "--rounds=1", "--repeats=1", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -47,7 +47,25 @@ def test_scaling_measures_every_kind_with_and_without_the_reduction():
      ("--runtimes=mpi", "--runtimes takes")],
 )  # fmt: skip
 def test_wrong_arguments_are_explained(argument, message):
-    done = scaling(argument)
+    done = benchmark("scaling", argument)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_input_measures_each_stage_and_the_other_ways():
+    done = benchmark(
+        "input", "digits", "data.augment.rand_augment_layers=1", "data.cutmix_alpha=1",
+        "--seconds=0.1", "--rounds=1", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rates = json.loads(done.stdout)
+    assert list(rates) == [
+        "order, fetch, decode, normalise",
+        "and augment",
+        "and mix",
+        "Keras layers: crop, flip",
+        "Keras layers: crop, flip, RandAugment",
+        "NumPy: crop, flip",
+    ]
+    assert min(rates.values()) > 0

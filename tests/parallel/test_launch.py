@@ -143,7 +143,8 @@ def test_a_killed_launcher_takes_its_processes_and_theirs_with_it(vit):
     launcher = vit.start(f"{ALONE} -- child,print=ready,ignore=SIGTERM,sleep=100")
     launcher.stdout.readline()
     launcher.stdout.readline()
-    assert len(vit.left()) == 6  # the launcher, its guard, two ranks, a child of each
+    # The launcher, its guard, two ranks, a child of each.
+    wait_until(lambda: len(vit.left()) == 6)
     launcher.kill()
     launcher.wait()
     wait_until(lambda: not vit.left(), 3)
