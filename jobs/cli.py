@@ -51,8 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
-    # Intermixed, so that options may stand before, between and after settings.
-    parsed = parser.parse_intermixed_args(rest)
+    # Intermixed, so that options may stand before, between and after settings; argparse cannot do
+    # so where a verb ends in a command or has sub-commands.
+    in_order = getattr(module, "PARSES_IN_ORDER", False)
+    parsed = parser.parse_args(rest) if in_order else parser.parse_intermixed_args(rest)
     place = _place()
     where = f"rank {place.rank} on {gethostname()}: " if place.world_size > 1 else ""
     try:

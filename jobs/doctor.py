@@ -11,16 +11,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from jobs.cli import find_recipe, main
-from jobs.launch import find_gpus
+from jobs.launch import find_gpus, launch_here
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, dump_config, load_config
 from pipeline.errors import PipelineError, SettingsError
-
-if TYPE_CHECKING:
-    from pipeline.train.parity import Comparison, Trace
+from pipeline.train.parity import STEPS, TOLERANCE, Comparison, Trace, compare, proof_config
 
 RUNTIMES = ("single", "mirrored", "multi_worker", "horovod")
 
@@ -74,7 +72,6 @@ def run(arguments: argparse.Namespace) -> int:
         return _trace(config, arguments.trace)
     runs = read_runs(arguments.runtimes, arguments.workers)
     _check_horovod(runs)
-    import_tensorflow()
     with tempfile.TemporaryDirectory(prefix="vit-parity-") as folder:
         return _prove(config, runs, Path(folder))
 
@@ -94,13 +91,19 @@ def read_runs(runtimes: str, workers: str) -> list[Run]:
     counts = workers.split(",")
     if not all(count.isdecimal() and int(count) > 0 for count in counts):
         raise SettingsError(f"--workers takes numbers such as 2 or 1,2,4. Received: {workers!r}")
-    return [
+    runs = [
         Run(name, int(count))
         for name in names
         for count in counts
         # A mirror of one device is what `single` is.
-        if name != "single" and (name, count) != ("mirrored", "1")
+        if name != "single" and (name, int(count)) != ("mirrored", 1)
     ]
+    if not runs:
+        raise SettingsError(
+            f"--runtimes {runtimes} with --workers {workers} leaves nothing to compare with one "
+            "worker: add a runtime, or take 2 workers"
+        )
+    return runs
 
 
 def _check_horovod(runs: Sequence[Run]) -> None:
@@ -115,7 +118,7 @@ def _trace(config: Config, path: Path) -> int:
     import_tensorflow()
     from pipeline.distribute.agreement import check_agreement
     from pipeline.distribute.runtime import start
-    from pipeline.train.parity import train_briefly
+    from pipeline.train.brief import train_briefly
 
     with closing(start(config.distribute)) as runtime, runtime.noticing_lost_peers():
         check_agreement(runtime, config)
@@ -127,8 +130,6 @@ def _trace(config: Config, path: Path) -> int:
 
 
 def _prove(config: Config, runs: Sequence[Run], folder: Path) -> int:
-    from pipeline.train.parity import STEPS, TOLERANCE, compare, proof_config
-
     alone = Run("single", 1)
     norms = _train(proof_config(config, None), alone, folder).curves["gradient_norm"]
     proof = proof_config(config, float(sorted(norms)[STEPS // 2]))
@@ -157,8 +158,6 @@ def _train(config: Config, run: Run, folder: Path) -> Trace:
     Raises:
       PipelineError: They failed; with their code where that is 2 or 3.
     """
-    from pipeline.train.parity import Trace
-
     recipe, trace = folder / "proof.yaml", folder / "trace.safetensors"
     recipe.write_text(dump_config(config))
     trace.unlink(missing_ok=True)
@@ -178,11 +177,9 @@ def _train(config: Config, run: Run, folder: Path) -> Trace:
 
 
 def _command(run: Run, recipe: Path, trace: Path) -> Iterator[str]:
-    vit = (sys.executable, "-m", "jobs.cli")
     if run.runtime in ("horovod", "multi_worker"):
-        yield from (*vit, "launch", "--hosts", "localhost", "--slots", str(run.workers))
-        yield from ("--runtime", run.runtime, "--")
-    yield from (*vit, "doctor", str(recipe), "--trace", str(trace))
+        yield from launch_here(run.workers, run.runtime)
+    yield from (sys.executable, "-m", "jobs.cli", "doctor", str(recipe), "--trace", str(trace))
     yield f"distribute.runtime={run.runtime}"
     if run.runtime == "mirrored":
         yield f"distribute.cpu_devices={run.workers}"

@@ -15,6 +15,9 @@ from pipeline.distribute.job import Job
 from pipeline.distribute.launcher import launch
 from pipeline.errors import SettingsError
 
+# The command has options of its own.
+PARSES_IN_ORDER = True
+
 # Where schedulers that start one program a node say which node it is.
 _INDEX_VARIABLES = ("JOB_COMPLETION_INDEX", "SLURM_NODEID")
 
@@ -63,8 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     number("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...", help="what to run")
     parser.epilog = _EPILOG
-    # The command has options of its own, and intermixed parsing would take them for ours.
-    parser.parse_intermixed_args = parser.parse_args  # type: ignore[method-assign]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -73,6 +74,12 @@ def run(arguments: argparse.Namespace) -> int:
     if outcome.message:
         print(f"vit launch: {outcome.message}", file=sys.stderr)
     return outcome.code
+
+
+def launch_here(slots: int, runtime: str) -> list[str]:
+    """What to put before a command to run it as `slots` processes on this machine."""
+    vit = [sys.executable, "-m", "jobs.cli", "launch", "--hosts", "localhost"]
+    return [*vit, "--slots", str(slots), "--runtime", runtime, "--"]
 
 
 def read_job(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Job:

@@ -8,7 +8,7 @@
     distribute/  Runtime: how copies of the model work together
     checkpoint   write, find, verify, restore, prune
     monitor/     TensorBoard, metrics.jsonl, what the terminal shows
-    train/       step, loop, exact metrics, and `build`, the one place where stages meet
+    train/       step, loop, exact metrics, the parity proof, and `build`, where all stages meet
 
 Imports go one way, and tests/test_architecture.py holds it:
 

@@ -52,10 +52,10 @@ Exit code: 0 done, 1 the build or the installation failed, 2 wrong usage or
 something is missing.
 
 Run on TensorFlow 2.21.0, x86_64, Debian 12 (g++ 12.2):
-  CPU   Python 3.11.7, 3.12.1, 3.13.0; CMake 3.25, 3.31 and 4.4;
-        two ranks under horovodrun on each
-  GPU   Python 3.11.7; CUDA 13.0's nvcc, NCCL 2.32; built and imported on a
-        machine without a GPU, not run on one
+  CPU   Python 3.11.7, with the line that patch_source changes; before that
+        also 3.12.1 and 3.13.0; CMake 3.25, 3.31 and 4.4; two ranks on each
+  GPU   Python 3.11.7; CUDA 13.0's nvcc, NCCL 2.32; built with the changed line,
+        before it also imported on a machine without a GPU; not run on one
 HELP
 }
 

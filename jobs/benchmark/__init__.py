@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 
+PARSES_IN_ORDER = True
+
 # Each is a module of this package with add_arguments(parser) and run(arguments) -> exit code.
 BENCHMARKS = {
     "input": "images a second of the input stage, by stages, beside other ways to do it",
@@ -24,8 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(sub)
-    # Sub-commands cannot be parsed intermixed.
-    parser.parse_intermixed_args = parser.parse_args  # type: ignore[method-assign]
 
 
 def run(arguments: argparse.Namespace) -> int:

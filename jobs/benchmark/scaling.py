@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from jobs.cli import find_recipe
-from jobs.launch import find_gpus
+from jobs.launch import find_gpus, launch_here
 from pipeline.config import Config, dump_config, load_config
 from pipeline.errors import PipelineError, SettingsError
 
@@ -166,8 +166,7 @@ def _config(kind: Kind, config: Config, batch: int, on_cpu: bool) -> Config:
 def _launcher(kind: Kind) -> list[str]:
     if kind.runtime in ("single", "apart"):
         return []
-    vit = [sys.executable, "-m", "jobs.cli", "launch", "--hosts", "localhost"]
-    return [*vit, "--slots", str(kind.workers), "--runtime", kind.runtime, "--"]
+    return launch_here(kind.workers, kind.runtime)
 
 
 def _gpu(kind: Kind, index: int) -> dict[str, str]:
@@ -180,9 +179,12 @@ def _gpu(kind: Kind, index: int) -> dict[str, str]:
 
 def _row(kind: Kind, measured: Sequence[Mapping[str, float]]) -> dict[str, float | str]:
     medians = {name: median(one[name] for one in measured) for name in measured[0]}
-    # Of pairs that ran in the same processes, not of medians of different ones.
-    kept = median(one["images_per_second"] / one["without_reduction"] for one in measured)
-    return {"kind": kind.title, **medians, "of_without_reduction": kept}
+    if "without_reduction" in medians:
+        # Of pairs that ran in the same processes, not of medians of different ones.
+        medians["of_without_reduction"] = median(
+            one["images_per_second"] / one["without_reduction"] for one in measured
+        )
+    return {"kind": kind.title, **medians}
 
 
 def _table(rows: Sequence[Mapping[str, float | str]]) -> Iterator[str]:
@@ -192,10 +194,11 @@ def _table(rows: Sequence[Mapping[str, float | str]]) -> Iterator[str]:
         f"{'grouped':>9}{'reduction':>11}"
     )
     for row in rows:
-        rate, alone = float(row["images_per_second"]), float(row["without_reduction"])
+        rate = float(row["images_per_second"])
         line = f"{row['kind']:<44}{rate:>10.1f}{rate / one:>8.2f}"
-        if row["reduction_ms"]:
-            grouped = f"{float(row['grouped']):>9.1f}" if row["grouped"] else f"{'':>9}"
-            line += f"{alone:>19.1f}{float(row['of_without_reduction']):>8.1%}{grouped}"
+        if "without_reduction" in row:
+            grouped = f"{float(row['grouped']):>9.1f}" if "grouped" in row else f"{'':>9}"
+            line += f"{float(row['without_reduction']):>19.1f}"
+            line += f"{float(row['of_without_reduction']):>8.1%}{grouped}"
             line += f"{float(row['reduction_ms']):>8.1f} ms"
         yield line

@@ -61,15 +61,17 @@ def measure(config: Config, runtime: Runtime, rounds: int, steps: int) -> dict[s
     """Images a second by how gradients are reduced, and what a reduction alone takes.
 
     Returns:
-      images_per_second; without_reduction; grouped, 0 where the runtime has no such operation;
-      reduction_ms, 0 for one replica.
+      images_per_second; for several processes also without_reduction, reduction_ms, and grouped
+      where the runtime has such an operation.
     """
     from pipeline.train.experiment import build
     from pipeline.train.step import make_train_steps
 
     experiment = build(config, runtime)
     experiment.broadcast()
-    reductions = {"images_per_second": runtime.sum_gradients, "without_reduction": list}
+    reductions: dict[str, Callable[..., Any]] = {"images_per_second": runtime.sum_gradients}
+    if runtime.world_size > 1:
+        reductions["without_reduction"] = list
     if hasattr(runtime, "sum_gradients_at_once"):
         reductions["grouped"] = runtime.sum_gradients_at_once
     train_steps = {
@@ -86,8 +88,9 @@ def measure(config: Config, runtime: Runtime, rounds: int, steps: int) -> dict[s
     seconds = _time_in_turn(experiment, train_steps, rounds, steps)
     batch = config.data.global_batch_size
     rates = {name: steps * batch / median(times) for name, times in seconds.items()}
-    alone_ms = 0.0 if runtime.world_size == 1 else _time_reduction(experiment, rounds * steps)
-    return {"grouped": 0.0, **rates, "reduction_ms": alone_ms}
+    if runtime.world_size > 1:
+        rates["reduction_ms"] = _time_reduction(experiment, rounds * steps)
+    return rates
 
 
 def _time_in_turn(

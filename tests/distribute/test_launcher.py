@@ -223,7 +223,7 @@ def read(*words, **environment):
     parser = argparse.ArgumentParser()
     launch.add_arguments(parser)
     environment = {"CUDA_VISIBLE_DEVICES": ""} | environment
-    return launch.read_job(parser.parse_intermixed_args([*words, "--", "true"]), environment)
+    return launch.read_job(parser.parse_args([*words, "--", "true"]), environment)
 
 
 @pytest.mark.parametrize(

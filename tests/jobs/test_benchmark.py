@@ -36,9 +36,9 @@ def test_scaling_measures_every_kind_with_and_without_the_reduction():
         "horovod, 2 workers",
     ]
     for kind, row in rows.items():
-        assert row["images_per_second"] > 0
-        assert row["without_reduction"] > 0
-        assert (row["reduction_ms"] > 0) == (row["grouped"] > 0) == ("horovod" in kind)
+        figures = {name: value for name, value in row.items() if name != "kind"}
+        assert min(figures.values()) > 0
+        assert ("without_reduction" in row) == ("grouped" in row) == ("horovod" in kind)
 
 
 @pytest.mark.parametrize(

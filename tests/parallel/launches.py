@@ -34,29 +34,24 @@ class Launches:
         """Starts a launcher; arguments before "--" are its own, those after it the script's."""
         own, _, rest = f"{' '.join(arguments)} ".partition(" -- ")
         command = command or [sys.executable, str(HERE / script), *rest.split()]
-        name, value = self.mark.split("=")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.cli", "launch", *own.split(), "--", *command],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT), name: value} | variables,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        self.started.append(process)
-        return process
+        launcher = [sys.executable, "-m", "jobs.cli", "launch", *own.split(), "--", *command]
+        return self._open(launcher, subprocess.PIPE, variables)
 
-    def horovodrun(self, processes, *command, **variables):
-        """Starts horovodrun on this machine."""
-        horovodrun = Path(sys.executable).with_name("horovodrun")
+    def horovodrun(self, processes, *command):
+        """Starts horovodrun on this machine; all it prints comes on standard output."""
+        horovodrun = str(Path(sys.executable).with_name("horovodrun"))
+        words = [horovodrun, "--gloo", "-np", str(processes), *map(str, command)]
+        return self._open(words, subprocess.STDOUT, {})
+
+    def _open(self, command, stderr, variables):
         name, value = self.mark.split("=")
         process = subprocess.Popen(
-            [str(horovodrun), "--gloo", "-np", str(processes), *map(str, command)],
+            command,
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": str(ROOT), name: value} | variables,
             text=True,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=stderr,
         )
         self.started.append(process)
         return process
