@@ -34,7 +34,12 @@ def run(arguments: argparse.Namespace) -> int:
     failed = 0
     for path in arguments.images:
         try:
-            probabilities = predict(load_image(path, config.data))
+            content = path.read_bytes()
+            probabilities = predict(load_image(content, str(path), config.data))
+        except OSError as error:
+            print(f"vit predict: cannot read {path}: {error.strerror}", file=sys.stderr)
+            failed += 1
+            continue
         except DataError as error:
             print(f"vit predict: {error}", file=sys.stderr)
             failed += 1

@@ -41,6 +41,13 @@ class RunConfig(_Stage):
 class AugmentConfig(_Stage):
     """Random changes to training images, drawn from (seed, epoch, example)."""
 
+    resized_crop_min_area: float | None = _setting(
+        None,
+        "cut out a random box of at least this part of the image's area and of aspect ratio 3/4 to "
+        "4/3, and resize it (0.08 in ImageNet recipes); null: see what evaluation sees",
+        gt=0,
+        le=1,
+    )
     flip: bool = _setting(False, "mirror left to right, one time in two")
     crop_padding: int = _setting(0, "pad by this many pixels, then crop at random", ge=0)
     rotation: float = _setting(0.0, "rotate by up to this part of a full turn", ge=0, le=0.5)
@@ -65,7 +72,19 @@ class DataConfig(_Stage):
     resize: Literal["none", "squash", "crop"] = _setting(
         "squash",
         "none: images already have the size; squash: resize, ignoring the aspect ratio; "
-        "crop: resize the short side, crop the centre",
+        "crop: the square in the centre, resized",
+    )
+    crop_fraction: float = _setting(
+        1.0,
+        "side of that square, as a part of the image's short side (0.875: 224 of 256)",
+        gt=0,
+        le=1,
+    )
+    antialias: bool = _setting(
+        True, "smooth where images shrink, as Pillow does; false is faster and coarser"
+    )
+    max_pixels: int = _setting(
+        100_000_000, "an image that says it has more is refused before it is decoded", ge=1
     )
     global_batch_size: int = _setting(256, "examples an update, over all replicas", ge=1)
     eval_batch_size: int | None = _setting(

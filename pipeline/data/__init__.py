@@ -6,8 +6,8 @@ arrays.py      sets held in memory: digits, CIFAR, Fashion-MNIST, synthetic
 cifar.py       CIFAR's original archive, read without trusting it
 folder.py      sets held as files: train/<class>/*
 order.py       which example stands at which position; random numbers by counter
-preprocess.py  decode, resize, normalise
-files.py       files to images, a batch at a time, and what becomes of those that are none
+crop_box.py    which part of an image is seen
+preprocess.py  decode, cut out, resize, normalise
 augment.py     flip, crop, rotation and zoom of whole batches
 mix.py         targets
 input.py       the tf.data graph that puts these together

@@ -11,10 +11,19 @@ import tensorflow as tf
 
 from pipeline.config import DataConfig
 from pipeline.data.augment import augment, erase_some
-from pipeline.data.files import SkippedImages, bad_image_error, load_image, read_batch
+from pipeline.data.crop_box import random_box
+from pipeline.data.images import (
+    Boxes,
+    SkippedImages,
+    bad_image_error,
+    decode_batch,
+    eval_boxes,
+    load_image,
+    read_contents,
+)
 from pipeline.data.mix import GROUP, mix, one_hot
 from pipeline.data.order import positions_to_examples
-from pipeline.data.preprocess import normalize, resize
+from pipeline.data.preprocess import normalize, resize, resize_box
 from pipeline.data.split import Split, check_labels
 from pipeline.errors import SettingsError
 
@@ -27,8 +36,6 @@ __all__ = [
 _BATCHES_IN_FLIGHT = 2
 
 Batch = dict[str, tf.Tensor]
-# index int64 [b] -> images uint8 [b, S, S, 3], readable bool [b]
-Fetch = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -114,13 +121,17 @@ def train_dataset(
         _check_pairs(piece_size, shard)
     with tf.device("CPU:0"):
         labels = tf.constant(check_labels(split.labels, num_classes, split.title))
-        fetch = _make_fetch(split, config, piece_size, skipped)
+    reader = _make_reader(split, config, piece_size, skipped)
 
-    def read(number: tf.Tensor) -> Batch:
+    def look(number: tf.Tensor) -> Batch:
         positions = _positions(number, batch_size, piece_size, shard)
         epoch, index = positions_to_examples(positions, split.num_examples, seed)
-        images, readable = fetch(index)
-        return {"image": images, "readable": readable, "epoch": epoch, "index": index}
+        return {"epoch": epoch, "index": index, **reader.look(index)}
+
+    def decode(batch: Batch) -> Batch:
+        images, readable = reader.decode(batch, _train_boxes(batch, config, seed))
+        kept = {name: batch[name] for name in ("epoch", "index")}
+        return {"image": images, "readable": readable, **kept}
 
     def finish(batch: Batch) -> Batch:
         index = batch["index"]
@@ -141,7 +152,7 @@ def train_dataset(
         }
 
     numbers = tf.data.Dataset.range(start_step * shard.splits, np.iinfo(np.int64).max)
-    return _assemble(numbers, read, finish, split, config)
+    return _assemble(numbers, look, decode, finish, reader, config)
 
 
 def eval_dataset(
@@ -180,14 +191,17 @@ def eval_dataset(
     num_examples = split.num_examples
     with tf.device("CPU:0"):
         labels = tf.constant(split.labels)
-        fetch = _make_fetch(split, config, piece_size, skipped)
+    reader = _make_reader(split, config, piece_size, skipped)
 
-    def read(number: tf.Tensor) -> Batch:
+    def look(number: tf.Tensor) -> Batch:
         positions = _positions(number, batch_size, piece_size, shard)
         real = positions < num_examples
         index = tf.where(real, positions, tf.zeros_like(positions))
-        images, readable = fetch(index)
-        return {"image": images, "readable": readable & real, "index": index}
+        return {"real": real, "index": index, **reader.look(index)}
+
+    def decode(batch: Batch) -> Batch:
+        images, readable = reader.decode(batch, None)
+        return {"image": images, "readable": readable & batch["real"], "index": batch["index"]}
 
     def finish(batch: Batch) -> Batch:
         return {
@@ -198,7 +212,7 @@ def eval_dataset(
         }
 
     numbers = tf.data.Dataset.range(-(-num_examples // batch_size) * shard.splits)
-    return _assemble(numbers, read, finish, split, config)
+    return _assemble(numbers, look, decode, finish, reader, config)
 
 
 def _check_pairs(piece_size: int, shard: Shard) -> None:
@@ -219,18 +233,36 @@ def _positions(number: tf.Tensor, batch_size: int, piece_size: int, shard: Shard
     return start + tf.range(piece_size, dtype=tf.int64)
 
 
+def _train_boxes(batch: Batch, config: DataConfig, seed: int) -> Boxes | None:
+    min_area = config.augment.resized_crop_min_area
+    if min_area is None:
+        return None
+
+    def boxes(sizes: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
+        epoch, index = (tf.gather(batch[name], places) for name in ("epoch", "index"))
+        return random_box(sizes, min_area, seed, epoch, index)
+
+    return boxes
+
+
 def _assemble(
     numbers: tf.data.Dataset,
-    read: Callable[[tf.Tensor], Batch],
+    look: Callable[[tf.Tensor], Batch],
+    decode: Callable[[Batch], Batch],
     finish: Callable[[Batch], Batch],
-    split: Split,
+    reader: _Reader,
     config: DataConfig,
 ) -> tf.data.Dataset:
     parallel = config.threads or tf.data.AUTOTUNE
     in_flight = parallel
-    if split.paths is not None:
+    if reader.encoded:
         in_flight = min(_BATCHES_IN_FLIGHT, config.threads or _BATCHES_IN_FLIGHT)
-    dataset = numbers.map(read, num_parallel_calls=in_flight, deterministic=True)
+        dataset = numbers.map(look, num_parallel_calls=in_flight, deterministic=True)
+        dataset = dataset.map(decode, num_parallel_calls=in_flight, deterministic=True)
+    else:
+        dataset = numbers.map(
+            lambda number: decode(look(number)), num_parallel_calls=parallel, deterministic=True
+        )
     dataset = dataset.map(finish, num_parallel_calls=parallel, deterministic=True)
     options = tf.data.Options()
     options.deterministic = True
@@ -239,30 +271,73 @@ def _assemble(
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
-def _make_fetch(
+@dataclass(frozen=True)
+class _Reader:
+    """How the images of a split are had, in two steps, so that one batch is decoded while the next
+    is fetched.
+
+    Attributes:
+      encoded: Whether there is anything to fetch.
+      look: index int64 [b] to what `decode` needs of it.
+      decode: A batch with that, and the part of each image that is seen (None: what evaluation
+        sees), to images uint8 [b, S, S, 3] and readable bool [b].
+    """
+
+    encoded: bool
+    look: Callable[[tf.Tensor], Batch]
+    decode: Callable[[Batch, Boxes | None], tuple[tf.Tensor, tf.Tensor]]
+
+
+def _make_reader(
     split: Split, config: DataConfig, piece_size: int, skipped: SkippedImages | None
-) -> Fetch:
-    if split.images is None:
-        # Bytes, as the file system has them: a name need not be valid text.
-        paths = tf.constant([os.fsencode(path) for path in split.paths or ()])
-        found = SkippedImages() if skipped is None else skipped
-        parallel = config.threads or os.cpu_count() or 1
-        return lambda index: read_batch(
-            tf.gather(paths, index), piece_size, config, parallel, found
+) -> _Reader:
+    if split.images is not None:
+        return _memory_reader(split, config)
+    found = SkippedImages() if skipped is None else skipped
+    parallel = config.threads or os.cpu_count() or 1
+
+    def look(index: tf.Tensor) -> Batch:
+        contents, sizes = read_contents(split, index, piece_size, config, parallel)
+        return {"contents": contents, "sizes": sizes}
+
+    def decode(batch: Batch, boxes: Boxes | None) -> tuple[tf.Tensor, tf.Tensor]:
+        seen = eval_boxes(config) if boxes is None else boxes
+        index, contents, sizes = (batch[name] for name in ("index", "contents", "sizes"))
+        return decode_batch(
+            split, index, contents, sizes, seen, piece_size, config, parallel, found
         )
-    height, width = split.images.shape[1:3]
-    size = config.image_size
-    if config.resize == "none" and (height, width) != (size, size):
+
+    return _Reader(True, look, decode)
+
+
+def _memory_reader(split: Split, config: DataConfig) -> _Reader:
+    height, width = split.images.shape[1:3]  # type: ignore[union-attr]
+    size, mode = config.image_size, config.resize
+    if mode == "none" and (height, width) != (size, size):
         raise SettingsError(
             f"{split.title} has images of {width} x {height} pixels, but data.resize=none and "
             f"data.image_size={size}. Set data.resize=squash, or the size the images have"
         )
     # An eager tensor that the graph captures; as a constant of the graph it would be copied into
     # it, and a graph holds 2 GiB at most.
-    images = tf.constant(split.images)
+    with tf.device("CPU:0"):
+        pixels = tf.constant(split.images)
+    whole = eval_boxes(config)(tf.constant([[height, width]]), tf.constant([0]))
+    top, left, box_height, box_width = whole[0].numpy().tolist()
 
-    def fetch(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        batch = resize(tf.gather(images, index), size, config.resize)
-        return batch, tf.ones_like(index, tf.bool)
+    def decode(batch: Batch, boxes: Boxes | None) -> tuple[tf.Tensor, tf.Tensor]:
+        index = batch["index"]
+        images = tf.gather(pixels, index)  # [b, H, W, 3]
+        if boxes is None:
+            images = images[:, top : top + box_height, left : left + box_width]
+            images = resize(images, size, config.antialias)
+        else:
+            sizes = tf.tile([[height, width]], [tf.size(index), 1])
+            images = tf.map_fn(
+                lambda pair: resize_box(pair[0], pair[1], size, mode, config.antialias),
+                (images, boxes(sizes, tf.range(tf.size(index)))),
+                fn_output_signature=tf.TensorSpec([size, size, 3], tf.uint8),
+            )
+        return images, tf.ones_like(index, tf.bool)
 
-    return fetch
+    return _Reader(False, lambda index: {}, decode)

@@ -1,4 +1,4 @@
-"""From bytes to the numbers a model sees: decode, resize, normalise."""
+"""From bytes to the numbers a model sees: decode, cut out, resize, normalise."""
 
 from __future__ import annotations
 
@@ -6,73 +6,102 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+# A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where the box is still this many times as large
+# as the result. Mean difference from the slow way, in levels, on two photographs resized to a 6th
+# to a 25th: at most 3.1 with 2, 2.6 with 3 (3.4 to 21 without any antialiasing).
+_REDUCING_GAP = 3
+_REDUCTIONS = (1, 2, 4, 8)
 
-def decode(content: tf.Tensor) -> tf.Tensor:
-    """JPEG, PNG, BMP or the first frame of a GIF as colours.
+_JPEG_MARKER = b"\xff\xd8\xff"
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def image_size(content: tf.Tensor) -> tf.Tensor:
+    """Height and width as a JPEG or PNG states them, without decoding it.
+
+    Args:
+      content: string scalar.
+
+    Returns:
+      int32 [2].
+
+    Raises:
+      tf.errors.InvalidArgumentError: It is neither, or its header is damaged; images.py then asks
+        Pillow.
+    """
+    return tf.cond(
+        tf.strings.substr(content, 0, 8) == _PNG_SIGNATURE,
+        lambda: _png_size(content),
+        # libjpeg complains on stderr of what is no JPEG: it is asked only about what may be one.
+        lambda: tf.cond(
+            tf.strings.substr(content, 0, 3) == _JPEG_MARKER,
+            lambda: tf.image.extract_jpeg_shape(content)[:2],
+            _no_size,
+        ),
+    )
+
+
+def decode_box(
+    content: tf.Tensor, box: tf.Tensor, size: int, mode: str, antialias: bool
+) -> tf.Tensor:
+    """The part of a JPEG or PNG inside a box, resized; no more of a JPEG is decoded than that.
 
     Grey becomes RGB, an alpha channel is dropped, 16 bits become 8. Orientation tags are not
     followed, as nowhere in the field's pipelines.
 
     Args:
       content: string scalar.
+      box: int32 [4]: top, left, height, width.
+      size: Height and width wanted.
+      mode: As `data.resize`; "none" only checks the size of the box.
+      antialias: Whether to smooth where the image shrinks.
 
     Returns:
-      uint8 [H, W, 3].
+      uint8 [size, size, 3].
 
     Raises:
-      tf.errors.InvalidArgumentError: TensorFlow cannot read it; files.py then asks Pillow.
+      tf.errors.InvalidArgumentError: It is damaged, or mode is "none" and the size differs.
     """
-    is_jpeg = tf.strings.substr(content, 0, 3) == b"\xff\xd8\xff"
-    image = tf.cond(is_jpeg, lambda: _decode_jpeg(content), lambda: _decode_other(content))
-    return tf.ensure_shape(image, [None, None, 3])
+    is_jpeg = tf.strings.substr(content, 0, 3) == _JPEG_MARKER
+    return tf.cond(
+        is_jpeg,
+        lambda: _decode_jpeg_box(content, box, size, mode, antialias),
+        lambda: resize_box(_decode_png(content), box, size, mode, antialias),
+    )
 
 
-def _decode_jpeg(content: tf.Tensor) -> tf.Tensor:
-    # The default is the fast, inexact cosine transform: it is off by up to 4 levels, and on 2,000
-    # CIFAR-10 JPEGs it darkens red and blue by 1.2 levels in the mean, unlike every other reader.
-    return tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE")
+def resize_box(
+    image: tf.Tensor, box: tf.Tensor, size: int, mode: str, antialias: bool
+) -> tf.Tensor:
+    """The part of an image inside a box, resized; uint8 [H, W, 3] to uint8 [size, size, 3]."""
+    part = tf.slice(image, tf.pad(box[:2], [[0, 1]]), tf.concat([box[2:], [3]], axis=0))
+    if mode == "none":
+        return tf.ensure_shape(part, [size, size, 3])
+    return resize(part[tf.newaxis], size, antialias)[0]
 
 
-def _decode_other(content: tf.Tensor) -> tf.Tensor:
-    # TensorFlow takes the indices of a palette BMP for grey values, without an error. Byte 28 is
-    # the number of bits a pixel: all but 24 are made to fail here, so that Pillow reads them.
-    is_bmp = tf.strings.substr(content, 0, 2) == b"BM"
-    is_plain = tf.strings.substr(content, 28, 1) == b"\x18"
-    content = tf.where(is_bmp & ~is_plain, b"", content)
-    return tf.io.decode_image(content, channels=3, expand_animations=False)
-
-
-def resize(images: tf.Tensor, size: int, mode: str) -> tf.Tensor:
-    """Images of size x size pixels, bilinear, with antialiasing where they shrink.
+def resize(images: tf.Tensor, size: int, antialias: bool) -> tf.Tensor:
+    """Images of size x size pixels, bilinear.
 
     Args:
-      images: uint8 [H, W, 3], or [B, H, W, 3] for a batch of one size.
+      images: uint8 [B, H, W, 3].
       size: Height and width wanted.
-      mode: "none" only checks the size; "squash" ignores the aspect ratio; "crop" resizes the
-        short side and takes the centre of the long one, to a fraction of a pixel.
+      antialias: Whether to smooth where they shrink.
 
     Returns:
-      uint8 [size, size, 3] or [B, size, size, 3].
-
-    Raises:
-      tf.errors.InvalidArgumentError: mode is "none" and the size differs.
+      uint8 [B, size, size, 3].
     """
-    wanted = [size, size, 3]
-    if images.shape.rank == 3:
-        return tf.squeeze(resize(images[tf.newaxis], size, mode), 0)
-    if mode == "none":
-        return tf.ensure_shape(images, [None, *wanted])
-    if images.shape[1:] == wanted:
+    if images.shape[1:] == [size, size, 3]:
         return images
-    if mode == "crop":
-        return _scale(images, size, keep_aspect=True)
+    if not antialias:
+        return _enlarge(images, size)
     shape = images.shape if images.shape[1:3].is_fully_defined() else tf.shape(images)
     shrinks = (shape[1] > size) | (shape[2] > size)
     # Where nothing shrinks there is nothing to antialias, and the plain kernel gives the same
     # within rounding at 3.4 times the speed (32 to 72 px).
     if isinstance(shrinks, bool):
-        return _scale(images, size) if shrinks else _enlarge(images, size)
-    return tf.cond(shrinks, lambda: _scale(images, size), lambda: _enlarge(images, size))
+        return _resample(images, size) if shrinks else _enlarge(images, size)
+    return tf.cond(shrinks, lambda: _resample(images, size), lambda: _enlarge(images, size))
 
 
 def normalize(images: tf.Tensor, mean: Sequence[float], std: Sequence[float]) -> tf.Tensor:
@@ -91,14 +120,70 @@ def normalize(images: tf.Tensor, mean: Sequence[float], std: Sequence[float]) ->
     return tf.cast(images, tf.float32) * scale + offset
 
 
-def _scale(images: tf.Tensor, size: int, keep_aspect: bool = False) -> tf.Tensor:
-    shape = tf.cast(tf.shape(images)[1:3], tf.float32)  # (H, W)
-    scale = size / (tf.fill([2], tf.reduce_min(shape)) if keep_aspect else shape)
-    scaled = tf.raw_ops.ScaleAndTranslate(
-        images=images, size=[size, size], scale=scale, translation=(size - shape * scale) / 2.0,
+def _png_size(content: tf.Tensor) -> tf.Tensor:
+    # The first chunk follows the signature: eight bytes of its own, width and height, big-endian.
+    numbers = tf.strings.substr(content, 16, 8)
+    return tf.io.decode_raw(numbers, tf.int32, little_endian=False)[::-1]
+
+
+def _no_size() -> tf.Tensor:
+    with tf.control_dependencies([tf.debugging.Assert(False, ["neither JPEG nor PNG"])]):
+        return tf.zeros([2], tf.int32)
+
+
+def _decode_jpeg_box(
+    content: tf.Tensor, box: tf.Tensor, size: int, mode: str, antialias: bool
+) -> tf.Tensor:
+    def branch(reduction: int) -> tf.Tensor:
+        # Outwards to whole pixels of the reduced image: half a pixel of a box 2 * size wide.
+        start = box[:2] // reduction
+        end = -(-(box[:2] + box[2:]) // reduction)
+        # The default is the fast, inexact cosine transform: it is off by up to 4 levels, and on
+        # 2,000 CIFAR-10 JPEGs it darkens red and blue by 1.2 levels in the mean, unlike every
+        # other reader.
+        part = tf.io.decode_and_crop_jpeg(
+            content,
+            tf.concat([start, end - start], axis=0),
+            channels=3,
+            ratio=reduction,
+            dct_method="INTEGER_ACCURATE",
+        )
+        if mode == "none":
+            return tf.ensure_shape(part, [size, size, 3])
+        return resize(part[tf.newaxis], size, antialias)[0]
+
+    if mode == "none":
+        return branch(1)
+    spare = tf.reduce_min(box[2:]) // (size * _REDUCING_GAP)
+    number = tf.reduce_sum(tf.cast(spare >= _REDUCTIONS[1:], tf.int32))
+    return tf.switch_case(number, [lambda r=r: branch(r) for r in _REDUCTIONS])
+
+
+def _decode_png(content: tf.Tensor) -> tf.Tensor:
+    return tf.io.decode_png(content, channels=3)
+
+
+def _resample(images: tf.Tensor, size: int) -> tf.Tensor:
+    """Rows first, then columns, as one batch of vectors each.
+
+    TensorFlow's kernel works along rows as fast as memory, and along columns a pixel at a time. So
+    each pass presents the image as rows of one wide pixel: exactly the same result, and measured
+    2.6 times as fast (500 x 375 to 224 px).
+    """
+    batch, height, width = tf.unstack(tf.shape(images)[:3])
+    rows = _shorten(tf.reshape(images, [batch, height, 1, width * 3]), size)
+    turned = tf.transpose(tf.reshape(rows, [batch, size, width, 3]), [0, 2, 1, 3])  # [B, W, S, 3]
+    columns = _shorten(tf.reshape(turned, [batch, width, 1, size * 3]), size)
+    return _to_uint8(tf.transpose(tf.reshape(columns, [batch, size, size, 3]), [0, 2, 1, 3]), size)
+
+
+def _shorten(values: tf.Tensor, size: int) -> tf.Tensor:
+    """[B, n, 1, k] to float32 [B, size, 1, k]: a triangle filter along n."""
+    scale = size / tf.cast(tf.shape(values)[1], tf.float32)
+    return tf.raw_ops.ScaleAndTranslate(
+        images=values, size=[size, 1], scale=tf.stack([scale, 1.0]), translation=[0.0, 0.0],
         kernel_type="triangle", antialias=True,
     )  # fmt: skip
-    return _to_uint8(scaled, size)
 
 
 def _enlarge(images: tf.Tensor, size: int) -> tf.Tensor:
@@ -106,5 +191,6 @@ def _enlarge(images: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def _to_uint8(images: tf.Tensor, size: int) -> tf.Tensor:
-    # `saturate_cast`: a weighted mean can exceed 255 by rounding, and a plain cast wraps around.
-    return tf.ensure_shape(tf.saturate_cast(tf.round(images), tf.uint8), [None, size, size, 3])
+    # The minimum: a weighted mean can exceed 255 by rounding, and a plain cast wraps around.
+    rounded = tf.cast(tf.minimum(images + 0.5, 255.0), tf.uint8)
+    return tf.ensure_shape(rounded, [None, size, size, 3])

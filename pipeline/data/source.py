@@ -13,14 +13,12 @@ import numpy.typing as npt
 from pipeline.config import DataConfig
 from pipeline.data.arrays import open_cifar, open_digits, open_fashion_mnist, open_synthetic
 from pipeline.data.folder import open_folder
-from pipeline.data.split import DataSource, Split
+from pipeline.data.split import Colour, DataSource, Split
 from pipeline.errors import DataError, SettingsError
 
 __all__ = ["DataSource", "Split", "measure_normalization", "open_source"]
 
 NORMALIZATION_FILES = 2000
-
-Colour = tuple[float, float, float]
 
 # Torchvision's constants, measured on ImageNet's training images.
 IMAGENET: tuple[Colour, Colour] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -68,6 +66,8 @@ def measure_normalization(source: DataSource, config: DataConfig) -> tuple[Colou
         return HALF
     if config.normalize == "imagenet":
         return IMAGENET
+    if source.normalization is not None:
+        return source.normalization
     train = source.splits["train"]
     counts = np.zeros((3, 256), np.int64)
     if train.images is not None:
@@ -78,7 +78,7 @@ def measure_normalization(source: DataSource, config: DataConfig) -> tuple[Colou
         keys = np.random.Philox(key=0).random_raw(train.num_examples)
         sample = np.sort(np.argsort(keys, kind="stable")[:NORMALIZATION_FILES])
         with ThreadPoolExecutor(config.threads) as pool:
-            for part in pool.map(lambda i: _file_histogram(train.name(i), config), sample):
+            for part in pool.map(lambda i: _encoded_histogram(train, int(i), config), sample):
                 counts += part
     if not counts.any():
         raise DataError(f"{train.title}: not one of {len(sample)} files is a readable image")
@@ -90,11 +90,11 @@ def measure_normalization(source: DataSource, config: DataConfig) -> tuple[Colou
     return _colour(mean), _colour(deviation)
 
 
-def _file_histogram(path: str, config: DataConfig) -> npt.NDArray[np.int64]:
-    from pipeline.data.files import load_image
+def _encoded_histogram(split: Split, index: int, config: DataConfig) -> npt.NDArray[np.int64]:
+    from pipeline.data.images import load_example
 
     try:
-        return _histogram(load_image(path, config))
+        return _histogram(load_example(split, index, config))
     except DataError:
         if config.on_bad_image == "raise":
             raise

@@ -5,43 +5,67 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import DataError
 
+Colour = tuple[float, float, float]
+
+
+class Records(Protocol):
+    """Encoded images in shards, read by index."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: npt.NDArray[np.int64]) -> list[bytes]:
+        """The images' bytes, b"" for one that cannot be read."""
+
+    def read_one(self, index: int) -> bytes:
+        """One image's bytes; DataError where it cannot be read."""
+
+    def name(self, index: int) -> str:
+        """What a message calls the record: its file, and its place in it."""
+
+    def take(self, indices: npt.NDArray[np.int64]) -> Records:
+        """Some of the records, in the order given."""
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Examples that can be read by index, in memory or as files.
+    """Examples that can be read by index, in memory, as files or as records of shards.
 
     Attributes:
       labels: int32 [N].
-      images: uint8 [N, H, W, 3], or None where the images are files.
-      paths: N file names, or None where the images are in memory.
+      images: uint8 [N, H, W, 3] of a set in memory.
+      paths: N file names.
       title: What a message calls the split, for example "digits, train".
+      records: N encoded images.
     """
 
     labels: npt.NDArray[np.int32]
     images: npt.NDArray[np.uint8] | None = None
     paths: Sequence[str] | None = None
     title: str = "images"
+    records: Records | None = None
 
     def __post_init__(self) -> None:
-        if (self.images is None) == (self.paths is None):
-            raise ValueError("a Split must hold either images or paths, and not both")
+        forms = [form for form in (self.images, self.paths, self.records) if form is not None]
+        if len(forms) != 1:
+            raise ValueError("a Split must hold images, paths or records, and one of them only")
         if self.images is not None:
-            num, shape = len(self.images), self.images.shape
+            shape = self.images.shape
             if self.images.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
                 raise ValueError(
                     f"images must be uint8 [N, H, W, 3]. Received: {self.images.dtype} {shape}"
                 )
-        else:
-            num = len(self.paths or ())
-        if len(self.labels) != num:
-            raise ValueError(f"{num} images must have as many labels. Got {len(self.labels)}")
+        if len(self.labels) != len(forms[0]):
+            raise ValueError(
+                f"{len(forms[0])} images must have as many labels. Got {len(self.labels)}"
+            )
 
     @property
     def num_examples(self) -> int:
@@ -49,16 +73,42 @@ class Split:
 
     def name(self, index: int) -> str:
         """What a message calls example `index`: its file, or its place in the split."""
+        if self.records is not None:
+            return self.records.name(index)
         return self.paths[index] if self.paths is not None else f"image {index} of {self.title}"
+
+    def content(self, index: int) -> bytes:
+        """The encoded image of a file or record.
+
+        Raises:
+          OSError: The file cannot be read.
+          DataError: The record cannot.
+        """
+        if self.records is not None:
+            return self.records.read_one(index)
+        if self.paths is None:
+            raise ValueError(f"{self.title} holds pixels, not encoded images")
+        return Path(self.paths[index]).read_bytes()
+
+    def contents(self, indices: npt.NDArray[np.int64]) -> list[bytes]:
+        """The encoded images of records, b"" for one that cannot be read."""
+        if self.records is None:
+            raise ValueError(f"{self.title} holds no records")
+        return self.records.read(indices)
 
     def select(self, keep: npt.NDArray[np.bool_], title: str) -> Split:
         """The examples where `keep`, bool [N], is true, in the same order."""
-        paths = self.paths
+        return self.take(np.flatnonzero(keep), title)
+
+    def take(self, indices: npt.NDArray[np.int64], title: str) -> Split:
+        """Some of the examples, int64 [n], in the order given."""
+        paths, records = self.paths, self.records
         return Split(
-            labels=self.labels[keep],
-            images=None if self.images is None else self.images[keep],
-            paths=None if paths is None else [paths[i] for i in np.flatnonzero(keep).tolist()],
+            labels=self.labels[indices],
+            images=None if self.images is None else self.images[indices],
+            paths=None if paths is None else [paths[i] for i in indices.tolist()],
             title=title,
+            records=None if records is None else records.take(indices),
         )
 
 
@@ -71,12 +121,15 @@ class DataSource:
       splits: "train", "validation" and, where the data set has one, "test".
       image_shape: (H, W, 3) of a set in memory; None for files, which may differ in size.
       notes: What the user should be told, a line each: files left out, for example.
+      normalization: Mean and deviation of the training images' colours, in units of 0..1, where
+        they were measured when the set was made.
     """
 
     classes: tuple[str, ...]
     splits: dict[str, Split]
     image_shape: tuple[int, int, int] | None = None
     notes: tuple[str, ...] = ()
+    normalization: tuple[Colour, Colour] | None = None
 
 
 def hash_all(contents: Iterable[Any], purpose: str) -> npt.NDArray[np.uint64]:

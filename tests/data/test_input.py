@@ -6,7 +6,7 @@ import tensorflow as tf
 from PIL import Image
 
 from pipeline.config import AugmentConfig, DataConfig
-from pipeline.data.files import SkippedImages, bad_image_error
+from pipeline.data.images import SkippedImages, bad_image_error
 from pipeline.data.input import Shard, eval_dataset, train_dataset
 from pipeline.data.order import positions_to_examples
 from pipeline.data.split import Split

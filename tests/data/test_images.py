@@ -8,7 +8,15 @@ import tensorflow as tf
 from PIL import Image
 
 from pipeline.config import DataConfig
-from pipeline.data.files import SkippedImages, bad_image_error, load_image, read_batch
+from pipeline.data.images import (
+    SkippedImages,
+    bad_image_error,
+    decode_batch,
+    eval_boxes,
+    load_example,
+    read_contents,
+)
+from pipeline.data.split import Split
 from pipeline.errors import DataError
 
 Y, X = np.mgrid[:24, :32]
@@ -79,11 +87,27 @@ def write_bad(folder, name):
     return str(path)
 
 
+def files(paths):
+    return Split(np.zeros(len(paths), np.int32), paths=paths)
+
+
+def load_image(path, config):
+    return load_example(files([path]), 0, config)
+
+
 def read(paths, skipped=None, **settings):
     config = DataConfig(source="image_folder", **{"image_size": 16, **settings})
     found = SkippedImages() if skipped is None else skipped
-    graph = tf.function(lambda p: read_batch(p, len(paths), config, 2, found))
-    images, readable = graph(tf.constant(paths))
+    split, count = files(paths), len(paths)
+
+    @tf.function
+    def graph(index):
+        contents, sizes = read_contents(split, index, count, config, 2)
+        return decode_batch(
+            split, index, contents, sizes, eval_boxes(config), count, config, 2, found
+        )
+
+    images, readable = graph(tf.range(count, dtype=tf.int64))
     return images.numpy(), readable.numpy()
 
 

@@ -1,0 +1,80 @@
+"""Which part of an image is seen: all of it, its centre, or a random part.
+
+A box is int32 (top, left, height, width) in pixels of the whole image.
+"""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+
+from pipeline.data.order import uniform
+
+_TRIES = 10
+_ASPECT = (3 / 4, 4 / 3)
+
+# augment.py, rand_augment.py and mix.py count their draws from 0, 100 and 1000.
+_AREA, _RATIO, _TOP, _LEFT = 200, 200 + _TRIES, 200 + 2 * _TRIES, 201 + 2 * _TRIES
+
+
+def whole_box(sizes: tf.Tensor) -> tf.Tensor:
+    """Everything: sizes int32 [B, 2], as (height, width), to boxes int32 [B, 4]."""
+    return tf.concat([tf.zeros_like(sizes), sizes], axis=1)
+
+
+def centre_box(sizes: tf.Tensor, fraction: float) -> tf.Tensor:
+    """The square in the middle whose side is `fraction` of the short side; as `whole_box`."""
+    short = tf.cast(tf.reduce_min(sizes, axis=1, keepdims=True), tf.float32)  # [B, 1]
+    side = tf.cast(tf.round(tf.maximum(short * fraction, 1.0)), tf.int32)
+    return tf.concat([(sizes - side) // 2, side, side], axis=1)
+
+
+def random_box(
+    sizes: tf.Tensor, min_area: float, seed: int, epoch: tf.Tensor, index: tf.Tensor
+) -> tf.Tensor:
+    """A box of random area, aspect ratio and place.
+
+    The area is uniform between `min_area` and 1 of the image's, the logarithm of the aspect ratio
+    uniform between those of 3/4 and 4/3. Ten such pairs are drawn, and the first that fits into
+    the image is taken; where none does, the largest box in the middle with an aspect ratio that is
+    allowed.
+
+    Args:
+      sizes: int32 [B, 2], height and width of the images.
+      min_area: Smallest part of an image's area.
+      seed: The run's seed.
+      epoch: int64 [B].
+      index: int64 [B], the example in its data set.
+
+    Returns:
+      int32 [B, 4].
+
+    References:
+      Szegedy et al., https://arxiv.org/abs/1409.4842, section 6; torchvision's RandomResizedCrop
+      is the form that recipes mean.
+    """
+
+    def draw(first: int) -> tf.Tensor:
+        return tf.stack([uniform(seed, epoch, index, first + t) for t in range(_TRIES)], axis=1)
+
+    height, width = (tf.cast(sizes[:, i : i + 1], tf.float32) for i in (0, 1))  # [B, 1]
+    area = height * width * (min_area + draw(_AREA) * (1.0 - min_area))  # [B, tries]
+    low, high = (math.log(ratio) for ratio in _ASPECT)
+    aspect = tf.exp(low + draw(_RATIO) * (high - low))
+    tried_width, tried_height = tf.round(tf.sqrt(area * aspect)), tf.round(tf.sqrt(area / aspect))
+    fits = (tf.minimum(tried_width, tried_height) >= 1.0) & (tried_width <= width)
+    fits &= tried_height <= height
+    # Without one that fits: as large as the aspect ratio allows.
+    box_width = tf.minimum(width, tf.round(height * _ASPECT[1]))
+    box_height = tf.minimum(height, tf.round(width / _ASPECT[0]))
+    first = tf.argmax(tf.cast(fits, tf.int32), axis=1)
+    found = tf.reduce_any(fits, axis=1)
+    box_width = tf.where(found, tf.gather(tried_width, first, batch_dims=1), box_width[:, 0])
+    box_height = tf.where(found, tf.gather(tried_height, first, batch_dims=1), box_height[:, 0])
+    spare_height, spare_width = height[:, 0] - box_height, width[:, 0] - box_width
+    top = tf.floor(uniform(seed, epoch, index, _TOP) * (spare_height + 1.0))
+    left = tf.floor(uniform(seed, epoch, index, _LEFT) * (spare_width + 1.0))
+    top = tf.where(found, top, tf.floor(spare_height / 2.0))
+    left = tf.where(found, left, tf.floor(spare_width / 2.0))
+    return tf.cast(tf.stack([top, left, box_height, box_width], axis=1), tf.int32)
