@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = RunFolder(arguments.run)
     config = folder.config()
     import_tensorflow()
-    from pipeline.data.input import load_image
+    from pipeline.data.images import load_image
     from pipeline.train.best import load_predictor
 
     predict = load_predictor(folder)

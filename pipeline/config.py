@@ -65,9 +65,23 @@ class DataConfig(_Stage):
     """Where the examples come from and what is done to them."""
 
     source: Literal[
-        "digits", "cifar10", "cifar100", "fashion_mnist", "image_folder", "synthetic"
-    ] = _setting("digits", "kind of data set")
-    path: str | None = _setting(None, "folder or archive of the data set", free=True)
+        "digits",
+        "cifar10",
+        "cifar100",
+        "fashion_mnist",
+        "image_folder",
+        "list",
+        "records",
+        "tfrecord",
+        "synthetic",
+    ] = _setting("digits", "kind of data set; records: what vit prepare wrote")
+    path: str | None = _setting(None, "folder, archive or list of the data set", free=True)
+    tfrecord_image_key: str = _setting("image/encoded", "feature of a TFRecord that is the image")
+    tfrecord_label_key: str = _setting("image/class/label", "feature of a TFRecord: its label")
+    index_path: str | None = _setting(
+        None, "folder for the index of TFRecord files; null: beside them", free=True
+    )
+    links_out: bool = _setting(False, "allow links that lead out of an image folder")
     image_size: int = _setting(32, "height and width the model sees, in pixels", ge=1, le=4096)
     resize: Literal["none", "squash", "crop"] = _setting(
         "squash",

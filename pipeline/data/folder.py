@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.config import DataConfig
-from pipeline.data.split import DataSource, Split, hash_all, hold_out, hold_out_last
+from pipeline.data.split import DataSource, Split, hold_out_by_name
 from pipeline.errors import DataError, SettingsError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 VALIDATION_NAMES = ("validation", "val")
 
 
@@ -26,6 +24,7 @@ class _Listing:
     paths: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)  # relative to the split's folder, with "/"
     labels: list[int] = field(default_factory=list)
+    root: str | None = None  # links must not lead out of it; None: they may
     left_out: Counter[str] = field(default_factory=Counter)  # extension -> files
 
     def split(self, title: str) -> Split:
@@ -43,15 +42,16 @@ def open_folder(config: DataConfig) -> DataSource:
         raise SettingsError("data.source=image_folder needs data.path=FOLDER, with train/<class>/*")
     root = Path(config.path).expanduser()
     classes = _find_classes(root)
-    listings = {"train": _list_split(root / "train", classes, must_have_all=True)}
+    real_root = None if config.links_out else os.path.realpath(root)
+    listings = {"train": _list_split(root / "train", classes, real_root, must_have_all=True)}
     for split, names in (("validation", VALIDATION_NAMES), ("test", ("test",))):
         folder = next((root / name for name in names if (root / name).is_dir()), None)
         if folder is not None:
-            listings[split] = _list_split(folder, classes, must_have_all=False)
+            listings[split] = _list_split(folder, classes, real_root, must_have_all=False)
     splits = {name: listing.split(f"{root}, {name}") for name, listing in listings.items()}
     if "validation" not in splits:
-        held = _held_out(listings["train"], splits["train"].labels, config, str(root))
         everything = splits["train"]
+        held = hold_out_by_name(listings["train"].names, everything.labels, config, str(root))
         splits["train"] = everything.select(~held, everything.title)
         splits["validation"] = everything.select(held, f"{root}, validation")
     notes = tuple(
@@ -61,28 +61,6 @@ def open_folder(config: DataConfig) -> DataSource:
         if listing.left_out
     )
     return DataSource(tuple(classes), splits, None, notes)
-
-
-def _held_out(
-    listing: _Listing, labels: npt.NDArray[np.int32], config: DataConfig, title: str
-) -> npt.NDArray[np.bool_]:
-    if config.validation_split == "hash":
-        # NFC: the same name hashes alike on file systems that store accents in another form.
-        contents = (os.fsencode(unicodedata.normalize("NFC", name)) for name in listing.names)
-        hashes = hash_all(contents, "validation")
-        return hold_out(hashes, labels, config.validation_fraction, title)
-    # The files are sorted by class: the last part of all of them would be the last classes only.
-    held = np.zeros(len(labels), np.bool_)
-    for label in np.unique(labels):
-        places = np.flatnonzero(labels == label)
-        last = hold_out_last(len(places), config.validation_fraction)
-        held[places] = last if len(places) > 1 else False
-    if not held.any():
-        raise DataError(
-            f"{title}: no class has two images, so none can be held out for validation. Add "
-            "images, or a folder validation/"
-        )
-    return held
 
 
 def _find_classes(root: Path) -> list[str]:
@@ -110,7 +88,9 @@ def _find_classes(root: Path) -> list[str]:
     return classes
 
 
-def _list_split(folder: Path, classes: list[str], must_have_all: bool) -> _Listing:
+def _list_split(
+    folder: Path, classes: list[str], root: str | None, must_have_all: bool
+) -> _Listing:
     found = _folders(folder)
     unknown = sorted(set(found) - set(classes))
     if unknown:
@@ -118,7 +98,9 @@ def _list_split(folder: Path, classes: list[str], must_have_all: bool) -> _Listi
             f"{folder} has {_listed(unknown)}, which {folder.parent / 'train'} does not have. "
             "Classes must have the same names in both: rename or remove"
         )
-    listing = _Listing()
+    listing = _Listing(root=root)
+    _check_links(str(folder.parent), [folder.name], listing)
+    _check_links(str(folder), found, listing)
     for label, name in enumerate(classes):
         if name in found or must_have_all:
             _list_class(folder, name, label, listing)
@@ -131,10 +113,10 @@ def _list_split(folder: Path, classes: list[str], must_have_all: bool) -> _Listi
 
 def _list_class(folder: Path, name: str, label: int, listing: _Listing) -> None:
     before, left_out = len(listing.paths), Counter[str]()
-    # Folders inside a class folder belong to the class; links are followed, as data sets on
-    # shared storage are often put together from them.
+    # Folders inside a class folder belong to the class.
     for where, folders, files in os.walk(folder / name, followlinks=True):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
+        _check_links(where, [*folders, *files], listing)
         for file in sorted(f for f in files if not f.startswith(".")):
             extension = os.path.splitext(file)[1].lower()
             if extension not in EXTENSIONS:
@@ -151,6 +133,21 @@ def _list_class(folder: Path, name: str, label: int, listing: _Listing) -> None:
             f"{_known_extensions()}: put some there, or remove the folder"
         )
     listing.left_out += left_out
+
+
+def _check_links(where: str, names: list[str], listing: _Listing) -> None:
+    """A link out of the data set is refused: nobody would look there for what was trained on."""
+    if listing.root is None:
+        return
+    for name in names:
+        path = os.path.join(where, name)
+        if os.path.islink(path):
+            target = os.path.realpath(path)
+            if os.path.commonpath([target, listing.root]) != listing.root:
+                raise DataError(
+                    f"{path} is a link to {target}, out of {listing.root}. Copy what is meant "
+                    "into the folder, or allow such links with data.links_out=true"
+                )
 
 
 def _folders(folder: Path) -> list[str]:

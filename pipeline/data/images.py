@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import threading
@@ -11,10 +10,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from PIL import Image, UnidentifiedImageError
 
 from pipeline.config import DataConfig
 from pipeline.data.crop_box import centre_box, whole_box
+from pipeline.data.encode import UnreadableError, read_image
 from pipeline.data.preprocess import decode_box, image_size, resize_box
 from pipeline.data.split import Split
 from pipeline.errors import DataError
@@ -24,10 +23,6 @@ _MARKS = ("<<wrong image: ", " :wrong image>>")
 
 # Which part of each image is seen: sizes int32 [n, 2] and places in the batch [n] to boxes [n, 4].
 Boxes = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-
-
-class _UnreadableError(Exception):
-    """It is no image; the text is the reason."""
 
 
 class SkippedImages:
@@ -88,8 +83,8 @@ def load_image(content: bytes, name: str, config: DataConfig) -> npt.NDArray[np.
         except (ValueError, tf.errors.OpError):
             pass  # Pillow knows more formats, and why it is none
         try:
-            image = decode_with_pillow(content, config.max_pixels)
-        except _UnreadableError as error:
+            image, _ = read_image(content, config.max_pixels)
+        except UnreadableError as error:
             raise _unreadable(name, str(error)) from None
         _check_size(name, image, config)
         return resize_box(tf.constant(image), box_of(image.shape[:2]), *arguments).numpy()
@@ -99,7 +94,7 @@ def load_example(split: Split, index: int, config: DataConfig) -> npt.NDArray[np
     """As `load_image`, of a split that holds files or records."""
     try:
         content = _content(split, index)
-    except _UnreadableError as error:
+    except UnreadableError as error:
         raise _unreadable(split.name(index), str(error)) from None
     return load_image(content, split.name(index), config)
 
@@ -196,30 +191,6 @@ def bad_image_error(error: BaseException) -> DataError | None:
     return DataError(found.group(1)) if found else None
 
 
-def decode_with_pillow(content: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
-    """An image of any format Pillow knows, uint8 [H, W, 3].
-
-    16 bits become 8, other colour spaces RGB, and of an animation the first frame is taken.
-
-    Raises:
-      _UnreadableError: It is none, damaged, or states more than `max_pixels`.
-    """
-    if not content:
-        raise _UnreadableError("it is empty")
-    Image.MAX_IMAGE_PIXELS = None  # `max_pixels` stands in its place
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            width, height = image.size
-            if width * height <= max_pixels:
-                return _to_rgb(image)
-        reason = f"it says it has {width} x {height} pixels, more than data.max_pixels={max_pixels}"
-    except UnidentifiedImageError:
-        reason = "it is no image of a known format"
-    except Exception as error:  # damaged files raise almost anything in Pillow's readers
-        reason = str(error) or repr(error)
-    raise _UnreadableError(reason)
-
-
 def _path_table(paths: Sequence[str]) -> tf.Tensor:
     # Bytes, as the file system has them: a name need not be valid text.
     with tf.init_scope():
@@ -292,8 +263,9 @@ def _second_try(
     def read(example: np.int64) -> tuple[npt.NDArray[np.uint8], np.bool_]:
         name = split.name(int(example))
         try:
-            image = decode_with_pillow(_content(split, int(example)), config.max_pixels)
-        except _UnreadableError as error:
+            content = _content(split, int(example))
+            image, _ = read_image(content, config.max_pixels)
+        except UnreadableError as error:
             if config.on_bad_image == "raise":
                 raise DataError(str(_unreadable(name, str(error))).join(_MARKS)) from None
             skipped.add(name, str(error))
@@ -330,9 +302,9 @@ def _content(split: Split, example: int) -> bytes:
     try:
         return split.content(example)
     except OSError as error:
-        raise _UnreadableError(error.strerror or str(error)) from None
+        raise UnreadableError(error.strerror or str(error)) from None
     except DataError as error:
-        raise _UnreadableError(str(error)) from None
+        raise UnreadableError(str(error)) from None
 
 
 def _unreadable(name: str, reason: str) -> DataError:
@@ -340,15 +312,6 @@ def _unreadable(name: str, reason: str) -> DataError:
         f"cannot read the image {name}: {reason}. Replace or remove it, or set "
         "data.on_bad_image=skip"
     )
-
-
-def _to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
-    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip instead of scale
-        grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[..., np.newaxis], 3, axis=-1)  # [H, W] -> [H, W, 3]
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return np.asarray(image.convert("RGB"))
 
 
 def _check_size(name: str, image: npt.NDArray[np.uint8], config: DataConfig) -> None:

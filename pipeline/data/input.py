@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from pipeline.config import DataConfig
@@ -15,10 +16,8 @@ from pipeline.data.crop_box import random_box
 from pipeline.data.images import (
     Boxes,
     SkippedImages,
-    bad_image_error,
     decode_batch,
     eval_boxes,
-    load_image,
     read_contents,
 )
 from pipeline.data.mix import GROUP, mix, one_hot
@@ -26,10 +25,6 @@ from pipeline.data.order import positions_to_examples
 from pipeline.data.preprocess import normalize, resize, resize_box
 from pipeline.data.split import Split, check_labels
 from pipeline.errors import SettingsError
-
-__all__ = [
-    "Shard", "SkippedImages", "bad_image_error", "eval_dataset", "load_image", "train_dataset",
-]  # fmt: skip
 
 # Batches of files read at a time: one being read while the next begins. Within a batch the files
 # are read by all threads, so that memory does not grow with the number of cores.
@@ -213,6 +208,38 @@ def eval_dataset(
 
     numbers = tf.data.Dataset.range(-(-num_examples // batch_size) * shard.splits)
     return _assemble(numbers, look, decode, finish, reader, config)
+
+
+def augmented_examples(
+    split: Split, config: DataConfig, *, seed: int, epochs: int, indices: Sequence[int]
+) -> npt.NDArray[np.uint8]:
+    """What training sees of some examples in the first epochs, unmixed, for people to look at.
+
+    Returns:
+      uint8 [n, epochs, S, S, 3]; erased rectangles are of the middle grey.
+
+    Raises:
+      tf.errors.OpError: An image cannot be read; see `bad_image_error`.
+    """
+    size, count = config.image_size, len(indices) * epochs
+    reader = _make_reader(split, config, count, None)
+
+    @tf.function
+    def make() -> tf.Tensor:
+        index = tf.repeat(tf.constant(indices, tf.int64), epochs)
+        epoch = tf.tile(tf.range(epochs, dtype=tf.int64), [len(indices)])
+        batch = {"index": index, "epoch": epoch}
+        images, _ = reader.decode(batch | reader.look(index), _train_boxes(batch, config, seed))
+        images = normalize(
+            augment(images, config.augment, seed, epoch, index), (0.5,) * 3, (0.5,) * 3
+        )
+        if config.augment.erasing:
+            images = erase_some(images, config.augment.erasing, seed, epoch, index)
+        return tf.saturate_cast(tf.round((images + 1.0) * 127.5), tf.uint8)
+
+    with tf.device("CPU:0"):
+        pixels: npt.NDArray[np.uint8] = make().numpy()
+    return pixels.reshape(len(indices), epochs, size, size, 3)
 
 
 def _check_pairs(piece_size: int, shard: Shard) -> None:

@@ -5,6 +5,7 @@ Importing this module does not import TensorFlow.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,7 +14,10 @@ import numpy.typing as npt
 from pipeline.config import DataConfig
 from pipeline.data.arrays import open_cifar, open_digits, open_fashion_mnist, open_synthetic
 from pipeline.data.folder import open_folder
+from pipeline.data.listing import open_list
+from pipeline.data.records import open_records
 from pipeline.data.split import Colour, DataSource, Split
+from pipeline.data.tfrecord import open_tfrecord
 from pipeline.errors import DataError, SettingsError
 
 __all__ = ["DataSource", "Split", "measure_normalization", "open_source"]
@@ -23,6 +27,18 @@ NORMALIZATION_FILES = 2000
 # Torchvision's constants, measured on ImageNet's training images.
 IMAGENET: tuple[Colour, Colour] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF: tuple[Colour, Colour] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+_OPENERS: dict[str, Callable[[DataConfig], DataSource]] = {
+    "digits": open_digits,
+    "cifar10": open_cifar,
+    "cifar100": open_cifar,
+    "fashion_mnist": open_fashion_mnist,
+    "image_folder": open_folder,
+    "list": open_list,
+    "records": open_records,
+    "tfrecord": open_tfrecord,
+}
 
 
 def open_source(config: DataConfig, seed: int) -> DataSource:
@@ -42,15 +58,9 @@ def open_source(config: DataConfig, seed: int) -> DataSource:
             f"data.source={source} takes no data.path. For own images set "
             f"data.source=image_folder. Received: data.path={config.path!r}"
         )
-    if source == "digits":
-        return open_digits(config)
     if source == "synthetic":
         return open_synthetic(config, seed)
-    if source == "fashion_mnist":
-        return open_fashion_mnist(config)
-    if source == "image_folder":
-        return open_folder(config)
-    return open_cifar(config)
+    return _OPENERS[source](config)
 
 
 def measure_normalization(source: DataSource, config: DataConfig) -> tuple[Colour, Colour]:
@@ -82,11 +92,20 @@ def measure_normalization(source: DataSource, config: DataConfig) -> tuple[Colou
                 counts += part
     if not counts.any():
         raise DataError(f"{train.title}: not one of {len(sample)} files is a readable image")
+    return moments(counts)
+
+
+def moments(counts: npt.NDArray[np.int64]) -> tuple[Colour, Colour]:
+    """Mean and standard deviation, in units of 0..1, of values that occur so often.
+
+    Args:
+      counts: int64 [3, 256], of each colour.
+    """
     values = np.arange(256) / 255.0
     share = counts / counts.sum(axis=1, keepdims=True)  # [3, 256]
     mean = share @ values
     # A colour that never changes would be divided by zero: a step of one level is the least.
-    deviation = np.maximum(np.sqrt(share @ values**2 - mean**2), 1 / 255.0)
+    deviation = np.maximum(np.sqrt(np.maximum(share @ values**2 - mean**2, 0.0)), 1 / 255.0)
     return _colour(mean), _colour(deviation)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.config import DataConfig
 from pipeline.errors import DataError
 
 Colour = tuple[float, float, float]
@@ -180,6 +183,34 @@ def hold_out(
 def hold_out_last(num_examples: int, fraction: float) -> npt.NDArray[np.bool_]:
     """Holds out the last `fraction`, as Keras's `validation_split` does; bool [N]."""
     return np.arange(num_examples) >= int(num_examples * (1.0 - fraction))
+
+
+def hold_out_by_name(
+    names: Iterable[str], labels: npt.NDArray[np.int32], config: DataConfig, title: str
+) -> npt.NDArray[np.bool_]:
+    """Which examples are held out for validation where only names tell them apart; bool [N].
+
+    By a hash of each name, or the last part of each class, as `data.validation_split` says.
+
+    Raises:
+      DataError: Nothing would be left on one of the sides.
+    """
+    if config.validation_split == "hash":
+        # NFC: the same name hashes alike on file systems that store accents in another form.
+        contents = (os.fsencode(unicodedata.normalize("NFC", name)) for name in names)
+        return hold_out(hash_all(contents, "validation"), labels, config.validation_fraction, title)
+    # The examples are sorted by class: the last part of all would be the last classes only.
+    held = np.zeros(len(labels), np.bool_)
+    for label in np.unique(labels):
+        places = np.flatnonzero(labels == label)
+        last = hold_out_last(len(places), config.validation_fraction)
+        held[places] = last if len(places) > 1 else False
+    if not held.any():
+        raise DataError(
+            f"{title}: no class has two images, so none can be held out for validation. Add "
+            "images, or a validation split"
+        )
+    return held
 
 
 def check_labels(

@@ -163,6 +163,17 @@ def architecture(config: ModelConfig) -> Architecture:
     )
 
 
+def check_patches(image_size: int, patch_size: int) -> None:
+    """SettingsError where an image cannot be cut into patches."""
+    if image_size % patch_size:
+        below = image_size // patch_size * patch_size
+        fitting = [str(size) for size in (below, below + patch_size) if size]
+        raise SettingsError(
+            f"data.image_size must be a multiple of the model's patch size {patch_size}, for "
+            f"example {' or '.join(fitting)}. Received: {image_size}"
+        )
+
+
 def build_vit(
     config: ModelConfig, *, image_size: int, num_classes: int, dtype: str = "float32", seed: int = 0
 ) -> VisionTransformer:
@@ -179,13 +190,7 @@ def build_vit(
       SettingsError: The settings do not fit together, or not to the images.
     """
     arch = architecture(config)
-    if image_size % arch.patch_size:
-        below = image_size // arch.patch_size * arch.patch_size
-        fitting = [str(size) for size in (below, below + arch.patch_size) if size]
-        raise SettingsError(
-            f"data.image_size must be a multiple of the model's patch size {arch.patch_size}, for "
-            f"example {' or '.join(fitting)}. Received: {image_size}"
-        )
+    check_patches(image_size, arch.patch_size)
     if num_classes < 1:
         raise SettingsError(f"The model needs at least one class. Received: {num_classes}")
     model = VisionTransformer(arch, image_size, num_classes, dtype=dtype, seed=seed)

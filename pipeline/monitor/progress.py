@@ -84,3 +84,38 @@ def _bar(console: Console) -> Progress:
         expand=True,
         transient=True,
     )
+
+
+class CountDisplay:
+    """Shows how many of many things are done: a bar, or where there is no terminal a line at times.
+
+    Args:
+      total: How many there are.
+      unit: What they are called.
+    """
+
+    def __init__(self, total: int, unit: str) -> None:
+        self._total, self._unit, self._done = total, unit, 0
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bar = _bar(self._console) if self._console.is_terminal else None
+        self._task = self._bar.add_task("", total=total, facts="") if self._bar else None
+        self._start_s = self._last_line_s = time.monotonic()
+        if self._bar:
+            self._bar.start()
+
+    def add(self, count: int) -> None:
+        """So many more are done."""
+        self._done += count
+        now_s = time.monotonic()
+        rate = self._done / max(now_s - self._start_s, 1e-3)
+        facts = f"{self._done:,} of {self._total:,} {self._unit}  {rate:,.0f} a second"
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self._done, facts=facts)
+        elif now_s - self._last_line_s >= LINE_EVERY_S:
+            self._last_line_s = now_s
+            self._console.print(Text(facts))
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        if self._bar is not None:
+            self._bar.stop()

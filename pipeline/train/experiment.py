@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from pipeline.checkpoint import Snapshot, read_variables, restore_variables
 from pipeline.config import Config
-from pipeline.data.input import Shard, SkippedImages, eval_dataset, train_dataset
+from pipeline.data.images import SkippedImages
+from pipeline.data.input import Shard, eval_dataset, train_dataset
 from pipeline.data.source import DataSource, measure_normalization, open_source
 from pipeline.distribute.runtime import Runtime
 from pipeline.errors import SettingsError

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.checkpoint import CheckpointStore
-from pipeline.data.input import bad_image_error
+from pipeline.data.images import bad_image_error
 from pipeline.distribute.agreement import on_chief
 from pipeline.errors import Stopped
 from pipeline.monitor.metrics_file import MetricsFile

@@ -1,0 +1,205 @@
+"""`vit prepare SOURCE OUT`"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import numpy.typing as npt
+
+from jobs.cli import find_recipe, main
+from jobs.tensorflow_start import import_tensorflow
+from pipeline.config import Config, load_config
+from pipeline.data.find_source import find_source
+from pipeline.data.prepare import UNREADABLE, prepare
+from pipeline.data.records import SetFacts, read_facts
+from pipeline.data.set_facts import DUPLICATES
+from pipeline.data.source import open_source
+from pipeline.data.verify import verify
+from pipeline.errors import DataError, SettingsError
+from pipeline.monitor.progress import CountDisplay
+
+_EPILOG = """\
+SOURCE is a folder train/<class>/*, a .csv or .jsonl file with path, label and optionally split, a
+folder of TFRecord files, CIFAR's or Fashion-MNIST's own files, or the name of a data set (digits,
+cifar10, cifar100, fashion_mnist). OUT gets ArrayRecord shards and dataset.json; train from it with
+data.source=records data.path=OUT. Stopped in the middle, the same command goes on.
+
+What becomes of images: RGB and grey JPEG and PNG of 8 bits are stored as they are. CMYK, 16 bits,
+GIF, BMP, WebP and TIFF are converted to PNG; of animations the first frame is taken. Unreadable,
+truncated, empty files and those with more than data.max_pixels end the command once all are found,
+or with data.on_bad_image=skip are left out; unreadable.txt in OUT names them. Images that two
+splits share are stored, reported, and named in duplicates.txt.
+"""
+
+_SETTING = re.compile(r"[a-z_]+(\.[a-z0-9_]+)+=|seed=")
+_PREVIEW_ROWS, _PREVIEW_EPOCHS = 8, 5
+_WORST = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds this verb's arguments."""
+    parser.add_argument(
+        "places",
+        nargs="+",
+        metavar="SOURCE OUT [section.key=value ...]",
+        help="data set and folder to write; with --verify or --preview OUT alone will do",
+    )
+    parser.add_argument(
+        "--recipe",
+        default="image_folder",
+        help="whose settings hold: on_bad_image, validation_fraction, and for --preview "
+        "augmentation and patches (default: image_folder)",
+    )
+    parser.add_argument("--shard-size", type=int, default=4096, help="examples (default: 4096)")
+    parser.add_argument("--processes", type=int, help="that work at a time (default: all cores)")
+    parser.add_argument(
+        "--verify", action="store_true", help="read every record of OUT and decode every image"
+    )
+    parser.add_argument(
+        "--preview", type=Path, metavar="FILE.png", help="draw examples, augmented, and in patches"
+    )
+    parser.epilog = _EPILOG
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prepares, verifies, draws: what was asked for, in this order."""
+    settings = [text for text in arguments.places if _SETTING.match(text)]
+    places = [text for text in arguments.places if not _SETTING.match(text)]
+    looks = arguments.verify or arguments.preview is not None
+    if len(places) not in ((1, 2) if looks else (2,)):
+        raise SettingsError(
+            "name a data set and a folder to write: vit prepare SOURCE OUT; or a prepared folder "
+            f"and what to do: vit prepare OUT --verify. Received: {' '.join(places)}"
+        )
+    for name in ("shard_size", "processes"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise SettingsError(f"--{name.replace('_', '-')} must be at least 1. Received: {value}")
+    # Ended by the scheduler as by Ctrl-C: the other processes are ended too.
+    signal.signal(signal.SIGTERM, _interrupt)
+    config = load_config(find_recipe(arguments.recipe), settings)
+    processes = arguments.processes or os.cpu_count() or 1
+    if len(places) == 2:
+        _prepare(places[0], Path(places[1]), config, settings, arguments.shard_size, processes)
+    out = Path(places[-1])
+    if arguments.verify:
+        _verify(out, processes)
+    if arguments.preview is not None:
+        _draw(out, config, arguments.preview)
+    return 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _prepare(
+    source: str,
+    out: Path,
+    config: Config,
+    settings: Sequence[str],
+    shard_size: int,
+    processes: int,
+) -> None:
+    chosen = any(setting.startswith("data.source=") for setting in settings)
+    data = config.data.model_copy(
+        update=find_source(source, config.data.source if chosen else None)
+    )
+    opened = open_source(data, config.seed)
+    for note in opened.notes:
+        print(note)
+    total = sum(split.num_examples for split in opened.splits.values())
+    with closing(CountDisplay(total, "images")) as display:
+        facts = prepare(
+            opened, out, data, shard_size=shard_size, processes=processes, on_done=display.add
+        )
+    print(_describe(facts, out))
+
+
+def _describe(facts: SetFacts, out: Path) -> str:
+    counts = ", ".join(f"{split.examples:,} {name}" for name, split in facts.splits.items())
+    shards = [shard for split in facts.splits.values() for shard in split.shards]
+    lines = [
+        f"{counts} images of {len(facts.classes)} classes in {len(shards)} shards, "
+        f"{sum(shard.size for shard in shards) / 1e6:,.1f} MB",
+        f"height {facts.smallest[0]} to {facts.largest[0]}, width {facts.smallest[1]} to "
+        f"{facts.largest[1]}, mean {_numbers(facts.mean)}, deviation {_numbers(facts.std)}",
+    ]
+    if facts.converted:
+        lines.append(f"{facts.converted} images of other kinds were converted to PNG")
+    if facts.unreadable:
+        lines.append(f"{facts.unreadable} unreadable images were left out: {out / UNREADABLE}")
+    if facts.duplicates:
+        lines.append(
+            f"warning: {facts.duplicates} images have the same pixels as one of another split: "
+            f"{out / DUPLICATES}"
+        )
+    lines.append(f"train from it   vit train RECIPE data.source=records data.path={out}")
+    return "\n".join(lines)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.4f}" for value in values)
+
+
+def _verify(out: Path, processes: int) -> None:
+    total = sum(split.examples for split in read_facts(out).splits.values())
+    with closing(CountDisplay(total, "images")) as display:
+        _, problems = verify(out, processes, display.add)
+    if problems:
+        shown = "\n".join(f"  {problem}" for problem in problems[:_WORST])
+        more = f"\n  and {len(problems) - _WORST} more" if len(problems) > _WORST else ""
+        raise DataError(
+            f"{out}: {len(problems)} things are wrong:\n{shown}{more}\nCopy these files again, or "
+            "prepare the set again"
+        )
+    print(f"{out}: all {total:,} images are whole")
+
+
+def _draw(out: Path, config: Config, file: Path) -> None:
+    data = config.data.model_copy(update={"source": "records", "path": str(out)})
+    source = open_source(data, config.seed)
+    import_tensorflow()
+    from pipeline.data.images import bad_image_error, load_example
+    from pipeline.data.input import augmented_examples
+    from pipeline.model.vit import architecture, check_patches
+    from pipeline.monitor.preview import PreviewRow, draw_preview
+
+    patch_size = architecture(config.model).patch_size
+    check_patches(data.image_size, patch_size)
+    split = source.splits["train"]
+    indices = _first_of_each_class(split.labels)
+    try:
+        augmented = augmented_examples(
+            split, data, seed=config.seed, epochs=_PREVIEW_EPOCHS, indices=indices
+        )
+    except Exception as error:
+        raise bad_image_error(error) or error from None
+    rows = [
+        PreviewRow(source.classes[split.labels[index]], load_example(split, index, data), pictures)
+        for index, pictures in zip(indices, augmented, strict=True)
+    ]
+    draw_preview(rows, patch_size, f"{out}, as {config.run_dir.name} trains it", file)
+    print(f"preview   {file}")
+
+
+def _first_of_each_class(labels: npt.NDArray[np.int32]) -> list[int]:
+    """The first example, or the first few, of up to eight classes spread over all of them."""
+    classes = np.unique(labels)
+    count = min(len(classes), _PREVIEW_ROWS)
+    chosen = classes[np.linspace(0, len(classes) - 1, count).round().astype(int)]
+    first = [np.flatnonzero(labels == label)[: _PREVIEW_ROWS // count] for label in chosen]
+    return np.concatenate(first).tolist()
+
+
+if __name__ == "__main__":
+    sys.exit(main(["prepare", *sys.argv[1:]]))

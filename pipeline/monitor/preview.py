@@ -1,0 +1,93 @@
+"""A page that shows what a model will see: examples by class, augmented, and cut into patches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+
+from pipeline.errors import DataError
+
+Images = npt.NDArray[np.uint8]
+
+_INCH = 1.1  # of one picture on the page
+_DPI = 100
+
+
+class PreviewRow(NamedTuple):
+    """One example of a class.
+
+    Attributes:
+      name: The class.
+      image: uint8 [S, S, 3], as evaluation sees it.
+      augmented: uint8 [k, S, S, 3], as training sees it in k epochs.
+    """
+
+    name: str
+    image: Images
+    augmented: Images
+
+
+def draw_preview(rows: Sequence[PreviewRow], patch_size: int, title: str, path: Path) -> None:
+    """Writes the page as PNG.
+
+    Args:
+      rows: One or more examples; the first is shown in patches as well.
+      patch_size: Side of a patch in pixels; it divides S.
+      title: Above the page.
+      path: The file.
+
+    Raises:
+      DataError: The file cannot be written.
+    """
+    columns = 1 + len(rows[0].augmented)
+    height = len(rows) * _INCH + 0.8
+    side = max(columns * _INCH, 3.0)
+    widths = 1.3 + columns * _INCH, side + 0.6
+    page = Figure(figsize=(sum(widths), max(height, side + 1.2)), dpi=_DPI, layout="constrained")
+    parts: Any = page.subfigures(1, 2, width_ratios=widths)
+    left, right = parts
+    page.suptitle(title, fontsize=10)
+    axes = left.subplots(len(rows), columns, squeeze=False)
+    for row, line in zip(rows, axes, strict=True):
+        pictures = [row.image, *row.augmented]
+        for place, (axis, picture) in enumerate(zip(line, pictures, strict=True)):
+            _show(axis, picture)
+            if row is rows[0]:
+                axis.set_title("as it is" if place == 0 else f"epoch {place - 1}", fontsize=8)
+        line[0].set_ylabel(row.name, fontsize=8, rotation=0, ha="right", va="center")
+    _draw_patches(right, rows[0].image, patch_size)
+    try:
+        page.savefig(path, format="png")
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _draw_patches(figure: SubFigure, image: Images, patch_size: int) -> None:
+    """The image as the model takes it: patches in rows, a little apart."""
+    count = image.shape[0] // patch_size
+    patches = image.reshape(count, patch_size, count, patch_size, 3).swapaxes(1, 2)
+    gap = max(1, patch_size // 8)
+    step = patch_size + gap
+    canvas = np.full((count * step - gap, count * step - gap, 3), 255, np.uint8)
+    for top in range(count):
+        for left in range(count):
+            y, x = top * step, left * step
+            canvas[y : y + patch_size, x : x + patch_size] = patches[top, left]
+    axis = figure.subplots()
+    _show(axis, canvas)
+    axis.set_title(
+        f"{count} x {count} patches of {patch_size} x {patch_size} pixels: {count * count} tokens",
+        fontsize=8,
+    )
+
+
+def _show(axis: Axes, image: Images) -> None:
+    axis.imshow(image, interpolation="nearest")
+    axis.set_xticks([])
+    axis.set_yticks([])
