@@ -13,6 +13,7 @@ import os
 import re
 import struct
 import tempfile
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -57,19 +58,17 @@ class TFRecordShard:
     """One open file, read at any record's first byte."""
 
     def __init__(self, path: str) -> None:
-        self._path = path
         try:
-            self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - open as long as we are
+            self._file = os.open(path, os.O_RDONLY)
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror}") from None
+        weakref.finalize(self, os.close, self._file)
 
     def read(self, place: int) -> bytes:
         """The record that begins at byte `place`; DataError where its checksum is wrong."""
-        number = self._file.fileno()
         try:
-            header = os.pread(number, _HEADER.size, place)
-            length = _length(header)
-            record = os.pread(number, length + _FOOTER.size, place + _HEADER.size)
+            length = _length(os.pread(self._file, _HEADER.size, place))
+            record = os.pread(self._file, length + _FOOTER.size, place + _HEADER.size)
         except OSError as error:
             raise DataError(f"cannot read it: {error.strerror}") from None
         except (ValueError, struct.error):

@@ -88,11 +88,47 @@ def test_names_with_spaces_accents_capitals_and_subfolders_are_found(tmp_path):
 
 def test_files_of_other_kinds_are_left_out_and_told(tmp_path):
     fill(tmp_path / "train")
-    (tmp_path / "train" / "cat" / "a.webp").write_text("x")
+    (tmp_path / "train" / "cat" / "a.heic").write_text("x")
     (tmp_path / "train" / "cat" / "readme").write_text("x")
     (note,) = open_(tmp_path).notes
     assert "2 files left out" in note
-    assert ".webp" in note
+    assert ".heic" in note
+
+
+def link(path, target):
+    path.symlink_to(target)
+    return rf"{path} is a link to {target}, out of .*data\.links_out=true"
+
+
+def case_linked_image(root):
+    fill(root / "train")
+    outside = root.parent / "secret.png"
+    Image.new("RGB", (4, 4)).save(outside)
+    return link(root / "train" / "cat" / "z.png", outside)
+
+
+def case_linked_folder_in_a_class(root):
+    fill(root / "train")
+    fill(root.parent / "elsewhere", ("eel",))
+    return link(root / "train" / "cat" / "more", root.parent / "elsewhere")
+
+
+def case_linked_class(root):
+    fill(root / "train")
+    fill(root.parent / "elsewhere", ("eel",))
+    return link(root / "train" / "eel", root.parent / "elsewhere" / "eel")
+
+
+def case_linked_split(root):
+    fill(root / "train")
+    fill(root.parent / "elsewhere", ("cat",))
+    return link(root / "test", root.parent / "elsewhere")
+
+
+def case_linked_training(root):
+    fill(root.parent / "elsewhere")
+    root.mkdir()
+    return link(root / "train", root.parent / "elsewhere")
 
 
 def case_missing(root):
@@ -124,8 +160,8 @@ def case_empty_class(root):
 def case_other_kind(root):
     fill(root / "train")
     (root / "train" / "eel").mkdir()
-    (root / "train" / "eel" / "a.tiff").write_text("x")
-    return r"eel has no image in it \(1 \.tiff found\)"
+    (root / "train" / "eel" / "a.svg").write_text("x")
+    return r"eel has no image in it \(1 \.svg found\)"
 
 
 def case_unknown_test_class(root):
@@ -153,6 +189,18 @@ def test_a_wrong_folder_is_told_what_is_wrong(tmp_path, case):
     with pytest.raises(DataError, match=message) as error:
         open_(root)
     assert str(root) in str(error.value)
+
+
+def test_links_within_the_folder_and_allowed_ones_are_followed(tmp_path):
+    fill(tmp_path / "images" / "train", num=10)
+    fill(tmp_path / "elsewhere", ("eel",), num=10)
+    (tmp_path / "images" / "train" / "cat" / "again.png").symlink_to("000.png")
+    (tmp_path / "link to all").symlink_to("images")  # the data set itself may be reached by a link
+    assert sum(s.num_examples for s in open_(tmp_path / "link to all").splits.values()) == 21
+    (tmp_path / "images" / "train" / "eel").symlink_to(tmp_path / "elsewhere" / "eel")
+    source = open_(tmp_path / "images", links_out=True)
+    assert source.classes == ("cat", "dog", "eel")
+    assert sum(split.num_examples for split in source.splits.values()) == 31
 
 
 def test_a_folder_must_be_named():

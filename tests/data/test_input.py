@@ -1,5 +1,7 @@
 """The whole graph: the same bytes however it is divided, and every example once."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,8 +11,11 @@ from pipeline.config import AugmentConfig, DataConfig
 from pipeline.data.images import SkippedImages, bad_image_error
 from pipeline.data.input import Shard, eval_dataset, train_dataset
 from pipeline.data.order import positions_to_examples
-from pipeline.data.split import Split
+from pipeline.data.prepare import prepare
+from pipeline.data.source import open_source
+from pipeline.data.split import DataSource, Split
 from pipeline.errors import DataError, SettingsError
+from tests.data.prepared import write_tfrecord
 
 RNG = np.random.default_rng(0)
 NUM = 30
@@ -20,16 +25,34 @@ CONFIG = DataConfig(global_batch_size=12, image_size=10, augment=AUGMENT, label_
 LABELS = (np.arange(NUM) % 3).astype(np.int32)
 
 
-@pytest.fixture(scope="module", params=("arrays", "files"))
-def split(request, tmp_path_factory):
-    images = RNG.integers(0, 256, (NUM, 8, 8, 3), np.uint8)
-    if request.param == "arrays":
-        return Split(LABELS, images)
+@pytest.fixture(scope="module")
+def forms(tmp_path_factory):
+    """The same examples in memory, as files, as a prepared set, and as TFRecords."""
     folder = tmp_path_factory.mktemp("images")
+    images = RNG.integers(0, 256, (NUM, 8, 8, 3), np.uint8)
     paths = [str(folder / f"bild ä {i}.png") for i in range(NUM)]
     for image, path in zip(images, paths, strict=True):
         Image.fromarray(image).save(path)
-    return Split(LABELS, paths=paths)
+    files = Split(LABELS, paths=paths)
+    prepare(
+        DataSource(("a", "b", "c"), {"train": files}), folder / "prepared", DataConfig(),
+        shard_size=7, processes=2, on_done=lambda count: None,
+    )  # fmt: skip
+    contents = [files.content(i) for i in range(NUM)]
+    for i, part in enumerate((slice(0, 11), slice(11, None))):
+        path = folder / "tf" / f"train-{i:05d}-of-00002"
+        write_tfrecord(path, contents[part], LABELS[part])
+    write_tfrecord(folder / "tf" / "val.tfrecord", contents, LABELS)
+    opened = {
+        kind: open_source(DataConfig(source=kind, path=str(folder / name)), 0).splits["train"]
+        for kind, name in (("records", "prepared"), ("tfrecord", "tf"))
+    }
+    return {"arrays": Split(LABELS, images), "files": files, **opened}
+
+
+@pytest.fixture(scope="module", params=("arrays", "files", "records"))
+def split(request, forms):
+    return forms[request.param]
 
 
 def train(split, config=CONFIG, start_step=0, shard=None, seed=0, **settings):
@@ -80,6 +103,33 @@ def test_any_division_gives_the_same_bytes(split, count, splits):
     for step in range(steps):
         pieces = [part for s in shards for part in s[step * splits : (step + 1) * splits]]
         assert_same(joined(pieces), whole[step])
+
+
+@pytest.mark.parametrize("settings", [{}, {"resized_crop_min_area": 0.2}])
+def test_memory_files_and_records_train_the_same_bytes(forms, settings):
+    config = CONFIG.model_copy(update={"augment": AUGMENT.model_copy(update=settings)})
+    expected = take(train(forms["arrays"], config), 4)
+    for kind in ("files", "records", "tfrecord"):
+        for one, other in zip(expected, take(train(forms[kind], config), 4), strict=True):
+            assert_same(one, other)
+        evaluated = [take(eval_dataset(forms[k], config, mean=MEAN, std=STD, shard=Shard()), 3)
+                     for k in ("arrays", kind)]  # fmt: skip
+        for one, other in zip(*evaluated, strict=True):
+            assert_same(one, other)
+
+
+@pytest.mark.parametrize("kind", ["arrays", "files", "records"])
+def test_random_crops_are_the_same_on_any_division_and_number_of_threads(forms, kind):
+    augment = AUGMENT.model_copy(update={"resized_crop_min_area": 0.1})
+    config = CONFIG.model_copy(update={"augment": augment})
+    whole = take(train(forms[kind], config), 3)
+    one_thread = config.model_copy(update={"threads": 1})
+    parts = [take(train(forms[kind], one_thread, shard=Shard(i, 2, 3)), 9) for i in range(2)]
+    for step, expected in enumerate(whole):
+        pieces = [parts[i][step * 3 + piece] for i in range(2) for piece in range(3)]
+        assert_same(expected, joined(pieces))
+    plain = take(train(forms[kind]), 1)[0]
+    assert (whole[0]["image"] != plain["image"]).mean() > 0.5
 
 
 @pytest.mark.parametrize(("count", "splits"), [(2, 1), (3, 1), (1, 2), (2, 3)])
@@ -172,8 +222,7 @@ def test_unresized_arrays_are_normalized_exactly():
 
 @pytest.mark.parametrize(("count", "splits"), [(1, 1), (4, 1), (2, 2)])
 def test_evaluation_counts_every_example_once(split, count, splits):
-    part = Split(LABELS[:17], None if split.images is None else split.images[:17],
-                 None if split.paths is None else split.paths[:17])  # fmt: skip
+    part = split.take(np.arange(17), "some")
     config = CONFIG.model_copy(update={"eval_batch_size": 8})
     shards = [
         list(eval_dataset(part, config, mean=MEAN, std=STD, shard=Shard(i, count, splits))
@@ -212,7 +261,7 @@ def test_arrays_of_another_size_need_a_resize():
 
 
 def test_a_label_out_of_range_is_refused(split):
-    wrong = Split(LABELS + 1, split.images, split.paths, "mine")
+    wrong = replace(split, labels=LABELS + 1, title="mine")
     with pytest.raises(DataError, match="mine: the label of example 2"):
         train(wrong)
 
