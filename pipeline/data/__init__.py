@@ -1,14 +1,13 @@
 """From labelled images to batches.
 
 split.py       what a split is; which examples are held out
-source.py      open_source(): the data set a recipe names; its mean and deviation
-arrays.py      sets held in memory: digits, CIFAR, Fashion-MNIST, synthetic
-cifar.py       CIFAR's original archive, read without trusting it
-folder.py      sets held as files: train/<class>/*
+sources/       where examples come from; source.py: open_source(), their mean and deviation
+prepare/       any of them written as shards, and a prepared set verified
 order.py       which example stands at which position; random numbers by counter
+encode.py      what Pillow reads, and what an image is stored as
+images.py      encoded images to pixels, a batch at a time, and what becomes of those that are none
 crop_box.py    which part of an image is seen
 preprocess.py  decode, cut out, resize, normalise
-augment.py     flip, crop, rotation and zoom of whole batches
-mix.py         targets
+augment/       changes to whole batches; augment.py: which, drawn from which numbers
 input.py       the tf.data graph that puts these together
 """

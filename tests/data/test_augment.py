@@ -18,20 +18,34 @@ def smooth_images():
     return scipy.ndimage.gaussian_filter(noise, (0, 2, 2, 0)).astype(np.float32)
 
 
-def test_flip_mirrors_the_chosen_images():
-    chosen = np.array([True, False, True, True, False, False])
-    expected = np.where(chosen[:, None, None, None], IMAGES[:, :, ::-1], IMAGES)
-    np.testing.assert_array_equal(flip(tf.constant(IMAGES), tf.constant(chosen)), expected)
+BATCHES = {
+    "colours": IMAGES,
+    "grey": RNG.integers(0, 256, (5, 7, 9, 1), np.uint8),
+    "four channels": RNG.integers(0, 256, (5, 3, 2, 4), np.uint8),
+    "floats": RNG.normal(size=(4, 6, 6, 3)).astype(np.float32),
+    "224 px": RNG.integers(0, 256, (40, 224, 224, 3), np.uint8),
+}
 
 
-def test_crop_is_a_slice_of_the_padded_image():
-    top = np.array([0.0, 0.1, 0.5, 0.99, 0.2, 0.999999], np.float32)
-    left = top[::-1].copy()
-    cropped = crop(tf.constant(IMAGES), tf.constant(top), tf.constant(left), 2).numpy()
-    padded = np.pad(IMAGES, ((0, 0), (2, 2), (2, 2), (0, 0)))
-    for i in range(6):
-        row, column = int(top[i] * 5), int(left[i] * 5)
-        np.testing.assert_array_equal(cropped[i], padded[i, row : row + 12, column : column + 10])
+@pytest.mark.parametrize("images", BATCHES.values(), ids=BATCHES)
+def test_flip_mirrors_the_chosen_images(images):
+    for chosen in (RNG.random(len(images)) < 0.5, np.full(len(images), True)):
+        expected = np.where(chosen[:, None, None, None], images[:, :, ::-1], images)
+        np.testing.assert_array_equal(flip(tf.constant(images), tf.constant(chosen)), expected)
+
+
+@pytest.mark.parametrize("padding", [1, 2, 16])
+@pytest.mark.parametrize("images", BATCHES.values(), ids=BATCHES)
+def test_crop_is_a_slice_of_the_padded_image(images, padding):
+    count, height, width, _ = images.shape
+    top, left = RNG.random((2, count), np.float32)
+    top[:2], left[1:3] = 0.0, 0.999999
+    cropped = crop(tf.constant(images), tf.constant(top), tf.constant(left), padding).numpy()
+    padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    for i in range(count):
+        row, column = (int(place * (2 * padding + 1)) for place in (top[i], left[i]))
+        expected = padded[i, row : row + height, column : column + width]
+        np.testing.assert_array_equal(cropped[i], expected)
 
 
 def test_rotation_and_zoom_agree_with_scipy():

@@ -132,8 +132,12 @@ def test_random_crops_are_the_same_on_any_division_and_number_of_threads(forms, 
     assert (whole[0]["image"] != plain["image"]).mean() > 0.5
 
 
-@pytest.mark.parametrize(("count", "splits"), [(2, 1), (3, 1), (1, 2), (2, 3)])
-def test_any_division_mixes_the_same_pairs(split, count, splits):
+@pytest.mark.parametrize(
+    ("kind", "count", "splits"),
+    [("arrays", 2, 1), ("arrays", 3, 1), ("arrays", 1, 2), ("files", 2, 3)],
+)
+def test_any_division_mixes_the_same_pairs(forms, kind, count, splits):
+    split = forms[kind]
     everything = AUGMENT.model_copy(
         update={
             "rand_augment_layers": 2,

@@ -64,8 +64,10 @@ def test_input_measures_each_stage_and_the_other_ways():
         "order, fetch, decode, normalise",
         "and augment",
         "and mix",
-        "Keras layers: crop, flip",
-        "Keras layers: crop, flip, RandAugment",
+        "Keras, image by image: crop, flip",
+        "Keras, one draw a batch: crop, flip",
+        "Keras, image by image: and RandAugment",
+        "Keras, one draw a batch: and RandAugment",
         "NumPy: crop, flip",
     ]
     assert min(rates.values()) > 0
