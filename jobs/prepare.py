@@ -18,12 +18,12 @@ import numpy.typing as npt
 from jobs.cli import find_recipe, main
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, load_config
-from pipeline.data.find_source import find_source
-from pipeline.data.prepare import UNREADABLE, prepare
-from pipeline.data.records import SetFacts, read_facts
-from pipeline.data.set_facts import DUPLICATES
-from pipeline.data.source import open_source
-from pipeline.data.verify import verify
+from pipeline.data.prepare.prepare import UNREADABLE, prepare
+from pipeline.data.prepare.set_facts import DUPLICATES
+from pipeline.data.prepare.verify import verify
+from pipeline.data.sources.find_source import find_source
+from pipeline.data.sources.records import SetFacts, read_facts
+from pipeline.data.sources.source import open_source
 from pipeline.errors import DataError, SettingsError
 from pipeline.monitor.progress import CountDisplay
 

@@ -16,7 +16,7 @@ from pipeline.config import AugmentConfig, Config, DataConfig, load_config
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from pipeline.data.source import DataSource
+    from pipeline.data.sources.source import DataSource
 
 _EPILOG = """\
 Each line is a tf.data pipeline that hands out batches as training takes them, without a model. All
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Times the recipe's input stage, stage by stage, and what others do."""
     config = load_config(find_recipe(arguments.recipe), arguments.settings)
     import_tensorflow()
-    from pipeline.data.source import open_source
+    from pipeline.data.sources.source import open_source
 
     source = open_source(config.data, config.seed)
     lines = _ours(config, source) | _others(config.data, source)

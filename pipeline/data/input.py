@@ -11,7 +11,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from pipeline.config import DataConfig
-from pipeline.data.augment import augment, erase_some
+from pipeline.data.augment.augment import augment, erase_some
+from pipeline.data.augment.mix import GROUP, mix, one_hot
 from pipeline.data.crop_box import random_box
 from pipeline.data.images import (
     Boxes,
@@ -20,7 +21,6 @@ from pipeline.data.images import (
     eval_boxes,
     read_contents,
 )
-from pipeline.data.mix import GROUP, mix, one_hot
 from pipeline.data.order import positions_to_examples
 from pipeline.data.preprocess import normalize, resize, resize_box
 from pipeline.data.split import Split, check_labels

@@ -17,7 +17,7 @@ from pipeline.checkpoint import Snapshot, read_variables, restore_variables
 from pipeline.config import Config
 from pipeline.data.images import SkippedImages
 from pipeline.data.input import Shard, eval_dataset, train_dataset
-from pipeline.data.source import DataSource, measure_normalization, open_source
+from pipeline.data.sources.source import DataSource, measure_normalization, open_source
 from pipeline.distribute.runtime import Runtime
 from pipeline.errors import SettingsError
 from pipeline.model.vit import build_vit

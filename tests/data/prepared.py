@@ -5,8 +5,8 @@ import tensorflow as tf
 from PIL import Image
 
 from pipeline.config import DataConfig
-from pipeline.data.prepare import prepare
-from pipeline.data.source import open_source
+from pipeline.data.prepare.prepare import prepare
+from pipeline.data.sources.source import open_source
 
 CLASSES = ("cat", "dog", "eel")
 

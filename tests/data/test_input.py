@@ -11,8 +11,8 @@ from pipeline.config import AugmentConfig, DataConfig
 from pipeline.data.images import SkippedImages, bad_image_error
 from pipeline.data.input import Shard, eval_dataset, train_dataset
 from pipeline.data.order import positions_to_examples
-from pipeline.data.prepare import prepare
-from pipeline.data.source import open_source
+from pipeline.data.prepare.prepare import prepare
+from pipeline.data.sources.source import open_source
 from pipeline.data.split import DataSource, Split
 from pipeline.errors import DataError, SettingsError
 from tests.data.prepared import write_tfrecord

@@ -1,0 +1,1 @@
+"""Changes to whole batches of images; the random numbers are arguments."""

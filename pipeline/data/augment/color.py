@@ -1,0 +1,170 @@
+"""Changes of colour and sharpness to whole batches; how strong they are is an argument.
+
+Values are cut to whole numbers as Pillow cuts them, so that results equal Pillow's.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from pipeline.data.augment.groups import change_by_group, per_image
+from pipeline.data.augment.levels import solarize
+
+# Of ITU-R BT.601, in Pillow's 65,536ths, for each of three equal colours.
+_LUMA = [[19595.0 / 65536.0] * 3, [38470.0 / 65536.0] * 3, [7471.0 / 65536.0] * 3]
+# Pillow's SMOOTH, in 13ths.
+_SMOOTH = [[1.0, 1.0, 1.0], [1.0, 5.0, 1.0], [1.0, 1.0, 1.0]]
+
+
+def jitter(
+    images: tf.Tensor,
+    brightness_factor: tf.Tensor,
+    contrast_factor: tf.Tensor,
+    saturation_factor: tf.Tensor,
+) -> tf.Tensor:
+    """Changes brightness, then contrast, then saturation.
+
+    Args:
+      images: uint8 [B, H, W, 3].
+      brightness_factor: float32 [B].
+      contrast_factor: float32 [B].
+      saturation_factor: float32 [B].
+
+    Returns:
+      As `images`.
+    """
+    images = brightness(images, brightness_factor)
+    return saturation(contrast(images, contrast_factor), saturation_factor)
+
+
+def brightness(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """Between black (factor 0), the image (1), and beyond.
+
+    Args:
+      images: uint8 [B, H, W, C].
+      factor: float32 [B].
+
+    Returns:
+      As `images`.
+    """
+    return _to_uint8(tf.cast(images, tf.float32) * per_image(factor))
+
+
+def contrast(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """Between the mean grey (factor 0), the image (1), and beyond.
+
+    Args:
+      images: uint8 [B, H, W, 3].
+      factor: float32 [B].
+
+    Returns:
+      As `images`.
+    """
+    values = tf.cast(images, tf.float32)
+    # The sum of a row is exact in float32, that of a large image is not.
+    rows = tf.cast(tf.reduce_sum(grey(values), axis=[2, 3]), tf.float64)  # [B, H]
+    mean = tf.reduce_mean(rows, axis=1) / (3.0 * images.shape[2])
+    mean = tf.cast(tf.floor(mean + 0.5), tf.float32)
+    return _blend(per_image(mean), values, factor)
+
+
+def saturation(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """Between grey (factor 0), the image (1), and beyond.
+
+    Args:
+      images: uint8 [B, H, W, 3].
+      factor: float32 [B].
+
+    Returns:
+      As `images`.
+    """
+    values = tf.cast(images, tf.float32)
+    return _blend(grey(values), values, factor)
+
+
+def sharpness(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """Between a smoothed image (factor 0), the image (1), and beyond; the border stays.
+
+    Args:
+      images: uint8 [B, H, W, 3], 3 pixels high and wide or more.
+      factor: float32 [B].
+
+    Returns:
+      As `images`.
+    """
+    values = tf.cast(images, tf.float32)
+    kernel = tf.repeat(tf.constant(_SMOOTH)[:, :, tf.newaxis, tf.newaxis], 3, axis=2)
+    # "SAME", though the border is not used: of no images, "VALID" returns a wrong shape.
+    total = tf.nn.depthwise_conv2d(values, kernel, [1, 1, 1, 1], "SAME")
+    changed = _blend(tf.floor(total / 13.0 + 0.5), values, factor)
+    middle = [images[:, 1:-1, :1], changed[:, 1:-1, 1:-1], images[:, 1:-1, -1:]]
+    return tf.concat([images[:, :1], tf.concat(middle, axis=2), images[:, -1:]], axis=1)
+
+
+def three_augment(images: tf.Tensor, choice: tf.Tensor, radius: tf.Tensor) -> tf.Tensor:
+    """Makes each image grey, solarizes it, or blurs it.
+
+    Args:
+      images: uint8 [B, H, W, 3].
+      choice: int32 [B]: 0 grey, 1 solarized above 127, 2 blurred.
+      radius: float32 [B], standard deviation of the blur in pixels, 0.1 to 2.
+
+    Returns:
+      As `images`.
+
+    References:
+      Touvron et al., DeiT III, https://arxiv.org/abs/2204.07118, section 3.2.
+    """
+    changes = (
+        lambda images, _: tf.cast(grey(tf.cast(images, tf.float32)), tf.uint8),
+        lambda images, _: solarize(images, tf.fill([tf.shape(images)[0]], 128)),
+        lambda images, radius: tf.cast(blur(tf.cast(images, tf.float32), radius), tf.uint8),
+    )
+    return change_by_group(choice, changes, images, radius)
+
+
+def blur(values: tf.Tensor, radius: tf.Tensor, reach: int = 6) -> tf.Tensor:
+    """Gaussian blur with a standard deviation an image, the border repeated.
+
+    Args:
+      values: float32 [B, H, W, C].
+      radius: float32 [B], in pixels.
+      reach: Pixels on each side that count: three times the largest radius.
+
+    Returns:
+      As `values`, whole numbers.
+    """
+    places = tf.range(-reach, reach + 1, dtype=tf.float32)
+    kernel = tf.exp(-0.5 * (places / radius[:, tf.newaxis]) ** 2)  # [B, 2*reach+1]
+    kernel /= tf.reduce_sum(kernel, axis=1, keepdims=True)
+    height, width = values.shape[1:3]
+    for axis, length in ((1, height), (2, width)):
+        total = tf.zeros_like(values)
+        for k in range(-reach, reach + 1):
+            place = tf.clip_by_value(tf.range(length) + k, 0, length - 1)
+            total += tf.gather(values, place, axis=axis) * per_image(kernel[:, k + reach])
+        values = total
+    return tf.floor(values + 0.5)
+
+
+def grey(values: tf.Tensor) -> tf.Tensor:
+    """Luma of ITU-R BT.601 in Pillow's whole numbers, as a grey image of three colours.
+
+    Args:
+      values: float32 whole numbers in 0..255, [B, H, W, 3].
+
+    Returns:
+      float32 [B, H, W, 3], whole numbers.
+    """
+    # A sum is a multiple of 2**-16 below 2**8, so exact in float32.
+    return tf.floor(values @ tf.constant(_LUMA) + 0.5)
+
+
+def _blend(one: tf.Tensor, other: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """one + factor * (other - one), uint8."""
+    return _to_uint8(one + per_image(factor) * (other - one))
+
+
+def _to_uint8(values: tf.Tensor) -> tf.Tensor:
+    """Cut to 0..255 and to whole numbers."""
+    return tf.cast(tf.clip_by_value(values, 0.0, 255.0), tf.uint8)

@@ -1,0 +1,209 @@
+"""A data set written as ArrayRecord shards, each by a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from fcntl import LOCK_EX, LOCK_NB, flock
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from pipeline.config import DataConfig
+from pipeline.data.prepare.set_facts import describe_set, write_lists
+from pipeline.data.prepare.shard_file import (
+    ShardReport,
+    ShardTask,
+    inputs_of,
+    read_report,
+    write_shard,
+)
+from pipeline.data.sources.records import FACTS, SetFacts, read_facts
+from pipeline.data.split import DataSource
+from pipeline.errors import DataError
+
+REPORTS = ".prepare"
+UNREADABLE = "unreadable.txt"
+
+_NAMED = 10
+
+Done = Callable[[int], None]
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+
+
+def prepare(
+    source: DataSource,
+    out: Path,
+    config: DataConfig,
+    *,
+    shard_size: int,
+    processes: int,
+    on_done: Done,
+) -> SetFacts:
+    """Writes all splits of a data set, or the part that an earlier attempt left.
+
+    Args:
+      source: The data set.
+      out: Folder, made where it is missing.
+      config: The largest number of pixels, and what becomes of unreadable images.
+      shard_size: Examples a shard.
+      processes: That write at a time.
+      on_done: Is told the number of examples of each shard that is done.
+
+    Returns:
+      What dataset.json holds.
+
+    Raises:
+      DataError: An image cannot be read and data.on_bad_image is "raise"; the folder holds another
+        set, is being written by another process, or cannot be written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the folder {out}: {error.strerror}") from None
+    with _alone(out):
+        tasks = plan(source, out, config, shard_size)
+        if (out / FACTS).exists():
+            return _finished(out, tasks, on_done)
+        (out / REPORTS).mkdir(exist_ok=True)
+        for leftover in (*out.glob(".*.tmp"), *(out / REPORTS).glob(".*.tmp")):
+            leftover.unlink()
+        reports = _write_all(tasks, processes, on_done)
+        unreadable = {name: why for r in reports for name, why in r.unreadable.items()}
+        write_lists(out / UNREADABLE, [f"{name}\t{why}" for name, why in unreadable.items()])
+        if unreadable and config.on_bad_image == "raise":
+            raise _unreadable_error(unreadable, out)
+        return describe_set(source, out, tasks, reports)
+
+
+def plan(source: DataSource, out: Path, config: DataConfig, shard_size: int) -> list[ShardTask]:
+    """The shards to be written: each split in its order, cut into equal parts."""
+    tasks = []
+    for name, split in source.splits.items():
+        count = -(-split.num_examples // shard_size)
+        bounds = [split.num_examples * i // count for i in range(count + 1)]
+        for number in range(count):
+            indices = np.arange(bounds[number], bounds[number + 1])
+            part = split.take(indices, split.title)
+            file = f"{name}-{number:05d}-of-{count:05d}.arrayrecord"
+            tasks.append(
+                ShardTask(name, bounds[number], out / file, out / REPORTS, part, config.max_pixels)
+            )
+    return tasks
+
+
+def run_in_processes(
+    function: Callable[[Argument], Result],
+    arguments: Sequence[Argument],
+    processes: int,
+    on_result: Callable[[Argument, Result], None],
+) -> None:
+    """Calls a function on every argument, some at a time, each in a process of its own.
+
+    Raises:
+      DataError: A process was killed; what is done stays done.
+    """
+    waiting = iter(arguments)
+    running: dict[Future[Result], Argument] = {}
+    # Spawned, not forked: a fork of a process with threads may hang.
+    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_begin_worker) as pool:
+        try:
+            while True:
+                # Few at a time: what is sent to a process is kept in memory until then.
+                while (
+                    len(running) < 2 * processes and (argument := next(waiting, None)) is not None
+                ):
+                    running[pool.submit(function, argument)] = argument
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    on_result(running.pop(future), future.result())
+        except BrokenProcessPool:
+            raise DataError(
+                "one of the processes was killed (out of memory?). Give the same command to go "
+                "on, with fewer --processes"
+            ) from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _write_all(tasks: Sequence[ShardTask], processes: int, on_done: Done) -> list[ShardReport]:
+    """Writes the shards that are not there, whole, already; reports in the tasks' order."""
+    reports: dict[Path, ShardReport] = {}
+    missing = []
+    for task in tasks:
+        report = read_report(task)
+        if report is None:
+            missing.append(task)
+        else:
+            reports[task.file] = report
+            on_done(task.split.num_examples)
+
+    def on_result(task: ShardTask, report: ShardReport) -> None:
+        reports[task.file] = report
+        on_done(task.split.num_examples)
+
+    if missing:
+        run_in_processes(write_shard, missing, min(processes, len(missing)), on_result)
+    return [reports[task.file] for task in tasks]
+
+
+def _finished(out: Path, tasks: Sequence[ShardTask], on_done: Done) -> SetFacts:
+    facts = read_facts(out)
+    there = {shard.file: shard.inputs for split in facts.splits.values() for shard in split.shards}
+    if there != {task.file.name: inputs_of(task.split) for task in tasks}:
+        raise DataError(
+            f"{out} already holds a prepared set, of other images or cut into other shards. Name "
+            "another folder, or remove this one"
+        )
+    on_done(sum(task.split.num_examples for task in tasks))
+    return facts
+
+
+def _unreadable_error(unreadable: dict[str, str], out: Path) -> DataError:
+    shown = "\n".join(f"  {name}: {why}" for name, why in list(unreadable.items())[:_NAMED])
+    return DataError(
+        f"{len(unreadable)} images cannot be read (all are in {out / UNREADABLE}):\n{shown}\n"
+        "Replace or remove them, or set data.on_bad_image=skip to leave them out, and give the "
+        "command again: what is done stays done"
+    )
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Holds the folder against another `vit prepare`, as far as its file system can."""
+    handle = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            flock(handle, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            raise DataError(
+                f"another vit prepare is writing into {out}. Wait for it, or name another folder"
+            ) from None
+        except OSError:
+            pass  # no locks there: files are renamed into place whole, so nothing is torn
+        yield
+    finally:
+        os.close(handle)
+
+
+def _begin_worker() -> None:
+    # Ctrl-C is for the first process, which then ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)  # killed without a word: nobody waits for what this one writes
+
+    threading.Thread(target=watch, daemon=True).start()

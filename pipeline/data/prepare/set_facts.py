@@ -1,0 +1,119 @@
+"""What the reports on all shards say together: dataset.json, labels, lists for the user."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.prepare.shard_file import ShardReport, ShardTask
+from pipeline.data.sources.records import FACTS, FORMAT, SetFacts, ShardFacts, SplitFacts
+from pipeline.data.sources.source import moments
+from pipeline.data.split import DataSource
+from pipeline.errors import DataError
+
+DUPLICATES = "duplicates.txt"
+
+
+def describe_set(
+    source: DataSource, out: Path, tasks: Sequence[ShardTask], reports: Sequence[ShardReport]
+) -> SetFacts:
+    """Writes labels, duplicates.txt and, last of all, dataset.json, which makes the set whole.
+
+    Raises:
+      DataError: A split has no readable image, or the folder cannot be written to.
+    """
+    splits = {}
+    for name in source.splits:
+        mine = [(t, r) for t, r in zip(tasks, reports, strict=True) if t.split_name == name]
+        if not any(report.labels for _, report in mine):
+            raise DataError(f"{source.splits[name].title}: not one image can be read")
+        splits[name] = _split_facts(name, source.classes, out, mine)
+    train = [r for t, r in zip(tasks, reports, strict=True) if t.split_name == "train"]
+    mean, std = moments(np.sum([report.histogram for report in train], axis=0))
+    filled = [report for report in reports if report.labels]
+    duplicates = _duplicates(tasks, reports)
+    write_lists(out / DUPLICATES, duplicates)
+    facts = SetFacts(
+        format=FORMAT,
+        tool=f"vit-pipeline {version('vit-pipeline')}",
+        classes=source.classes,
+        mean=mean,
+        std=std,
+        smallest=(min(r.smallest[0] for r in filled), min(r.smallest[1] for r in filled)),
+        largest=(max(r.largest[0] for r in filled), max(r.largest[1] for r in filled)),
+        unreadable=sum(len(report.unreadable) for report in reports),
+        converted=sum(report.converted for report in reports),
+        duplicates=len(duplicates),
+        splits=splits,
+    )
+    _write(out / FACTS, facts.model_dump_json(indent=1).encode())
+    shutil.rmtree(tasks[0].reports)
+    return facts
+
+
+def write_lists(path: Path, lines: Sequence[str]) -> None:
+    """Writes a list for the user, or removes an earlier one where there is nothing to list."""
+    if lines:
+        _write(path, "".join(f"{line}\n" for line in lines).encode())
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _split_facts(
+    name: str, classes: Sequence[str], out: Path, mine: Sequence[tuple[ShardTask, ShardReport]]
+) -> SplitFacts:
+    labels = np.concatenate([np.array(report.labels, np.int32) for _, report in mine])
+    stream = io.BytesIO()
+    np.save(stream, labels, allow_pickle=False)
+    file = f"{name}.labels.npy"
+    _write(out / file, stream.getvalue())
+    counts = np.bincount(labels, minlength=len(classes)).tolist()
+    return SplitFacts(
+        examples=len(labels),
+        per_class=dict(zip(classes, counts, strict=True)),
+        labels=file,
+        labels_sha256=hashlib.sha256(stream.getvalue()).hexdigest(),
+        shards=tuple(
+            ShardFacts(
+                file=task.file.name,
+                examples=len(report.labels),
+                size=report.size,
+                sha256=report.sha256,
+                inputs=report.inputs,
+            )
+            for task, report in mine
+        ),
+    )
+
+
+def _duplicates(tasks: Sequence[ShardTask], reports: Sequence[ShardReport]) -> list[str]:
+    """A line for each image whose pixels an image of an earlier split has: both, with splits."""
+    first: dict[str, tuple[str, str]] = {}
+    lines = []
+    for task, report in zip(tasks, reports, strict=True):
+        for content, name in zip(report.contents, report.names, strict=True):
+            split, other = first.setdefault(content, (task.split_name, name))
+            if split != task.split_name:
+                lines.append(f"{split}\t{other}\t{task.split_name}\t{name}")
+    return lines
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)

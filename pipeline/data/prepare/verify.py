@@ -1,0 +1,97 @@
+"""A prepared set read to its last byte: checksums, records, images, labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.data.encode import UnreadableError, read_image
+from pipeline.data.prepare.prepare import Done, run_in_processes
+from pipeline.data.prepare.shard_file import hash_file
+from pipeline.data.sources.example import IMAGE_KEY, LABEL_KEY, bytes_feature, int_feature
+from pipeline.data.sources.records import (
+    ArrayRecordShard,
+    SetFacts,
+    ShardFacts,
+    read_facts,
+    read_labels,
+)
+from pipeline.errors import DataError
+
+
+@dataclass(frozen=True)
+class _Check:
+    """One shard to be checked, with the labels it must have."""
+
+    path: Path
+    facts: ShardFacts
+    labels: npt.NDArray[np.int32]
+
+
+def verify(root: Path, processes: int, on_done: Done) -> tuple[SetFacts, list[str]]:
+    """Reads every record and decodes every image of a prepared set.
+
+    Args:
+      root: Its folder.
+      processes: That read at a time.
+      on_done: Is told the number of examples of each shard that was read.
+
+    Returns:
+      What dataset.json says, and what is wrong, a line each.
+
+    Raises:
+      DataError: dataset.json or a file of labels is missing or damaged.
+    """
+    facts = read_facts(root)
+    checks = []
+    for split in facts.splits.values():
+        labels, first = read_labels(root, split), 0
+        for shard in split.shards:
+            part = labels[first : first + shard.examples]
+            checks.append(_Check(root / shard.file, shard, part))
+            first += shard.examples
+    wrong: dict[Path, list[str]] = {}
+
+    def on_result(check: _Check, problems: list[str]) -> None:
+        wrong[check.path] = problems
+        on_done(check.facts.examples)
+
+    run_in_processes(_problems, checks, min(processes, len(checks)), on_result)
+    return facts, [problem for check in checks for problem in wrong[check.path]]
+
+
+def _problems(check: _Check) -> list[str]:
+    try:
+        size = check.path.stat().st_size
+        digest = hash_file(check.path)
+    except OSError as error:
+        return [f"{check.path}: {error.strerror}"]
+    if size != check.facts.size:
+        return [f"{check.path} must have {check.facts.size} bytes, but has {size}"]
+    problems = []
+    if digest != check.facts.sha256:
+        problems.append(f"{check.path} was altered: its checksum is wrong")
+    try:
+        shard = ArrayRecordShard(str(check.path), check.facts.examples)
+    except DataError as error:
+        return [*problems, str(error)]
+    for number, label in enumerate(check.labels.tolist()):
+        problem = _record_problem(shard, number, label)
+        if problem is not None:
+            problems.append(f"{check.path}[{number}]: {problem}")
+    shard.close()
+    return problems
+
+
+def _record_problem(shard: ArrayRecordShard, number: int, label: int) -> str | None:
+    try:
+        record = shard.read(number)
+        found = int_feature(record, LABEL_KEY)
+        # Its size was allowed when it was written.
+        read_image(bytes_feature(record, IMAGE_KEY), max_pixels=2**62)
+    except (DataError, ValueError, UnreadableError) as error:
+        return str(error)
+    return None if found == label else f"its label is {found}, but the list of labels says {label}"

@@ -1,0 +1,229 @@
+"""A prepared data set, as `vit prepare` writes it: ArrayRecord shards, labels and dataset.json."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from array_record.python.array_record_module import ArrayRecordReader
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.config import DataConfig
+from pipeline.data.sources.example import IMAGE_KEY
+from pipeline.data.sources.shards import ShardRecords, allow_open_files
+from pipeline.data.split import Colour, DataSource, Split, check_labels
+from pipeline.errors import DataError, SettingsError
+
+FORMAT: Literal["vit-pipeline records 1"] = "vit-pipeline records 1"
+FACTS = "dataset.json"
+
+# Random access: nothing is read ahead, and a record's chunk is small.
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:1"
+_BUFFER_BYTES = 32768
+_OPENERS = 32
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ShardFacts(_Facts):
+    """One file of records.
+
+    Attributes:
+      file: Its name.
+      examples: Records in it.
+      size: In bytes.
+      sha256: Of its bytes, hexadecimal.
+      inputs: Of what it was made from, hexadecimal.
+    """
+
+    file: str
+    examples: int
+    size: int
+    sha256: str
+    inputs: str
+
+
+class SplitFacts(_Facts):
+    """A split: how many examples, of each class as well, and where they are.
+
+    Attributes:
+      examples: In all.
+      per_class: Of each class, by its name.
+      labels: File of int32 [N] in NumPy's format.
+      labels_sha256: Of that file's bytes.
+      shards: In the order of the examples.
+    """
+
+    examples: int
+    per_class: dict[str, int]
+    labels: str
+    labels_sha256: str
+    shards: tuple[ShardFacts, ...]
+
+
+class SetFacts(_Facts):
+    """What dataset.json holds.
+
+    Attributes:
+      format: This format's name and version.
+      tool: What wrote it.
+      classes: Names; a label is a place in it.
+      mean: Of the training images' colours, over all pixels, in units of 0..1.
+      std: Likewise.
+      smallest: Least height and least width of an image.
+      largest: Greatest height and width.
+      unreadable: Images left out; unreadable.txt names them.
+      converted: Images that were stored as PNG, being of another kind than plain JPEG or PNG.
+      duplicates: Images that more than one split has; duplicates.txt names them.
+      splits: "train", "validation" and, where there is one, "test".
+    """
+
+    format: Literal["vit-pipeline records 1"]
+    tool: str
+    classes: tuple[str, ...]
+    mean: Colour
+    std: Colour
+    smallest: tuple[int, int]
+    largest: tuple[int, int]
+    unreadable: int
+    converted: int
+    duplicates: int
+    splits: dict[str, SplitFacts]
+
+
+class ArrayRecordShard:
+    """One open file, read by the number of a record.
+
+    Raises:
+      DataError: It cannot be opened, or has another number of records than it should.
+    """
+
+    def __init__(self, path: str, examples: int | None = None) -> None:
+        self._path = path
+        try:
+            self._reader = ArrayRecordReader(
+                path, _READER_OPTIONS, file_reader_buffer_size=_BUFFER_BYTES
+            )
+            found = self._reader.num_records()
+        except (RuntimeError, ValueError) as error:
+            raise DataError(f"{path} cannot be opened: {error}. Copy it again") from None
+        if examples is not None and found != examples:
+            raise DataError(
+                f"{path} must hold {examples} records, but its footer speaks of {found}: it is "
+                "truncated or another file. Copy it again, or prepare it again"
+            )
+
+    def read(self, place: int) -> bytes:
+        """Record number `place`; DataError where its checksum is wrong."""
+        try:
+            return bytes(self._reader.read([place])[0])
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise DataError(f"the file was altered: {error}") from None
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+def open_records(config: DataConfig) -> DataSource:
+    """Opens what `vit prepare` wrote into `data.path`; the size and footer of each shard are read.
+
+    Raises:
+      SettingsError: `data.path` is not set.
+      DataError: The folder is not prepared data, or a file of it is missing or damaged.
+    """
+    if config.path is None:
+        raise SettingsError("data.source=records needs data.path=FOLDER, written by vit prepare")
+    root = Path(config.path).expanduser()
+    facts = read_facts(root)
+    check_shards(root, [shard for split in facts.splits.values() for shard in split.shards])
+    splits = {}
+    for name, split in facts.splits.items():
+        counts = [shard.examples for shard in split.shards]
+        records = ShardRecords(
+            tuple(str(root / shard.file) for shard in split.shards),
+            np.repeat(np.arange(len(counts), dtype=np.int32), counts),
+            np.concatenate([np.arange(count) for count in counts]),
+            ArrayRecordShard,
+            IMAGE_KEY,
+        )
+        title = f"{root}, {name}"
+        labels = check_labels(read_labels(root, split), len(facts.classes), title)
+        splits[name] = Split(labels, title=title, records=records)
+    notes: tuple[str, ...] = ()
+    if facts.duplicates:
+        notes = (
+            f"{root}: {facts.duplicates} images are in more than one split, duplicates.txt names "
+            "them: what is measured on them is no measure of new images",
+        )
+    return DataSource(facts.classes, splits, None, notes, (facts.mean, facts.std))
+
+
+def read_facts(root: Path) -> SetFacts:
+    """dataset.json; DataError where it is missing or not of this format."""
+    path = root / FACTS
+    try:
+        return SetFacts.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(
+            f"cannot read {path}: {error.strerror}. Set data.path to a folder that vit prepare "
+            "has finished"
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(
+            f"{path} is not of the format {FORMAT!r} ({'.'.join(map(str, first['loc']))}: "
+            f"{first['msg']}). Prepare the data again"
+        ) from None
+
+
+def check_shards(root: Path, shards: Sequence[ShardFacts]) -> None:
+    """Looks at every shard's size and footer, without reading records.
+
+    Raises:
+      DataError: One is missing, truncated or another; all such are named.
+    """
+    allow_open_files(_OPENERS)
+    with ThreadPoolExecutor(_OPENERS) as pool:
+        wrong = [text for text in pool.map(lambda shard: _wrong(root, shard), shards) if text]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more shards)" if len(wrong) > 1 else ""
+        raise DataError(wrong[0] + more)
+
+
+def _wrong(root: Path, shard: ShardFacts) -> str | None:
+    path = root / shard.file
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        return f"cannot read {path}: {error.strerror}. Copy it again"
+    if size != shard.size:
+        return (
+            f"{path} must have {shard.size} bytes, but has {size}: it is truncated or another "
+            "file. Copy it again, or prepare it again"
+        )
+    try:
+        ArrayRecordShard(str(path), shard.examples).close()
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def read_labels(root: Path, split: SplitFacts) -> npt.NDArray[np.int32]:
+    """The labels of a split, int32 [N]; DataError where the file is missing or altered."""
+    path = root / split.labels
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}. Copy it again") from None
+    if hashlib.sha256(content).hexdigest() != split.labels_sha256:
+        raise DataError(f"{path} was altered: its checksum is wrong. Copy it again")
+    labels: npt.NDArray[np.int32] = np.load(io.BytesIO(content), allow_pickle=False)
+    return labels

@@ -1,0 +1,129 @@
+"""Where examples come from: `open_source` lists them, whatever the data set, for random access.
+
+Importing this module does not import TensorFlow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.config import DataConfig
+from pipeline.data.sources.arrays import open_cifar, open_digits, open_fashion_mnist, open_synthetic
+from pipeline.data.sources.folder import open_folder
+from pipeline.data.sources.listing import open_list
+from pipeline.data.sources.records import open_records
+from pipeline.data.sources.tfrecord import open_tfrecord
+from pipeline.data.split import Colour, DataSource, Split
+from pipeline.errors import DataError, SettingsError
+
+__all__ = ["DataSource", "Split", "measure_normalization", "open_source"]
+
+NORMALIZATION_FILES = 2000
+
+# Torchvision's constants, measured on ImageNet's training images.
+IMAGENET: tuple[Colour, Colour] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF: tuple[Colour, Colour] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+_OPENERS: dict[str, Callable[[DataConfig], DataSource]] = {
+    "digits": open_digits,
+    "cifar10": open_cifar,
+    "cifar100": open_cifar,
+    "fashion_mnist": open_fashion_mnist,
+    "image_folder": open_folder,
+    "list": open_list,
+    "records": open_records,
+    "tfrecord": open_tfrecord,
+}
+
+
+def open_source(config: DataConfig, seed: int) -> DataSource:
+    """Opens the data set that `data.source` names.
+
+    Args:
+      config: The data settings.
+      seed: Decides what synthetic images look like; nothing else depends on it.
+
+    Raises:
+      DataError: The data set is missing, damaged or not laid out as it must be.
+      SettingsError: `data.path` is missing, or given to a source that has none.
+    """
+    source = config.source
+    if config.path is not None and source in ("digits", "synthetic"):
+        raise SettingsError(
+            f"data.source={source} takes no data.path. For own images set "
+            f"data.source=image_folder. Received: data.path={config.path!r}"
+        )
+    if source == "synthetic":
+        return open_synthetic(config, seed)
+    return _OPENERS[source](config)
+
+
+def measure_normalization(source: DataSource, config: DataConfig) -> tuple[Colour, Colour]:
+    """Mean and standard deviation of each colour, in units of 0..1.
+
+    "dataset" looks at the training split: all of a set in memory, and of a folder the same 2,000
+    files every time, decoded and resized as training does.
+
+    Raises:
+      DataError: A file of the sample is no image and data.on_bad_image is "raise", or all are.
+    """
+    if config.normalize == "half":
+        return HALF
+    if config.normalize == "imagenet":
+        return IMAGENET
+    if source.normalization is not None:
+        return source.normalization
+    train = source.splits["train"]
+    counts = np.zeros((3, 256), np.int64)
+    if train.images is not None:
+        for start in range(0, train.num_examples, 1024):
+            counts += _histogram(train.images[start : start + 1024])
+    else:
+        # The raw output of Philox is fixed for all versions of NumPy, its permutations are not.
+        keys = np.random.Philox(key=0).random_raw(train.num_examples)
+        sample = np.sort(np.argsort(keys, kind="stable")[:NORMALIZATION_FILES])
+        with ThreadPoolExecutor(config.threads) as pool:
+            for part in pool.map(lambda i: _encoded_histogram(train, int(i), config), sample):
+                counts += part
+    if not counts.any():
+        raise DataError(f"{train.title}: not one of {len(sample)} files is a readable image")
+    return moments(counts)
+
+
+def moments(counts: npt.NDArray[np.int64]) -> tuple[Colour, Colour]:
+    """Mean and standard deviation, in units of 0..1, of values that occur so often.
+
+    Args:
+      counts: int64 [3, 256], of each colour.
+    """
+    values = np.arange(256) / 255.0
+    share = counts / counts.sum(axis=1, keepdims=True)  # [3, 256]
+    mean = share @ values
+    # A colour that never changes would be divided by zero: a step of one level is the least.
+    deviation = np.maximum(np.sqrt(np.maximum(share @ values**2 - mean**2, 0.0)), 1 / 255.0)
+    return _colour(mean), _colour(deviation)
+
+
+def _encoded_histogram(split: Split, index: int, config: DataConfig) -> npt.NDArray[np.int64]:
+    from pipeline.data.images import load_example
+
+    try:
+        return _histogram(load_example(split, index, config))
+    except DataError:
+        if config.on_bad_image == "raise":
+            raise
+        return np.zeros((3, 256), np.int64)
+
+
+def _histogram(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """How often each value occurs, int64 [3, 256]: counts add up alike in any order."""
+    return np.stack([np.bincount(images[..., c].reshape(-1), minlength=256) for c in range(3)])
+
+
+def _colour(values: npt.NDArray[np.float64]) -> Colour:
+    return float(values[0]), float(values[1]), float(values[2])

@@ -1,0 +1,279 @@
+"""TFRecord files of tf.Examples, read by index: an index of their framing is built once.
+
+References:
+  The format: tensorflow/core/lib/io/record_writer.h. Length uint64, its masked CRC-32C uint32, the
+  record, its masked CRC-32C; all little-endian.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import re
+import struct
+import tempfile
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.config import DataConfig
+from pipeline.data.sources.example import int_feature
+from pipeline.data.sources.shards import ShardRecords
+from pipeline.data.split import DataSource, Split, check_labels, hold_out_by_name
+from pipeline.errors import DataError, SettingsError
+
+_HEADER = struct.Struct("<QI")
+_FOOTER = struct.Struct("<I")
+
+_SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+_IS_SHARD = re.compile(r"\.tfrecords?\b|-\d{5}-of-\d{5}$")
+_OF = re.compile(r"^(.*)-(\d{5})-of-(\d{5})$")
+_COMPRESSED = (b"\x1f\x8b", b"\x78\x9c", b"\x78\x01", b"\x78\xda")
+_CLASS_FILES = ("label.labels.txt", "labels.txt", "classes.txt")
+
+
+class Index(NamedTuple):
+    """Where the records of a split begin.
+
+    Attributes:
+      shard: int32 [N], the file.
+      start: int64 [N], its first byte there.
+      labels: int64 [N], as the records have them.
+    """
+
+    shard: npt.NDArray[np.int32]
+    start: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+
+
+class TFRecordShard:
+    """One open file, read at any record's first byte."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            self._file = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise DataError(f"cannot read {path}: {error.strerror}") from None
+        weakref.finalize(self, os.close, self._file)
+
+    def read(self, place: int) -> bytes:
+        """The record that begins at byte `place`; DataError where its checksum is wrong."""
+        try:
+            length = _length(os.pread(self._file, _HEADER.size, place))
+            record = os.pread(self._file, length + _FOOTER.size, place + _HEADER.size)
+        except OSError as error:
+            raise DataError(f"cannot read it: {error.strerror}") from None
+        except (ValueError, struct.error):
+            raise DataError("the file was altered: the record's length is wrong") from None
+        content, checksum = record[:length], record[length:]
+        if len(checksum) != _FOOTER.size or _FOOTER.unpack(checksum)[0] != _masked_crc(content):
+            raise DataError("the file was altered: the record's checksum is wrong")
+        return content
+
+
+def is_tfrecord(path: Path) -> bool:
+    """Whether a file's name is that of a TFRecord shard."""
+    return bool(_IS_SHARD.search(path.name)) and path.is_file()
+
+
+def open_tfrecord(config: DataConfig) -> DataSource:
+    """TFRecord files in `data.path`, whose names or folders say train, validation or test.
+
+    Raises:
+      SettingsError: `data.path` is not set.
+      DataError: There are none, one is missing, compressed or truncated, or the records have no
+        such features.
+    """
+    if config.path is None:
+        raise SettingsError("data.source=tfrecord needs data.path=FOLDER, with TFRecord files")
+    root = Path(config.path).expanduser()
+    files = _find_files(root)
+    indexes = {name: _index(root, name, paths, config) for name, paths in files.items()}
+    lowest = min(int(index.labels.min()) for index in indexes.values())
+    highest = max(int(index.labels.max()) for index in indexes.values())
+    if lowest not in (0, 1):
+        raise DataError(
+            f"{root}: the labels must begin at 0 or 1. Received: {lowest} as the smallest of "
+            f"{config.tfrecord_label_key}"
+        )
+    classes = _class_names(root, highest - lowest + 1)
+    notes = (f"{root}: labels begin at 1, and 1 was subtracted",) if lowest else ()
+    splits = {
+        name: Split(
+            check_labels(index.labels - lowest, len(classes), f"{root}, {name}"),
+            title=f"{root}, {name}",
+            records=ShardRecords(
+                tuple(map(str, files[name])), index.shard, index.start,
+                TFRecordShard, config.tfrecord_image_key,
+            ),
+        )
+        for name, index in indexes.items()
+    }  # fmt: skip
+    if "validation" not in splits:
+        splits |= _held_out(splits["train"], files["train"], indexes["train"], config, str(root))
+    return DataSource(classes, splits, None, notes)
+
+
+def _held_out(
+    train: Split, files: Sequence[Path], index: Index, config: DataConfig, title: str
+) -> dict[str, Split]:
+    names = (f"{files[s].name}:{p}" for s, p in zip(index.shard, index.start, strict=True))
+    held = hold_out_by_name(names, train.labels, config, title)
+    return {
+        "train": train.select(~held, train.title),
+        "validation": train.select(held, f"{title}, validation"),
+    }
+
+
+def _find_files(root: Path) -> dict[str, list[Path]]:
+    """The shards of each split, sorted by name."""
+    if not root.is_dir():
+        raise DataError(f"{root} is no folder. Set data.path to a folder with TFRecord files")
+    splits: dict[str, list[Path]] = {}
+    for path in sorted(path for path in root.rglob("*") if is_tfrecord(path)):
+        words = re.split(r"[^a-z]+", str(path.relative_to(root)).lower())
+        names = {_SPLIT_NAMES[word] for word in words if word in _SPLIT_NAMES}
+        if len(names) != 1:
+            raise DataError(
+                f"{path}: its name or folder must say one of train, validation (or val) and test"
+            )
+        splits.setdefault(names.pop(), []).append(path)
+    if "train" not in splits:
+        raise DataError(
+            f"{root} has no training shards. Expected names like train-00000-of-01024 or "
+            "train/any.tfrecord"
+        )
+    for paths in splits.values():
+        _check_complete(paths)
+    return splits
+
+
+def _check_complete(paths: Sequence[Path]) -> None:
+    """Every shard of a set that says how many it has must be there."""
+    found: dict[tuple[str, int], set[int]] = {}
+    for path in paths:
+        if match := _OF.match(str(path)):
+            found.setdefault((match[1], int(match[3])), set()).add(int(match[2]))
+    for (stem, count), numbers in found.items():
+        if missing := sorted(set(range(count)) - numbers):
+            raise DataError(
+                f"{len(missing)} of {count} shards are missing, the first of them "
+                f"{stem}-{missing[0]:05d}-of-{count:05d}"
+            )
+
+
+def _class_names(root: Path, count: int) -> tuple[str, ...]:
+    for path in (root / name for name in _CLASS_FILES):
+        if path.is_file():
+            names = path.read_text(encoding="utf-8").splitlines()
+            if len(names) < count:
+                raise DataError(f"{path} names {len(names)} classes, but there are {count} labels")
+            return tuple(names)
+    return tuple(str(label) for label in range(count))
+
+
+def _index(root: Path, split: str, paths: Sequence[Path], config: DataConfig) -> Index:
+    """The kept index, or a new one, which is kept where that is possible."""
+    stats = [path.stat() for path in paths]
+    facts = [str(path.relative_to(root)) for path in paths], config.tfrecord_label_key
+    state = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+    key = hashlib.blake2b(repr((facts, state)).encode(), digest_size=8).hexdigest()
+    folder = root if config.index_path is None else Path(config.index_path).expanduser()
+    kept = folder / f".vit-index-{split}-{key}.npz"
+    with suppress(OSError, ValueError, KeyError), np.load(kept, allow_pickle=False) as arrays:
+        return Index(arrays["shard"], arrays["start"], arrays["labels"])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        parts = list(pool.map(lambda path: scan(path, config.tfrecord_label_key), paths))
+    counts = [len(starts) for starts, _ in parts]
+    index = Index(
+        np.repeat(np.arange(len(paths), dtype=np.int32), counts),
+        np.concatenate([starts for starts, _ in parts]),
+        np.concatenate([labels for _, labels in parts]),
+    )
+    if not len(index.start):
+        raise DataError(f"{root}: the {split} shards hold no record")
+    with suppress(OSError):  # a folder that may not be written to: scanned again the next time
+        _keep(kept, index)
+    return index
+
+
+def _keep(path: Path, index: Index) -> None:
+    # Many processes may do so at once: each writes the same, and renames it into place.
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        np.savez(file, shard=index.shard, start=index.start, labels=index.labels)
+    os.replace(file.name, path)
+
+
+def scan(path: Path, label_key: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """First byte int64 [n] and label int64 [n] of each record of a file; images are not read.
+
+    Raises:
+      DataError: The file is truncated, damaged, compressed, or its records have no such label.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if not size:
+                return np.zeros(0, np.int64), np.zeros(0, np.int64)
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                return _scan(content, size, path, label_key)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _scan(
+    content: mmap.mmap, size: int, path: Path, label_key: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    starts: list[int] = []
+    labels: list[int] = []
+    at = 0
+    while at < size:
+        try:
+            length = _length(content[at : at + _HEADER.size])
+        except (ValueError, struct.error):
+            if at == 0 and content[:2] in _COMPRESSED:
+                raise DataError(
+                    f"{path} is compressed, and records of a compressed file cannot be read by "
+                    "index. Write it again without compression"
+                ) from None
+            raise DataError(
+                f"{path} is damaged or truncated at byte {at} of {size}: no record begins there. "
+                "Copy it again"
+            ) from None
+        first = at + _HEADER.size
+        if first + length + _FOOTER.size > size:
+            raise DataError(
+                f"{path} is truncated: record {len(starts)} at byte {at} needs "
+                f"{first + length + _FOOTER.size - size} bytes more. Copy it again"
+            )
+        try:
+            labels.append(int_feature(content, label_key, first, first + length))
+        except ValueError as error:
+            raise DataError(
+                f"{path}, record {len(starts)}: {error}. Set data.tfrecord_label_key and "
+                "data.tfrecord_image_key to the names of the features"
+            ) from None
+        starts.append(at)
+        at = first + length + _FOOTER.size
+    return np.array(starts, np.int64), np.array(labels, np.int64)
+
+
+def _length(header: bytes) -> int:
+    """A record's length; ValueError or struct.error where its own checksum is wrong."""
+    length, checksum = _HEADER.unpack(header)
+    if checksum != _masked_crc(header[:8]):
+        raise ValueError("wrong checksum")
+    return int(length)
+
+
+def _masked_crc(content: bytes) -> int:
+    crc = google_crc32c.value(content)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

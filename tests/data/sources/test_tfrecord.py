@@ -1,0 +1,203 @@
+"""TFRecord files as others write them, read by index."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline.config import DataConfig
+from pipeline.data.sources.source import open_source
+from pipeline.data.sources.tfrecord import TFRecordShard, scan
+from pipeline.errors import DataError, SettingsError
+from tests.data.prepared import write_tfrecord
+
+LABEL = "image/class/label"
+RNG = np.random.default_rng(0)
+IMAGES = [RNG.bytes(int(n)) for n in RNG.integers(1, 5000, 40)]
+LABELS = [1 + i % 4 for i in range(40)]
+
+
+def write_set(root, first_label=1):
+    """24 training examples in three shards, 16 for validation in two; labels as ImageNet's."""
+    labels = [label - 1 + first_label for label in LABELS]
+    for split, shards, start in (("train", 3, 0), ("validation", 2, 24)):
+        for i in range(shards):
+            part = slice(start + 8 * i, start + 8 * i + 8)
+            name = f"{split}-{i:05d}-of-{shards:05d}"
+            write_tfrecord(root / name, IMAGES[part], labels[part])
+
+
+def open_(root, **settings):
+    return open_source(DataConfig(source="tfrecord", path=str(root), **settings), 0)
+
+
+@pytest.mark.parametrize("first_label", [0, 1])
+def test_records_are_read_in_any_order_with_labels_from_zero(tmp_path, first_label):
+    write_set(tmp_path, first_label)
+    source = open_(tmp_path)
+    train, validation = source.splits["train"], source.splits["validation"]
+    assert source.classes == ("0", "1", "2", "3")
+    assert train.labels.tolist() == [i % 4 for i in range(24)]
+    assert validation.labels.tolist() == [i % 4 for i in range(16)]
+    order = RNG.permutation(24)
+    assert train.contents(order) == [IMAGES[i] for i in order]
+    assert [validation.content(i) for i in (15, 0)] == [IMAGES[39], IMAGES[24]]
+    assert bool(source.notes) == bool(first_label)
+
+
+def test_the_offsets_are_those_tensorflow_reads_in_order(tmp_path):
+    path = tmp_path / "train-00000-of-00001"
+    write_tfrecord(path, IMAGES, LABELS)
+    starts, labels = scan(path, LABEL)
+    shard = TFRecordShard(str(path))
+    theirs = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+    assert [shard.read(int(start)) for start in starts] == theirs
+    assert labels.tolist() == LABELS
+
+
+def test_the_index_is_kept_and_made_again_when_a_file_changes(tmp_path):
+    write_set(tmp_path)
+    open_(tmp_path)
+    kept = sorted(tmp_path.glob(".vit-index-*"))
+    assert len(kept) == 2
+    before = [path.stat().st_mtime_ns for path in kept]
+    open_(tmp_path)
+    assert [path.stat().st_mtime_ns for path in kept] == before
+    changed = tmp_path / "train-00001-of-00003"
+    write_tfrecord(changed, IMAGES[:3], LABELS[:3])
+    assert open_(tmp_path).splits["train"].num_examples == 19
+
+
+def test_the_index_can_lie_elsewhere(tmp_path):
+    write_set(tmp_path / "data")
+    (tmp_path / "index").mkdir()
+    open_(tmp_path / "data", index_path=str(tmp_path / "index"))
+    assert len(list((tmp_path / "index").iterdir())) == 2
+    assert not list((tmp_path / "data").glob(".*"))
+
+
+def test_without_a_place_for_the_index_it_trains_all_the_same(tmp_path):
+    write_set(tmp_path)
+    assert open_(tmp_path, index_path=str(tmp_path / "missing")).splits["train"].num_examples == 24
+
+
+def test_names_of_other_writers_and_their_features(tmp_path):
+    keys = {"image_key": "image", "label_key": "label"}
+    labels = [label - 1 for label in LABELS]
+    write_tfrecord(tmp_path / "train" / "a.tfrecord", IMAGES[:20], labels[:20], **keys)
+    write_tfrecord(tmp_path / "train" / "b.tfrecords", IMAGES[20:], labels[20:], **keys)
+    write_tfrecord(tmp_path / "birds-test.tfrecord-00000-of-00001", IMAGES[:2], labels[:2], **keys)
+    (tmp_path / "label.labels.txt").write_text("wren\nrobin\nowl\nauk\n")
+    (tmp_path / "train" / "notes.txt").write_text("no shard")
+    source = open_(tmp_path, tfrecord_image_key="image", tfrecord_label_key="label")
+    assert source.classes == ("wren", "robin", "owl", "auk")
+    sizes = {name: split.num_examples for name, split in source.splits.items()}
+    assert sizes["train"] + sizes["validation"] == 40
+    assert sizes["validation"] >= 1
+    assert sizes["test"] == 2
+
+
+def test_records_go_to_another_process(tmp_path):
+    write_set(tmp_path)
+    train = open_(tmp_path).splits["train"]
+    train.content(0)
+    copy = pickle.loads(pickle.dumps(train.take(np.array([5, 2]), "two")))  # noqa: S301
+    assert [copy.content(0), copy.content(1)] == [IMAGES[5], IMAGES[2]]
+
+
+def case_truncated(root):
+    path = root / "train-00001-of-00003"
+    os.truncate(path, path.stat().st_size - 7)
+    return rf"{path} is truncated: record 7 at byte \d+ needs 7 bytes more"
+
+
+def case_truncated_in_a_header(root):
+    path = root / "train-00001-of-00003"
+    starts, _ = scan(path, LABEL)
+    os.truncate(path, int(starts[3]) + 5)
+    return rf"{path} is damaged or truncated at byte {starts[3]} of {starts[3] + 5}"
+
+
+def case_altered_length(root):
+    path = root / "train-00002-of-00003"
+    content = bytearray(path.read_bytes())
+    content[1] ^= 1
+    path.write_bytes(content)
+    return rf"{path} is damaged or truncated at byte 0"
+
+
+def case_compressed(root):
+    path = root / "train-00000-of-00003"
+    options = tf.io.TFRecordOptions(compression_type="GZIP")
+    with tf.io.TFRecordWriter(str(path), options) as writer:
+        writer.write(b"x" * 100)
+    return rf"{path} is compressed"
+
+
+def case_missing_shard(root):
+    (root / "train-00001-of-00003").unlink()
+    return r"1 of 3 shards are missing, the first of them .*train-00001-of-00003"
+
+
+def case_other_features(root):
+    write_tfrecord(root / "train-00000-of-00003", IMAGES[:2], LABELS[:2], label_key="label")
+    return r"record 0: no feature 'image/class/label': it has .*label.*data\.tfrecord_label_key"
+
+
+def case_no_example(root):
+    with tf.io.TFRecordWriter(str(root / "train-00000-of-00003")) as writer:
+        writer.write(b"a line of text, no tf.Example")
+    return r"train-00000-of-00003, record 0: .*tf\.Example"
+
+
+def case_labels_from_five(root):
+    for path in root.iterdir():
+        write_tfrecord(path, IMAGES[:2], [5, 6])
+    return r"labels must begin at 0 or 1. Received: 5"
+
+
+def case_empty_shards(root):
+    for path in root.glob("train*"):
+        path.write_bytes(b"")
+    return r"the train shards hold no record"
+
+
+def case_no_split_in_the_name(root):
+    write_tfrecord(root / "more.tfrecord", IMAGES[:2], LABELS[:2])
+    return r"more\.tfrecord: its name or folder must say one of train"
+
+
+def case_only_validation(root):
+    for path in root.glob("train*"):
+        path.unlink()
+    return r"has no training shards"
+
+
+@pytest.mark.parametrize("case", [v for k, v in sorted(globals().items()) if k.startswith("case_")])
+def test_wrong_files_are_named_at_the_start(tmp_path, case):
+    write_set(tmp_path)
+    with pytest.raises(DataError, match=case(tmp_path)):
+        open_(tmp_path)
+
+
+def test_an_altered_record_is_noticed_when_it_is_read(tmp_path):
+    write_set(tmp_path)
+    train = open_(tmp_path).splits["train"]
+    path = tmp_path / "train-00000-of-00003"
+    starts, _ = scan(path, LABEL)
+    content = bytearray(path.read_bytes())
+    content[int(starts[3]) + 60] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="the file was altered: the record's checksum is wrong"):
+        train.content(3)
+    assert train.contents(np.arange(6)) == [*IMAGES[:3], b"", *IMAGES[4:6]]
+    assert train.name(3) == f"{path}[{starts[3]}]"
+
+
+def test_a_folder_must_be_named(tmp_path):
+    with pytest.raises(SettingsError, match=r"data\.path=FOLDER"):
+        open_source(DataConfig(source="tfrecord"), 0)
+    with pytest.raises(DataError, match="is no folder"):
+        open_(tmp_path / "nothing")
