@@ -15,19 +15,21 @@ BENCHMARKS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds one sub-command a benchmark."""
-    which = parser.add_subparsers(dest="benchmark", required=True, metavar="WHAT")
-    for name, summary in BENCHMARKS.items():
-        module = importlib.import_module(f"jobs.benchmark.{name}")
-        sub = which.add_parser(
-            name,
-            help=summary,
-            description=f"{summary[0].upper()}{summary[1:]}.",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.add_arguments(sub)
+    """Adds the benchmark's name; its own arguments are read once that is known."""
+    parser.add_argument("benchmark", choices=BENCHMARKS, metavar="WHAT")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
+    lines = "\n".join(f"  {name:<10}{summary}" for name, summary in BENCHMARKS.items())
+    parser.epilog = f"benchmarks (vit benchmark WHAT --help: its arguments):\n{lines}"
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs one benchmark."""
-    return int(importlib.import_module(f"jobs.benchmark.{arguments.benchmark}").run(arguments))
+    module = importlib.import_module(f"jobs.benchmark.{arguments.benchmark}")
+    summary = BENCHMARKS[arguments.benchmark]
+    parser = argparse.ArgumentParser(
+        prog=f"vit benchmark {arguments.benchmark}",
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    return int(module.run(parser.parse_intermixed_args(arguments.arguments)))

@@ -192,9 +192,10 @@ def bad_image_error(error: BaseException) -> DataError | None:
 
 
 def _path_table(paths: Sequence[str]) -> tf.Tensor:
-    # Bytes, as the file system has them: a name need not be valid text.
-    with tf.init_scope():
-        return tf.constant([os.fsencode(path) for path in paths])
+    # Bytes, as the file system has them: a name need not be valid text. Eager, and captured by the
+    # graph, which cannot hold a large set's names.
+    with tf.init_scope(), tf.device("CPU:0"):
+        return tf.constant(list(map(os.fsencode, paths)))
 
 
 def _try_each(

@@ -53,21 +53,60 @@ def test_wrong_arguments_are_explained(argument, message):
     assert "Traceback" not in done.stderr
 
 
-def test_input_measures_each_stage_and_the_other_ways():
-    done = benchmark(
-        "input", "digits", "data.augment.rand_augment_layers=1", "data.cutmix_alpha=1",
-        "--seconds=0.1", "--rounds=1", "--json",
-    )  # fmt: skip
+def input_rows(*arguments):
+    done = benchmark("input", *arguments, "--seconds=0.1", "--rounds=1", "--json")
     assert done.returncode == 0, done.stderr
-    rates = json.loads(done.stdout)
-    assert list(rates) == [
-        "order, fetch, decode, normalise",
-        "and augment",
-        "and mix",
-        "Keras, image by image: crop, flip",
-        "Keras, one draw a batch: crop, flip",
-        "Keras, image by image: and RandAugment",
-        "Keras, one draw a batch: and RandAugment",
-        "NumPy: crop, flip",
-    ]
-    assert min(rates.values()) > 0
+    rows = json.loads(done.stdout)
+    for row in rows:
+        assert row["images_per_second"] > 0
+        assert row["cpu_us_per_image"] > 0
+    speed = {row["line"]: row["images_per_second"] for row in rows}
+    for row in rows:
+        if "ours" in row:
+            ratio = speed[row["ours"]] / speed[row["line"]]
+            assert row["ours_is"] == pytest.approx(ratio)
+    return {row["line"]: row.get("ours") for row in rows}
+
+
+def test_input_in_memory_measures_each_stage_and_the_other_ways():
+    stages = dict.fromkeys(["order, fetch, decode, resize, normalise", "and augment"])
+    assert input_rows("digits") == stages | {
+        "Keras, image by image: crop, flip": "and augment",
+        "Keras, one draw a batch: crop, flip": "and augment",
+        "NumPy: crop, flip": "and augment",
+    }
+    mixed = input_rows("digits", "data.augment.rand_augment_layers=1", "data.cutmix_alpha=1")
+    assert mixed == stages | {
+        "and mix": None,
+        "Keras, image by image: crop, flip, RandAugment": "and augment",
+        "Keras, one draw a batch: crop, flip, RandAugment": "and augment",
+    }
+
+
+def test_input_of_photographs_stands_beside_decoding_them_and_pillow():
+    rows = input_rows("image_folder", "--photographs=20", "data.global_batch_size=4")
+    assert rows == {
+        "order, fetch": None,
+        "order, fetch, decode, resize, normalise": None,
+        "and augment": None,
+        "all of it without antialiasing": None,
+        "tf.io.decode_jpeg alone": "and augment",
+        "tf.io.decode_jpeg alone, again": "all of it without antialiasing",
+        "Pillow: decode, resized crop, flip, normalise": "and augment",
+        "Keras: decode, resize, crop, flip, normalise": "and augment",
+    }
+
+
+def test_records_are_measured_in_a_process_of_their_own():
+    done = benchmark("input", "--records=300", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["records"] == 300
+    assert found["first_batch_s"] > 0
+    assert found["added_mb"] > 0
+
+
+def test_input_takes_settings_behind_options_and_refuses_too_few():
+    done = benchmark("input", "cifar10", "--photographs=3", "data.source=digits")
+    assert done.returncode == 2
+    assert "--photographs must be at least 20. Received: 3" in done.stderr
