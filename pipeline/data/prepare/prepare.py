@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from fcntl import LOCK_EX, LOCK_NB, flock
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import TypeVar
 
@@ -122,18 +121,23 @@ def run_in_processes(
                 while (
                     len(running) < 2 * processes and (argument := next(waiting, None)) is not None
                 ):
-                    running[pool.submit(function, argument)] = argument
+                    with _signals_held():
+                        future = pool.submit(function, argument)
+                    running[future] = argument
                 if not running:
                     return
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     on_result(running.pop(future), future.result())
-        except BrokenProcessPool:
-            raise DataError(
-                "one of the processes was killed (out of memory?). Give the same command to go "
-                "on, with fewer --processes"
-            ) from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        except BaseException as error:
+            # Not waited for: a large shard may take minutes more.
+            for process in active_children():
+                process.kill()
+            if isinstance(error, BrokenProcessPool):
+                raise DataError(
+                    "one of the processes was killed (out of memory?). Give the same command to "
+                    "go on, with fewer --processes"
+                ) from None
+            raise
 
 
 def _write_all(tasks: Sequence[ShardTask], processes: int, on_done: Done) -> list[ShardReport]:
@@ -196,14 +200,25 @@ def _alone(out: Path) -> Iterator[None]:
         os.close(handle)
 
 
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Holds Ctrl-C and SIGTERM back; processes that are started meanwhile never get them.
+
+    Both often go to all processes at once, and are for the first, which then ends the others.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin_worker() -> None:
-    # Ctrl-C is for the first process, which then ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = os.getppid()
+    parent = parent_process()
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
+        if parent is not None:
+            parent.join()
         os._exit(1)  # killed without a word: nobody waits for what this one writes
 
     threading.Thread(target=watch, daemon=True).start()
