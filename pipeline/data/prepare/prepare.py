@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -22,10 +24,11 @@ from pipeline.data.prepare.shard_file import (
     ShardReport,
     ShardTask,
     inputs_of,
+    printable,
     read_report,
     write_shard,
 )
-from pipeline.data.sources.records import FACTS, SetFacts, read_facts
+from pipeline.data.sources.records import FACTS, SetFacts, check_shards, read_facts
 from pipeline.data.split import DataSource
 from pipeline.errors import DataError
 
@@ -33,6 +36,7 @@ REPORTS = ".prepare"
 UNREADABLE = "unreadable.txt"
 
 _NAMED = 10
+_TEMPORARY = re.compile(r"\..+\.(arrayrecord|json|npy|txt)\.\d+\.tmp")
 
 Done = Callable[[int], None]
 Argument = TypeVar("Argument")
@@ -65,18 +69,18 @@ def prepare(
       DataError: An image cannot be read and data.on_bad_image is "raise"; the folder holds another
         set, is being written by another process, or cannot be written to.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot make the folder {out}: {error.strerror}") from None
+    _make_folder(out)
     with _alone(out):
         tasks = plan(source, out, config, shard_size)
         if (out / FACTS).exists():
-            return _finished(out, tasks, on_done)
-        (out / REPORTS).mkdir(exist_ok=True)
-        for leftover in (*out.glob(".*.tmp"), *(out / REPORTS).glob(".*.tmp")):
-            leftover.unlink()
-        reports = _write_all(tasks, processes, on_done)
+            return _finished(source, out, tasks, on_done)
+        _make_folder(out / REPORTS)
+        _remove_other_shards(out, tasks)
+        _remove_temporary(out)
+        try:
+            reports = _write_all(tasks, processes, on_done)
+        finally:
+            _remove_temporary(out)
         unreadable = {name: why for r in reports for name, why in r.unreadable.items()}
         write_lists(out / UNREADABLE, [f"{name}\t{why}" for name, why in unreadable.items()])
         if unreadable and config.on_bad_image == "raise":
@@ -140,6 +144,29 @@ def run_in_processes(
             raise
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the folder {folder}: {error.strerror}") from None
+
+
+def _remove_other_shards(out: Path, tasks: Sequence[ShardTask]) -> None:
+    """Removes what an attempt with another size of shards, or other images, had finished."""
+    wanted = {task.report.name for task in tasks}
+    for report in (out / REPORTS).glob("*.arrayrecord.json"):
+        if report.name not in wanted:
+            (out / report.name.removesuffix(".json")).unlink(missing_ok=True)
+            report.unlink()
+
+
+def _remove_temporary(out: Path) -> None:
+    """Removes what processes that were killed left half written; nothing else is named so."""
+    for path in (*out.glob(".*.tmp"), *(out / REPORTS).glob(".*.tmp")):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
 def _write_all(tasks: Sequence[ShardTask], processes: int, on_done: Done) -> list[ShardReport]:
     """Writes the shards that are not there, whole, already; reports in the tasks' order."""
     reports: dict[Path, ShardReport] = {}
@@ -161,14 +188,20 @@ def _write_all(tasks: Sequence[ShardTask], processes: int, on_done: Done) -> lis
     return [reports[task.file] for task in tasks]
 
 
-def _finished(out: Path, tasks: Sequence[ShardTask], on_done: Done) -> SetFacts:
+def _finished(source: DataSource, out: Path, tasks: Sequence[ShardTask], on_done: Done) -> SetFacts:
     facts = read_facts(out)
     there = {shard.file: shard.inputs for split in facts.splits.values() for shard in split.shards}
-    if there != {task.file.name: inputs_of(task.split) for task in tasks}:
+    wanted = {task.file.name: inputs_of(task.split) for task in tasks}
+    if there != wanted or facts.classes != tuple(map(printable, source.classes)):
         raise DataError(
             f"{out} already holds a prepared set, of other images or cut into other shards. Name "
             "another folder, or remove this one"
         )
+    try:
+        check_shards(out, [shard for split in facts.splits.values() for shard in split.shards])
+    except DataError as error:
+        raise DataError(f"{error}. To prepare all again, remove {out / FACTS} first") from None
+    shutil.rmtree(out / REPORTS, ignore_errors=True)
     on_done(sum(task.split.num_examples for task in tasks))
     return facts
 
@@ -185,7 +218,10 @@ def _unreadable_error(unreadable: dict[str, str], out: Path) -> DataError:
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """Holds the folder against another `vit prepare`, as far as its file system can."""
-    handle = os.open(out, os.O_RDONLY)
+    try:
+        handle = os.open(out, os.O_RDONLY)
+    except OSError as error:
+        raise DataError(f"cannot read the folder {out}: {error.strerror}") from None
     try:
         try:
             flock(handle, LOCK_EX | LOCK_NB)
