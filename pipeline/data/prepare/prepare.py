@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from fcntl import LOCK_EX, LOCK_NB, flock
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
+from types import FrameType
 from typing import TypeVar
 
 import numpy as np
@@ -36,6 +37,7 @@ REPORTS = ".prepare"
 UNREADABLE = "unreadable.txt"
 
 _NAMED = 10
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 _TEMPORARY = re.compile(r"\..+\.(arrayrecord|json|npy|txt)\.\d+\.tmp")
 
 Done = Callable[[int], None]
@@ -242,11 +244,22 @@ def _signals_held() -> Iterator[None]:
 
     Both often go to all processes at once, and are for the first, which then ends the others.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    # Another thread may take one nevertheless, and Python then calls the handler in this one.
+    handlers = {number: signal.signal(number, note) for number in _ENDING}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for received in came:
+            signal.raise_signal(received)
 
 
 def _begin_worker() -> None:
