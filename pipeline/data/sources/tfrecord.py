@@ -190,7 +190,7 @@ def _index(root: Path, split: str, paths: Sequence[Path], config: DataConfig) ->
     folder = root if config.index_path is None else Path(config.index_path).expanduser()
     kept = folder / f".vit-index-{split}-{key}.npz"
     damaged = OSError, ValueError, KeyError, EOFError, BadZipFile
-    with suppress(*damaged), np.load(kept, allow_pickle=False) as arrays:
+    with suppress(*damaged), open(kept, "rb") as file, np.load(file, allow_pickle=False) as arrays:
         return Index(arrays["shard"], arrays["start"], arrays["labels"])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         parts = list(pool.map(lambda path: scan(path, config.tfrecord_label_key), paths))
