@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from pipeline.data.prepare.prepare import UNREADABLE, prepare
 from pipeline.data.prepare.set_facts import DUPLICATES
 from pipeline.data.prepare.verify import verify
 from pipeline.data.sources.find_source import find_source
-from pipeline.data.sources.records import SetFacts, read_facts
+from pipeline.data.sources.records import FACTS, SetFacts, read_facts
 from pipeline.data.sources.source import open_source
 from pipeline.errors import DataError, SettingsError
 from pipeline.monitor.progress import CountDisplay
@@ -47,11 +48,13 @@ _WORST = 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this verb's arguments."""
+    parser.usage = "vit prepare SOURCE OUT [section.key=value ...] [options]"
     parser.add_argument(
         "places",
         nargs="+",
-        metavar="SOURCE OUT [section.key=value ...]",
-        help="data set and folder to write; with --verify or --preview OUT alone will do",
+        metavar="SOURCE OUT",
+        help="data set and folder to write, and settings over the recipe's; with --verify or "
+        "--preview OUT alone will do",
     )
     parser.add_argument(
         "--recipe",
@@ -84,6 +87,10 @@ def run(arguments: argparse.Namespace) -> int:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise SettingsError(f"--{name.replace('_', '-')} must be at least 1. Received: {value}")
+    if len(places) == 2 and Path(places[0]).resolve() == Path(places[1]).resolve():
+        raise SettingsError(f"OUT must be another folder than SOURCE. Received: {places[1]}")
+    if arguments.preview is not None and not arguments.preview.parent.is_dir():
+        raise SettingsError(f"--preview: there is no folder {arguments.preview.parent}")
     # Ended by the scheduler as by Ctrl-C: the other processes are ended too.
     signal.signal(signal.SIGTERM, _interrupt)
     config = load_config(find_recipe(arguments.recipe), settings)
@@ -143,7 +150,8 @@ def _describe(facts: SetFacts, out: Path) -> str:
             f"warning: {facts.duplicates} images have the same pixels as one of another split: "
             f"{out / DUPLICATES}"
         )
-    lines.append(f"train from it   vit train RECIPE data.source=records data.path={out}")
+    path = shlex.quote(f"data.path={out}")
+    lines.append(f"train from it   vit train RECIPE data.source=records {path}")
     return "\n".join(lines)
 
 
@@ -160,7 +168,7 @@ def _verify(out: Path, processes: int) -> None:
         more = f"\n  and {len(problems) - _WORST} more" if len(problems) > _WORST else ""
         raise DataError(
             f"{out}: {len(problems)} things are wrong:\n{shown}{more}\nCopy these files again, or "
-            "prepare the set again"
+            f"remove {out / FACTS} and prepare the set again"
         )
     print(f"{out}: all {total:,} images are whole")
 

@@ -191,6 +191,8 @@ def bad_image_error(error: BaseException) -> DataError | None:
     return DataError(found.group(1)) if found else None
 
 
+# AutoGraph cannot read the source of os.fsencode, and would warn of it.
+@tf.autograph.experimental.do_not_convert
 def _path_table(paths: Sequence[str]) -> tf.Tensor:
     # Bytes, as the file system has them: a name need not be valid text. Eager, and captured by the
     # graph, which cannot hold a large set's names.

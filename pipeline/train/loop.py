@@ -97,7 +97,7 @@ class Loop:
         self._saved_step = -1
         self._clock = StretchClock()
         self._last_row: dict[str, Any] = {}
-        self._own_skipped: list[str] = []
+        self._own_skipped: set[str] = set()
         self._skipped_count = 0
 
     def resume(self) -> None:
@@ -257,8 +257,8 @@ class Loop:
 
     def _report_skipped(self) -> None:
         """Tells of unreadable images met since the last row, and lists them in the run folder."""
-        own = list(self._experiment.skipped.paths)[len(self._own_skipped) :]
-        self._own_skipped += own
+        own = [path for path in self._experiment.skipped.paths if path not in self._own_skipped]
+        self._own_skipped.update(own)
         new = sorted({path for paths in self._runtime.all_gather(own) for path in paths})
         if new and self._runtime.is_chief:
             self._skipped_count += len(new)

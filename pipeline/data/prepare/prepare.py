@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from fcntl import LOCK_EX, LOCK_NB, flock
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
+from types import FrameType
 from typing import TypeVar
 
 import numpy as np
@@ -23,10 +25,11 @@ from pipeline.data.prepare.shard_file import (
     ShardReport,
     ShardTask,
     inputs_of,
+    printable,
     read_report,
     write_shard,
 )
-from pipeline.data.sources.records import FACTS, SetFacts, read_facts
+from pipeline.data.sources.records import FACTS, SetFacts, check_shards, read_facts
 from pipeline.data.split import DataSource
 from pipeline.errors import DataError
 
@@ -34,6 +37,8 @@ REPORTS = ".prepare"
 UNREADABLE = "unreadable.txt"
 
 _NAMED = 10
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+_TEMPORARY = re.compile(r"\..+\.(arrayrecord|json|npy|txt)\.\d+\.tmp")
 
 Done = Callable[[int], None]
 Argument = TypeVar("Argument")
@@ -66,18 +71,18 @@ def prepare(
       DataError: An image cannot be read and data.on_bad_image is "raise"; the folder holds another
         set, is being written by another process, or cannot be written to.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot make the folder {out}: {error.strerror}") from None
+    _make_folder(out)
     with _alone(out):
         tasks = plan(source, out, config, shard_size)
         if (out / FACTS).exists():
-            return _finished(out, tasks, on_done)
-        (out / REPORTS).mkdir(exist_ok=True)
-        for leftover in (*out.glob(".*.tmp"), *(out / REPORTS).glob(".*.tmp")):
-            leftover.unlink()
-        reports = _write_all(tasks, processes, on_done)
+            return _finished(source, out, tasks, on_done)
+        _make_folder(out / REPORTS)
+        _remove_other_shards(out, tasks)
+        _remove_temporary(out)
+        try:
+            reports = _write_all(tasks, processes, on_done)
+        finally:
+            _remove_temporary(out)
         unreadable = {name: why for r in reports for name, why in r.unreadable.items()}
         write_lists(out / UNREADABLE, [f"{name}\t{why}" for name, why in unreadable.items()])
         if unreadable and config.on_bad_image == "raise":
@@ -122,18 +127,46 @@ def run_in_processes(
                 while (
                     len(running) < 2 * processes and (argument := next(waiting, None)) is not None
                 ):
-                    running[pool.submit(function, argument)] = argument
+                    with _signals_held():
+                        future = pool.submit(function, argument)
+                    running[future] = argument
                 if not running:
                     return
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     on_result(running.pop(future), future.result())
-        except BrokenProcessPool:
-            raise DataError(
-                "one of the processes was killed (out of memory?). Give the same command to go "
-                "on, with fewer --processes"
-            ) from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        except BaseException as error:
+            # Not waited for: a large shard may take minutes more.
+            for process in active_children():
+                process.kill()
+            if isinstance(error, BrokenProcessPool):
+                raise DataError(
+                    "one of the processes was killed (out of memory?). Give the same command to "
+                    "go on, with fewer --processes"
+                ) from None
+            raise
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the folder {folder}: {error.strerror}") from None
+
+
+def _remove_other_shards(out: Path, tasks: Sequence[ShardTask]) -> None:
+    """Removes what an attempt with another size of shards, or other images, had finished."""
+    wanted = {task.report.name for task in tasks}
+    for report in (out / REPORTS).glob("*.arrayrecord.json"):
+        if report.name not in wanted:
+            (out / report.name.removesuffix(".json")).unlink(missing_ok=True)
+            report.unlink()
+
+
+def _remove_temporary(out: Path) -> None:
+    """Removes what processes that were killed left half written; nothing else is named so."""
+    for path in (*out.glob(".*.tmp"), *(out / REPORTS).glob(".*.tmp")):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _write_all(tasks: Sequence[ShardTask], processes: int, on_done: Done) -> list[ShardReport]:
@@ -157,14 +190,20 @@ def _write_all(tasks: Sequence[ShardTask], processes: int, on_done: Done) -> lis
     return [reports[task.file] for task in tasks]
 
 
-def _finished(out: Path, tasks: Sequence[ShardTask], on_done: Done) -> SetFacts:
+def _finished(source: DataSource, out: Path, tasks: Sequence[ShardTask], on_done: Done) -> SetFacts:
     facts = read_facts(out)
     there = {shard.file: shard.inputs for split in facts.splits.values() for shard in split.shards}
-    if there != {task.file.name: inputs_of(task.split) for task in tasks}:
+    wanted = {task.file.name: inputs_of(task.split) for task in tasks}
+    if there != wanted or facts.classes != tuple(map(printable, source.classes)):
         raise DataError(
             f"{out} already holds a prepared set, of other images or cut into other shards. Name "
             "another folder, or remove this one"
         )
+    try:
+        check_shards(out, [shard for split in facts.splits.values() for shard in split.shards])
+    except DataError as error:
+        raise DataError(f"{error}. To prepare all again, remove {out / FACTS} first") from None
+    shutil.rmtree(out / REPORTS, ignore_errors=True)
     on_done(sum(task.split.num_examples for task in tasks))
     return facts
 
@@ -181,7 +220,10 @@ def _unreadable_error(unreadable: dict[str, str], out: Path) -> DataError:
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """Holds the folder against another `vit prepare`, as far as its file system can."""
-    handle = os.open(out, os.O_RDONLY)
+    try:
+        handle = os.open(out, os.O_RDONLY)
+    except OSError as error:
+        raise DataError(f"cannot read the folder {out}: {error.strerror}") from None
     try:
         try:
             flock(handle, LOCK_EX | LOCK_NB)
@@ -196,14 +238,36 @@ def _alone(out: Path) -> Iterator[None]:
         os.close(handle)
 
 
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Holds Ctrl-C and SIGTERM back; processes that are started meanwhile never get them.
+
+    Both often go to all processes at once, and are for the first, which then ends the others.
+    """
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    # Another thread may take one nevertheless, and Python then calls the handler in this one.
+    handlers = {number: signal.signal(number, note) for number in _ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for received in came:
+            signal.raise_signal(received)
+
+
 def _begin_worker() -> None:
-    # Ctrl-C is for the first process, which then ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = os.getppid()
+    parent = parent_process()
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
+        if parent is not None:
+            parent.join()
         os._exit(1)  # killed without a word: nobody waits for what this one writes
 
     threading.Thread(target=watch, daemon=True).start()

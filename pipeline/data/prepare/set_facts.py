@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.prepare.shard_file import ShardReport, ShardTask
+from pipeline.data.prepare.shard_file import ShardReport, ShardTask, printable
 from pipeline.data.sources.records import FACTS, FORMAT, SetFacts, ShardFacts, SplitFacts
 from pipeline.data.sources.source import moments
 from pipeline.data.split import DataSource
@@ -30,11 +30,12 @@ def describe_set(
       DataError: A split has no readable image, or the folder cannot be written to.
     """
     splits = {}
+    classes = tuple(map(printable, source.classes))
     for name in source.splits:
         mine = [(t, r) for t, r in zip(tasks, reports, strict=True) if t.split_name == name]
         if not any(report.labels for _, report in mine):
             raise DataError(f"{source.splits[name].title}: not one image can be read")
-        splits[name] = _split_facts(name, source.classes, out, mine)
+        splits[name] = _split_facts(name, classes, out, mine)
     train = [r for t, r in zip(tasks, reports, strict=True) if t.split_name == "train"]
     mean, std = moments(np.sum([report.histogram for report in train], axis=0))
     filled = [report for report in reports if report.labels]
@@ -43,7 +44,7 @@ def describe_set(
     facts = SetFacts(
         format=FORMAT,
         tool=f"vit-pipeline {version('vit-pipeline')}",
-        classes=source.classes,
+        classes=classes,
         mean=mean,
         std=std,
         smallest=(min(r.smallest[0] for r in filled), min(r.smallest[1] for r in filled)),
@@ -54,7 +55,7 @@ def describe_set(
         splits=splits,
     )
     _write(out / FACTS, facts.model_dump_json(indent=1).encode())
-    shutil.rmtree(tasks[0].reports)
+    shutil.rmtree(tasks[0].reports, ignore_errors=True)
     return facts
 
 

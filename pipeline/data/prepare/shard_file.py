@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,10 +47,10 @@ class ShardTask:
         return self.reports / f"{self.file.name}.json"
 
     def name(self, place: int) -> str:
-        """What an example is called, in characters that every text file can hold."""
+        """What an example is called, as a list of names holds it."""
         if self.split.images is not None:
             return f"image {self.first + place} of {self.split.title}"
-        return self.split.name(place).encode(errors="backslashreplace").decode()
+        return printable(self.split.name(place))
 
 
 class ShardReport(BaseModel):
@@ -57,6 +58,7 @@ class ShardReport(BaseModel):
 
     Attributes:
       inputs: `inputs_of` its examples.
+      max_pixels: Images that stated more were not read.
       size: In bytes.
       sha256: Of its bytes.
       labels: Of the examples it holds.
@@ -72,6 +74,7 @@ class ShardReport(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     inputs: str
+    max_pixels: int
     size: int
     sha256: str
     labels: list[int]
@@ -105,11 +108,13 @@ def write_shard(task: ShardTask) -> ShardReport:
             measures.add(image, label, name)
         writer.close()
         _sync(temporary)
-        report = measures.report(inputs_of(task.split), temporary)
-        os.replace(temporary, task.file)
+        report = measures.report(task, temporary)
+        # The report first: `read_report` ignores one of a shard that is not there, but a shard
+        # without a report would never be removed, where the next attempt has other shards.
         _write_report(task, report)
+        os.replace(temporary, task.file)
     except (OSError, RuntimeError) as error:  # the writer's own errors are RuntimeErrors
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = getattr(error, "strerror", None) or str(error).partition(";")[0]
         raise DataError(
             f"cannot write {task.file}: {reason}. Make room there or name another folder, and "
             "give the command again: what is done stays done"
@@ -126,7 +131,8 @@ def read_report(task: ShardTask) -> ShardReport | None:
         whole = task.file.stat().st_size == report.size and hash_file(task.file) == report.sha256
     except (OSError, ValidationError):
         return None
-    return report if whole and report.inputs == inputs_of(task.split) else None
+    same = (report.inputs, report.max_pixels) == (inputs_of(task.split), task.max_pixels)
+    return report if whole and same else None
 
 
 def inputs_of(split: Split) -> str:
@@ -145,6 +151,12 @@ def inputs_of(split: Split) -> str:
             except OSError:
                 digest.update(b"\0missing\0")
     return digest.hexdigest()
+
+
+def printable(name: str) -> str:
+    """A name with what is no text, and what would end a line or a column, escaped."""
+    text = name.encode(errors="backslashreplace").decode()
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], text)
 
 
 def hash_file(path: Path) -> str:
@@ -175,10 +187,11 @@ class _Measures:
             values = image.pixels[..., color].reshape(-1)
             self._histogram[color] += np.bincount(values, minlength=256)
 
-    def report(self, inputs: str, file: Path) -> ShardReport:
+    def report(self, task: ShardTask, file: Path) -> ShardReport:
         shapes = np.array(self._shapes or [(0, 0)])
         return ShardReport(
-            inputs=inputs,
+            inputs=inputs_of(task.split),
+            max_pixels=task.max_pixels,
             size=file.stat().st_size,
             sha256=hash_file(file),
             labels=self._labels,

@@ -11,14 +11,15 @@ import hashlib
 import mmap
 import os
 import re
+import secrets
 import struct
-import tempfile
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import google_crc32c
 import numpy as np
@@ -188,7 +189,8 @@ def _index(root: Path, split: str, paths: Sequence[Path], config: DataConfig) ->
     key = hashlib.blake2b(repr((facts, state)).encode(), digest_size=8).hexdigest()
     folder = root if config.index_path is None else Path(config.index_path).expanduser()
     kept = folder / f".vit-index-{split}-{key}.npz"
-    with suppress(OSError, ValueError, KeyError), np.load(kept, allow_pickle=False) as arrays:
+    damaged = OSError, ValueError, KeyError, EOFError, BadZipFile
+    with suppress(*damaged), open(kept, "rb") as file, np.load(file, allow_pickle=False) as arrays:
         return Index(arrays["shard"], arrays["start"], arrays["labels"])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         parts = list(pool.map(lambda path: scan(path, config.tfrecord_label_key), paths))
@@ -207,9 +209,15 @@ def _index(root: Path, split: str, paths: Sequence[Path], config: DataConfig) ->
 
 def _keep(path: Path, index: Index) -> None:
     # Many processes may do so at once: each writes the same, and renames it into place.
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-        np.savez(file, shard=index.shard, start=index.start, labels=index.labels)
-    os.replace(file.name, path)
+    # In containers they often have the same number; and others must be able to read the file.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            np.savez(file, shard=index.shard, start=index.start, labels=index.labels)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def scan(path: Path, label_key: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -249,6 +249,29 @@ def test_a_finished_set_is_left_alone(folder, prepared):
     assert bytes_of(out) == before
 
 
+def test_a_finished_set_of_classes_that_have_other_names_now_is_another_set(folder, tmp_path):
+    train = open_source(folder, 0).splits["train"]
+    for names in (CLASSES, ("cat", "dog", "eel 2")):
+        rows = [f"{path},{names[k]}" for path, k in zip(train.paths, train.labels, strict=True)]
+        (tmp_path / "list.csv").write_text("path,label\n" + "\n".join(rows))
+        config = DataConfig(**find_source(str(tmp_path / "list.csv")), validation_fraction=0.3)
+        if names is CLASSES:
+            prepare_into(tmp_path / "out", config)
+    with pytest.raises(DataError, match="already holds a prepared set"):
+        prepare_into(tmp_path / "out", config)
+
+
+def test_files_of_others_are_left_alone(folder, tmp_path):
+    (tmp_path / "out").mkdir()
+    mine = ".session.tmp", ".notes.txt.tmp", "train-00000-of-00099.arrayrecord"
+    for name in mine:
+        (tmp_path / "out" / name).write_text("mine")
+    (tmp_path / "out" / ".dataset.json.123.tmp").write_text("an earlier attempt's")
+    prepare_into(tmp_path / "out", folder)
+    assert all((tmp_path / "out" / name).read_text() == "mine" for name in mine)
+    assert not (tmp_path / "out" / ".dataset.json.123.tmp").exists()
+
+
 def test_verify_finds_an_altered_byte(prepared):
     _, out = prepared
     assert verified(out) == []

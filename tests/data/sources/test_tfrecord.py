@@ -72,15 +72,30 @@ def test_the_index_is_kept_and_made_again_when_a_file_changes(tmp_path):
 
 def test_the_index_can_lie_elsewhere(tmp_path):
     write_set(tmp_path / "data")
-    (tmp_path / "index").mkdir()
     open_(tmp_path / "data", index_path=str(tmp_path / "index"))
     assert len(list((tmp_path / "index").iterdir())) == 2
     assert not list((tmp_path / "data").glob(".*"))
 
 
 def test_without_a_place_for_the_index_it_trains_all_the_same(tmp_path):
+    write_set(tmp_path / "data")
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        source = open_(tmp_path / "data", index_path=str(place))
+        assert source.splits["train"].num_examples == 24
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "file"]
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 100, -50])
+def test_a_damaged_index_is_made_again(tmp_path, kept_bytes):
     write_set(tmp_path)
-    assert open_(tmp_path, index_path=str(tmp_path / "missing")).splits["train"].num_examples == 24
+    open_(tmp_path)
+    kept = next(tmp_path.glob(".vit-index-train-*"))
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:kept_bytes])
+    assert open_(tmp_path).splits["train"].num_examples == 24
+    assert kept.read_bytes() == whole
+    assert not list(tmp_path.glob("*.tmp")) + list(tmp_path.glob(".*.tmp"))
 
 
 def test_names_of_other_writers_and_their_features(tmp_path):
