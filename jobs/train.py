@@ -12,7 +12,7 @@ from jobs.cli import find_recipe, main
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, all_settings, load_config
 from pipeline.distribute.environment import find_place
-from pipeline.errors import Stopped
+from pipeline.errors import PipelineError, Stopped
 from pipeline.train.run_folder import RunFolder
 from pipeline.train.stop import StopRequest
 
@@ -52,19 +52,24 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _train(config: Config, folder: RunFolder) -> None:
-    import_tensorflow()
+    stop = StopRequest(config.train.max_time_s, config.checkpoint.grace_s)
+    with stop.listening():  # also while TensorFlow is imported, which takes seconds
+        import_tensorflow()
+        _join(config, folder, stop)
+
+
+def _join(config: Config, folder: RunFolder, stop: StopRequest) -> None:
+    """Meets the other processes, and trains with them unless the run is done."""
     from pipeline.distribute.agreement import check_agreement, on_chief
     from pipeline.distribute.runtime import start
 
-    stop = StopRequest(config.train.max_time_s)
     with (
-        stop.listening(),
         closing(start(config.distribute)) as runtime,
         closing(folder),
         runtime.noticing_lost_peers(),
     ):
         check_agreement(runtime, config)
-        on_chief(runtime, lambda: folder.open(config))
+        on_chief(runtime, lambda: folder.open(config, _say))
         # Whether the run is done is the chief's to say: all train, or none.
         result = on_chief(runtime, lambda: _result(folder))
         if result is None:
@@ -83,6 +88,7 @@ def _fit(config: Config, folder: RunFolder, runtime: Runtime, stop: StopRequest)
     from pipeline.train.loop import fit
 
     experiment = build(config, runtime)
+    on_chief(runtime, lambda: folder.check_room(experiment.checkpoint_bytes))
     on_chief(runtime, lambda: folder.begin(experiment.dataset_facts))
     with closing(
         ProgressDisplay(experiment.total_steps, experiment.steps_per_epoch, runtime.is_chief)
@@ -92,13 +98,20 @@ def _fit(config: Config, folder: RunFolder, runtime: Runtime, stop: StopRequest)
             display.message(note)
         try:
             result = fit(experiment, folder, display, stop)
-        except Stopped as stopped:
-            if runtime.is_chief:
-                folder.write_outcome({"outcome": "stopped", "message": str(stopped)})
+        except PipelineError as error:
+            if runtime.is_chief and folder.lock.is_held:
+                how = "stopped" if isinstance(error, Stopped) else "failed"
+                folder.write_outcome(
+                    {"outcome": how, "exit_code": error.exit_code, "message": str(error)}
+                )
             raise
         if runtime.is_chief:
             folder.write_outcome({"outcome": "done", "result": result})
         return result
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _result(folder: RunFolder) -> dict[str, Any] | None:

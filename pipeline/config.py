@@ -165,6 +165,8 @@ class ModelConfig(_Stage):
         lt=1,
     )
 
+    pretrained: str | None = _setting(None, "run folder whose best weights are those to start from")
+
     @model_validator(mode="after")
     def _variant_is_known(self) -> ModelConfig:
         if not re.fullmatch(VARIANT_PATTERN, self.variant):
@@ -220,9 +222,26 @@ class TrainConfig(_Stage):
         None, "stop after this many evaluations without a better one; null: never", ge=1
     )
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = _setting(
-        "float32", "numbers the model computes in; weights stay float32"
+        "float32", "numbers the model computes in; weights stay float32", free=True
     )
     deterministic: bool = _setting(False, "the same bits from run to run, at some speed")
+    max_bad_steps: int = _setting(
+        10,
+        "so many steps in a row whose loss or gradient is not finite, each of them skipped, send "
+        "the run back to its last checkpoint, and past that stretch of data",
+        free=True,
+        ge=1,
+    )
+    max_rollbacks: int = _setting(3, "how often, before the run ends", free=True, ge=0)
+    hang_timeout_s: float | None = _setting(
+        600.0,
+        "a process that does nothing for so long says where it stands, and ends; null: waits on",
+        free=True,
+        gt=0,
+    )
+    compile_timeout_s: float = _setting(
+        1800.0, "so much longer where a graph is traced and compiled first", free=True, ge=0
+    )
     callbacks: tuple[str, ...] = _setting(
         (), "keras callbacks as module:factory, called on the chief", free=True
     )
@@ -251,10 +270,20 @@ class DistributeConfig(_Stage):
 class CheckpointConfig(_Stage):
     """When the run is saved, and what is kept."""
 
-    every_steps: int | None = _setting(
-        None, "steps between checkpoints; null: at each evaluation", free=True, ge=1
-    )
+    every_steps: int | None = _setting(None, "steps between checkpoints", free=True, ge=1)
+    every_s: float | None = _setting(None, "seconds between checkpoints", free=True, gt=0)
+    every_epochs: float | None = _setting(1.0, "epochs between checkpoints", free=True, gt=0)
     keep: int = _setting(2, "newest checkpoints kept, beside the best", free=True, ge=1)
+    keep_every_steps: int | None = _setting(
+        None, "keep those of a multiple of this many steps as well", free=True, ge=1
+    )
+    grace_s: float = _setting(
+        45.0,
+        "from a signal to the end of the process: what schedulers call the grace period must be "
+        "longer, and so must vit launch --grace-s",
+        free=True,
+        gt=0,
+    )
 
 
 class Config(_Stage):

@@ -99,7 +99,7 @@ def _time_in_turn(
     """Seconds of `steps` steps, of the slowest process, once a round for each function."""
     import tensorflow as tf
 
-    from pipeline.train.experiment import empty_train_sums
+    from pipeline.train.step import empty_train_sums
 
     runtime, iterator = experiment.runtime, experiment.train_iterator(0)
     sums = tf.constant(empty_train_sums())
@@ -108,7 +108,7 @@ def _time_in_turn(
         for name, function in functions.items():
             runtime.barrier()
             start_s = time.perf_counter()
-            function(iterator, sums, tf.constant(steps if number else 1)).numpy()
+            function(iterator, sums, tf.constant(0), tf.constant(steps if number else 1))[0].numpy()
             slowest_s = max(runtime.all_gather(time.perf_counter() - start_s))
             if number:  # the first makes the graph
                 seconds[name].append(slowest_s)

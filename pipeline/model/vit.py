@@ -27,6 +27,9 @@ from pipeline.model.layers import (
     layer_norm,
 )
 
+# What the paths of the classifier's variables begin with.
+HEAD = "vit/head/"
+
 
 @dataclass(frozen=True)
 class Architecture:

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.monitor.appended_file import AppendedFile
+
 
 class MetricsFile:
-    """Appends rows for the chief; a row is on its way to the disk when `append` returns."""
+    """Appends rows for the chief.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+      path: Of the file.
+      report: Is told when rows cannot be written; they wait in memory.
+    """
+
+    def __init__(self, path: Path, report: Callable[[str], None]) -> None:
         self._path = path
+        self._file = AppendedFile(path, report)
 
     def rows(self) -> list[dict[str, Any]]:
         """All whole rows; a last line cut short by a crash is left out."""
@@ -29,15 +37,32 @@ class MetricsFile:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Adds one row."""
-        with self._path.open("a") as stream:
-            stream.write(json.dumps(row) + "\n")
+        self._file.append((json.dumps(row) + "\n").encode())
 
-    def rewind(self, step: int) -> None:
+    def flush(self) -> None:
+        """Puts all rows on the disk.
+
+        Raises:
+          OSError: They cannot be written; they go on waiting.
+        """
+        self._file.flush(sync=True)
+
+    def rewind(self, step: int, evaluates_again: bool) -> None:
         """Drops what the run will write again when it goes on from `step`.
 
-        Rows of `step` itself stay: they came before its checkpoint. The test row comes after.
+        Rows of `step` itself stay: they came before its checkpoint. Its validation row goes where
+        the run `evaluates_again`, and the test row comes after the last checkpoint.
+
+        Raises:
+          OSError: The file cannot be written.
         """
-        kept = [r for r in self.rows() if r["step"] <= step and r["split"] != "test"]
+        self._file.flush()
+        again = {"test"} | ({"validation"} if evaluates_again else set())
+        kept = [
+            row
+            for row in self.rows()
+            if row["step"] < step or (row["step"] == step and row["split"] not in again)
+        ]
         replacement = self._path.with_name(self._path.name + ".new")
         replacement.write_text("".join(json.dumps(row) + "\n" for row in kept))
         os.replace(replacement, self._path)

@@ -165,6 +165,7 @@ class LossScale:
     """
 
     GROW_EVERY_STEPS = 2000
+    NAME = "loss_scale"  # what the names of its state begin with
 
     def __init__(self, initial: float = 2.0**15) -> None:
         def scalar(value: float, dtype: str, name: str) -> keras.Variable:
@@ -172,8 +173,8 @@ class LossScale:
                 value, dtype=dtype, trainable=False, name=name, aggregation="only_first_replica"
             )
 
-        self.value = scalar(initial, "float32", "loss_scale")
-        self._good_steps = scalar(0, "int64", "loss_scale_good_steps")
+        self.value = scalar(initial, "float32", self.NAME)
+        self._good_steps = scalar(0, "int64", f"{self.NAME}_good_steps")
 
     @property
     def variables(self) -> dict[str, keras.Variable]:

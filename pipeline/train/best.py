@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from pipeline.checkpoint import CheckpointStore, Snapshot, restore_variables
+from pipeline.checkpoint.snapshot import Snapshot, restore_variables
+from pipeline.checkpoint.store import CheckpointStore
+from pipeline.config import Config
 from pipeline.errors import SettingsError
-from pipeline.model.vit import build_vit
+from pipeline.model.vit import HEAD, build_vit
 from pipeline.train.experiment import Experiment
 from pipeline.train.run_folder import RunFolder
 
@@ -36,6 +39,38 @@ def best_snapshot(folder: RunFolder) -> Snapshot:
     return newest if best is None or best == newest.step else store.load(best)
 
 
+def start_from_run(experiment: Experiment, run: str) -> str:
+    """Gives a new experiment the best weights of another run, and says what it took.
+
+    The head is left out where it has another number of classes.
+
+    Raises:
+      SettingsError: It is no run, or one of another network; the parameters that differ are named.
+    """
+    folder = RunFolder(Path(run))
+    snapshot = best_snapshot(folder)
+    weights = _weights(folder.config(), snapshot)
+    variables = {v.path: v for v in experiment.model.variables}
+    head = {name for name in weights if name.startswith(HEAD)}
+    other_head = any(n in variables and weights[n].shape != variables[n].shape for n in head)
+    left_out = head if other_head else set()
+    for name in left_out:
+        del weights[name]
+    restore_variables(
+        variables, weights, f"network than {run}", optional=lambda name: name in left_out
+    )
+    for path, average in experiment.optimizer.averages.items():
+        average.assign(variables[path])
+    what = ", but for its head, which has other classes" if left_out else ""
+    return f"starts from the weights of step {snapshot.step} of {run}{what}"
+
+
+def _weights(config: Config, snapshot: Snapshot) -> dict[str, np.ndarray]:
+    """Those that training evaluated: the averaged ones where it did."""
+    averaged = config.train.evaluate_ema and "average" in snapshot.tensors
+    return {**snapshot.tensors["model"], **(snapshot.tensors["average"] if averaged else {})}
+
+
 def load_predictor(folder: RunFolder) -> Callable[[np.ndarray], dict[str, float]]:
     """A function from an image, uint8 [S, S, 3], to probabilities by class, likeliest first.
 
@@ -44,9 +79,7 @@ def load_predictor(folder: RunFolder) -> Callable[[np.ndarray], dict[str, float]
     config, facts, snapshot = folder.config(), folder.dataset(), best_snapshot(folder)
     classes: list[str] = facts["classes"]
     model = build_vit(config.model, image_size=config.data.image_size, num_classes=len(classes))
-    averaged = config.train.evaluate_ema and "average" in snapshot.tensors
-    weights = {**snapshot.tensors["model"], **(snapshot.tensors["average"] if averaged else {})}
-    restore_variables({v.path: v for v in model.variables}, weights, "model")
+    restore_variables({v.path: v for v in model.variables}, _weights(config, snapshot), "model")
     mean, std = np.float32(facts["mean"]), np.float32(facts["std"])
 
     def predict(image: np.ndarray) -> dict[str, float]:

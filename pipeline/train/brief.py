@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from pipeline.checkpoint import read_variables
+from pipeline.checkpoint.snapshot import read_variables
 from pipeline.config import Config
 from pipeline.distribute.runtime import Runtime
-from pipeline.train.experiment import Experiment, build, empty_train_sums
+from pipeline.train.experiment import Experiment, build
 from pipeline.train.parity import STEPS, Trace, compare_weights
-from pipeline.train.step import TRAIN_SUMS
+from pipeline.train.step import TRAIN_SUMS, empty_train_sums
 
 
 def train_briefly(config: Config, runtime: Runtime) -> Trace:
@@ -29,7 +29,7 @@ def train_briefly(config: Config, runtime: Runtime) -> Trace:
     experiment.broadcast()
     iterator = experiment.train_iterator(0)
     rows = [
-        experiment.reduce_sums(experiment.train(iterator, empty_train_sums(), 1))
+        experiment.reduce_sums(experiment.train(iterator, empty_train_sums(), 1).sums)
         for _ in range(STEPS)
     ]
     sums = dict(zip(TRAIN_SUMS, np.transpose(rows), strict=True))

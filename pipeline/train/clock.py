@@ -9,10 +9,13 @@ class StretchClock:
     """How fast steps go, and how many of them are about a second.
 
     The first stretch is one step, and is not counted: it holds the compilation of the graph.
+
+    Attributes:
+      compiled: Whether that one is over.
     """
 
     def __init__(self) -> None:
-        self._compiled = False
+        self.compiled = False
         self._step_s: float | None = None
         self.reset()
 
@@ -23,11 +26,11 @@ class StretchClock:
 
     def add(self, steps: int, seconds: float) -> None:
         """Counts a stretch."""
-        if self._compiled:
+        if self.compiled:
             self._seconds += seconds
             self._steps += steps
             self._step_s = seconds / steps
-        self._compiled = True
+        self.compiled = True
 
     def stretch_steps(self) -> int:
         """How many steps to run before the host looks again."""

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline.checkpoint import Snapshot, read_variables, restore_variables
+from pipeline.checkpoint.snapshot import Snapshot, read_variables, restore_variables
 from pipeline.config import Config
 from pipeline.data.images import SkippedImages
 from pipeline.data.input import Shard, eval_dataset, train_dataset
@@ -23,8 +23,22 @@ from pipeline.errors import SettingsError
 from pipeline.model.vit import build_vit
 from pipeline.optim.optimizer import AdamW, LossScale
 from pipeline.optim.schedule import Schedule, build_schedule
-from pipeline.train.metrics import mean_metrics
+from pipeline.train.metrics import SUMS, mean_metrics
 from pipeline.train.step import TRAIN_SUMS, EvalSteps, TrainSteps, make_eval_steps, make_train_steps
+
+
+class Stretch(NamedTuple):
+    """What a stretch of updates gave.
+
+    Attributes:
+      sums: Of `step.TRAIN_SUMS`, float64 [8], with those before it.
+      steps: Updates done.
+      bad_steps: How many of the last of them, in a row, were not finite and were skipped.
+    """
+
+    sums: np.ndarray
+    steps: int
+    bad_steps: int
 
 
 @dataclass
@@ -55,6 +69,12 @@ class Experiment:
         return self.source.splits["train"].num_examples / self.config.data.global_batch_size
 
     @property
+    def checkpoint_bytes(self) -> int:
+        """Size of a checkpoint's tensors."""
+        every = [v for group in self.variables.values() for v in group.values()]
+        return sum(math.prod(v.shape) * v.value.dtype.size for v in every)
+
+    @property
     def dataset_facts(self) -> dict[str, Any]:
         """What prediction needs to know of the data, for JSON."""
         counts = {name: split.num_examples for name, split in self.source.splits.items()}
@@ -83,11 +103,24 @@ class Experiment:
 
         return iter(self.runtime.distribute(make_dataset))
 
-    def train(self, iterator: Iterator[Any], sums: np.ndarray, steps: int) -> np.ndarray:
-        """Does `steps` updates and adds to the sums of `step.TRAIN_SUMS`, float64 [8]."""
-        return self._train_steps(
-            iterator, tf.constant(sums, tf.float64), tf.constant(steps, tf.int32)
-        ).numpy()
+    def train(
+        self, iterator: Iterator[Any], sums: np.ndarray, steps: int, bad_steps: int = 0
+    ) -> Stretch:
+        """Does `steps` updates, or fewer where too many in a row are not finite.
+
+        Args:
+          iterator: Of `train_iterator`.
+          sums: To add to, of `step.TRAIN_SUMS`, float64 [8].
+          steps: How many.
+          bad_steps: How many before them were not finite, in a row.
+        """
+        totals, bad, done = self._train_steps(
+            iterator,
+            tf.constant(sums, tf.float64),
+            tf.constant(bad_steps, tf.int32),
+            tf.constant(steps, tf.int32),
+        )
+        return Stretch(totals.numpy(), int(done), int(bad))
 
     def reduce_sums(self, sums: np.ndarray) -> np.ndarray:
         """Training sums of this process made those of all; every process must call it."""
@@ -97,10 +130,17 @@ class Experiment:
             total[TRAIN_SUMS.index(name)] /= self.runtime.world_size
         return total
 
-    def evaluate(self, split: str) -> dict[str, float]:
+    def evaluate(
+        self, split: str, next_stretch: Callable[[], int] | None = None
+    ) -> dict[str, float]:
         """Loss, accuracy and top-5 accuracy on every example of a split, each counted once.
 
         With the averaged weights where they are kept and `train.evaluate_ema` says so.
+
+        Args:
+          split: Its name.
+          next_stretch: Called before each stretch of batches, on all processes alike; says how
+            many to go through, and may raise. None: all at once.
         """
         data = self.config.data
         batch_size = data.eval_batch_size or data.global_batch_size
@@ -118,9 +158,15 @@ class Experiment:
                 skipped=self.skipped,
             )
 
+        sums, done = np.zeros(len(SUMS)), 0
         with self._averaged_weights():
             iterator = iter(self.runtime.distribute(make_dataset))
-            sums = self._eval_steps(iterator, tf.constant(steps, tf.int32)).numpy()
+            while done < steps:
+                count = steps if next_stretch is None else min(next_stretch(), steps - done)
+                sums = self._eval_steps(
+                    iterator, tf.constant(sums, tf.float64), tf.constant(count, tf.int32)
+                ).numpy()
+                done += count
         return mean_metrics(self.runtime.all_reduce(sums, "sum"))
 
     @cached_property
@@ -140,7 +186,13 @@ class Experiment:
     def restore(self, snapshot: Snapshot) -> None:
         """Puts this process back to where the snapshot was taken."""
         for name, group in self.variables.items():
-            restore_variables(group, snapshot.tensors.get(name, {}), name)
+            # float16's scale is in the checkpoints of float16 only.
+            restore_variables(
+                group,
+                snapshot.tensors.get(name, {}),
+                name,
+                optional=lambda name: name.startswith(LossScale.NAME),
+            )
 
     def broadcast(self) -> None:
         """Gives every process the chief's variables; every process must call it."""
@@ -233,11 +285,6 @@ def build(config: Config, runtime: Runtime) -> Experiment:
         total_steps,
         SkippedImages(),
     )
-
-
-def empty_train_sums() -> np.ndarray:
-    """Sums over no step, float64 [8]."""
-    return np.zeros(len(TRAIN_SUMS))
 
 
 def _check_batch(config: Config, runtime: Runtime) -> None:

@@ -1,51 +1,58 @@
-"""fit(): resume, stretches of steps, evaluation, checkpoints, stop requests.
+"""fit(): resume, stretches of steps, evaluation, checkpoints, stop requests, bad steps.
 
 The host touches the run only between stretches of steps. A stretch ends where something is due
 (a row of metrics, an evaluation, a checkpoint, the end), or after about a second, so that a stop
-request and the progress bar need not wait longer.
+request and the progress bar need not wait longer. Before each, all processes agree on what is next.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator
+from socket import gethostname
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from pipeline.checkpoint import CheckpointStore
 from pipeline.data.images import bad_image_error
 from pipeline.distribute.agreement import on_chief
-from pipeline.errors import Stopped
-from pipeline.monitor.metrics_file import MetricsFile
+from pipeline.errors import PipelineError, Stopped
 from pipeline.monitor.progress import ProgressDisplay
-from pipeline.monitor.tensorboard import TensorBoardWriter
+from pipeline.monitor.watchdog import Watchdog
+from pipeline.train.best import start_from_run
 from pipeline.train.callbacks import Callbacks
 from pipeline.train.clock import StretchClock
-from pipeline.train.experiment import Experiment, empty_train_sums
+from pipeline.train.diagnose import describe_bad_step
+from pipeline.train.experiment import Experiment
+from pipeline.train.journal import Journal
 from pipeline.train.metrics import SUMS, mean_metrics
+from pipeline.train.progress import Progress
 from pipeline.train.run_folder import RunFolder
-from pipeline.train.step import TRAIN_SUMS
+from pipeline.train.saver import Saver
+from pipeline.train.step import TRAIN_SUMS, empty_train_sums
 from pipeline.train.stop import StopRequest
+from pipeline.train.timetable import Timetable
 
 
-@dataclass
-class Progress:
-    """Where a run stands beside its variables; saved with each checkpoint.
+class TrainingFailedError(PipelineError):
+    """Loss or gradient were not finite, again and again; all processes raise it together."""
 
-    Attributes:
-      sums: Training sums since the last row, so that a resumed run writes the same row.
-      best_step, best_value: The checkpoint that was best on validation, and its measures, the
-        deciding one first, larger being better.
-      evaluations_since_best: For early stopping.
-    """
+    said_by_chief = True
 
-    sums: list[float] = field(default_factory=lambda: empty_train_sums().tolist())
-    best_step: int | None = None
-    best_value: list[float] | None = None
-    evaluations_since_best: int = 0
+
+class _Next(NamedTuple):
+    """What a process has to say before a stretch; the chief's word counts, but for `stop`."""
+
+    steps: int
+    stop: str | None
+    callbacks_stop: bool
+    save: bool
+    error: str | None
+
+
+class _StopAgreedError(Exception):
+    """All processes stop here."""
 
 
 def fit(
@@ -58,6 +65,8 @@ def fit(
 
     Raises:
       Stopped: On request; a checkpoint of the step it stopped at has been written.
+      TrainingFailedError: Loss or gradient were not finite, `train.max_rollbacks` times over.
+      CheckpointError: The last checkpoint could not be written.
       DataError: An image could not be read.
     """
     loop = Loop(experiment, folder, display, stop)
@@ -65,6 +74,8 @@ def fit(
         loop.resume()
         loop.train()
         return loop.finish()
+    except _StopAgreedError as request:
+        raise loop.stop(str(request)) from None
     except tf.errors.OpError as error:
         raise bad_image_error(error) or error from None
     finally:
@@ -82,192 +93,250 @@ class Loop:
         stop: StopRequest,
     ) -> None:
         self._experiment = experiment
-        self._config = experiment.config
+        self._config = config = experiment.config
         self._runtime = experiment.runtime
         self._folder = folder
         self._display = display
         self._stop = stop
-        self._store = CheckpointStore(folder.checkpoints, self._config.checkpoint.keep)
-        self._metrics = MetricsFile(folder.metrics)
-        chief = self._runtime.is_chief
-        self._callbacks = Callbacks(self._config.train.callbacks if chief else (), experiment.model)
+        stop.file_is_there = lambda: self._runtime.is_chief and folder.stop_requested
+        self._journal = Journal(experiment, folder, display)
+        self._saver = Saver(experiment, folder, display.message, self._journal.flush)
+        self._callbacks = Callbacks(
+            config.train.callbacks if self._runtime.is_chief else (), experiment.model
+        )
+        self._timetable = Timetable(
+            config.train, config.checkpoint, experiment.steps_per_epoch, experiment.total_steps
+        )
+        self._watchdog = Watchdog(
+            config.train.hang_timeout_s,
+            "train.hang_timeout_s",
+            f"vit train: rank {self._runtime.rank} on {gethostname()}",
+        )
         self._progress = Progress()
-        self._board: TensorBoardWriter | None = None
         self._step = 0
-        self._saved_step = -1
-        self._clock = StretchClock()
-        self._last_row: dict[str, Any] = {}
-        self._own_skipped: set[str] = set()
-        self._skipped_count = 0
+        self._clock, self._evaluation_clock = StretchClock(), StretchClock()
 
     def resume(self) -> None:
         """Goes back to the newest whole checkpoint, and drops what was written after it.
 
-        The chief reads, and the others receive its variables, on a new run as well.
+        The chief reads, and the others receive its variables, on a new run as well. A new run is
+        saved before its first step: what cannot be saved is known at once, and there is always
+        something to go back to.
         """
+        self._watchdog.beat("restoring the newest checkpoint")
         state = on_chief(self._runtime, self._restore_newest)
         self._experiment.broadcast()
         if state is not None:
-            self._step = self._saved_step = state["step"]
+            self._step = self._saver.saved_step = state["step"]
             self._progress = Progress(**state["progress"])
             if not self._runtime.is_chief:
                 # The sums since the last row are those of all processes, and the chief has them.
                 self._progress.sums = empty_train_sums().tolist()
         self._display.advance(self._step)
+        if state is None:
+            self._saver.save(self._step, self._progress)
 
     def train(self) -> None:
         """Runs stretches of steps until the end, an early stop, or a request."""
-        iterator = self._experiment.train_iterator(self._step)
+        iterator = self._iterator()
         self._callbacks.train_begin()
-        while self._step < self._experiment.total_steps:
-            stretch_steps, stop_reason, callback_stops = self._agree()
-            if stop_reason:
-                self._save()
-                raise Stopped(
-                    f"stopped by {stop_reason} at step {self._step}, and saved. Give the same "
-                    "command to go on"
-                )
-            if self._stops_early(callback_stops):
+        if self._progress.evaluation_due:
+            self._close_step(again=True)
+        while self._step < self._experiment.total_steps and not self._progress.ended_early:
+            agreed = self._agree(self._clock, f"training from step {self._step}")
+            if agreed.save:
+                self._saver.save(self._step, self._progress)
+            if self._stops_early(agreed.callbacks_stop):
                 return
-            steps = min(self._next_due() - self._step, stretch_steps)
-            started_s = time.monotonic()
-            sums = self._experiment.train(iterator, np.asarray(self._progress.sums), steps)
-            self._clock.add(steps, time.monotonic() - started_s)
-            self._progress.sums = sums.tolist()
-            self._step += steps
-            self._display.advance(self._step)
-            self._after_stretch()
+            if self._progress.bad_steps >= self._config.train.max_bad_steps:
+                iterator = self._roll_back()
+            else:
+                self._run_stretch(iterator, agreed.steps)
 
     def finish(self) -> dict[str, Any]:
         """Evaluates the weights that were best on validation on the test split."""
+        self._watchdog.beat("writing the last checkpoint")
+        self._saver.finish()
         best = self._progress.best_step
         if best is not None and best != self._step:
-            on_chief(self._runtime, lambda: self._experiment.restore(self._store.load(best)))
-            self._experiment.broadcast()
+            self._saver.restore(best)
         if "test" in self._experiment.source.splits:
-            self._evaluate("test", best if best is not None else self._step)
-        self._callbacks.train_end(self._last_row)
-        return self._last_row
+            row = self._evaluate("test")
+            row["weights_of_step"] = self._step if best is None else best
+            self._journal.evaluated(self._step, "test", row, best=False)
+        self._callbacks.train_end(self._journal.last_row)
+        return self._journal.last_row
+
+    def stop(self, reason: str) -> Stopped:
+        """Saves, and returns what to raise once the checkpoint is whole."""
+        self._watchdog.beat("writing the last checkpoint")
+        # In the evaluation of the test split the weights are the best ones, and this step is saved.
+        self._saver.save(self._step, self._progress)
+        self._saver.finish()
+        if self._runtime.is_chief:
+            self._folder.clear_stop_request()
+        return Stopped(
+            f"stopped by {reason} at step {self._step}, and saved. Give the same command to go on"
+        )
 
     def close(self) -> None:
-        """Lets go of files."""
-        if self._board is not None:
-            self._board.close()
+        """Lets go of files and threads."""
+        self._watchdog.close()
+        self._saver.close()
 
     def _restore_newest(self) -> dict[str, Any] | None:
         """On the chief: restores, and makes the run folder what it was at that step."""
-        snapshot = self._store.newest(self._display.message)
-        step, best_step = 0, None
+        snapshot = self._saver.restore_newest()
+        step, again = 0, False
         if snapshot is not None:
-            self._experiment.restore(snapshot)
-            step, best_step = snapshot.step, snapshot.state["progress"]["best_step"]
-            self._display.message(f"goes on from {self._store.path(step)}")
-        self._metrics.rewind(step)
-        self._store.prune(best_step)
-        self._board = TensorBoardWriter(self._folder.tensorboard, step)
-        return None if snapshot is None else {"step": step, **snapshot.state}
+            step, again = snapshot.step, snapshot.state["progress"]["evaluation_due"]
+            self._display.message(f"goes on from {self._saver.store.path(step)}")
+        elif self._config.model.pretrained is not None:
+            self._display.message(start_from_run(self._experiment, self._config.model.pretrained))
+        self._journal.rewind(step, evaluates_again=again)
+        return None if snapshot is None else {"step": step, "progress": snapshot.state["progress"]}
 
-    def _agree(self) -> tuple[int, str | None, bool]:
-        """What all processes do next: steps of the coming stretch, why to stop, callbacks' wish."""
-        own = (self._clock.stretch_steps(), self._stop.reason, self._callbacks.stop_training)
-        everyone = self._runtime.all_gather(own)
-        reason = next((reason for _, reason, _ in everyone if reason), None)
-        return everyone[0][0], reason, everyone[0][2]
+    def _iterator(self) -> Iterator[Any]:
+        return self._experiment.train_iterator(self._step + self._progress.passed_over_steps)
 
-    def _after_stretch(self) -> None:
-        """Does what is due at the step that was reached, in an order that a resume can repeat."""
-        train = self._config.train
-        end = self._experiment.total_steps
-        if self._step % train.log_every_steps == 0 or self._step == end:
+    def _agree(self, clock: StretchClock, doing: str) -> _Next:
+        """What all processes do next.
+
+        Raises:
+          _StopAgreedError: One was asked to stop, so all do.
+          PipelineError: The run folder is no longer this job's.
+        """
+        # Whoever compiles, for the first stretch, may take longer; and so may who waits for it.
+        extra_s = 0.0 if clock.compiled else self._config.train.compile_timeout_s
+        self._watchdog.beat(doing, extra_s)
+        own = _Next(
+            clock.stretch_steps(),
+            self._stop.reason,
+            self._callbacks.stop_training,
+            self._saver.due_by_time,
+            self._lock_error(),
+        )
+        everyone = [_Next(*one) for one in self._runtime.all_gather(own)]
+        if (error := everyone[0].error) is not None:
+            raise PipelineError(error)
+        if (reason := next((one.stop for one in everyone if one.stop), None)) is not None:
+            raise _StopAgreedError(reason)
+        return everyone[0]
+
+    def _lock_error(self) -> str | None:
+        if self._runtime.is_chief:
+            try:
+                self._folder.lock.check()
+            except PipelineError as error:
+                return str(error)
+        return None
+
+    def _run_stretch(self, iterator: Iterator[Any], most_steps: int) -> None:
+        steps = min(self._timetable.next_after(self._step) - self._step, most_steps)
+        start_s = time.monotonic()
+        progress = self._progress
+        stretch = self._experiment.train(
+            iterator, np.asarray(progress.sums), steps, progress.bad_steps
+        )
+        self._clock.add(stretch.steps, time.monotonic() - start_s)
+        progress.sums, progress.bad_steps = stretch.sums.tolist(), stretch.bad_steps
+        self._step += stretch.steps
+        self._display.advance(self._step)
+        if progress.bad_steps >= self._config.train.max_bad_steps:
+            return
+        if self._timetable.logs_at(self._step):
             self._log_training()
-        evaluates = self._step == self._next_evaluation(self._step - 1) or self._step == end
-        if evaluates and "validation" in self._experiment.source.splits:
+        progress.evaluation_due = self._timetable.evaluates_at(self._step)
+        self._close_step()
+
+    def _close_step(self, again: bool = False) -> None:
+        """Does what is due at the step that was reached, in an order that a resume can repeat.
+
+        Args:
+          again: The step is saved, from before its evaluation.
+        """
+        if self._progress.evaluation_due and "validation" in self._experiment.source.splits:
             self._validate()
-        epochs = self._epochs_done(self._step)
-        if epochs > self._epochs_done(self._step - 1):
-            self._callbacks.epoch_end(epochs - 1, self._last_row)
-        every = self._config.checkpoint.every_steps
-        due = evaluates if every is None else self._step % every == 0
-        if due or self._step == end or self._progress.best_step == self._step:
-            self._save()
+        self._progress.evaluation_due = False
+        if (epoch := self._timetable.epoch_ending_at(self._step)) is not None:
+            self._callbacks.epoch_end(epoch, self._journal.last_row)
+        # Weights that stand still because every step is bad are none to go back to.
+        due = self._timetable.saves_at(self._step) and not self._progress.bad_steps
+        at_end = self._step == self._experiment.total_steps
+        if due or at_end or self._progress.best_step == self._step:
+            self._saver.save(self._step, self._progress, again)
+
+    def _roll_back(self) -> Iterator[Any]:
+        """Goes back to the last checkpoint, past the data of the steps since then."""
+        progress, train = self._progress, self._config.train
+        self._watchdog.beat("looking for the examples of a bad step", train.compile_timeout_s)
+        end = self._step + progress.passed_over_steps
+        first = self._step - progress.bad_steps
+        why = describe_bad_step(self._experiment, first, end - progress.bad_steps)
+        what = f"steps {first + 1} to {self._step} were not finite, {why}"
+        if progress.rollbacks >= train.max_rollbacks:
+            raise TrainingFailedError(
+                f"{what}. The run went back {progress.rollbacks} time(s), which is "
+                "train.max_rollbacks. Lower optim.base_lr, lengthen the warm-up, set "
+                "optim.clip_norm, or look at these examples"
+            )
+        rollbacks = progress.rollbacks + 1
+        self._watchdog.beat("restoring the newest checkpoint")
+        self._saver.finish()
+        self.resume()
+        passed_over = end - self._step
+        self._progress.rollbacks, self._progress.passed_over_steps = rollbacks, passed_over
+        self._progress.bad_steps = 0
+        self._display.message(f"{what}; goes back to step {self._step} and past those data")
+        self._clock.reset()
+        return self._iterator()
 
     def _log_training(self) -> None:
         reduced = self._experiment.reduce_sums(np.asarray(self._progress.sums))
         sums = dict(zip(TRAIN_SUMS, reduced, strict=True))
         rate, wait = self._clock.read(sums)
-        rate *= self._config.data.global_batch_size
         updates = max(sums["steps"] - sums["skipped_updates"], 1)
-        row = self._row("train", mean_metrics([sums[name] for name in SUMS])) | {
+        values = mean_metrics([sums[name] for name in SUMS]) | {
             "learning_rate": float(self._experiment.schedule(tf.constant(self._step - 1))),
             "gradient_norm": sums["gradient_norm"] / updates,
             "skipped_updates": int(sums["skipped_updates"]),
-            "examples_per_second": rate,
+            "examples_per_second": rate * self._config.data.global_batch_size,
             # Deterministic ops include no clock.
             "input_wait_fraction": None if self._config.train.deterministic else wait,
+            "checkpoint_s": self._saver.take_stood_still_s(),
         }
-        self._write(row)
-        self._display.trained(row)
-        self._report_skipped()
+        self._journal.trained(self._step, values)
+        self._journal.report_skipped()
         self._progress.sums = empty_train_sums().tolist()
         self._clock.reset()
 
     def _validate(self) -> None:
-        progress = self._progress
-        row = self._row("validation", self._experiment.evaluate("validation"))
+        row = self._evaluate("validation")
         # The other measure decides between equals, of which small validation sets have many.
         value = [row["accuracy"], -row["loss"]]
         if self._config.train.best_by == "loss":
             value.reverse()
-        best = progress.best_value is None or value > progress.best_value
-        if best:
-            progress.best_step, progress.best_value = self._step, value
-        progress.evaluations_since_best = 0 if best else progress.evaluations_since_best + 1
-        self._write(row)
-        self._display.evaluated(row, best)
-        self._callbacks.test_end(row)
+        best = self._progress.evaluated(self._step, value)
+        self._journal.evaluated(self._step, "validation", row, best)
+        self._callbacks.test_end(self._journal.last_row)
 
-    def _evaluate(self, split: str, step: int) -> None:
-        row = self._row(split, self._experiment.evaluate(split)) | {"weights_of_step": step}
-        self._write(row)
-        self._display.evaluated(row, best=False)
+    def _evaluate(self, split: str) -> dict[str, float]:
+        clock = self._evaluation_clock
+        return self._experiment.evaluate(split, self._stretches(clock, f"evaluating {split}"))
 
-    def _save(self) -> None:
-        if self._step == self._saved_step:
-            return
-        sums = self._experiment.reduce_sums(np.asarray(self._progress.sums)).tolist()
-        progress = asdict(self._progress) | {"sums": sums}
-        on_chief(self._runtime, lambda: self._write_checkpoint(progress))
-        self._saved_step = self._step
+    def _stretches(self, clock: StretchClock, doing: str) -> Callable[[], int]:
+        """Says how many batches come next, and times them from one call to the next."""
+        last: list[tuple[float, int]] = []
 
-    def _write_checkpoint(self, progress: dict[str, Any]) -> None:
-        state = {"progress": progress, "world_size": self._runtime.world_size}
-        self._store.save(self._experiment.snapshot(state))
-        self._store.prune(self._progress.best_step)
+        def next_stretch() -> int:
+            if last:
+                start_s, steps = last.pop()
+                clock.add(steps, time.monotonic() - start_s)
+            steps = self._agree(clock, doing).steps
+            last.append((time.monotonic(), steps))
+            return steps
 
-    def _row(self, split: str, values: dict[str, float]) -> dict[str, Any]:
-        epoch = self._step / self._experiment.steps_per_epoch
-        return {"step": self._step, "epoch": round(epoch, 6), "split": split, **values}
-
-    def _write(self, row: dict[str, Any]) -> None:
-        self._last_row = row
-        if self._runtime.is_chief and self._board is not None:
-            self._metrics.append(row)
-            scalars = {k: v for k, v in row.items() if k not in ("step", "split") and v is not None}
-            self._board.scalars(row["split"], row["step"], scalars)
-
-    def _report_skipped(self) -> None:
-        """Tells of unreadable images met since the last row, and lists them in the run folder."""
-        own = [path for path in self._experiment.skipped.paths if path not in self._own_skipped]
-        self._own_skipped.update(own)
-        new = sorted({path for paths in self._runtime.all_gather(own) for path in paths})
-        if new and self._runtime.is_chief:
-            self._skipped_count += len(new)
-            with self._folder.skipped.open("a") as stream:
-                stream.writelines(f"{path}\n" for path in new)
-            self._display.message(
-                f"{self._skipped_count} unreadable image(s) skipped, the last {new[-1]}; all are "
-                f"listed in {self._folder.skipped}"
-            )
+        return next_stretch
 
     def _stops_early(self, callback_stops: bool) -> bool:
         patience = self._config.train.early_stopping
@@ -275,35 +344,7 @@ class Loop:
         if (worn_out or callback_stops) and self._step:
             why = f"no better validation in {patience} evaluations" if worn_out else "a callback"
             self._display.message(f"stops early at step {self._step}: {why}")
-            self._save()
+            self._progress.ended_early = True
+            self._saver.save(self._step, self._progress, again=True)
             return True
         return False
-
-    def _next_due(self) -> int:
-        """The next step at which the host has something to do."""
-        every = [self._config.train.log_every_steps]
-        if self._config.checkpoint.every_steps is not None:
-            every.append(self._config.checkpoint.every_steps)
-        due = [(self._step // n + 1) * n for n in every]
-        per_epoch = self._experiment.steps_per_epoch
-        due.append(math.ceil((self._epochs_done(self._step) + 1) * per_epoch))
-        return min(*due, self._next_evaluation(self._step), self._experiment.total_steps)
-
-    def _next_evaluation(self, step: int) -> int:
-        """The first step after `step` at which validation is due."""
-        train = self._config.train
-        if train.evaluate_every_steps is not None:
-            return (step // train.evaluate_every_steps + 1) * train.evaluate_every_steps
-        if train.evaluate_every_epochs is None:
-            return self._experiment.total_steps
-        period = train.evaluate_every_epochs * self._experiment.steps_per_epoch
-        return max(step + 1, math.ceil((_periods_done(step, period) + 1) * period))
-
-    def _epochs_done(self, step: int) -> int:
-        return _periods_done(step, self._experiment.steps_per_epoch)
-
-
-def _periods_done(step: int, period: float) -> int:
-    """Whole periods that lie in `step` steps, however the division rounds."""
-    done = int(step / period)
-    return next(n for n in (done + 1, done, done - 1) if math.ceil(n * period) <= step)

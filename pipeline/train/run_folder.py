@@ -4,21 +4,28 @@ config.yaml      resolved settings
 dataset.json     classes, counts, mean and deviation: what prediction needs of the data
 metrics.jsonl    one row a step and split
 outcome.json     how the last start ended
-checkpoints/  tensorboard/
+stop             made by whoever wants the run to stop; taken away when it does
+checkpoints/  tensorboard/  .lock/
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
 from pipeline.config import Config, dump_config, parse_config, training_differences
-from pipeline.errors import SettingsError
+from pipeline.errors import PipelineError, SettingsError
+from pipeline.train.run_lock import RunLock
+
+
+class RunFolderError(PipelineError):
+    """What belongs into the run folder could not be written."""
 
 
 class RunFolder:
@@ -30,7 +37,8 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.metrics = path / "metrics.jsonl"
         self.skipped = path / "skipped.txt"
-        self._lock: IO[str] | None = None
+        self.lock = RunLock(path)
+        self._stop = path / "stop"
 
     def config(self) -> Config:
         """The settings the run was started with.
@@ -62,38 +70,57 @@ class RunFolder:
                 + "\nGive the same settings to go on with it, or run.dir=FOLDER for a new run"
             )
 
-    def open(self, config: Config) -> None:
-        """Makes the folder, takes its lock, and writes the settings.
+    def open(self, config: Config, report: Callable[[str], None]) -> None:
+        """Makes the folder, takes its lock, tries what saving needs, and writes the settings.
 
         Raises:
-          SettingsError: It cannot be written to, or another process trains in it.
+          SettingsError: It cannot be used, or another process trains in it.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            # Held open: the lock ends with the process, however it ends.
-            self._lock = (self.path / ".lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            raise SettingsError(
-                f"another process is training in {self.path}. Wait for it, stop it, or name "
-                "another folder with run.dir=FOLDER"
-            ) from None
+            self.lock.acquire(report)
+            self._try()
+            self.clear_stop_request()
         except OSError as error:
             raise SettingsError(
-                f"cannot write to the run folder {self.path}: {error.strerror}. Name another with "
-                "run.dir=FOLDER"
+                f"cannot use the run folder {self.path}: {error.strerror}. Files must be written, "
+                "renamed and synced there. Name another with run.dir=FOLDER"
             ) from None
         self.check(config)
         self._replace("config.yaml", dump_config(config))
 
     def close(self) -> None:
         """Gives the lock back."""
-        if self._lock is not None:
-            self._lock.close()
+        self.lock.release()
+
+    def check_room(self, checkpoint_bytes: int) -> None:
+        """Refuses to begin where two checkpoints have no room.
+
+        Raises:
+          SettingsError: Says how much is needed and how much there is.
+        """
+        there = len(list(self.checkpoints.glob("step-*"))) if self.checkpoints.exists() else 0
+        # The next one is written before the oldest is deleted.
+        needed = checkpoint_bytes * max(1, 2 - there)
+        free = shutil.disk_usage(self.path).free
+        if free < needed:
+            raise SettingsError(
+                f"the run folder {self.path} has room for {free / 1e6:,.1f} MB, and the next "
+                f"checkpoints need {needed / 1e6:,.1f} MB. Make room, or name another folder with "
+                "run.dir=FOLDER"
+            )
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether somebody made a file named `stop` here."""
+        return self._stop.exists()
+
+    def clear_stop_request(self) -> None:
+        """Takes that file away: the next start goes on."""
+        self._stop.unlink(missing_ok=True)
 
     def outcome(self) -> dict[str, Any] | None:
-        """How the last start ended: `outcome` is "done" or "stopped"; None if it did not end."""
+        """How the last start ended: "done", "stopped" or "failed"; None if it did not end."""
         return self._read("outcome.json")
 
     def write_outcome(self, outcome: dict[str, Any]) -> None:
@@ -118,5 +145,22 @@ class RunFolder:
 
     def _replace(self, name: str, text: str) -> None:
         temporary = self.path / f".{name}.new"
-        temporary.write_text(text)
-        os.replace(temporary, self.path / name)
+        try:
+            temporary.write_text(text)
+            os.replace(temporary, self.path / name)
+        except OSError as error:
+            raise RunFolderError(f"cannot write {self.path / name}: {error.strerror}") from None
+
+    def _try(self) -> None:
+        """Does once, on a small scale, what a checkpoint does."""
+        new, tried = (self.path / f".try-{os.getpid()}{suffix}" for suffix in (".new", ""))
+        try:
+            new.mkdir()
+            with (new / "file").open("wb") as stream:
+                stream.write(b"x")
+                stream.flush()
+                os.fsync(stream.fileno())
+            new.rename(tried)
+        finally:
+            for folder in (new, tried):
+                shutil.rmtree(folder, ignore_errors=True)

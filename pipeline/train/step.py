@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from pipeline.config import Config
@@ -20,10 +21,19 @@ from pipeline.train.metrics import SUMS, sum_metrics
 # What a stretch of training steps sums up, float64.
 TRAIN_SUMS = (*SUMS, "gradient_norm", "skipped_updates", "input_wait_s", "steps")
 
-# (iterator, sums so far float64 [8], steps int32 scalar) -> sums float64 [8]
-TrainSteps = Callable[[Any, tf.Tensor, tf.Tensor], tf.Tensor]
-# (iterator, steps int32 scalar) -> sums float64 [4]
-EvalSteps = Callable[[Any, tf.Tensor], tf.Tensor]
+
+def empty_train_sums() -> np.ndarray:
+    """Sums over no step, float64 [8]."""
+    return np.zeros(len(TRAIN_SUMS))
+
+
+# (iterator, sums so far float64 [8], bad steps before int32, steps int32)
+#   -> sums float64 [8], bad steps in a row at the end int32, steps done int32
+TrainSteps = Callable[
+    [Any, tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+]
+# (iterator, sums so far float64 [4], steps int32 scalar) -> sums float64 [4]
+EvalSteps = Callable[[Any, tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def make_train_steps(
@@ -34,7 +44,12 @@ def make_train_steps(
     schedule: Schedule,
     loss_scale: LossScale | None,
 ) -> TrainSteps:
-    """The graph that does n updates; n is a tensor, so every n is served by one trace."""
+    """The graph that does n updates; n is a tensor, so every n is served by one trace.
+
+    A step whose loss or gradient is not finite changes nothing and adds nothing to the sums but a
+    skipped update. The graph ends early at `train.max_bad_steps` of them in a row.
+    """
+    max_bad_steps = config.train.max_bad_steps
     gradients_of = make_gradients(config, model, loss_scale)
     take = _untimed_next if config.train.deterministic else _timed_next
 
@@ -55,17 +70,23 @@ def make_train_steps(
         return sums, share
 
     @tf.function
-    def train_steps(iterator: Any, totals: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
-        for _ in tf.range(steps):
+    def train_steps(
+        iterator: Any, totals: tf.Tensor, bad: tf.Tensor, steps: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        done = tf.constant(0)
+        while done < steps and bad < max_bad_steps:
             batch, wait_s = take(iterator, totals)
             sums, norm = runtime.run(train_step, batch, optimizer.iterations.value)
             optimizer.iterations.assign_add(1)
             finite = tf.math.is_finite(norm)
             if loss_scale is not None:
                 loss_scale.adjust(finite)
+            sums = tf.where(finite, sums, tf.zeros_like(sums))
             counts = [tf.where(finite, norm, 0.0), tf.cast(~finite, tf.float64), wait_s, 1.0]
             totals += tf.concat([sums, tf.stack(counts)], axis=0)
-        return totals
+            bad = tf.where(finite, 0, bad + 1)
+            done += 1
+        return totals, bad, done
 
     return train_steps
 
@@ -93,7 +114,10 @@ def make_gradients(
             if loss_scale is not None:
                 loss *= loss_scale.value.value
         label = tf.argmax(batch["target"], axis=1, output_type=tf.int32)
-        return sum_metrics(logits, label, losses, batch["weight"]), tape.gradient(loss, variables)
+        first, *others = tape.gradient(loss, variables)
+        # Every replica must know of a loss that is not finite, and gradients are what is summed.
+        first += tf.where(tf.math.is_finite(loss), 0.0, np.nan)
+        return sum_metrics(logits, label, losses, batch["weight"]), [first, *others]
 
     def gradients_of(
         batch: Batch, step: tf.Tensor, replica: tf.Tensor
@@ -127,8 +151,7 @@ def make_eval_steps(runtime: Runtime, model: keras.Model) -> EvalSteps:
         return sum_metrics(logits, batch["label"], losses, batch["weight"])
 
     @tf.function
-    def eval_steps(iterator: Any, steps: tf.Tensor) -> tf.Tensor:
-        totals = tf.zeros([len(SUMS)], tf.float64)
+    def eval_steps(iterator: Any, totals: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
         for _ in tf.range(steps):
             totals += runtime.run(eval_step, next(iterator))
         return totals

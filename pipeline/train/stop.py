@@ -1,29 +1,40 @@
-"""Requests to stop: signals, and a time budget for this start."""
+"""Requests to stop: signals, a file in the run folder, and a time budget for this start."""
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
+
+from pipeline.errors import Stopped
+
+_INTERRUPTED = 130
 
 
 class StopRequest:
     """Whether this process was asked to stop, and by what.
 
-    The request is looked at between stretches of steps; a second SIGINT does not wait for that.
+    The request is looked at between stretches of steps. Signals are received by a thread, since
+    Python itself would wait until TensorFlow returns, which compiles for minutes: a second SIGINT,
+    and the end of the grace, end the process from there at once.
 
     Args:
       max_time_s: Seconds from now after which to stop; None for no limit.
+      grace_s: Seconds from a signal to the end of the process, with or without a new checkpoint.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
-    def __init__(self, max_time_s: float | None = None) -> None:
+    def __init__(self, max_time_s: float | None = None, grace_s: float = 60.0) -> None:
         self._deadline_s = None if max_time_s is None else time.monotonic() + max_time_s
         self._max_time_s = max_time_s
+        self._grace_s = grace_s
         self._signal: signal.Signals | None = None
+        self.file_is_there: Callable[[], bool] = lambda: False
 
     @property
     def reason(self) -> str | None:
@@ -32,19 +43,46 @@ class StopRequest:
             return self._signal.name
         if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
             return f"train.max_time_s={self._max_time_s:g}"
-        return None
+        return "the file `stop`" if self.file_is_there() else None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Takes the signals inside, and gives them back to who had them before."""
-        before = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
+        read, write = socket.socketpair()
+        write.setblocking(False)
+        # What the handler would do comes through the socket, to a thread that never waits long.
+        before = {number: signal.signal(number, lambda *_: None) for number in self.SIGNALS}
+        descriptor = signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
+        thread = threading.Thread(target=self._receive, args=(read,), name="signals", daemon=True)
+        thread.start()
         try:
             yield
         finally:
+            signal.set_wakeup_fd(descriptor)
             for number, handler in before.items():
                 signal.signal(number, handler)
+            write.close()
+            thread.join()
+            read.close()
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._signal is signal.SIGINT and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._signal = signal.Signals(number)
+    def _receive(self, signals: socket.socket) -> None:
+        while True:
+            try:
+                numbers = signals.recv(64)
+            except TimeoutError:
+                _end(Stopped.exit_code, f"{self._grace_s:g} s (checkpoint.grace_s) have passed")
+            if not numbers:
+                return
+            for number in numbers:
+                if number == signal.SIGINT and self._signal is signal.SIGINT:
+                    _end(_INTERRUPTED, "interrupted twice")
+                if number in self.SIGNALS:
+                    self._signal = signal.Signals(number)
+                    signals.settimeout(self._grace_s)
+
+
+def _end(code: int, why: str) -> None:
+    """Ends the process here and now, with the checkpoints that are there."""
+    text = f"\nvit train: {why}: ends now; the newest checkpoint remains\n"
+    os.write(2, text.encode())
+    os._exit(code)

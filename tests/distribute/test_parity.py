@@ -13,7 +13,7 @@ from subprocess import PIPE, STDOUT
 import numpy as np
 import pytest
 
-from pipeline.checkpoint import CheckpointStore
+from pipeline.checkpoint.store import CheckpointStore
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from pipeline.checkpoint import CheckpointStore
+from pipeline.checkpoint.store import CheckpointStore
 from pipeline.errors import SettingsError, Stopped
 from pipeline.monitor.progress import ProgressDisplay
 from pipeline.train.loop import fit
@@ -32,7 +32,7 @@ def train(folder, *settings, stop=None):
     """Trains the tiny run in `folder` to its end, or to the stop."""
     config = tiny_config(folder, *settings)
     run = RunFolder(config.run_dir)
-    run.open(config)
+    run.open(config, print)
     try:
         experiment = tiny(folder, *settings)
         display = ProgressDisplay(experiment.total_steps, experiment.steps_per_epoch, False)
@@ -44,9 +44,8 @@ def train(folder, *settings, stop=None):
 def rows(folder):
     lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     # How fast it went is not part of what is trained.
-    return [
-        {k: v for k, v in json.loads(line).items() if k != "examples_per_second"} for line in lines
-    ]
+    speed = ("examples_per_second", "checkpoint_s")
+    return [{k: v for k, v in json.loads(line).items() if k not in speed} for line in lines]
 
 
 def final(folder):
@@ -190,9 +189,9 @@ def test_other_settings_in_the_same_folder_are_refused_and_shown(tmp_path, undis
 def test_two_jobs_on_one_folder_refuse_each_other(tmp_path):
     config = tiny_config(tmp_path)
     first, second = RunFolder(config.run_dir), RunFolder(config.run_dir)
-    first.open(config)
+    first.open(config, print)
     with pytest.raises(SettingsError, match="another process"):
-        second.open(config)
+        second.open(config, print)
     first.close()
-    second.open(config)
+    second.open(config, print)
     second.close()

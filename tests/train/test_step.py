@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.train.experiment import empty_train_sums
-from pipeline.train.step import TRAIN_SUMS, make_gradients
+from pipeline.train.step import TRAIN_SUMS, empty_train_sums, make_gradients
 from tests.train.experiments import tiny
 
 
@@ -50,7 +49,7 @@ def test_one_trace_serves_every_length_of_a_stretch(tmp_path):
     iterator = experiment.train_iterator(0)
     sums = empty_train_sums()
     for steps in (1, 3, 2):
-        sums = experiment.train(iterator, sums, steps)
+        sums = experiment.train(iterator, sums, steps).sums
     # A new iterator, as after a resume, is served by it as well.
     experiment.train(experiment.train_iterator(6), sums, 2)
     assert experiment._train_steps.experimental_get_tracing_count() == 1
@@ -62,7 +61,7 @@ def test_sums_do_not_depend_on_how_steps_are_divided_into_stretches(tmp_path):
         experiment = tiny(tmp_path)
         iterator, sums = experiment.train_iterator(0), empty_train_sums()
         for steps in stretches:
-            sums = experiment.train(iterator, sums, steps)
+            sums = experiment.train(iterator, sums, steps).sums
         return np.delete(sums, TRAIN_SUMS.index("input_wait_s")), weights(experiment)
 
     (sums_a, a), (sums_b, b) = run(8), run(1, 4, 3)
@@ -76,7 +75,7 @@ def test_steps_whose_gradient_is_not_finite_are_skipped_and_counted(tmp_path):
     head = experiment.model.trainable_variables[-1]
     head.assign(np.full(head.shape, np.nan, "float32"))
     before = weights(experiment)
-    sums = experiment.train(experiment.train_iterator(0), empty_train_sums(), 2)
+    sums = experiment.train(experiment.train_iterator(0), empty_train_sums(), 2).sums
     assert dict(zip(TRAIN_SUMS, sums, strict=True))["skipped_updates"] == 2
     for name, value in weights(experiment).items():
         np.testing.assert_array_equal(value, before[name])
@@ -86,9 +85,9 @@ def test_steps_whose_gradient_is_not_finite_are_skipped_and_counted(tmp_path):
 def test_lower_precision_learns_and_keeps_float32_weights(tmp_path, precision):
     experiment = tiny(tmp_path, f"train.precision={precision}")
     iterator = experiment.train_iterator(0)
-    sums = experiment.train(iterator, empty_train_sums(), 20)
+    sums = experiment.train(iterator, empty_train_sums(), 20).sums
     named = dict(zip(TRAIN_SUMS, sums, strict=True))
-    later = experiment.train(iterator, empty_train_sums(), 20)[0]
+    later = experiment.train(iterator, empty_train_sums(), 20).sums[0]
     assert named["skipped_updates"] <= 2
     assert later < named["loss"]
     assert all(v.numpy().dtype == np.float32 for v in experiment.model.trainable_variables)

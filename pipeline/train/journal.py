@@ -1,0 +1,89 @@
+"""What a run tells while it trains: rows of metrics, curves, lines, unreadable images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.monitor.metrics_file import MetricsFile
+from pipeline.monitor.progress import ProgressDisplay
+from pipeline.monitor.tensorboard import TensorBoardWriter
+from pipeline.train.experiment import Experiment
+from pipeline.train.run_folder import RunFolder, RunFolderError
+
+
+class Journal:
+    """Rows, to metrics.jsonl, TensorBoard and the display; the chief alone writes.
+
+    Attributes:
+      last_row: The newest row of any split, on every process.
+    """
+
+    def __init__(self, experiment: Experiment, folder: RunFolder, display: ProgressDisplay) -> None:
+        self._experiment = experiment
+        self._runtime = experiment.runtime
+        self._folder = folder
+        self._display = display
+        self._metrics = MetricsFile(folder.metrics, display.message)
+        self._board: TensorBoardWriter | None = None
+        self._own_skipped: set[str] = set()
+        self._skipped_count = 0
+        self.last_row: dict[str, Any] = {}
+
+    def rewind(self, step: int, evaluates_again: bool) -> None:
+        """On the chief: makes the files what they were when the run had come to `step`.
+
+        Raises:
+          RunFolderError: They cannot be written.
+        """
+        try:
+            self._metrics.rewind(step, evaluates_again)
+            self._board = TensorBoardWriter(self._folder.tensorboard, step, self._display.message)
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write in {self._folder.path}: {error.strerror}. Make room or permit "
+                "writing, then give the same command again"
+            ) from None
+
+    def flush(self) -> None:
+        """Puts the rows on the disk; OSError where that fails."""
+        self._metrics.flush()
+
+    def trained(self, step: int, values: dict[str, Any]) -> None:
+        """A row of training."""
+        row = self._write(step, "train", values)
+        self._display.trained(row)
+
+    def evaluated(self, step: int, split: str, values: dict[str, Any], best: bool) -> None:
+        """A row of evaluation."""
+        self._display.evaluated(self._write(step, split, values), best)
+
+    def report_skipped(self) -> None:
+        """Tells of unreadable images met since the last call, and lists them in the run folder.
+
+        All processes must call it.
+        """
+        own = [path for path in self._experiment.skipped.paths if path not in self._own_skipped]
+        self._own_skipped.update(own)
+        new = sorted({path for paths in self._runtime.all_gather(own) for path in paths})
+        if not new or not self._runtime.is_chief:
+            return
+        self._skipped_count += len(new)
+        where = f"all are listed in {self._folder.skipped}"
+        try:
+            with self._folder.skipped.open("a") as stream:
+                stream.writelines(f"{path}\n" for path in new)
+        except OSError as error:
+            where = f"{self._folder.skipped} cannot be written ({error.strerror})"
+        self._display.message(
+            f"{self._skipped_count} unreadable image(s) skipped, the last {new[-1]}; {where}"
+        )
+
+    def _write(self, step: int, split: str, values: dict[str, Any]) -> dict[str, Any]:
+        epoch = round(step / self._experiment.steps_per_epoch, 6)
+        row = {"step": step, "epoch": epoch, "split": split, **values}
+        self.last_row = row
+        if self._runtime.is_chief and self._board is not None:
+            self._metrics.append(row)
+            scalars = {k: v for k, v in row.items() if k not in ("step", "split") and v is not None}
+            self._board.scalars(split, step, scalars)
+        return row

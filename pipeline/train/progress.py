@@ -1,0 +1,43 @@
+"""Where a run stands beside its variables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline.train.step import empty_train_sums
+
+
+@dataclass
+class Progress:
+    """Saved with each checkpoint, and put back with it.
+
+    Attributes:
+      sums: Training sums since the last row, so that a resumed run writes the same row.
+      evaluation_due: The step was reached, and its evaluation is not done: it was stopped in it.
+      best_step, best_value: The checkpoint that was best on validation, and its measures, the
+        deciding one first, larger being better.
+      evaluations_since_best: For early stopping.
+      ended_early: Training is over before its last step.
+      bad_steps: Steps in a row, up to here, whose loss or gradient was not finite.
+      rollbacks: How often the run went back because of such steps.
+      passed_over_steps: How many steps' worth of data were passed over in doing so.
+    """
+
+    sums: list[float] = field(default_factory=lambda: empty_train_sums().tolist())
+    evaluation_due: bool = False
+    best_step: int | None = None
+    best_value: list[float] | None = None
+    evaluations_since_best: int = 0
+    ended_early: bool = False
+    bad_steps: int = 0
+    rollbacks: int = 0
+    passed_over_steps: int = 0
+
+    def evaluated(self, step: int, value: list[float]) -> bool:
+        """Takes note of an evaluation; whether it is the best so far."""
+        best = self.best_value is None or value > self.best_value
+        if best:
+            self.best_step, self.best_value = step, value
+        self.evaluations_since_best = 0 if best else self.evaluations_since_best + 1
+        self.evaluation_due = False
+        return best

@@ -1,0 +1,216 @@
+"""One job at a time in a run folder, also on a network file system.
+
+    .lock/
+      TOKEN.json     who holds it: host, process, and a line that changes every few seconds
+
+Only rename within a folder is relied on. A folder with one file is renamed to `.lock`, which fails
+where a `.lock` with a file in it is. A holder that has gone is replaced by renaming its file, whose
+name none but it ever had: of several that try, one succeeds. File locks (flock, fcntl) are no help
+here: on network file systems they hold on one host only, or not at all, depending on the mount.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from socket import gethostname
+from typing import Any
+
+from pipeline.errors import PipelineError, SettingsError
+
+_NAME = ".lock"
+BEAT_S = 5.0
+# Six beats: a server that stumbles is not a holder that has gone.
+STALE_S = 30.0
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+class LockLostError(PipelineError):
+    """Another process took the run folder over, or it is gone: this one must write no more."""
+
+
+class RunLock:
+    """Holds a run folder for this process, from `acquire` to `release`.
+
+    Args:
+      folder: The run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._path = folder / _NAME
+        self._token = uuid.uuid4().hex
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def _file(self) -> Path:
+        return self._path / f"{self._token}.json"
+
+    def acquire(self, report: Callable[[str], None], stale_s: float = STALE_S) -> None:
+        """Takes the lock, or takes it over from a holder that has gone.
+
+        A holder on this host is looked up. One on another host (or in another container of this
+        host) counts as gone when its beat has not changed for `stale_s`, which is waited for.
+
+        Raises:
+          SettingsError: Another process holds it; the message names its host and process.
+          OSError: The folder cannot be written to.
+        """
+        while not self._place():
+            holder = self._holder()
+            if holder is None:
+                time.sleep(0.1)  # it was released in between
+                continue
+            token, facts = holder
+            if _is_here(facts):
+                gone = not _is_alive(facts)
+            else:
+                gone = self._is_silent(token, facts, report, stale_s)
+            if not gone:
+                raise SettingsError(
+                    f"another process is training in {self._folder}: {_describe(facts)}. Wait for "
+                    "it, stop it, or name another folder with run.dir=FOLDER"
+                )
+            if self._take_over(token):
+                report(f"took over the run folder of {_describe(facts)}, which has gone")
+                break
+        for leftover in self._folder.glob(f"{_NAME}.*"):
+            shutil.rmtree(leftover, ignore_errors=True)  # of one that was killed as it came
+        self._thread = threading.Thread(target=self._beat, name="run lock", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_held(self) -> bool:
+        return self._file.exists()
+
+    def check(self) -> None:
+        """Returns while this process holds the lock.
+
+        Raises:
+          LockLostError: It was taken over, as happens to a process that stood still.
+        """
+        if self.is_held:
+            return
+        if not self._folder.exists():
+            raise LockLostError(
+                f"the run folder {self._folder} is gone. When it is back, give the same command"
+            )
+        holder = self._holder()
+        who = _describe(holder[1]) if holder else "someone"
+        raise LockLostError(
+            f"{who} took over the run folder {self._folder}: this process ends and writes no more"
+        )
+
+    def release(self) -> None:
+        """Gives the lock back, if it is still held."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._file.unlink(missing_ok=True)
+            # Whoever comes next renames its folder over an empty one as well.
+            if self._path.exists() and not any(self._path.iterdir()):
+                shutil.rmtree(self._path, ignore_errors=True)
+
+    def _place(self) -> bool:
+        """Puts a lock of our own in place; whether nobody's was there."""
+        new = self._folder / f"{_NAME}.{self._token}"
+        new.mkdir()
+        try:
+            (new / self._file.name).write_text(_own_facts())
+            new.rename(self._path)
+        except OSError as error:
+            shutil.rmtree(new, ignore_errors=True)
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return False
+            raise
+        return True
+
+    def _take_over(self, token: str) -> bool:
+        try:
+            (self._path / f"{token}.json").rename(self._file)
+        except FileNotFoundError:
+            return False  # another one was faster, or the holder released it
+        self._file.write_text(_own_facts())
+        return True
+
+    def _holder(self) -> tuple[str, dict[str, Any]] | None:
+        """Token and facts of who holds the lock; None where nobody does."""
+        for file in self._path.iterdir() if self._path.is_dir() else ():
+            try:
+                facts = json.loads(file.read_text())
+            except FileNotFoundError:
+                continue
+            except ValueError:
+                facts = {}  # being written at this moment
+            return file.stem, facts
+        return None
+
+    def _is_silent(
+        self, token: str, facts: dict[str, Any], report: Callable[[str], None], stale_s: float
+    ) -> bool:
+        report(
+            f"{_describe(facts)} was training in {self._folder}: waiting up to {stale_s:.0f} s to "
+            "see whether it still does"
+        )
+        until_s = time.monotonic() + stale_s
+        while time.monotonic() < until_s:
+            time.sleep(min(0.5, stale_s / 10))
+            holder = self._holder()
+            if holder is None or holder[0] != token:
+                return False
+            if holder[1].get("beat") != facts.get("beat"):
+                return False
+        return True
+
+    def _beat(self) -> None:
+        number = 0
+        while not self._stopped.wait(BEAT_S):
+            number += 1
+            try:
+                # Without creating it: a lock that was taken over stays so.
+                with self._file.open("r+") as stream:
+                    stream.write(_own_facts(number))
+            except OSError:
+                continue  # `check` says what became of it
+
+
+def _own_facts(beat: int = 0) -> str:
+    """One line of JSON; of the same length for each beat, so that it is overwritten whole."""
+    facts = {"host": gethostname(), "process": os.getpid(), **_identity(os.getpid())}
+    return json.dumps(facts | {"beat": f"{beat:012d}"})
+
+
+def _identity(process: int) -> dict[str, str]:
+    """What tells a process from all others: boot, name space of numbers, time of its start."""
+    state, *facts = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return {
+        "boot": _BOOT.read_text().strip(),
+        "namespace": os.readlink("/proc/self/ns/pid"),
+        # A process that was killed and not yet waited for has ended.
+        "started": "" if state in "ZX" else facts[18],
+    }
+
+
+def _is_here(facts: dict[str, Any]) -> bool:
+    """Whether the process can be looked up: same boot of the same host, same numbering."""
+    own = _identity(os.getpid())
+    return all(facts.get(name) == own[name] for name in ("boot", "namespace"))
+
+
+def _is_alive(facts: dict[str, Any]) -> bool:
+    try:
+        return _identity(int(facts["process"]))["started"] == facts["started"]
+    except (OSError, KeyError, ValueError):
+        return False
+
+
+def _describe(facts: dict[str, Any]) -> str:
+    return f"process {facts.get('process', '?')} on {facts.get('host', 'an unknown host')}"

@@ -1,0 +1,131 @@
+"""The checkpoints of a running job: the state is copied at once, and written while it trains on."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline.checkpoint.background import BackgroundWriter
+from pipeline.checkpoint.snapshot import Snapshot
+from pipeline.checkpoint.store import CheckpointStore
+from pipeline.distribute.agreement import on_chief
+from pipeline.train.experiment import Experiment
+from pipeline.train.progress import Progress
+from pipeline.train.run_folder import RunFolder
+
+_PACKAGES = ("vit-pipeline", "keras", "numpy")
+
+
+class Saver:
+    """Saves and finds the checkpoints of a run. All processes must call all but `close`.
+
+    Args:
+      report: Is told of damaged checkpoints and of failures to write.
+      flush_rows: Puts the rows of metrics on the disk, before each checkpoint: a run goes on
+        behind the rows that its checkpoint's steps have written.
+
+    Attributes:
+      store: Where they are.
+      saved_step: The newest one that was handed over.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        folder: RunFolder,
+        report: Callable[[str], None],
+        flush_rows: Callable[[], None],
+    ) -> None:
+        config = experiment.config.checkpoint
+        self._experiment = experiment
+        self._runtime = experiment.runtime
+        self._report = report
+        self.store = CheckpointStore(folder.checkpoints, config.keep, config.keep_every_steps)
+        self._writer = (
+            BackgroundWriter(self.store, report, flush_rows) if self._runtime.is_chief else None
+        )
+        self.saved_step = -1
+        self._stood_still_s = 0.0
+        self._saved_at_s = time.monotonic()
+
+    @property
+    def due_by_time(self) -> bool:
+        """Whether `checkpoint.every_s` have passed since the last save."""
+        every_s = self._experiment.config.checkpoint.every_s
+        return every_s is not None and time.monotonic() - self._saved_at_s >= every_s
+
+    def save(self, step: int, progress: Progress, again: bool = False) -> None:
+        """Copies the run to host memory, and hands it to the thread that writes.
+
+        A step that is saved already is saved `again` only where its progress is another one.
+        """
+        if step == self.saved_step and not again:
+            return
+        start_s = time.monotonic()
+        sums = self._experiment.reduce_sums(np.asarray(progress.sums)).tolist()
+        if self._writer is not None:
+            state = self._describe(step, asdict(progress) | {"sums": sums})
+            self._writer.submit(self._experiment.snapshot(state), progress.best_step)
+        self.saved_step = step
+        self._saved_at_s = time.monotonic()
+        self._stood_still_s += self._saved_at_s - start_s
+
+    def finish(self) -> None:
+        """Returns when all that was saved is on disk.
+
+        Raises:
+          PipelineError: On all processes: it could not be written.
+        """
+        on_chief(self._runtime, self._finish)
+
+    def take_stood_still_s(self) -> float:
+        """Seconds that training stood still for saves since the last call."""
+        seconds, self._stood_still_s = self._stood_still_s, 0.0
+        return seconds
+
+    def restore_newest(self) -> Snapshot | None:
+        """On the chief: puts its variables back to the newest whole checkpoint."""
+        self.store.sweep()
+        snapshot = self.store.newest(self._report, set_damaged_aside=True)
+        if snapshot is not None:
+            self._experiment.restore(snapshot)
+        return snapshot
+
+    def restore(self, step: int) -> None:
+        """Puts all processes' variables back to one checkpoint."""
+        on_chief(self._runtime, lambda: self._experiment.restore(self.store.load(step)))
+        self._experiment.broadcast()
+
+    def close(self) -> None:
+        """Ends the thread, after what it has to write."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _finish(self) -> None:
+        if self._writer is not None:
+            self._writer.finish(self._experiment.config.checkpoint.grace_s)
+
+    def _describe(self, step: int, progress: dict[str, Any]) -> dict[str, Any]:
+        config = self._experiment.config
+        position = (step + progress["passed_over_steps"]) * config.data.global_batch_size
+        examples = self._experiment.source.splits["train"].num_examples
+        return {
+            "progress": progress,
+            "epoch": step / self._experiment.steps_per_epoch,
+            "next_example": {"epoch": position // examples, "place": position % examples},
+            # Order and augmentation follow from the seed and the place above, dropout from the seed
+            # and the step: no generator has a state of its own.
+            "seed": config.seed,
+            "world_size": self._runtime.world_size,
+            "runtime": self._runtime.name,
+            "settings": config.model_dump(mode="json"),
+            "versions": {name: version(name) for name in _PACKAGES}
+            | {"python": platform.python_version(), "tensorflow": tf.__version__},
+        }

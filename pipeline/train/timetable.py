@@ -1,0 +1,69 @@
+"""When the host has something to do: rows of metrics, evaluations, checkpoints, ends of epochs."""
+
+from __future__ import annotations
+
+import math
+
+from pipeline.config import CheckpointConfig, TrainConfig
+
+
+class Timetable:
+    """What is due at which step; a step is named by the updates done.
+
+    Args:
+      train: When to log and to evaluate.
+      checkpoint: When to save.
+      steps_per_epoch: Updates an epoch, with its fraction: batches run across ends of epochs.
+      total_steps: Length of the run.
+    """
+
+    def __init__(
+        self,
+        train: TrainConfig,
+        checkpoint: CheckpointConfig,
+        steps_per_epoch: float,
+        total_steps: int,
+    ) -> None:
+        def in_steps(epochs: float | None) -> list[float]:
+            return [] if epochs is None else [epochs * steps_per_epoch]
+
+        self._total_steps = total_steps
+        self._epoch = steps_per_epoch
+        self._log = [float(train.log_every_steps)]
+        self._evaluate = (
+            in_steps(train.evaluate_every_epochs)
+            if train.evaluate_every_steps is None
+            else [float(train.evaluate_every_steps)]
+        )
+        self._save = in_steps(checkpoint.every_epochs)
+        if checkpoint.every_steps is not None:
+            self._save.append(float(checkpoint.every_steps))
+
+    def logs_at(self, step: int) -> bool:
+        return step == self._total_steps or _ends_at(step, self._log)
+
+    def evaluates_at(self, step: int) -> bool:
+        return step == self._total_steps or _ends_at(step, self._evaluate)
+
+    def saves_at(self, step: int) -> bool:
+        return step == self._total_steps or _ends_at(step, self._save)
+
+    def epoch_ending_at(self, step: int) -> int | None:
+        """The epoch, from 0, whose last example is in the step's batch; None where none ends."""
+        return periods_done(step, self._epoch) - 1 if _ends_at(step, [self._epoch]) else None
+
+    def next_after(self, step: int) -> int:
+        """The first step after `step` at which something is due."""
+        periods = [self._epoch, *self._log, *self._evaluate, *self._save]
+        due = (math.ceil((periods_done(step, period) + 1) * period) for period in periods)
+        return min(*due, self._total_steps)
+
+
+def periods_done(step: int, period: float) -> int:
+    """Whole periods that lie in `step` steps, however the division rounds."""
+    done = int(step / period)
+    return next(n for n in (done + 1, done, done - 1) if math.ceil(n * period) <= step)
+
+
+def _ends_at(step: int, periods: list[float]) -> bool:
+    return any(periods_done(step, p) > periods_done(step - 1, p) for p in periods)
