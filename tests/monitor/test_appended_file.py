@@ -1,0 +1,92 @@
+"""Files that grow on a disk that fills: a real one, of 64 KiB."""
+
+import os
+import subprocess
+import threading
+
+import pytest
+
+from pipeline.monitor.appended_file import AppendedFile
+from pipeline.monitor.metrics_file import MetricsFile
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 KiB, and a function that fills it."""
+    if os.getuid() != 0:
+        pytest.skip("only root may mount a small file system")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder):
+    with (folder / "ballast").open("wb", buffering=0) as stream:
+        try:
+            while stream.write(b"x" * 1000):
+                pass
+        except OSError:
+            pass
+
+
+def test_what_cannot_be_written_waits_and_nothing_half_written_is_left(small_disk):
+    said = []
+    path = small_disk / "file"
+    file = AppendedFile(path, said.append)
+    file.append(b"first\n")
+    fill(small_disk)
+    piece = b"y" * 20_000 + b"\n"
+    file.append(piece)
+    file.append(b"last\n")
+    content = path.read_bytes()
+    assert content.startswith(b"first\n")
+    assert b"y" not in content
+    assert len(said) == 1
+    assert "No space left on device" in said[0]
+    with pytest.raises(OSError, match="No space left"):
+        file.flush()
+    (small_disk / "ballast").unlink()
+    file.append(b"after\n")
+    assert path.read_bytes() == b"first\n" + piece + b"last\nafter\n"
+
+
+def test_pieces_of_many_threads_are_whole(tmp_path):
+    file = AppendedFile(tmp_path / "file", print)
+
+    def work(letter):
+        for _ in range(200):
+            file.append(letter * 50 + b"\n")
+            file.flush()
+
+    threads = [threading.Thread(target=work, args=(bytes([65 + n]),)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    lines = (tmp_path / "file").read_bytes().splitlines()
+    assert len(lines) == 800
+    assert all(len(line) == 50 and len(set(line)) == 1 for line in lines)
+
+
+def test_rewinding_drops_what_is_written_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    metrics = MetricsFile(path, print)
+    for step, split in (
+        (5, "train"),
+        (10, "train"),
+        (10, "validation"),
+        (10, "test"),
+        (15, "train"),
+    ):
+        metrics.append({"step": step, "split": split})
+    with path.open("a") as stream:
+        stream.write('{"step": 20, "spl')  # a crash in the middle of a row
+
+    def kept(evaluates_again):
+        metrics.rewind(10, evaluates_again)
+        return [(row["step"], row["split"]) for row in metrics.rows()]
+
+    assert kept(False) == [(5, "train"), (10, "train"), (10, "validation")]
+    assert kept(True) == [(5, "train"), (10, "train")]

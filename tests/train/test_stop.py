@@ -1,0 +1,94 @@
+"""Requests to stop, with real signals to real processes."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.train.stop import StopRequest
+
+ROOT = Path(__file__).parent.parent.parent
+
+# Stands in for TensorFlow that compiles: one call that takes minutes, gives the interpreter to other
+# threads, and gives this one no chance to run a signal's handler.
+BUSY = """
+import hashlib, signal, sys, time
+from pipeline.train.stop import StopRequest
+stop = StopRequest(grace_s=float(sys.argv[1]))
+with stop.listening():
+    print("ready", flush=True)
+    if sys.argv[2] == "busy":
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+    while stop.reason is None:
+        time.sleep(0.01)
+    print(stop.reason, flush=True)
+"""
+
+
+def start(grace_s, what):
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUSY, str(grace_s), what],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_is_a_request_that_names_it(number):
+    process = start(30, "idle")
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=10)
+    assert (out, process.returncode) == (f"{number.name}\n", 0)
+
+
+def test_a_second_interrupt_ends_the_process_whatever_it_does():
+    process = start(30, "busy")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=2)
+    assert process.returncode == 130
+    assert err.strip() == "vit train: interrupted twice: ends now; the newest checkpoint remains"
+
+
+def test_two_different_signals_are_one_request():
+    process = start(30, "busy")
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.kill()
+    process.communicate()
+
+
+def test_the_grace_ends_a_process_that_does_not_come_to_the_end_of_a_step():
+    process = start(0.5, "busy")
+    process.send_signal(signal.SIGTERM)
+    start_s = time.monotonic()
+    _, err = process.communicate(timeout=5)
+    assert 0.3 < time.monotonic() - start_s < 2
+    assert process.returncode == 75
+    assert "checkpoint.grace_s" in err
+
+
+def test_handlers_are_given_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest().listening():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_time_and_file():
+    stop = StopRequest(max_time_s=0.05)
+    assert stop.reason is None
+    time.sleep(0.06)
+    assert stop.reason == "train.max_time_s=0.05"
+    stop = StopRequest()
+    stop.file_is_there = lambda: True
+    assert stop.reason == "the file `stop`"

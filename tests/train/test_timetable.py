@@ -1,0 +1,67 @@
+"""What is due when, against a walk over every step."""
+
+from fractions import Fraction
+from math import ceil
+
+import pytest
+
+from pipeline.config import CheckpointConfig, TrainConfig
+from pipeline.train.timetable import Timetable, periods_done
+
+TRAIN = TrainConfig(log_every_steps=7, evaluate_every_epochs=0.5)
+SAVE = CheckpointConfig(every_steps=5, every_epochs=2.0)
+
+
+def ends(period, steps):
+    """The steps that end a period: the first that has its last part in it; exact fractions."""
+    return {ceil(n * Fraction(period)) for n in range(1, ceil(steps / period) + 1)}
+
+
+@pytest.mark.parametrize(("examples", "batch"), [(45, 12), (1437, 96), (50, 50), (7, 16)])
+def test_it_is_due_at_the_ends_of_its_periods_and_at_the_last_step(examples, batch):
+    epoch, steps = Fraction(examples, batch), 60
+    table = Timetable(TRAIN, SAVE, examples / batch, steps)
+    for step in range(1, steps):
+        assert table.logs_at(step) == (step % 7 == 0)
+        assert table.evaluates_at(step) == (step in ends(epoch / 2, steps))
+        assert table.saves_at(step) == (step % 5 == 0 or step in ends(2 * epoch, steps))
+        number = table.epoch_ending_at(step)
+        assert (number is not None) == (step in ends(epoch, steps))
+        if number is not None:
+            assert step - 1 < (number + 1) * epoch <= step
+    assert table.logs_at(steps)
+    assert table.evaluates_at(steps)
+    assert table.saves_at(steps)
+
+
+def test_nothing_due_is_ever_passed_over():
+    table = Timetable(TRAIN, SAVE, 45 / 12, 60)
+    reached, step = [], 0
+    while step < 60:
+        step = table.next_after(step)
+        reached.append(step)
+    due = [
+        s
+        for s in range(1, 61)
+        if table.logs_at(s)
+        or table.evaluates_at(s)
+        or table.saves_at(s)
+        or table.epoch_ending_at(s) is not None
+    ]
+    assert reached == due
+
+
+def test_what_is_off_is_due_at_the_end_only():
+    train = TrainConfig(log_every_steps=1000, evaluate_every_epochs=None)
+    table = Timetable(train, CheckpointConfig(every_epochs=None), 10.0, 35)
+    assert [s for s in range(1, 36) if table.evaluates_at(s) or table.saves_at(s)] == [35]
+    assert table.next_after(30) == 35
+
+
+def test_periods_are_counted_exactly_where_the_division_is_not():
+    for steps_per_epoch in (0.1, 1 / 3, 3.7, 45096 / 128, 1281167 / 1024):
+        for n in range(1, 200):
+            last = ceil(n * steps_per_epoch)
+            assert periods_done(last, steps_per_epoch) >= n
+            if steps_per_epoch >= 1:
+                assert periods_done(last - 1, steps_per_epoch) == n - 1
