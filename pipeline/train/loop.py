@@ -144,7 +144,7 @@ class Loop:
             self._close_step(again=True)
         while self._step < self._experiment.total_steps and not self._progress.ended_early:
             agreed = self._agree(self._clock, f"training from step {self._step}")
-            if agreed.save:
+            if agreed.save and not self._progress.bad_steps:
                 self._saver.save(self._step, self._progress)
             if self._stops_early(agreed.callbacks_stop):
                 return
@@ -171,12 +171,15 @@ class Loop:
         """Saves, and returns what to raise once the checkpoint is whole."""
         self._watchdog.beat("writing the last checkpoint")
         # In the evaluation of the test split the weights are the best ones, and this step is saved.
-        self._saver.save(self._step, self._progress)
+        if not self._progress.bad_steps:
+            self._saver.save(self._step, self._progress)
         self._saver.finish()
         if self._runtime.is_chief:
             self._folder.clear_stop_request()
+        saved = self._saver.saved_step
+        where = "and saved" if saved == self._step else f"and goes on from step {saved}"
         return Stopped(
-            f"stopped by {reason} at step {self._step}, and saved. Give the same command to go on"
+            f"stopped by {reason} at step {self._step}, {where}. Give the same command to go on"
         )
 
     def close(self) -> None:
@@ -260,7 +263,7 @@ class Loop:
         self._progress.evaluation_due = False
         if (epoch := self._timetable.epoch_ending_at(self._step)) is not None:
             self._callbacks.epoch_end(epoch, self._journal.last_row)
-        # Weights that stand still because every step is bad are none to go back to.
+        # What is saved amid bad steps would be what they go back to.
         due = self._timetable.saves_at(self._step) and not self._progress.bad_steps
         at_end = self._step == self._experiment.total_steps
         if due or at_end or self._progress.best_step == self._step:

@@ -1,55 +1,18 @@
 """The loop on a tiny synthetic run: what it writes, and that an interruption leaves no trace."""
 
 import json
+import time
 
 import keras
 import numpy as np
 import pytest
 
-from pipeline.checkpoint.store import CheckpointStore
 from pipeline.errors import SettingsError, Stopped
-from pipeline.monitor.progress import ProgressDisplay
-from pipeline.train.loop import fit
+from pipeline.train.clock import StretchClock
+from pipeline.train.experiment import Experiment
 from pipeline.train.run_folder import RunFolder
-from pipeline.train.stop import StopRequest
 from tests.train.experiments import tiny, tiny_config
-
-
-class StopAt(StopRequest):
-    """Asks to stop once it was looked at `looks` times."""
-
-    def __init__(self, looks):
-        super().__init__()
-        self._looks = looks
-
-    @property
-    def reason(self):
-        self._looks -= 1
-        return "test" if self._looks < 0 else None
-
-
-def train(folder, *settings, stop=None):
-    """Trains the tiny run in `folder` to its end, or to the stop."""
-    config = tiny_config(folder, *settings)
-    run = RunFolder(config.run_dir)
-    run.open(config, print)
-    try:
-        experiment = tiny(folder, *settings)
-        display = ProgressDisplay(experiment.total_steps, experiment.steps_per_epoch, False)
-        return fit(experiment, run, display, stop or StopRequest())
-    finally:
-        run.close()
-
-
-def rows(folder):
-    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
-    # How fast it went is not part of what is trained.
-    speed = ("examples_per_second", "checkpoint_s")
-    return [{k: v for k, v in json.loads(line).items() if k not in speed} for line in lines]
-
-
-def final(folder):
-    return CheckpointStore(folder / "run" / "checkpoints").load(20).tensors
+from tests.train.runs import STEPS, StopAt, assert_same_end, rows, store, train
 
 
 @pytest.fixture(scope="module")
@@ -77,27 +40,142 @@ def test_rows_hold_what_scripts_rely_on_each_step_once(undisturbed):
     assert got[0]["loss"] > got[4]["loss"]
 
 
-@pytest.mark.parametrize("looks", [1, 3, 4])
+# It looks before each stretch of steps, of which there are some 8, and of evaluation batches: the
+# last of these looks are in the evaluations at steps 10 and 20 and of the test split.
+@pytest.mark.parametrize("looks", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
 def test_stopping_and_starting_again_ends_bit_for_bit_as_if_nothing_had_happened(
     tmp_path, undisturbed, looks
 ):
     with pytest.raises(Stopped, match="Give the same command"):
         train(tmp_path, stop=StopAt(looks))
     train(tmp_path)
-    assert rows(tmp_path) == rows(undisturbed)
-    for name, arrays in final(undisturbed).items():
-        for key, array in arrays.items():
-            np.testing.assert_array_equal(final(tmp_path)[name][key], array, err_msg=key)
+    assert_same_end(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_request_during_an_evaluation_stops_it_and_it_is_done_again(
+    tmp_path, undisturbed, split, monkeypatch
+):
+    stop = StopAt(10**9)
+    evaluate = Experiment.evaluate
+
+    def asked_meanwhile(self, name, next_stretch):
+        if name == split:
+            stop._looks = 1  # one stretch of batches is done, and the next is not
+        return evaluate(self, name, next_stretch)
+
+    monkeypatch.setattr(Experiment, "evaluate", asked_meanwhile)
+    monkeypatch.setattr(StretchClock, "stretch_steps", lambda clock: 1)
+    with pytest.raises(Stopped, match="at step 10" if split == "validation" else "at step 20"):
+        train(tmp_path, stop=stop)
+    assert split not in {row["split"] for row in rows(tmp_path)}
+    monkeypatch.undo()
+    train(tmp_path)
+    assert_same_end(tmp_path, undisturbed)
+
+
+def test_a_file_named_stop_stops_the_run_and_is_gone(tmp_path, monkeypatch):
+    stretch, done = Experiment.train, []
+
+    def asked_meanwhile(self, *arguments):
+        done.append((tmp_path / "run/stop").touch())
+        return stretch(self, *arguments)
+
+    monkeypatch.setattr(Experiment, "train", asked_meanwhile)
+    with pytest.raises(Stopped, match="stopped by the file `stop` at step 1,"):
+        train(tmp_path)
+    assert not (tmp_path / "run/stop").exists()
+    assert len(done) == 1
 
 
 def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(tmp_path, undisturbed):
     train(tmp_path)
     (tmp_path / "run/checkpoints/step-00000020/model.safetensors").write_bytes(b"")
     train(tmp_path)
-    assert rows(tmp_path) == rows(undisturbed)
-    np.testing.assert_array_equal(
-        final(tmp_path)["model"]["vit/head/kernel"], final(undisturbed)["model"]["vit/head/kernel"]
-    )
+    assert_same_end(tmp_path, undisturbed)
+
+
+def test_checkpoints_say_where_the_run_stands_and_what_made_them(undisturbed):
+    state = store(undisturbed).load(STEPS).state
+    # 50 training examples in batches of 12.
+    assert state["next_example"] == {"epoch": 12 * STEPS // 50, "place": 12 * STEPS % 50}
+    assert state["epoch"] == pytest.approx(12 * STEPS / 50)
+    assert state["seed"] == 3
+    assert (state["world_size"], state["runtime"]) == (1, "single")
+    assert state["settings"]["optim"]["clip_norm"] == 0.5
+    assert set(state["versions"]) == {"vit-pipeline", "keras", "numpy", "python", "tensorflow"}
+    assert state["progress"]["best_step"] in (10, 20)
+
+
+def test_checkpoints_come_by_steps_epochs_and_time_and_some_are_kept_for_good(tmp_path):
+    settings = ["checkpoint.every_steps=4", "checkpoint.every_epochs=null"]
+    train(tmp_path, *settings, "checkpoint.keep_every_steps=8", "checkpoint.keep=1")
+    best = store(tmp_path).newest(print).state["progress"]["best_step"]
+    assert store(tmp_path).steps() == sorted({0, 8, 16, 20, best})
+
+
+def test_checkpoints_come_by_time(tmp_path, monkeypatch):
+    stretch = Experiment.train
+
+    def slow(self, iterator, sums, steps, bad_steps):
+        time.sleep(0.06)
+        return stretch(self, iterator, sums, 1, bad_steps)
+
+    monkeypatch.setattr(Experiment, "train", slow)
+    settings = ["train.evaluate_every_steps=1000", "checkpoint.every_epochs=null"]
+    train(tmp_path, *settings, "checkpoint.every_s=0.05", "checkpoint.keep=100")
+    assert store(tmp_path).steps() == list(range(21))
+
+
+def test_a_row_says_how_long_training_stood_still_for_checkpoints(undisturbed):
+    lines = (undisturbed / "run/metrics.jsonl").read_text().splitlines()
+    seconds = [json.loads(line)["checkpoint_s"] for line in lines if '"train"' in line]
+    assert all(s >= 0 for s in seconds)
+    assert sum(seconds) > 0
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_a_run_goes_on_in_another_precision(tmp_path, precision):
+    with pytest.raises(Stopped):
+        train(tmp_path, stop=StopAt(3))
+    step = store(tmp_path).steps()[-1]
+    assert 0 < step < STEPS
+    train(tmp_path, f"train.precision={precision}", "train.deterministic=true")
+    assert store(tmp_path).steps()[-1] == STEPS
+    # And back: float16's scale is in the checkpoint and not in the run.
+    (tmp_path / f"run/checkpoints/step-{STEPS:08d}/manifest.json").unlink()
+    train(tmp_path)
+    assert store(tmp_path).steps()[-1] == STEPS
+
+
+def test_a_new_run_starts_from_the_weights_of_another(tmp_path, undisturbed):
+    source = undisturbed / "run"
+    settings = [f"model.pretrained={source}", "train.max_steps=1", "optim.base_lr=1e-30"]
+    train(tmp_path, *settings)
+    best = store(undisturbed).newest(print).state["progress"]["best_step"]
+    expected = store(undisturbed).load(best).tensors["average"]  # what validation saw
+    for group in ("model", "average"):
+        got = store(tmp_path).load(1).tensors[group]
+        for name, array in expected.items():
+            np.testing.assert_allclose(got[name], array, rtol=1e-6, err_msg=name)
+    train(tmp_path, *settings)  # goes on with its own
+
+
+def test_weights_for_other_classes_are_taken_without_the_head(tmp_path, undisturbed):
+    source = undisturbed / "run"
+    settings = [f"model.pretrained={source}", "train.max_steps=1", "optim.base_lr=1e-30"]
+    train(tmp_path, *settings, "data.num_classes=7")
+    got = store(tmp_path).load(1).tensors["model"]
+    best = store(undisturbed).newest(print).state["progress"]["best_step"]
+    name = "vit/block_1/mlp/hidden/kernel"
+    name = name if name in got else next(n for n in got if n.startswith("vit/block_1"))
+    np.testing.assert_allclose(got[name], store(undisturbed).load(best).tensors["average"][name])
+    assert got["vit/head/kernel"].shape[1] == 7
+
+
+def test_weights_of_another_network_are_refused_by_name(tmp_path, undisturbed):
+    with pytest.raises(SettingsError, match=r"vit/.*: \(.*\) in the checkpoint, \(.*\) here"):
+        train(tmp_path, f"model.pretrained={undisturbed / 'run'}", "model.width=32")
 
 
 def test_the_test_split_sees_the_weights_that_were_best_on_validation(tmp_path):
@@ -115,7 +193,7 @@ def test_the_test_split_sees_the_weights_that_were_best_on_validation(tmp_path):
     best = max(by_split["validation"], key=lambda r: (r["accuracy"], -r["loss"]))
     assert by_split["test"][0]["weights_of_step"] == best["step"] < 20
     experiment = tiny(tmp_path, "optim.base_lr=30", "optim.ema_momentum=null")
-    experiment.restore(CheckpointStore(tmp_path / "run/checkpoints").load(best["step"]))
+    experiment.restore(store(tmp_path).load(best["step"]))
     assert experiment.evaluate("test")["loss"] == by_split["test"][0]["loss"]
 
 

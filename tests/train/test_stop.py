@@ -12,8 +12,8 @@ from pipeline.train.stop import StopRequest
 
 ROOT = Path(__file__).parent.parent.parent
 
-# Stands in for TensorFlow that compiles: one call that takes minutes, gives the interpreter to other
-# threads, and gives this one no chance to run a signal's handler.
+# Stands in for TensorFlow that compiles: one call of minutes, which gives the interpreter to other
+# threads, and this one no chance to run a signal's handler.
 BUSY = """
 import hashlib, signal, sys, time
 from pipeline.train.stop import StopRequest
@@ -28,24 +28,35 @@ with stop.listening():
 """
 
 
-def start(grace_s, what):
-    process = subprocess.Popen(
-        [sys.executable, "-c", BUSY, str(grace_s), what],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout.readline() == "ready\n"
-    return process
+@pytest.fixture
+def start():
+    """Starts a process that waits for a signal, idle or busy; it is ended with the test."""
+    started = []
+
+    def begin(grace_s, what):
+        process = subprocess.Popen(
+            [sys.executable, "-c", BUSY, str(grace_s), what],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        started.append(process)
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_is_a_request_that_names_it(number):
+def test_a_signal_is_a_request_that_names_it(start, number):
     process = start(30, "idle")
     process.send_signal(number)
     out, _ = process.communicate(timeout=10)
     assert (out, process.returncode) == (f"{number.name}\n", 0)
 
 
-def test_a_second_interrupt_ends_the_process_whatever_it_does():
+def test_a_second_interrupt_ends_the_process_whatever_it_does(start):
     process = start(30, "busy")
     process.send_signal(signal.SIGINT)
     time.sleep(0.3)
@@ -56,18 +67,16 @@ def test_a_second_interrupt_ends_the_process_whatever_it_does():
     assert err.strip() == "vit train: interrupted twice: ends now; the newest checkpoint remains"
 
 
-def test_two_different_signals_are_one_request():
+def test_two_different_signals_are_one_request(start):
     process = start(30, "busy")
     process.send_signal(signal.SIGTERM)
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     time.sleep(0.3)
     assert process.poll() is None
-    process.kill()
-    process.communicate()
 
 
-def test_the_grace_ends_a_process_that_does_not_come_to_the_end_of_a_step():
+def test_the_grace_ends_a_process_that_does_not_come_to_the_end_of_a_step(start):
     process = start(0.5, "busy")
     process.send_signal(signal.SIGTERM)
     start_s = time.monotonic()

@@ -1,0 +1,139 @@
+"""Steps whose loss or gradient is not finite: skipped, then gone back from, then the end."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline.distribute.single import SingleRuntime
+from pipeline.errors import Stopped
+from pipeline.monitor.progress import ProgressDisplay
+from pipeline.train import experiment as experiment_module
+from pipeline.train.loop import TrainingFailedError
+from pipeline.train.step import empty_train_sums
+from tests.train.experiments import tiny
+from tests.train.runs import STEPS, StopAt, assert_same_end, rows, store, train
+
+EVERY_FIVE = ["checkpoint.every_steps=5", "checkpoint.every_epochs=null", "train.max_bad_steps=3"]
+BAD_PLACE = 4  # in the batch
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """Makes one image of each of some steps' data NaN, wherever these data are trained on."""
+    real = experiment_module.train_dataset
+
+    def start(bad_steps):
+        bad_steps = tf.constant(sorted(bad_steps), tf.int64)
+
+        def poisoned(*arguments, start_step, **rest):
+            def spoil(number, batch):
+                bad = tf.reduce_any(start_step + number == bad_steps)
+                place = tf.one_hot(BAD_PLACE, tf.shape(batch["image"])[0])
+                wrong = tf.where(bad & (place > 0), np.nan, 0.0)
+                return batch | {"image": batch["image"] + wrong[:, None, None, None]}
+
+            return real(*arguments, start_step=start_step, **rest).enumerate().map(spoil)
+
+        monkeypatch.setattr(experiment_module, "train_dataset", poisoned)
+
+    return start
+
+
+class Said(ProgressDisplay):
+    """A display that keeps the lines."""
+
+    def __init__(self):
+        super().__init__(STEPS, 4.0, enabled=False)
+        self.lines = []
+
+    def message(self, text):
+        self.lines.append(text)
+
+
+def name_of_bad_example(folder, data_step):
+    """The poisoned example of a step, by the order of examples alone."""
+    run = tiny(folder)
+    index = next(run.train_iterator(data_step))["index"].numpy()[BAD_PLACE]
+    return run.source.splits["train"].name(int(index))
+
+
+def test_a_few_are_skipped_and_counted(tmp_path, poison):
+    poison([6, 7, 12])
+    train(tmp_path, *EVERY_FIVE)
+    by_step = {r["step"]: r for r in rows(tmp_path) if r["split"] == "train"}
+    assert {s: r["skipped_updates"] for s, r in by_step.items()} == {5: 0, 10: 2, 15: 1, 20: 0}
+    # A row is the mean over the steps that counted.
+    assert all(np.isfinite(r["loss"]) and np.isfinite(r["gradient_norm"]) for r in by_step.values())
+
+
+def test_many_in_a_row_send_the_run_back_and_past_those_data(tmp_path, poison):
+    poison([6, 7, 8])
+    said = Said()
+    train(tmp_path, *EVERY_FIVE, display=said)
+    # By hand: five steps on the data of steps 0 to 4, fifteen on those from step 9 on.
+    reference = tiny(tmp_path, *EVERY_FIVE, runtime=SingleRuntime("CPU:0"))
+    reference.train(reference.train_iterator(0), empty_train_sums(), 5)
+    reference.train(reference.train_iterator(9), empty_train_sums(), 15)
+    got = store(tmp_path).load(STEPS)
+    for group, variables in reference.variables.items():
+        for name, variable in variables.items():
+            np.testing.assert_array_equal(got.tensors[group][name], variable.numpy(), err_msg=name)
+    steps = [(r["step"], r["split"]) for r in rows(tmp_path)]
+    assert len(steps) == len(set(steps)) == 7
+    (line,) = (line for line in said.lines if "not finite" in line)
+    assert "steps 7 to 9 were not finite, on rank 0" in line
+    assert f"the loss is not finite for {name_of_bad_example(tmp_path, 6)};" in line
+    assert "goes back to step 5 and past those data" in line
+    assert got.state["progress"]["rollbacks"] == 1
+    examples = (STEPS + 4) * 12
+    assert got.state["next_example"] == {"epoch": examples // 50, "place": examples % 50}
+
+
+@pytest.mark.parametrize("looks", [3, 4, 5, 6])  # 4: in the middle of the bad steps
+def test_a_run_that_went_back_is_resumed_as_it_was(tmp_path, poison, looks):
+    poison([6, 7, 8])
+    undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
+    undisturbed.mkdir()
+    stopped.mkdir()
+    train(undisturbed, *EVERY_FIVE)
+    with pytest.raises(Stopped):
+        train(stopped, *EVERY_FIVE, stop=StopAt(looks))
+    train(stopped, *EVERY_FIVE)
+    assert_same_end(stopped, undisturbed)
+
+
+def test_a_run_that_goes_back_too_often_ends_and_says_where(tmp_path, poison):
+    poison(range(6, 1000))
+    with pytest.raises(TrainingFailedError) as error:
+        train(tmp_path, *EVERY_FIVE, "train.max_rollbacks=2")
+    text = str(error.value)
+    # Back to step 5 twice: the third time the data are those of steps 11 to 13, counted from 0.
+    assert "steps 6 to 8 were not finite, on rank 0" in text
+    assert name_of_bad_example(tmp_path, 12) in text
+    assert "went back 2 time(s), which is train.max_rollbacks" in text
+    assert store(tmp_path).steps()[-1] == 5
+
+
+def test_a_run_that_is_bad_from_the_first_step_goes_back_to_its_start(tmp_path, poison):
+    poison([0, 1, 2])
+    train(tmp_path, *EVERY_FIVE)
+    reference = tiny(tmp_path, *EVERY_FIVE)
+    reference.train(reference.train_iterator(3), empty_train_sums(), STEPS)
+    name = "vit/head/kernel"
+    np.testing.assert_array_equal(
+        store(tmp_path).load(STEPS).tensors["model"][name],
+        reference.variables["model"][name].numpy(),
+    )
+
+
+def test_a_loss_that_is_not_finite_is_bad_though_its_gradient_is(tmp_path, monkeypatch):
+    # An infinite loss with a gradient of zero: what a target outside the classes could give.
+    real = tf.nn.softmax_cross_entropy_with_logits
+    monkeypatch.setattr(
+        "pipeline.train.step.tf.nn.softmax_cross_entropy_with_logits",
+        lambda labels, logits: real(labels, logits) + np.inf,
+    )
+    run = tiny(tmp_path)
+    stretch = run.train(run.train_iterator(0), empty_train_sums(), 4)
+    assert stretch.bad_steps == 4
+    assert np.isfinite(stretch.sums).all()
