@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from jobs.cli import find_recipe, main
@@ -13,7 +13,7 @@ from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, all_settings, load_config
 from pipeline.distribute.environment import find_place
 from pipeline.errors import PipelineError, Stopped
-from pipeline.train.run_folder import RunFolder
+from pipeline.train.run_folder import RunFolder, RunFolderError
 from pipeline.train.stop import StopRequest
 
 if TYPE_CHECKING:
@@ -99,11 +99,13 @@ def _fit(config: Config, folder: RunFolder, runtime: Runtime, stop: StopRequest)
         try:
             result = fit(experiment, folder, display, stop)
         except PipelineError as error:
+            how = "stopped" if isinstance(error, Stopped) else "failed"
             if runtime.is_chief and folder.lock.is_held:
-                how = "stopped" if isinstance(error, Stopped) else "failed"
-                folder.write_outcome(
-                    {"outcome": how, "exit_code": error.exit_code, "message": str(error)}
-                )
+                # Where not even this can be written, the error itself says more.
+                with suppress(RunFolderError):
+                    folder.write_outcome(
+                        {"outcome": how, "exit_code": error.exit_code, "message": str(error)}
+                    )
             raise
         if runtime.is_chief:
             folder.write_outcome({"outcome": "done", "result": result})

@@ -6,9 +6,10 @@
     model/       the Vision Transformer on keras.ops, and the table of variants
     optim/       learning-rate schedule; AdamW: what decays, clipping, averaged weights
     distribute/  Runtime: how copies of the model work together
-    checkpoint   write, find, verify, restore, prune
-    monitor/     TensorBoard, metrics.jsonl, what the terminal shows
-    train/       step, loop, exact metrics, the parity proof, and `build`, where all stages meet
+    checkpoint/  snapshots; write in the background, find, verify, restore, prune
+    monitor/     TensorBoard, metrics.jsonl, what the terminal shows, what ends a job that hangs
+    train/       step, loop, exact metrics, the run folder and its lock, requests to stop, the
+                 parity proof, and `build`, where all stages meet
 
 Imports go one way, and tests/test_architecture.py holds it:
 

@@ -9,6 +9,7 @@ PARSES_IN_ORDER = True
 
 # Each is a module of this package with add_arguments(parser) and run(arguments) -> exit code.
 BENCHMARKS = {
+    "checkpoint": "how long a save stops training; writing and restoring beside a plain copy",
     "input": "images a second of the input stage, by stages, beside other ways to do it",
     "scaling": "images a second with 1, 2, ... workers, with and without the reduction",
 }
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the benchmark's name; its own arguments are read once that is known."""
     parser.add_argument("benchmark", choices=BENCHMARKS, metavar="WHAT")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
-    lines = "\n".join(f"  {name:<10}{summary}" for name, summary in BENCHMARKS.items())
+    lines = "\n".join(f"  {name:<12}{summary}" for name, summary in BENCHMARKS.items())
     parser.epilog = f"benchmarks (vit benchmark WHAT --help: its arguments):\n{lines}"
 
 

@@ -178,10 +178,10 @@ class Experiment:
         named = {"model": {v.path: v for v in self.model.variables}, "optimizer": optimizer}
         return named | ({"average": self.optimizer.averages} if self.optimizer.averages else {})
 
-    def snapshot(self, state: dict[str, Any]) -> Snapshot:
-        """The run as it stands, copied to host memory."""
+    def snapshot(self, step: int, state: dict[str, Any]) -> Snapshot:
+        """The run as it stands after `step` updates, copied to host memory."""
         tensors = {name: read_variables(group) for name, group in self.variables.items()}
-        return Snapshot(int(self.optimizer.iterations.numpy()), tensors, state)
+        return Snapshot(step, tensors, state)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Puts this process back to where the snapshot was taken."""

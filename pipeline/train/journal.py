@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import tensorflow as tf
+
 from pipeline.monitor.metrics_file import MetricsFile
 from pipeline.monitor.progress import ProgressDisplay
 from pipeline.monitor.tensorboard import TensorBoardWriter
+from pipeline.train.clock import StretchClock
 from pipeline.train.experiment import Experiment
+from pipeline.train.metrics import SUMS, mean_metrics
 from pipeline.train.run_folder import RunFolder, RunFolderError
+from pipeline.train.step import TRAIN_SUMS
 
 
 class Journal:
@@ -48,10 +54,30 @@ class Journal:
         """Puts the rows on the disk; OSError where that fails."""
         self._metrics.flush()
 
-    def trained(self, step: int, values: dict[str, Any]) -> None:
-        """A row of training."""
-        row = self._write(step, "train", values)
-        self._display.trained(row)
+    def trained(
+        self, step: int, sums: np.ndarray, clock: StretchClock, stood_still_s: float
+    ) -> None:
+        """A row of training.
+
+        Args:
+          step: Updates done.
+          sums: Of `step.TRAIN_SUMS` over all processes since the last row, float64 [8].
+          clock: Of the same stretches.
+          stood_still_s: For checkpoints, likewise.
+        """
+        config, named = self._experiment.config, dict(zip(TRAIN_SUMS, sums, strict=True))
+        rate, wait = clock.read(named)
+        updates = max(named["steps"] - named["skipped_updates"], 1)
+        values = mean_metrics([named[name] for name in SUMS]) | {
+            "learning_rate": float(self._experiment.schedule(tf.constant(step - 1))),
+            "gradient_norm": named["gradient_norm"] / updates,
+            "skipped_updates": int(named["skipped_updates"]),
+            "examples_per_second": rate * config.data.global_batch_size,
+            # Deterministic ops include no clock.
+            "input_wait_fraction": None if config.train.deterministic else wait,
+            "checkpoint_s": stood_still_s,
+        }
+        self._display.trained(self._write(step, "train", values))
 
     def evaluated(self, step: int, split: str, values: dict[str, Any], best: bool) -> None:
         """A row of evaluation."""

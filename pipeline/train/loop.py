@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from socket import gethostname
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -19,18 +18,17 @@ from pipeline.data.images import bad_image_error
 from pipeline.distribute.agreement import on_chief
 from pipeline.errors import PipelineError, Stopped
 from pipeline.monitor.progress import ProgressDisplay
-from pipeline.monitor.watchdog import Watchdog
 from pipeline.train.best import start_from_run
 from pipeline.train.callbacks import Callbacks
 from pipeline.train.clock import StretchClock
 from pipeline.train.diagnose import describe_bad_step
 from pipeline.train.experiment import Experiment
 from pipeline.train.journal import Journal
-from pipeline.train.metrics import SUMS, mean_metrics
+from pipeline.train.next_stretch import NextStretch, StopAgreedError
 from pipeline.train.progress import Progress
 from pipeline.train.run_folder import RunFolder
 from pipeline.train.saver import Saver
-from pipeline.train.step import TRAIN_SUMS, empty_train_sums
+from pipeline.train.step import empty_train_sums
 from pipeline.train.stop import StopRequest
 from pipeline.train.timetable import Timetable
 
@@ -39,20 +37,6 @@ class TrainingFailedError(PipelineError):
     """Loss or gradient were not finite, again and again; all processes raise it together."""
 
     said_by_chief = True
-
-
-class _Next(NamedTuple):
-    """What a process has to say before a stretch; the chief's word counts, but for `stop`."""
-
-    steps: int
-    stop: str | None
-    callbacks_stop: bool
-    save: bool
-    error: str | None
-
-
-class _StopAgreedError(Exception):
-    """All processes stop here."""
 
 
 def fit(
@@ -74,7 +58,7 @@ def fit(
         loop.resume()
         loop.train()
         return loop.finish()
-    except _StopAgreedError as request:
+    except StopAgreedError as request:
         raise loop.stop(str(request)) from None
     except tf.errors.OpError as error:
         raise bad_image_error(error) or error from None
@@ -97,8 +81,6 @@ class Loop:
         self._runtime = experiment.runtime
         self._folder = folder
         self._display = display
-        self._stop = stop
-        stop.file_is_there = lambda: self._runtime.is_chief and folder.stop_requested
         self._journal = Journal(experiment, folder, display)
         self._saver = Saver(experiment, folder, display.message, self._journal.flush)
         self._callbacks = Callbacks(
@@ -107,11 +89,7 @@ class Loop:
         self._timetable = Timetable(
             config.train, config.checkpoint, experiment.steps_per_epoch, experiment.total_steps
         )
-        self._watchdog = Watchdog(
-            config.train.hang_timeout_s,
-            "train.hang_timeout_s",
-            f"vit train: rank {self._runtime.rank} on {gethostname()}",
-        )
+        self._next = NextStretch(experiment, folder, stop, self._callbacks, self._saver)
         self._progress = Progress()
         self._step = 0
         self._clock, self._evaluation_clock = StretchClock(), StretchClock()
@@ -123,7 +101,7 @@ class Loop:
         saved before its first step: what cannot be saved is known at once, and there is always
         something to go back to.
         """
-        self._watchdog.beat("restoring the newest checkpoint")
+        self._next.expect("restoring the newest checkpoint")
         state = on_chief(self._runtime, self._restore_newest)
         self._experiment.broadcast()
         if state is not None:
@@ -142,20 +120,20 @@ class Loop:
         self._callbacks.train_begin()
         if self._progress.evaluation_due:
             self._close_step(again=True)
-        while self._step < self._experiment.total_steps and not self._progress.ended_early:
-            agreed = self._agree(self._clock, f"training from step {self._step}")
+        while not self._is_over():
+            agreed = self._next.agree(self._clock, f"training from step {self._step}")
             if agreed.save and not self._progress.bad_steps:
                 self._saver.save(self._step, self._progress)
             if self._stops_early(agreed.callbacks_stop):
                 return
-            if self._progress.bad_steps >= self._config.train.max_bad_steps:
+            if self._must_go_back():
                 iterator = self._roll_back()
             else:
                 self._run_stretch(iterator, agreed.steps)
 
     def finish(self) -> dict[str, Any]:
         """Evaluates the weights that were best on validation on the test split."""
-        self._watchdog.beat("writing the last checkpoint")
+        self._next.expect("writing the last checkpoint")
         self._saver.finish()
         best = self._progress.best_step
         if best is not None and best != self._step:
@@ -169,7 +147,7 @@ class Loop:
 
     def stop(self, reason: str) -> Stopped:
         """Saves, and returns what to raise once the checkpoint is whole."""
-        self._watchdog.beat("writing the last checkpoint")
+        self._next.expect("writing the last checkpoint")
         # In the evaluation of the test split the weights are the best ones, and this step is saved.
         if not self._progress.bad_steps:
             self._saver.save(self._step, self._progress)
@@ -184,7 +162,7 @@ class Loop:
 
     def close(self) -> None:
         """Lets go of files and threads."""
-        self._watchdog.close()
+        self._next.close()
         self._saver.close()
 
     def _restore_newest(self) -> dict[str, Any] | None:
@@ -202,37 +180,13 @@ class Loop:
     def _iterator(self) -> Iterator[Any]:
         return self._experiment.train_iterator(self._step + self._progress.passed_over_steps)
 
-    def _agree(self, clock: StretchClock, doing: str) -> _Next:
-        """What all processes do next.
+    def _is_over(self) -> bool:
+        # Bad steps at the end are gone back from as well.
+        at_end = self._step == self._experiment.total_steps and not self._must_go_back()
+        return at_end or self._progress.ended_early
 
-        Raises:
-          _StopAgreedError: One was asked to stop, so all do.
-          PipelineError: The run folder is no longer this job's.
-        """
-        # Whoever compiles, for the first stretch, may take longer; and so may who waits for it.
-        extra_s = 0.0 if clock.compiled else self._config.train.compile_timeout_s
-        self._watchdog.beat(doing, extra_s)
-        own = _Next(
-            clock.stretch_steps(),
-            self._stop.reason,
-            self._callbacks.stop_training,
-            self._saver.due_by_time,
-            self._lock_error(),
-        )
-        everyone = [_Next(*one) for one in self._runtime.all_gather(own)]
-        if (error := everyone[0].error) is not None:
-            raise PipelineError(error)
-        if (reason := next((one.stop for one in everyone if one.stop), None)) is not None:
-            raise _StopAgreedError(reason)
-        return everyone[0]
-
-    def _lock_error(self) -> str | None:
-        if self._runtime.is_chief:
-            try:
-                self._folder.lock.check()
-            except PipelineError as error:
-                return str(error)
-        return None
+    def _must_go_back(self) -> bool:
+        return self._progress.bad_steps >= self._config.train.max_bad_steps
 
     def _run_stretch(self, iterator: Iterator[Any], most_steps: int) -> None:
         steps = min(self._timetable.next_after(self._step) - self._step, most_steps)
@@ -245,7 +199,7 @@ class Loop:
         progress.sums, progress.bad_steps = stretch.sums.tolist(), stretch.bad_steps
         self._step += stretch.steps
         self._display.advance(self._step)
-        if progress.bad_steps >= self._config.train.max_bad_steps:
+        if self._must_go_back():
             return
         if self._timetable.logs_at(self._step):
             self._log_training()
@@ -272,7 +226,7 @@ class Loop:
     def _roll_back(self) -> Iterator[Any]:
         """Goes back to the last checkpoint, past the data of the steps since then."""
         progress, train = self._progress, self._config.train
-        self._watchdog.beat("looking for the examples of a bad step", train.compile_timeout_s)
+        self._next.expect("looking for the examples of a bad step", compiles=True)
         end = self._step + progress.passed_over_steps
         first = self._step - progress.bad_steps
         why = describe_bad_step(self._experiment, first, end - progress.bad_steps)
@@ -284,7 +238,7 @@ class Loop:
                 "optim.clip_norm, or look at these examples"
             )
         rollbacks = progress.rollbacks + 1
-        self._watchdog.beat("restoring the newest checkpoint")
+        self._next.expect("restoring the newest checkpoint")
         self._saver.finish()
         self.resume()
         passed_over = end - self._step
@@ -295,20 +249,8 @@ class Loop:
         return self._iterator()
 
     def _log_training(self) -> None:
-        reduced = self._experiment.reduce_sums(np.asarray(self._progress.sums))
-        sums = dict(zip(TRAIN_SUMS, reduced, strict=True))
-        rate, wait = self._clock.read(sums)
-        updates = max(sums["steps"] - sums["skipped_updates"], 1)
-        values = mean_metrics([sums[name] for name in SUMS]) | {
-            "learning_rate": float(self._experiment.schedule(tf.constant(self._step - 1))),
-            "gradient_norm": sums["gradient_norm"] / updates,
-            "skipped_updates": int(sums["skipped_updates"]),
-            "examples_per_second": rate * self._config.data.global_batch_size,
-            # Deterministic ops include no clock.
-            "input_wait_fraction": None if self._config.train.deterministic else wait,
-            "checkpoint_s": self._saver.take_stood_still_s(),
-        }
-        self._journal.trained(self._step, values)
+        sums = self._experiment.reduce_sums(np.asarray(self._progress.sums))
+        self._journal.trained(self._step, sums, self._clock, self._saver.take_stood_still_s())
         self._journal.report_skipped()
         self._progress.sums = empty_train_sums().tolist()
         self._clock.reset()
@@ -335,7 +277,7 @@ class Loop:
             if last:
                 start_s, steps = last.pop()
                 clock.add(steps, time.monotonic() - start_s)
-            steps = self._agree(clock, doing).steps
+            steps = self._next.agree(clock, doing).steps
             last.append((time.monotonic(), steps))
             return steps
 

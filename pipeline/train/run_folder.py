@@ -99,7 +99,8 @@ class RunFolder:
         Raises:
           SettingsError: Says how much is needed and how much there is.
         """
-        there = len(list(self.checkpoints.glob("step-*"))) if self.checkpoints.exists() else 0
+        # Those with a suffix are unfinished or set aside.
+        there = sum(not folder.suffix for folder in self.checkpoints.glob("step-*"))
         # The next one is written before the oldest is deleted.
         needed = checkpoint_bytes * max(1, 2 - there)
         free = shutil.disk_usage(self.path).free

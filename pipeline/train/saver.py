@@ -72,7 +72,7 @@ class Saver:
         sums = self._experiment.reduce_sums(np.asarray(progress.sums)).tolist()
         if self._writer is not None:
             state = self._describe(step, asdict(progress) | {"sums": sums})
-            self._writer.submit(self._experiment.snapshot(state), progress.best_step)
+            self._writer.submit(self._experiment.snapshot(step, state), progress.best_step)
         self.saved_step = step
         self._saved_at_s = time.monotonic()
         self._stood_still_s += self._saved_at_s - start_s

@@ -53,6 +53,20 @@ def test_wrong_arguments_are_explained(argument, message):
     assert "Traceback" not in done.stderr
 
 
+def test_checkpoint_measures_the_whole_state_and_says_how_long_training_stood(tmp_path):
+    done = benchmark("checkpoint", "--variants=Ti/32", "--rounds=1", f"--dir={tmp_path}", "--json")
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)
+    # D = 192, 12 blocks of 12 D^2 + 13 D, 49 patches of 32 x 32 x 3, class token, 1,000 classes.
+    blocks = 12 * (12 * 192**2 + 13 * 192)
+    around = 32 * 32 * 3 * 192 + 192 + 50 * 192 + 192 + 2 * 192 + 193 * 1000
+    # Weights, two moments and averages of float32, and the step in int64.
+    assert row["megabytes"] * 1e6 == pytest.approx(4 * 4 * (blocks + around) + 8)
+    assert 0 < row["training_stood_s"] < row["written_s"]
+    assert min(value for name, value in row.items() if name.endswith("_s")) > 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def input_rows(*arguments):
     done = benchmark("input", *arguments, "--seconds=0.1", "--rounds=1", "--json")
     assert done.returncode == 0, done.stderr

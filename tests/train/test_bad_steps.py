@@ -126,6 +126,14 @@ def test_a_run_that_is_bad_from_the_first_step_goes_back_to_its_start(tmp_path, 
     )
 
 
+def test_bad_steps_at_the_end_are_gone_back_from_as_well(tmp_path, poison):
+    poison([17, 18, 19])
+    train(tmp_path, *EVERY_FIVE)
+    state = store(tmp_path).load(STEPS).state
+    assert (state["progress"]["rollbacks"], state["progress"]["passed_over_steps"]) == (1, 5)
+    assert [r["step"] for r in rows(tmp_path) if r["split"] == "test"] == [STEPS]
+
+
 def test_a_loss_that_is_not_finite_is_bad_though_its_gradient_is(tmp_path, monkeypatch):
     # An infinite loss with a gradient of zero: what a target outside the classes could give.
     real = tf.nn.softmax_cross_entropy_with_logits

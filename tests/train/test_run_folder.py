@@ -1,0 +1,81 @@
+"""The run folder is tried before the first step."""
+
+import os
+import subprocess
+
+import pytest
+
+from pipeline.config import Config
+from pipeline.errors import SettingsError
+from pipeline.train.run_folder import RunFolder, RunFolderError
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MiB."""
+    if os.getuid() != 0:
+        pytest.skip("only root may mount a small file system")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def opened():
+    """Opens run folders, and gives their locks back with the test."""
+    folders = []
+
+    def start(path):
+        folder = RunFolder(path)
+        folders.append(folder)
+        folder.open(Config(), print)
+        return folder
+
+    yield start
+    for folder in folders:
+        folder.close()
+
+
+def test_nothing_but_the_settings_and_the_lock_is_left_by_trying(tmp_path, opened):
+    opened(tmp_path / "run")
+    assert {f.name for f in (tmp_path / "run").iterdir()} == {"config.yaml", ".lock"}
+
+
+def test_a_file_in_the_way_is_named(tmp_path, opened):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(SettingsError, match=r"cannot use the run folder .*run: File exists"):
+        opened(tmp_path / "run")
+
+
+def test_a_read_only_file_system_is_named(small_disk, opened):
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(SettingsError, match="Read-only file system"):
+        opened(small_disk / "run")
+
+
+def test_two_checkpoints_must_have_room_and_one_once_there_are_some(small_disk, opened):
+    folder = opened(small_disk / "run")
+    folder.check_room(400_000)
+    with pytest.raises(SettingsError, match=r"room for 1\.0 MB, .* need 1\.2 MB"):
+        folder.check_room(600_000)
+    for name in ("step-00000001", "step-00000002"):
+        (folder.checkpoints / name).mkdir(parents=True)
+    folder.check_room(600_000)
+
+
+def test_a_request_to_stop_from_before_the_start_is_none(tmp_path, opened):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/stop").touch()
+    folder = opened(tmp_path / "run")
+    assert not folder.stop_requested
+    (tmp_path / "run/stop").touch()
+    assert folder.stop_requested
+
+
+def test_an_outcome_that_cannot_be_written_is_an_error_with_its_place(tmp_path, opened):
+    folder = opened(tmp_path / "run")
+    (tmp_path / "run/outcome.json").mkdir()
+    with pytest.raises(RunFolderError, match=r"cannot write .*outcome\.json"):
+        folder.write_outcome({"outcome": "done"})
