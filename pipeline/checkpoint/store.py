@@ -104,7 +104,7 @@ class CheckpointStore:
         folder = self.path(step)
         try:
             _verify(folder)
-            state = json.loads((folder / "state.json").read_text())
+            state = _read_json(folder / "state.json")
             tensors = {file.stem: load_file(file) for file in sorted(folder.glob("*.safetensors"))}
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(f"the checkpoint {folder} is damaged: {error}") from None
@@ -180,7 +180,7 @@ class CheckpointStore:
 
 
 def _verify(folder: Path) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = _read_json(folder / "manifest.json")
     for name, (size, _) in manifest.items():
         found = (folder / name).stat().st_size
         if found != size:
@@ -214,6 +214,13 @@ def _checksum(file: Path) -> str:
 def _contiguous(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     # ascontiguousarray turns a scalar into a vector of one.
     return {k: np.ascontiguousarray(a).reshape(np.shape(a)) for k, a in arrays.items()}
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file.name} is no JSON: {error}") from None
 
 
 def _write_json(file: Path, value: Any) -> None:

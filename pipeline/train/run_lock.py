@@ -11,6 +11,7 @@ here: on network file systems they hold on one host only, or not at all, dependi
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -89,7 +90,14 @@ class RunLock:
 
     @property
     def is_held(self) -> bool:
-        return self._file.exists()
+        """Whether the lock is still this process's, as far as the storage answers."""
+        try:
+            self._file.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True  # a server that stumbles says nothing of the lock
+        return True
 
     def check(self) -> None:
         """Returns while this process holds the lock.
@@ -115,9 +123,9 @@ class RunLock:
         if self._thread is not None:
             self._thread.join()
             self._file.unlink(missing_ok=True)
-            # Whoever comes next renames its folder over an empty one as well.
-            if self._path.exists() and not any(self._path.iterdir()):
-                shutil.rmtree(self._path, ignore_errors=True)
+            # Fails where it is not empty, because it is another one's by now.
+            with contextlib.suppress(OSError):
+                self._path.rmdir()
 
     def _place(self) -> bool:
         """Puts a lock of our own in place; whether nobody's was there."""
@@ -143,14 +151,13 @@ class RunLock:
 
     def _holder(self) -> tuple[str, dict[str, Any]] | None:
         """Token and facts of who holds the lock; None where nobody does."""
-        for file in self._path.iterdir() if self._path.is_dir() else ():
-            try:
-                facts = json.loads(file.read_text())
-            except FileNotFoundError:
-                continue
-            except ValueError:
-                facts = {}  # being written at this moment
-            return file.stem, facts
+        with contextlib.suppress(FileNotFoundError):
+            for file in self._path.iterdir():
+                try:
+                    facts = json.loads(file.read_text())
+                except ValueError:
+                    facts = {}  # being written at this moment
+                return file.stem, facts
         return None
 
     def _is_silent(
