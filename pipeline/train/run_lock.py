@@ -71,7 +71,9 @@ class RunLock:
                 time.sleep(0.1)  # it was released in between
                 continue
             token, facts = holder
-            if _is_here(facts):
+            # Where the token is another one the file has been taken over just now, and still says
+            # who had it before.
+            if _is_here(facts) and facts.get("token") == token:
                 gone = not _is_alive(facts)
             else:
                 gone = self._is_silent(token, facts, report, stale_s)
@@ -122,9 +124,10 @@ class RunLock:
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()
-            self._file.unlink(missing_ok=True)
-            # Fails where it is not empty, because it is another one's by now.
+            # Fails on a folder that was made read-only, whose lock will be stale; and where it is
+            # not empty, because it is another one's by now.
             with contextlib.suppress(OSError):
+                self._file.unlink(missing_ok=True)
                 self._path.rmdir()
 
     def _place(self) -> bool:
@@ -132,11 +135,12 @@ class RunLock:
         new = self._folder / f"{_NAME}.{self._token}"
         new.mkdir()
         try:
-            (new / self._file.name).write_text(_own_facts())
+            (new / self._file.name).write_text(self._own_facts())
             new.rename(self._path)
         except OSError as error:
             shutil.rmtree(new, ignore_errors=True)
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            # A lock is there; or our folder was swept away by one that has just taken the lock.
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
                 return False
             raise
         return True
@@ -146,7 +150,7 @@ class RunLock:
             (self._path / f"{token}.json").rename(self._file)
         except FileNotFoundError:
             return False  # another one was faster, or the holder released it
-        self._file.write_text(_own_facts())
+        self._file.write_text(self._own_facts())
         return True
 
     def _holder(self) -> tuple[str, dict[str, Any]] | None:
@@ -170,12 +174,14 @@ class RunLock:
         until_s = time.monotonic() + stale_s
         while time.monotonic() < until_s:
             time.sleep(min(0.5, stale_s / 10))
-            holder = self._holder()
-            if holder is None or holder[0] != token:
-                return False
-            if holder[1].get("beat") != facts.get("beat"):
+            if self._holder() != (token, facts):
                 return False
         return True
+
+    def _own_facts(self, beat: int = 0) -> str:
+        """One line of JSON; of the same length for each beat, so that it is overwritten whole."""
+        facts = {"token": self._token, "host": gethostname(), "process": os.getpid()}
+        return json.dumps(facts | _identity(os.getpid()) | {"beat": f"{beat:012d}"})
 
     def _beat(self) -> None:
         number = 0
@@ -184,15 +190,9 @@ class RunLock:
             try:
                 # Without creating it: a lock that was taken over stays so.
                 with self._file.open("r+") as stream:
-                    stream.write(_own_facts(number))
+                    stream.write(self._own_facts(number))
             except OSError:
                 continue  # `check` says what became of it
-
-
-def _own_facts(beat: int = 0) -> str:
-    """One line of JSON; of the same length for each beat, so that it is overwritten whole."""
-    facts = {"host": gethostname(), "process": os.getpid(), **_identity(os.getpid())}
-    return json.dumps(facts | {"beat": f"{beat:012d}"})
 
 
 def _identity(process: int) -> dict[str, str]:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -141,6 +142,20 @@ def test_of_many_that_come_at_once_one_has_it(tmp_path):
             assert out.endswith("held\n")
         else:
             assert "another process is training" in err
+
+
+def test_a_lock_that_is_being_taken_over_is_not_taken_from_the_new_holder(tmp_path, said):
+    end(hold(tmp_path))
+    # The moment between the two steps of taking over: the new name, and still the old content.
+    second = RunLock(tmp_path)
+    old = next((tmp_path / ".lock").iterdir())
+    content = old.read_text()
+    assert second._take_over(old.stem)
+    second._file.write_text(content)
+    threading.Timer(0.7, lambda: second._file.write_text(second._own_facts())).start()
+    with pytest.raises(SettingsError, match="another process is training"):
+        RunLock(tmp_path).acquire(said.append, stale_s=20)
+    second.check()
 
 
 def test_a_process_with_the_number_of_a_dead_holder_is_not_taken_for_it(tmp_path, said):
