@@ -152,11 +152,13 @@ class CheckpointStore:
     def prune(self, best_step: int | None) -> None:
         """Deletes all but the newest `keep`, the best, and those of `keep_every_steps`."""
         for step in set(self.steps()[: -self._keep]) - {best_step}:
-            if not self._keep_every_steps or step % self._keep_every_steps:
-                # Renamed first, so that an interrupted deletion leaves nothing that looks whole.
-                doomed = self.path(step).with_name(self.path(step).name + _UNFINISHED)
-                self.path(step).rename(doomed)
-                shutil.rmtree(doomed, ignore_errors=True)
+            # That of step 0 is of no use once there is another.
+            if self._keep_every_steps and step and step % self._keep_every_steps == 0:
+                continue
+            # Renamed first, so that an interrupted deletion leaves nothing that looks whole.
+            doomed = self.path(step).with_name(self.path(step).name + _UNFINISHED)
+            self.path(step).rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
 
     def sweep(self) -> None:
         """Deletes what an interrupted save or deletion left; to be called before `newest`."""

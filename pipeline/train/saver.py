@@ -110,7 +110,8 @@ class Saver:
 
     def _finish(self) -> None:
         if self._writer is not None:
-            self._writer.finish(self._experiment.config.checkpoint.grace_s)
+            # Half, so that what went wrong is said before the grace ends the process.
+            self._writer.finish(self._experiment.config.checkpoint.grace_s / 2)
 
     def _describe(self, step: int, progress: dict[str, Any]) -> dict[str, Any]:
         config = self._experiment.config
