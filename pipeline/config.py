@@ -286,6 +286,21 @@ class CheckpointConfig(_Stage):
     )
 
 
+class MonitorConfig(_Stage):
+    """What is shown of a run."""
+
+    peak_tflops: float | None = _setting(
+        None,
+        "10^12 operations a second that one device can do at most, of which the share that is "
+        "reached is shown; null: measured once",
+        free=True,
+        gt=0,
+    )
+    pictures: bool = _setting(
+        True, "draw batches, positions and attention for TensorBoard", free=True
+    )
+
+
 class Config(_Stage):
     """All settings of a run."""
 
@@ -297,6 +312,7 @@ class Config(_Stage):
     train: TrainConfig = _setting(TrainConfig(), "the loop")
     distribute: DistributeConfig = _setting(DistributeConfig(), "the devices")
     checkpoint: CheckpointConfig = _setting(CheckpointConfig(), "the saved state")
+    monitor: MonitorConfig = _setting(MonitorConfig(), "what is shown")
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Config:

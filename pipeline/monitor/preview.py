@@ -57,19 +57,19 @@ def draw_preview(rows: Sequence[PreviewRow], patch_size: int, title: str, path: 
     for row, line in zip(rows, axes, strict=True):
         pictures = [row.image, *row.augmented]
         for place, (axis, picture) in enumerate(zip(line, pictures, strict=True)):
-            _show(axis, picture)
+            show(axis, picture)
             if row is rows[0]:
                 axis.set_title("as it is" if place == 0 else f"epoch {place - 1}", fontsize=8)
         line[0].set_ylabel(row.name, fontsize=8, rotation=0, ha="right", va="center")
-    _draw_patches(right, rows[0].image, patch_size)
+    draw_patches(right, rows[0].image, patch_size)
     try:
         page.savefig(path, format="png")
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _draw_patches(figure: SubFigure, image: Images, patch_size: int) -> None:
-    """The image as the model takes it: patches in rows, a little apart."""
+def draw_patches(figure: Figure | SubFigure, image: Images, patch_size: int) -> None:
+    """The image, uint8 [S, S, 3], as the model takes it: patches in rows, a little apart."""
     count = image.shape[0] // patch_size
     patches = image.reshape(count, patch_size, count, patch_size, 3).swapaxes(1, 2)
     gap = max(1, patch_size // 8)
@@ -80,14 +80,15 @@ def _draw_patches(figure: SubFigure, image: Images, patch_size: int) -> None:
             y, x = top * step, left * step
             canvas[y : y + patch_size, x : x + patch_size] = patches[top, left]
     axis = figure.subplots()
-    _show(axis, canvas)
+    show(axis, canvas)
     axis.set_title(
         f"{count} x {count} patches of {patch_size} x {patch_size} pixels: {count * count} tokens",
         fontsize=8,
     )
 
 
-def _show(axis: Axes, image: Images) -> None:
+def show(axis: Axes, image: Images) -> None:
+    """One picture, its pixels as squares and nothing around it."""
     axis.imshow(image, interpolation="nearest")
     axis.set_xticks([])
     axis.set_yticks([])

@@ -1,4 +1,4 @@
-"""Scalars for TensorBoard, in its own format: nothing enters the step's graph."""
+"""Curves, pictures and text for TensorBoard, in its own format: nothing enters the step's graph."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+from tensorboard.plugins.image.metadata import create_summary_metadata as image_metadata
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
+from tensorboard.util import tensor_util
 
 from pipeline.monitor.appended_file import AppendedFile
 
@@ -38,13 +44,31 @@ class TensorBoardWriter:
         self._files: dict[str, AppendedFile] = {}
         folder.mkdir(exist_ok=True)
 
+    def text(self, title: str, markdown: str, step: int) -> None:
+        """A page of text."""
+        self._add("train", step, text_pb(title, markdown))
+
+    def picture(self, title: str, png: bytes, step: int) -> None:
+        """A picture, as PNG."""
+        # Width and height stand first in a PNG, big-endian, behind its signature and a header.
+        size = [str(int.from_bytes(png[i : i + 4], "big")).encode() for i in (16, 20)]
+        tensor = tensor_util.make_tensor_proto([*size, png], dtype=np.object_)
+        summary = Summary()
+        summary.value.add(tag=title, tensor=tensor, metadata=image_metadata(None, None))
+        self._add("train", step, summary)
+
+    def hparams(self, settings: Mapping[str, float | str | bool]) -> None:
+        """The run's settings, by which TensorBoard compares runs."""
+        # Beside the splits' folders, which are then parts of this run.
+        self._add("", 0, hparams_pb(dict(settings)))
+
     def scalars(self, split: str, step: int, values: Mapping[str, float]) -> None:
         """Adds one point to each named curve of a split ("train", "validation", "test")."""
+        self._add(split, step, *(scalar_pb(tag, value) for tag, value in values.items()))
+
+    def _add(self, split: str, step: int, *summaries: Summary) -> None:
         now_s = time.time()
-        events = [
-            Event(step=step, wall_time=now_s, summary=scalar_pb(tag, value))
-            for tag, value in values.items()
-        ]
+        events = [Event(step=step, wall_time=now_s, summary=one) for one in summaries]
         if split not in self._files:
             try:
                 self._files[split] = _open(self._folder / split, self._report)

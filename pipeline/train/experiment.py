@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,11 +35,13 @@ class Stretch(NamedTuple):
       sums: Of `step.TRAIN_SUMS`, float64 [8], with those before it.
       steps: Updates done.
       bad_steps: How many of the last of them, in a row, were not finite and were skipped.
+      seconds: What each took, float64 [steps]; zeros with deterministic ops, which allow no clock.
     """
 
     sums: np.ndarray
     steps: int
     bad_steps: int
+    seconds: np.ndarray
 
 
 @dataclass
@@ -114,13 +117,15 @@ class Experiment:
           steps: How many.
           bad_steps: How many before them were not finite, in a row.
         """
-        totals, bad, done = self._train_steps(
+        totals, bad, starts_s = self._train_steps(
             iterator,
             tf.constant(sums, tf.float64),
             tf.constant(bad_steps, tf.int32),
             tf.constant(steps, tf.int32),
         )
-        return Stretch(totals.numpy(), int(done), int(bad))
+        totals, starts_s = totals.numpy(), starts_s.numpy()
+        end_s = time.time() if starts_s.any() else 0.0
+        return Stretch(totals, len(starts_s), int(bad), np.diff(starts_s, append=end_s))
 
     def reduce_sums(self, sums: np.ndarray) -> np.ndarray:
         """Training sums of this process made those of all; every process must call it."""

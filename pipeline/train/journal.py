@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from pipeline.errors import PipelineError
 from pipeline.monitor.metrics_file import MetricsFile
 from pipeline.monitor.progress import ProgressDisplay
 from pipeline.monitor.tensorboard import TensorBoardWriter
 from pipeline.train.clock import StretchClock
+from pipeline.train.exhibits import (
+    comparable_settings,
+    first_pictures,
+    last_pictures,
+    settings_text,
+)
 from pipeline.train.experiment import Experiment
+from pipeline.train.gauges import Gauges
 from pipeline.train.metrics import SUMS, mean_metrics
 from pipeline.train.run_folder import RunFolder, RunFolderError
 from pipeline.train.step import TRAIN_SUMS
@@ -30,9 +39,12 @@ class Journal:
         self._folder = folder
         self._display = display
         self._metrics = MetricsFile(folder.metrics, display.message)
+        self._gauges = Gauges(experiment)
         self._board: TensorBoardWriter | None = None
         self._own_skipped: set[str] = set()
         self._skipped_count = 0
+        self._pool = ThreadPoolExecutor(1, "pictures")
+        self._drawing: Future[list[tuple[str, bytes]]] | None = None
         self.last_row: dict[str, Any] = {}
 
     def rewind(self, step: int, evaluates_again: bool) -> None:
@@ -50,6 +62,41 @@ class Journal:
                 "writing, then give the same command again"
             ) from None
 
+    def begin(self, step: int) -> None:
+        """On the chief: shows what the run is, and on a new one draws what it begins with."""
+        board, experiment = self._board, self._experiment
+        if board is None:
+            return
+        for title, markdown in settings_text(experiment).items():
+            board.text(title, markdown, step)
+        board.hparams(comparable_settings(experiment))
+        if experiment.config.monitor.pictures and step == 0:
+            # In a thread: a batch must be read for it, and drawing takes about a second.
+            self._drawing = self._pool.submit(lambda: list(first_pictures(experiment)))
+
+    def end(self, step: int) -> None:
+        """On the chief: draws what the weights have learned."""
+        if self._board is not None and self._experiment.config.monitor.pictures:
+            self._show_drawings(step=0)
+            self._drawing = self._pool.submit(lambda: list(last_pictures(self._experiment)))
+            self._show_drawings(step)
+
+    def close(self) -> None:
+        """Waits for what is being drawn."""
+        self._show_drawings(step=0)
+        self._pool.shutdown()
+
+    def _show_drawings(self, step: int) -> None:
+        """Puts what was drawn into TensorBoard, and waits for it if need be."""
+        drawing, self._drawing = self._drawing, None
+        if drawing is None or self._board is None:
+            return
+        try:
+            for title, png in drawing.result():
+                self._board.picture(title, png, step)
+        except (PipelineError, tf.errors.OpError) as error:
+            self._display.message(f"no pictures in TensorBoard: {error}")
+
     def flush(self) -> None:
         """Puts the rows on the disk; OSError where that fails."""
         self._metrics.flush()
@@ -66,17 +113,26 @@ class Journal:
           stood_still_s: For checkpoints, likewise.
         """
         config, named = self._experiment.config, dict(zip(TRAIN_SUMS, sums, strict=True))
-        rate, wait = clock.read(named)
+        speed = clock.read(named["input_wait_s"])
+        rate = speed.steps_per_second * config.data.global_batch_size
         updates = max(named["steps"] - named["skipped_updates"], 1)
-        values = mean_metrics([named[name] for name in SUMS]) | {
+        # Deterministic ops include no clock.
+        timed = not config.train.deterministic
+        values: dict[str, Any] = mean_metrics([named[name] for name in SUMS]) | {
             "learning_rate": float(self._experiment.schedule(tf.constant(step - 1))),
+            "weight_decay": config.optim.weight_decay,
             "gradient_norm": named["gradient_norm"] / updates,
             "skipped_updates": int(named["skipped_updates"]),
-            "examples_per_second": rate * config.data.global_batch_size,
-            # Deterministic ops include no clock.
-            "input_wait_fraction": None if config.train.deterministic else wait,
+            "skipped_examples": self._skipped_count,
+            "examples_per_second": rate,
+            "examples_per_second_per_replica": rate / self._runtime.num_replicas,
+            "step_median_s": speed.step_median_s if timed else None,
+            "step_p95_s": speed.step_p95_s if timed else None,
+            "input_wait_fraction": speed.input_wait_fraction if timed else None,
             "checkpoint_s": stood_still_s,
         }
+        if self._runtime.is_chief:
+            values |= self._gauges.read(rate)
         self._display.trained(self._write(step, "train", values))
 
     def evaluated(self, step: int, split: str, values: dict[str, Any], best: bool) -> None:
@@ -109,6 +165,8 @@ class Journal:
         row = {"step": step, "epoch": epoch, "split": split, **values}
         self.last_row = row
         if self._runtime.is_chief and self._board is not None:
+            if self._drawing is not None and self._drawing.done():
+                self._show_drawings(step=0)
             self._metrics.append(row)
             scalars = {k: v for k, v in row.items() if k not in ("step", "split") and v is not None}
             self._board.scalars(split, step, scalars)

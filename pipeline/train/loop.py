@@ -142,6 +142,7 @@ class Loop:
             row = self._evaluate("test")
             row["weights_of_step"] = self._step if best is None else best
             self._journal.evaluated(self._step, "test", row, best=False)
+        self._journal.end(self._step)
         self._callbacks.train_end(self._journal.last_row)
         return self._journal.last_row
 
@@ -163,6 +164,7 @@ class Loop:
     def close(self) -> None:
         """Lets go of files and threads."""
         self._next.close()
+        self._journal.close()
         self._saver.close()
 
     def _restore_newest(self) -> dict[str, Any] | None:
@@ -175,6 +177,7 @@ class Loop:
         elif self._config.model.pretrained is not None:
             self._display.message(start_from_run(self._experiment, self._config.model.pretrained))
         self._journal.rewind(step, evaluates_again=again)
+        self._journal.begin(step)
         return None if snapshot is None else {"step": step, "progress": snapshot.state["progress"]}
 
     def _iterator(self) -> Iterator[Any]:
@@ -195,7 +198,7 @@ class Loop:
         stretch = self._experiment.train(
             iterator, np.asarray(progress.sums), steps, progress.bad_steps
         )
-        self._clock.add(stretch.steps, time.monotonic() - start_s)
+        self._clock.add(stretch.steps, time.monotonic() - start_s, stretch.seconds)
         progress.sums, progress.bad_steps = stretch.sums.tolist(), stretch.bad_steps
         self._step += stretch.steps
         self._display.advance(self._step)

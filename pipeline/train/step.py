@@ -28,7 +28,7 @@ def empty_train_sums() -> np.ndarray:
 
 
 # (iterator, sums so far float64 [8], bad steps before int32, steps int32)
-#   -> sums float64 [8], bad steps in a row at the end int32, steps done int32
+#   -> sums float64 [8], bad steps in a row at the end int32, when each step began float64 [done]
 TrainSteps = Callable[
     [Any, tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 ]
@@ -74,8 +74,10 @@ def make_train_steps(
         iterator: Any, totals: tf.Tensor, bad: tf.Tensor, steps: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         done = tf.constant(0)
+        starts_s = tf.TensorArray(tf.float64, size=0, dynamic_size=True, element_shape=[])
         while done < steps and bad < max_bad_steps:
-            batch, wait_s = take(iterator, totals)
+            batch, start_s, wait_s = take(iterator, totals)
+            starts_s = starts_s.write(done, start_s)
             sums, norm = runtime.run(train_step, batch, optimizer.iterations.value)
             optimizer.iterations.assign_add(1)
             finite = tf.math.is_finite(norm)
@@ -86,7 +88,7 @@ def make_train_steps(
             totals += tf.concat([sums, tf.stack(counts)], axis=0)
             bad = tf.where(finite, 0, bad + 1)
             done += 1
-        return totals, bad, done
+        return totals, bad, starts_s.stack()
 
     return train_steps
 
@@ -159,16 +161,16 @@ def make_eval_steps(runtime: Runtime, model: keras.Model) -> EvalSteps:
     return eval_steps
 
 
-def _timed_next(iterator: Any, after: tf.Tensor) -> tuple[Any, tf.Tensor]:
-    """The next batch, and how long this process stood waiting for it, in seconds."""
+def _timed_next(iterator: Any, after: tf.Tensor) -> tuple[Any, tf.Tensor, tf.Tensor]:
+    """The next batch, when it was asked for, and how long this process waited; in seconds."""
     with tf.control_dependencies([after]):
         start_s = tf.timestamp()
     with tf.control_dependencies([start_s]):
         batch = next(iterator)
     with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
-        return batch, tf.timestamp() - start_s
+        return batch, start_s, tf.timestamp() - start_s
 
 
-def _untimed_next(iterator: Any, after: tf.Tensor) -> tuple[Any, tf.Tensor]:
+def _untimed_next(iterator: Any, after: tf.Tensor) -> tuple[Any, tf.Tensor, tf.Tensor]:
     """The same without a look at the clock, which deterministic ops do not allow."""
-    return next(iterator), tf.constant(0.0, tf.float64)
+    return next(iterator), tf.constant(0.0, tf.float64), tf.constant(0.0, tf.float64)

@@ -12,6 +12,7 @@ data: {source: synthetic, num_classes: 4, num_examples: 50, image_size: 8, resiz
 model: {variant: Ti/4, width: 16, depth: 2, num_heads: 2, mlp_dim: 32}
 optim: {base_lr: 2e-2, warmup_steps: 3, ema_momentum: 0.9, weight_decay: 0.1, clip_norm: 0.5}
 train: {max_steps: 20, log_every_steps: 5, evaluate_every_steps: 10, deterministic: true}
+monitor: {pictures: false, peak_tflops: 1}
 """
 
 

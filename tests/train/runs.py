@@ -45,7 +45,8 @@ def train(folder, *settings, stop=None, display=None):
 def rows(folder):
     """Rows of metrics, without how fast it went, which is not part of what is trained."""
     lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
-    speed = ("examples_per_second", "checkpoint_s")
+    speed = ("examples_per_second", "examples_per_second_per_replica", "checkpoint_s",
+             "model_flops_per_second", "peak_fraction", "host_memory_bytes")  # fmt: skip
     return [{k: v for k, v in json.loads(line).items() if k not in speed} for line in lines]
 
 

@@ -1,0 +1,131 @@
+"""Pictures of a run, as PNG: its first batch, an image in patches, positions, attention."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from pipeline.monitor.preview import Images, draw_patches, show
+
+Floats = npt.NDArray[np.float32]
+
+_COLUMNS = 8
+_INCH = 1.3
+_DPI = 100
+_NAME_LENGTH = 14
+_LEAST_SHARE = 0.05  # of a label that is named
+
+
+def draw_batch(images: Images, targets: Floats, classes: Sequence[str]) -> bytes:
+    """A page of training images with their labels, mixed ones with the share of each.
+
+    Args:
+      images: uint8 [n, S, S, 3], augmented and mixed.
+      targets: float32 [n, C], rows that sum to 1.
+      classes: C names.
+    """
+    columns = min(_COLUMNS, len(images))
+    rows = math.ceil(len(images) / columns)
+    page = Figure(figsize=(columns * _INCH, rows * (_INCH + 0.35)), dpi=_DPI, layout="constrained")
+    axes = page.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.axis("off")
+    for axis, image, target in zip(axes, images, targets, strict=False):
+        show(axis, image)
+        axis.set_title(describe_target(target, classes), fontsize=7)
+    return _png(page)
+
+
+def describe_target(target: Floats, classes: Sequence[str]) -> str:
+    """The labels of a target [C] and their shares, without what label smoothing spreads."""
+    # Smoothing gives every class the same, so the least share is what all have of it.
+    own = target - target.min()
+    own = own / max(float(own.sum()), 1e-6)
+    best = [int(i) for i in np.argsort(-own, kind="stable")[:2] if own[i] >= _LEAST_SHARE]
+    if len(best) == 1:
+        return _short(classes[best[0]])
+    return "\n".join(f"{own[i]:.0%} {_short(classes[i])}" for i in best)
+
+
+def draw_image_in_patches(image: Images, patch_size: int) -> bytes:
+    """One image, uint8 [S, S, 3], and the patches that it becomes."""
+    page = Figure(figsize=(7.2, 3.9), dpi=_DPI, layout="constrained")
+    parts: Any = page.subfigures(1, 2)
+    left, right = parts
+    axis = left.subplots()
+    show(axis, image)
+    axis.set_title(f"{image.shape[0]} x {image.shape[1]} pixels", fontsize=8)
+    draw_patches(right, image, patch_size)
+    return _png(page)
+
+
+def draw_positions(positions: Floats, grid: tuple[int, int]) -> bytes:
+    """How alike the positions are: a small map for each patch, of its likeness to all others.
+
+    Cosines between rows, as in figure 7 of Dosovitskiy et al. 2021.
+
+    Args:
+      positions: float32 [rows * columns, D], without that of a class token.
+      grid: Rows and columns of patches.
+    """
+    rows, columns = grid
+    length = np.maximum(np.linalg.norm(positions, axis=1, keepdims=True), 1e-12)
+    unit = positions / length
+    likeness = (unit @ unit.T).reshape(rows, columns, rows, columns)
+    # A map beside the other, a little apart: [r, c, r, c] -> [r (r + 1) - 1, c (c + 1) - 1]
+    apart = np.pad(likeness, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan)
+    sheet = apart.transpose(0, 2, 1, 3).reshape(rows * (rows + 1), columns * (columns + 1))
+    sheet = sheet[:-1, :-1]
+    page = Figure(figsize=(5.6, 5.0), dpi=_DPI, layout="constrained")
+    axis = page.subplots()
+    shown = axis.imshow(sheet, cmap="viridis", vmin=-1, vmax=1, interpolation="nearest")
+    axis.set_xticks(_centres(columns), map(str, range(1, columns + 1)), fontsize=6)
+    axis.set_yticks(_centres(rows), map(str, range(1, rows + 1)), fontsize=6)
+    axis.set_xlabel("column of the patch", fontsize=8)
+    axis.set_ylabel("row of the patch", fontsize=8)
+    page.colorbar(shown, ax=axis, label="cosine of two positions", shrink=0.8)
+    return _png(page)
+
+
+def draw_attention(images: Images, shares: Floats, names: Sequence[str]) -> bytes:
+    """Where the last block looks, beside each image.
+
+    Args:
+      images: uint8 [n, S, S, 3].
+      shares: float32 [n, rows, columns] of attention a patch.
+      names: What stands above each image.
+    """
+    n = len(images)
+    page = Figure(figsize=(n * 1.6, 3.7), dpi=_DPI, layout="constrained")
+    axes = page.subplots(2, n, squeeze=False)
+    side = images.shape[1]
+    for column, (image, share, name) in enumerate(zip(images, shares, names, strict=True)):
+        show(axes[0, column], image)
+        axes[0, column].set_title(_short(name), fontsize=8)
+        show(axes[1, column], image)
+        axes[1, column].imshow(
+            share, cmap="inferno", alpha=0.65, interpolation="nearest",
+            extent=(-0.5, side - 0.5, side - 0.5, -0.5),
+        )  # fmt: skip
+        axes[1, column].set_title(f"most {share.max():.1%}", fontsize=8)
+    return _png(page)
+
+
+def _centres(count: int) -> list[float]:
+    return [place * (count + 1) + (count - 1) / 2 for place in range(count)]
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 1]}…"
+
+
+def _png(page: Figure) -> bytes:
+    data = io.BytesIO()
+    page.savefig(data, format="png")
+    return data.getvalue()

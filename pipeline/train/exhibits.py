@@ -1,0 +1,100 @@
+"""What TensorBoard shows of a run beside its curves: settings, batches, positions, attention."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+import yaml
+
+from pipeline.config import all_settings, value_of
+from pipeline.data.input import Shard, eval_dataset, train_dataset
+from pipeline.model.attention import last_attention
+from pipeline.monitor.pictures import (
+    draw_attention,
+    draw_batch,
+    draw_image_in_patches,
+    draw_positions,
+)
+from pipeline.train.experiment import Experiment
+
+_BATCH = 32  # images on the page
+_LOOKED_AT = 6  # validation images whose attention is shown
+
+
+def settings_text(experiment: Experiment) -> dict[str, str]:
+    """Settings and environment as Markdown, by title."""
+    config = experiment.config
+    facts = {
+        "host": platform.node(),
+        "devices": experiment.runtime.describe(),
+        "Python": platform.python_version(),
+        "TensorFlow": tf.__version__,
+        "Keras": keras.__version__,
+    }
+    tree = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    indented = "\n".join(f"    {line}" for line in tree.splitlines())
+    table = "\n".join(f"| {name} | `{value}` |" for name, value in facts.items())
+    return {"settings": indented, "environment": f"| | |\n|---|---|\n{table}"}
+
+
+def comparable_settings(experiment: Experiment) -> dict[str, float | str | bool]:
+    """All settings by their keys, as TensorBoard's hparams page takes them."""
+    values = {s.key: value_of(experiment.config, s.key) for s in all_settings()}
+    plain = (bool, int, float, str)
+    return {k: v if isinstance(v, plain) else json.dumps(v) for k, v in values.items()}
+
+
+def first_pictures(experiment: Experiment) -> Iterator[tuple[str, bytes]]:
+    """Title and PNG of the first batch as training sees it, and of an image in patches."""
+    images, targets = _first_batch(experiment)
+    yield "first batch", draw_batch(images, targets, experiment.source.classes)
+    yield "patches", draw_image_in_patches(images[0], experiment.model.arch.patch_size)
+
+
+def last_pictures(experiment: Experiment) -> Iterator[tuple[str, bytes]]:
+    """Title and PNG of what the weights, as they are now, have learned."""
+    model = experiment.model
+    side = experiment.config.data.image_size // model.arch.patch_size
+    positions = keras.ops.convert_to_numpy(model.position_embedding.positions)
+    yield "positions", draw_positions(positions[-(side**2) :], (side, side))
+    if "validation" in experiment.source.splits:
+        yield "attention", _attention(experiment, side)
+
+
+def _first_batch(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [n, S, S, 3] and float32 [n, C] of the chief's first replica."""
+    config = experiment.config
+    batch = next(iter(train_dataset(
+        experiment.source.splits["train"], config.data,
+        num_classes=len(experiment.source.classes), mean=experiment.mean, std=experiment.std,
+        seed=config.seed, start_step=0, shard=Shard(0, experiment.runtime.num_replicas),
+    )))  # fmt: skip
+    return _pixels(experiment, batch["image"][:_BATCH]), batch["target"][:_BATCH].numpy()
+
+
+def _attention(experiment: Experiment, side: int) -> bytes:
+    data = experiment.config.data.model_copy(update={"eval_batch_size": _LOOKED_AT})
+    split = experiment.source.splits["validation"]
+    batch = next(iter(eval_dataset(
+        split, data, mean=experiment.mean, std=experiment.std, shard=Shard()
+    )))  # fmt: skip
+    real = batch["weight"].numpy() > 0
+    shares = last_attention(experiment.model, batch["image"]).numpy()[real].mean(axis=1)
+    # What the class token looks at, or, where there is none, all tokens on average.
+    token = experiment.model.class_token is not None
+    seen = shares[:, 0, 1:] if token else shares.mean(axis=1)  # [n, T, T] -> [n, N]
+    names = [experiment.source.classes[i] for i in batch["label"].numpy()[real]]
+    images = _pixels(experiment, batch["image"])[real]
+    return draw_attention(images, seen.reshape(-1, side, side), names)
+
+
+def _pixels(experiment: Experiment, images: tf.Tensor) -> np.ndarray:
+    """Normalised images back to uint8."""
+    std, mean = np.array(experiment.std), np.array(experiment.mean)
+    values = (images.numpy() * std + mean) * 255
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)

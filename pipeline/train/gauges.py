@@ -1,0 +1,92 @@
+"""Readings of a run for its rows of metrics: norms, memory, arithmetic."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from pipeline.model.cost import flops_per_image
+from pipeline.model.vit import architecture
+from pipeline.train.experiment import Experiment
+
+# Side of the matrices whose product measures the peak: large enough to fill the device.
+_PEAK_SIDE = {"CPU": 2048, "GPU": 8192}
+_PEAK_TIMES = 3
+
+
+class Gauges:
+    """What is read at logging steps, on the chief; no other process need take part.
+
+    Args:
+      experiment: Whose weights and speed are read.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment = experiment
+        config = experiment.config
+        # A training step is the forward pass and twice as much on the way back.
+        self._flops = 3 * flops_per_image(
+            architecture(config.model), config.data.image_size, len(experiment.source.classes)
+        )
+
+    def read(self, examples_per_second: float) -> dict[str, float]:
+        """Norms of the weights, memory in bytes, and arithmetic at this speed, by name."""
+        weights, distance = (float(value) for value in self._norms())
+        values = {"weight_norm": weights, "host_memory_bytes": _resident_bytes()}
+        if self._experiment.optimizer.averages:
+            values["ema_distance"] = distance / max(weights, 1e-30)
+        values["model_flops_per_second"] = self._flops * examples_per_second
+        values["peak_fraction"] = values["model_flops_per_second"] / self._peak
+        return values | self._device_memory()
+
+    @cached_property
+    def _norms(self) -> Any:
+        """Global norm of the weights, and of their difference to the averages."""
+        model, averages = self._experiment.model, self._experiment.optimizer.averages
+
+        @tf.function
+        def norms() -> tuple[tf.Tensor, tf.Tensor]:
+            weights = [v.value for v in model.trainable_variables]
+            apart = [v.value - averages[v.path].value for v in model.trainable_variables
+                     if v.path in averages]  # fmt: skip
+            return tf.linalg.global_norm(weights), tf.linalg.global_norm(apart or [tf.zeros([])])
+
+        return norms
+
+    @cached_property
+    def _peak(self) -> float:
+        """FLOP/s of all replicas at most: what the user gives for one, or what one was seen to do.
+
+        Two matrices are multiplied, in the numbers the model computes in; the best of a few times.
+        """
+        given = self._experiment.config.monitor.peak_tflops
+        replicas = self._experiment.runtime.num_replicas
+        if given is not None:
+            return given * 1e12 * replicas
+        side = _PEAK_SIDE["GPU" if tf.config.list_logical_devices("GPU") else "CPU"]
+        dtype = self._experiment.model.compute_dtype
+        matrix = tf.ones([side, side], dtype)
+        seconds = []
+        for _ in range(_PEAK_TIMES + 1):
+            start_s = time.perf_counter()
+            tf.reduce_sum(tf.matmul(matrix, matrix)).numpy()
+            seconds.append(time.perf_counter() - start_s)
+        return 2.0 * side**3 / min(seconds[1:]) * replicas
+
+    def _device_memory(self) -> dict[str, float]:
+        gpus = tf.config.list_logical_devices("GPU")
+        if not gpus:
+            return {}
+        used = [tf.config.experimental.get_memory_info(gpu.name.removeprefix("/device:"))
+                for gpu in gpus]  # fmt: skip
+        return {"device_memory_bytes": float(max(one["peak"] for one in used))}
+
+
+def _resident_bytes() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return float(pages * os.sysconf("SC_PAGE_SIZE"))

@@ -1,0 +1,75 @@
+"""Event files, read by TensorBoard's own reader."""
+
+import io
+import json
+
+import numpy as np
+from PIL import Image
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from pipeline.monitor.tensorboard import TensorBoardWriter
+
+PLUGINS = ("scalars", "images", "text", "hparams")
+
+
+def read(folder):
+    reader = EventAccumulator(str(folder), tensor_size_guidance=dict.fromkeys(PLUGINS, 0))
+    reader.Reload()
+    return reader
+
+
+def points(folder, tag):
+    events = read(folder).Tensors(tag)
+    return [(event.step, float(np.ravel(event.tensor_proto.float_val)[0])) for event in events]
+
+
+def test_curves_of_each_split_are_in_its_folder(tmp_path):
+    writer = TensorBoardWriter(tmp_path / "tensorboard", 0, print)
+    for step in (1, 2):
+        writer.scalars("train", step, {"loss": step / 2, "accuracy": 0.25})
+    writer.scalars("validation", 2, {"loss": 4.0})
+    assert points(tmp_path / "tensorboard/train", "loss") == [(1, 0.5), (2, 1.0)]
+    assert points(tmp_path / "tensorboard/validation", "loss") == [(2, 4.0)]
+
+
+def test_a_start_that_was_killed_leaves_no_points_behind_the_one_after_it(tmp_path):
+    first = TensorBoardWriter(tmp_path / "tensorboard", 0, print)
+    for step in range(1, 8):
+        first.scalars("train", step, {"loss": 1.0})
+    second = TensorBoardWriter(tmp_path / "tensorboard", 4, print)
+    for step in range(5, 10):
+        second.scalars("train", step, {"loss": 2.0})
+    expected = [(s, 1.0) for s in range(1, 5)] + [(s, 2.0) for s in range(5, 10)]
+    assert points(tmp_path / "tensorboard/train", "loss") == expected
+
+
+def test_a_file_cut_short_opens(tmp_path):
+    writer = TensorBoardWriter(tmp_path / "tensorboard", 0, print)
+    for step in range(1, 4):
+        writer.scalars("train", step, {"loss": float(step)})
+    (file,) = (tmp_path / "tensorboard/train").iterdir()
+    file.write_bytes(file.read_bytes()[:-7])
+    assert points(tmp_path / "tensorboard/train", "loss") == [(1, 1.0), (2, 2.0)]
+
+
+def test_pictures_text_and_settings(tmp_path):
+    writer = TensorBoardWriter(tmp_path / "tensorboard", 0, print)
+    png = io.BytesIO()
+    Image.fromarray(np.zeros((3, 5, 3), np.uint8)).save(png, "png")
+    writer.picture("a picture", png.getvalue(), 7)
+    writer.text("settings", "**bold**", 0)
+    writer.hparams({"optim.base_lr": 1e-3, "data.source": "digits", "data.augment.flip": True})
+    train = read(tmp_path / "tensorboard/train")
+    (event,) = train.Tensors("a picture")
+    assert event.step == 7
+    assert list(event.tensor_proto.string_val) == [b"5", b"3", png.getvalue()]
+    assert train.Tensors("settings")[0].tensor_proto.string_val[0] == b"**bold**"
+    plugins = train.summary_metadata
+    assert plugins["a picture"].plugin_data.plugin_name == "images"
+    content = read(tmp_path / "tensorboard").SummaryMetadata("_hparams_/session_start_info")
+    data = HParamsPluginData.FromString(content.plugin_data.content).session_start_info
+    values = {name: json.dumps(str(value)) for name, value in data.hparams.items()}
+    assert set(values) == {"optim.base_lr", "data.source", "data.augment.flip"}
+    assert data.hparams["optim.base_lr"].number_value == 1e-3
+    assert data.hparams["data.augment.flip"].bool_value is True
