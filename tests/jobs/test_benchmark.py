@@ -106,6 +106,14 @@ def test_records_are_measured_in_a_process_of_their_own():
     assert found["added_mb"] > 0
 
 
+@pytest.mark.parametrize("argument", ["--seconds=0", "--rounds=0"])
+def test_input_refuses_to_measure_nothing(argument):
+    done = benchmark("input", "digits", argument)
+    assert done.returncode == 2
+    assert "--seconds must be above 0 and --rounds at least 1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_input_takes_settings_behind_options_and_refuses_too_few():
     done = benchmark("input", "cifar10", "--photographs=3", "data.source=digits")
     assert done.returncode == 2
