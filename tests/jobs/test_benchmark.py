@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -94,6 +95,20 @@ def test_input_of_photographs_stands_beside_decoding_them_and_pillow():
         "tf.io.decode_jpeg alone, again": "all of it without antialiasing",
         "Pillow: decode, resized crop, flip, normalise": "and augment",
         "Keras: decode, resize, crop, flip, normalise": "and augment",
+    }
+
+
+def test_input_of_files_that_are_not_resized_has_no_line_about_antialiasing(tmp_path):
+    for number in range(40):
+        path = tmp_path / "train" / "ab"[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
+    assert input_rows("digits", f"--data={tmp_path}", "data.global_batch_size=4") == {
+        "order, fetch": None,
+        "order, fetch, decode, resize, normalise": None,
+        "and augment": None,
+        "tf.io.decode_jpeg alone": "and augment",
+        "Pillow: decode, normalise": "order, fetch, decode, resize, normalise",
     }
 
 
