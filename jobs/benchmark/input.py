@@ -30,6 +30,8 @@ other ways stand below, with how many times as fast ours is at the same work:
              resized crop: resize the short side to 8/7 of the size, crop at random
 """
 
+_WARM_UP = 0.3  # as a part of each timing
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's arguments."""
@@ -62,6 +64,11 @@ def run(arguments: argparse.Namespace) -> int:
         number = getattr(arguments, name)
         if number is not None and number < 20:
             raise SettingsError(f"--{name} must be at least 20. Received: {number}")
+    if arguments.seconds <= 0 or arguments.rounds < 1:
+        raise SettingsError(
+            "--seconds must be above 0 and --rounds at least 1. Received: "
+            f"{arguments.seconds:g} and {arguments.rounds}"
+        )
     config = load_config(find_recipe(arguments.recipe), arguments.settings)
     with tempfile.TemporaryDirectory(prefix="vit-benchmark-") as folder:
         if arguments.records is not None:
@@ -88,13 +95,15 @@ def _measure(config: Config, seconds: float, rounds: int) -> list[dict[str, Any]
     source = open_source(config.data, config.seed)
     ours = stages(config, source)
     lines = [*ours, *others(config.data, source.splits["train"], ours)]
-    iterators = [iter(line.make()) for line in lines]
+    datasets = [line.make() for line in lines]
     timings: list[list[_Timing]] = [[] for _ in lines]
-    for number in range(rounds + 1):
-        for line, iterator, found in zip(lines, iterators, timings, strict=True):
-            timing = _time(iterator, line.batch_size, seconds if number else min(seconds, 1.0))
-            if number:  # the first fills caches and buffers
-                found.append(timing)
+    for _ in range(rounds):
+        for line, dataset, found in zip(lines, datasets, timings, strict=True):
+            # An iterator of its own each time: one that waits would go on filling its buffers, in
+            # the time of the others, and hand out what it has when it is timed again.
+            iterator = iter(dataset)
+            _time(iterator, line.batch_size, _WARM_UP * seconds)
+            found.append(_time(iterator, line.batch_size, seconds))
     speed = {
         line.title: median(timing.images_per_second for timing in found)
         for line, found in zip(lines, timings, strict=True)

@@ -50,7 +50,7 @@ def stages(config: Config, source: DataSource) -> list[Line]:
         lines.append(line(AUGMENT, data.model_copy(update=unmixed)))
     if data.mixup_alpha or data.cutmix_alpha:
         lines.append(line(MIX, data))
-    if split.images is None and data.antialias:
+    if split.images is None and data.antialias and data.resize != "none":
         lines.append(line(COARSE, data.model_copy(update={"antialias": False})))
     return lines
 

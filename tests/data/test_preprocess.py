@@ -63,10 +63,13 @@ def test_a_batch_is_resized_as_its_images_are(size, antialias):
         np.testing.assert_array_equal(unknown(images[i]), batch[i])
 
 
-def test_white_stays_white():
-    white = tf.fill([1, 37, 41, 3], tf.constant(255, tf.uint8))
-    for size in (9, 100):
-        assert (resize(white, size, antialias=True).numpy() == 255).all()
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("side", [1, 7, 37, 224, 375, 699])
+def test_white_stays_white(side, antialias):
+    # A weighted mean of 255s is a little more than 255 in some places, and 256 would become 0.
+    white = tf.fill([1, side, side + 4, 3], tf.constant(255, tf.uint8))
+    for size in (9, 32, 100, 225):
+        assert (resize(white, size, antialias).numpy() == 255).all()
 
 
 @pytest.mark.parametrize("encode", [jpeg, png])

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -111,6 +112,20 @@ def test_input_of_photographs_stands_beside_decoding_them_and_pillow():
     }
 
 
+def test_input_of_files_that_are_not_resized_has_no_line_about_antialiasing(tmp_path):
+    for number in range(40):
+        path = tmp_path / "train" / "ab"[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
+    assert input_rows("digits", f"--data={tmp_path}", "data.global_batch_size=4") == {
+        "order, fetch": None,
+        "order, fetch, decode, resize, normalise": None,
+        "and augment": None,
+        "tf.io.decode_jpeg alone": "and augment",
+        "Pillow: decode, normalise": "order, fetch, decode, resize, normalise",
+    }
+
+
 def test_records_are_measured_in_a_process_of_their_own():
     done = benchmark("input", "--records=300", "--json")
     assert done.returncode == 0, done.stderr
@@ -118,6 +133,14 @@ def test_records_are_measured_in_a_process_of_their_own():
     assert found["records"] == 300
     assert found["first_batch_s"] > 0
     assert found["added_mb"] > 0
+
+
+@pytest.mark.parametrize("argument", ["--seconds=0", "--rounds=0"])
+def test_input_refuses_to_measure_nothing(argument):
+    done = benchmark("input", "digits", argument)
+    assert done.returncode == 2
+    assert "--seconds must be above 0 and --rounds at least 1" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_input_takes_settings_behind_options_and_refuses_too_few():
