@@ -9,19 +9,20 @@ The exit code is 0 only where all held. It takes some 15 s a kill, and as many u
 """
 
 import argparse
-import math
 import shutil
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
 
+from pipeline.errors import PipelineError
 from tests.chaos.run_under_fire import ChaosError, Part
 from tests.parallel.launches import Launches
-from tests.parallel.trainings import different_tensors, newest, read_rows
+from tests.parallel.trainings import different_tensors, newest, read_rows, same_values
 
 
 def main():
@@ -35,19 +36,15 @@ def main():
     # So that what was started is ended too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
-    launches = Launches()
     results = []
-    try:
-        for name, ranks, kills in (
-            ("single", 1, arguments.kills_single),
-            ("two ranks", 2, arguments.kills_two_ranks),
-        ):
-            if kills:
-                steps = (kills + 2) * arguments.steps_per_kill
-                part = Part(name, launches, folder, ranks, kills, steps, arguments.seed)
-                results.append((part, *check(part)))
-    finally:
-        launches.clean_up()
+    for name, ranks, kills in (
+        ("single", 1, arguments.kills_single),
+        ("two ranks", 2, arguments.kills_two_ranks),
+    ):
+        if kills:
+            steps = (kills + 2) * arguments.steps_per_kill
+            part = Part(name, Launches(), folder, ranks, kills, steps, arguments.seed)
+            results.append((part, *check(part)))
     print_summary(results)
     held = all(problem is None for _, _, problem in results)
     if held and not arguments.keep:
@@ -67,9 +64,11 @@ def check(part):
         part.run_undisturbed()
         part.kill_again_and_again()
         compare(part)
-    except (ChaosError, AssertionError) as error:
+    except (ChaosError, AssertionError, PipelineError, subprocess.TimeoutExpired) as error:
         problem = str(error)
         print(f"{part.name}: {problem}", flush=True)
+    finally:
+        part.launches.clean_up()
     return time.monotonic() - start_s, problem
 
 
@@ -87,24 +86,8 @@ def compare(part):
     if places != [(row["step"], row["split"]) for row in expected]:
         raise ChaosError("metrics.jsonl has other steps than the undisturbed run's")
     for row, other in zip(rows, expected, strict=True):
-        if not same_values(row, other, exactly=part.ranks == 1):
+        if not (row == other if part.ranks == 1 else same_values(row, other)):
             raise ChaosError(f"rows differ:\n  {row}\n  {other}")
-
-
-def same_values(row, other, exactly):
-    """Whether rows are equal.
-
-    On two ranks sums are brought together when they are saved, so a resumed row is added up in
-    another order than one that was not interrupted: in double precision, that is the last digits.
-    """
-    if exactly or row.keys() != other.keys():
-        return row == other
-    return all(
-        math.isclose(value, other[key], rel_tol=1e-12)
-        if isinstance(value, float) and isinstance(other[key], float)
-        else value == other[key]
-        for key, value in row.items()
-    )
 
 
 def print_summary(results):

@@ -41,7 +41,7 @@ class Part:
         self.undisturbed = self.run.with_name(f"{self.run.name}-undisturbed")
         self.counts = Counter()
         self.lost_steps = []
-        self._launches = launches
+        self.launches = launches
         self._random = random.Random(f"{seed} {name}")
         self._newest = -1
         # Measured by the undisturbed run.
@@ -58,7 +58,7 @@ class Part:
             "train.evaluate_every_steps=150",
         )  # fmt: skip
         log = run.with_name(f"{run.name}-{number:03d}.log")
-        return Training(self._launches, log, train_command("digits", *settings, slots=self.ranks))
+        return Training(self.launches, log, train_command("digits", *settings, slots=self.ranks))
 
     def run_undisturbed(self):
         """The reference, and how fast a start and a step are here."""
@@ -93,7 +93,7 @@ class Part:
         if code != 0:
             raise ChaosError(f"the last start ended with {code}:\n{text}")
         self._check_checkpoints()
-        if left := self._launches.left():
+        if left := self.launches.left():
             raise ChaosError(f"processes are left: {left}")
         if left := leftovers(self.run):
             raise ChaosError(f"left in the run folder: {left}")
@@ -149,9 +149,9 @@ class Part:
     def _wait_for_end(self, training):
         code, text = training.end(_LIMIT_S)
         try:
-            wait_until(lambda: not self._launches.left(), 10)
+            wait_until(lambda: not self.launches.left(), 10)
         except AssertionError:
-            raise ChaosError(f"processes are left: {self._launches.left()}\n{text}") from None
+            raise ChaosError(f"processes are left: {self.launches.left()}\n{text}") from None
         if code == 0:
             raise ChaosError(f"it was killed and ended with 0:\n{text}")
         return code

@@ -30,6 +30,8 @@ distribute: {intra_op_threads: 1}
 checkpoint: {every_steps: 4, every_epochs: null}
 """
 
+# For a start on a machine that does much else; what takes longer hangs.
+_LIMIT_S = 240.0
 # How fast it went is not part of what is trained.
 TIMINGS = ("examples_per_second", "input_wait_fraction", "checkpoint_s")
 
@@ -63,7 +65,7 @@ class Training:
     def text(self):
         return self.log.read_text(errors="replace")
 
-    def wait_for(self, condition, timeout_s=120.0):
+    def wait_for(self, condition, timeout_s=_LIMIT_S):
         """Until it has printed a text, or a condition holds; it must still run then."""
         holds = condition if callable(condition) else lambda: condition in self.text
         limit = time.monotonic() + timeout_s
@@ -72,12 +74,12 @@ class Training:
             assert time.monotonic() < limit, f"this did not come:\n{self.text}"
             time.sleep(0.01)
 
-    def end(self, timeout_s=120.0):
+    def end(self, timeout_s=_LIMIT_S):
         """Its exit code and all it printed, once it has ended by itself."""
         self.process.wait(timeout_s)
         return self.process.returncode, self.text
 
-    def succeed(self, timeout_s=120.0):
+    def succeed(self, timeout_s=_LIMIT_S):
         """All it printed, once it has ended with 0."""
         code, text = self.end(timeout_s)
         assert code == 0, text
