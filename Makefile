@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 NVCC := $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
 FLAVOUR := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
-.PHONY: train test lint horovod horovod-gpu-build clean
+.PHONY: train test lint chaos horovod horovod-gpu-build clean
 
 train: $(VENV)/installed-$(FLAVOUR)
 	$(BIN)/vit train digits
@@ -18,6 +18,11 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
+
+# Real runs, killed over and over: half an hour, and no part of `make test`. For fewer kills:
+# make chaos CHAOS="--kills-single 10 --kills-two-ranks 4"
+chaos: $(VENV)/installed-test horovod
+	$(BIN)/python -m tests.chaos.chaos $(CHAOS)
 
 horovod: $(VENV)/installed-$(FLAVOUR)
 	tools/build_horovod.sh --python $(BIN)/python $(if $(filter gpu,$(FLAVOUR)),--gpu)

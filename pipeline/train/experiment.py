@@ -27,6 +27,9 @@ from pipeline.optim.schedule import Schedule, build_schedule
 from pipeline.train.metrics import SUMS, mean_metrics
 from pipeline.train.step import TRAIN_SUMS, EvalSteps, TrainSteps, make_eval_steps, make_train_steps
 
+# Places of the sums that each process has whole, where it has its part of the others.
+_COUNTED_BY_EACH = [TRAIN_SUMS.index(n) for n in ("skipped_updates", "input_wait_s", "steps")]
+
 
 class Stretch(NamedTuple):
     """What a stretch of updates gave.
@@ -130,10 +133,14 @@ class Experiment:
     def reduce_sums(self, sums: np.ndarray) -> np.ndarray:
         """Training sums of this process made those of all; every process must call it."""
         total = self.runtime.all_reduce(sums, "sum")
-        # Counted by each process, where the others are each process's part of a whole.
-        for name in ("skipped_updates", "input_wait_s", "steps"):
-            total[TRAIN_SUMS.index(name)] /= self.runtime.world_size
+        total[_COUNTED_BY_EACH] /= self.runtime.world_size
         return total
+
+    def share_of_sums(self, total: np.ndarray) -> np.ndarray:
+        """What this process goes on from, such that `reduce_sums` of all is `total` again."""
+        own = total if self.runtime.is_chief else np.zeros_like(total)
+        own[_COUNTED_BY_EACH] = total[_COUNTED_BY_EACH]
+        return own
 
     def evaluate(
         self, split: str, next_stretch: Callable[[], int] | None = None

@@ -107,9 +107,8 @@ class Loop:
         if state is not None:
             self._step = self._saver.saved_step = state["step"]
             self._progress = Progress(**state["progress"])
-            if not self._runtime.is_chief:
-                # The sums since the last row are those of all processes, and the chief has them.
-                self._progress.sums = empty_train_sums().tolist()
+            sums = np.asarray(self._progress.sums)
+            self._progress.sums = self._experiment.share_of_sums(sums).tolist()
         self._display.advance(self._step)
         if state is None:
             self._saver.save(self._step, self._progress)
