@@ -167,7 +167,7 @@ def _verify(out: Path, processes: int) -> None:
         shown = "\n".join(f"  {problem}" for problem in problems[:_WORST])
         more = f"\n  and {len(problems) - _WORST} more" if len(problems) > _WORST else ""
         raise DataError(
-            f"{out}: {len(problems)} things are wrong:\n{shown}{more}\nCopy these files again, or "
+            f"{out} is damaged:\n{shown}{more}\nCopy these files again, or "
             f"remove {out / FACTS} and prepare the set again"
         )
     print(f"{out}: all {total:,} images are whole")

@@ -210,8 +210,9 @@ def _finished(source: DataSource, out: Path, tasks: Sequence[ShardTask], on_done
 
 def _unreadable_error(unreadable: dict[str, str], out: Path) -> DataError:
     shown = "\n".join(f"  {name}: {why}" for name, why in list(unreadable.items())[:_NAMED])
+    images = "1 image" if len(unreadable) == 1 else f"{len(unreadable)} images"
     return DataError(
-        f"{len(unreadable)} images cannot be read (all are in {out / UNREADABLE}):\n{shown}\n"
+        f"{images} cannot be read (all are in {out / UNREADABLE}):\n{shown}\n"
         "Replace or remove them, or set data.on_bad_image=skip to leave them out, and give the "
         "command again: what is done stays done"
     )

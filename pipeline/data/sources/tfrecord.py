@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config import DataConfig
-from pipeline.data.sources.example import int_feature
+from pipeline.data.sources.example import bytes_feature, int_feature
 from pipeline.data.sources.shards import ShardRecords
 from pipeline.data.split import DataSource, Split, check_labels, hold_out_by_name
 from pipeline.errors import DataError, SettingsError
@@ -184,7 +184,8 @@ def _class_names(root: Path, count: int) -> tuple[str, ...]:
 def _index(root: Path, split: str, paths: Sequence[Path], config: DataConfig) -> Index:
     """The kept index, or a new one, which is kept where that is possible."""
     stats = [path.stat() for path in paths]
-    facts = [str(path.relative_to(root)) for path in paths], config.tfrecord_label_key
+    keys = config.tfrecord_label_key, config.tfrecord_image_key
+    facts = [str(path.relative_to(root)) for path in paths], keys
     state = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
     key = hashlib.blake2b(repr((facts, state)).encode(), digest_size=8).hexdigest()
     folder = root if config.index_path is None else Path(config.index_path).expanduser()
@@ -193,7 +194,7 @@ def _index(root: Path, split: str, paths: Sequence[Path], config: DataConfig) ->
     with suppress(*damaged), open(kept, "rb") as file, np.load(file, allow_pickle=False) as arrays:
         return Index(arrays["shard"], arrays["start"], arrays["labels"])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        parts = list(pool.map(lambda path: scan(path, config.tfrecord_label_key), paths))
+        parts = list(pool.map(lambda path: scan(path, *keys), paths))
     counts = [len(starts) for starts, _ in parts]
     index = Index(
         np.repeat(np.arange(len(paths), dtype=np.int32), counts),
@@ -220,11 +221,14 @@ def _keep(path: Path, index: Index) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def scan(path: Path, label_key: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def scan(
+    path: Path, label_key: str, image_key: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """First byte int64 [n] and label int64 [n] of each record of a file; images are not read.
 
     Raises:
-      DataError: The file is truncated, damaged, compressed, or its records have no such label.
+      DataError: The file is truncated, damaged, compressed, or its records have no such label, or
+        the first no such image.
     """
     try:
         with open(path, "rb") as file:
@@ -232,13 +236,13 @@ def scan(path: Path, label_key: str) -> tuple[npt.NDArray[np.int64], npt.NDArray
             if not size:
                 return np.zeros(0, np.int64), np.zeros(0, np.int64)
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                return _scan(content, size, path, label_key)
+                return _scan(content, size, path, label_key, image_key)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _scan(
-    content: mmap.mmap, size: int, path: Path, label_key: str
+    content: mmap.mmap, size: int, path: Path, label_key: str, image_key: str
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     starts: list[int] = []
     labels: list[int] = []
@@ -263,6 +267,8 @@ def _scan(
                 f"{first + length + _FOOTER.size - size} bytes more. Copy it again"
             )
         try:
+            if not labels:  # a wrong name is the same in all
+                bytes_feature(content, image_key, first, first + length)
             labels.append(int_feature(content, label_key, first, first + length))
         except ValueError as error:
             raise DataError(

@@ -13,7 +13,7 @@ from pipeline.data.sources.tfrecord import TFRecordShard, scan
 from pipeline.errors import DataError, SettingsError
 from tests.data.prepared import write_tfrecord
 
-LABEL = "image/class/label"
+LABEL, IMAGE = "image/class/label", "image/encoded"
 RNG = np.random.default_rng(0)
 IMAGES = [RNG.bytes(int(n)) for n in RNG.integers(1, 5000, 40)]
 LABELS = [1 + i % 4 for i in range(40)]
@@ -50,7 +50,7 @@ def test_records_are_read_in_any_order_with_labels_from_zero(tmp_path, first_lab
 def test_the_offsets_are_those_tensorflow_reads_in_order(tmp_path):
     path = tmp_path / "train-00000-of-00001"
     write_tfrecord(path, IMAGES, LABELS)
-    starts, labels = scan(path, LABEL)
+    starts, labels = scan(path, LABEL, IMAGE)
     shard = TFRecordShard(str(path))
     theirs = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
     assert [shard.read(int(start)) for start in starts] == theirs
@@ -130,7 +130,7 @@ def case_truncated(root):
 
 def case_truncated_in_a_header(root):
     path = root / "train-00001-of-00003"
-    starts, _ = scan(path, LABEL)
+    starts, _ = scan(path, LABEL, IMAGE)
     os.truncate(path, int(starts[3]) + 5)
     return rf"{path} is damaged or truncated at byte {starts[3]} of {starts[3] + 5}"
 
@@ -159,6 +159,11 @@ def case_missing_shard(root):
 def case_other_features(root):
     write_tfrecord(root / "train-00000-of-00003", IMAGES[:2], LABELS[:2], label_key="label")
     return r"record 0: no feature 'image/class/label': it has .*label.*data\.tfrecord_label_key"
+
+
+def case_images_under_another_name(root):
+    write_tfrecord(root / "train-00000-of-00003", IMAGES[:2], LABELS[:2], image_key="picture")
+    return r"record 0: no feature 'image/encoded': it has .*picture.*data\.tfrecord_image_key"
 
 
 def case_no_example(root):
@@ -201,7 +206,7 @@ def test_an_altered_record_is_noticed_when_it_is_read(tmp_path):
     write_set(tmp_path)
     train = open_(tmp_path).splits["train"]
     path = tmp_path / "train-00000-of-00003"
-    starts, _ = scan(path, LABEL)
+    starts, _ = scan(path, LABEL, IMAGE)
     content = bytearray(path.read_bytes())
     content[int(starts[3]) + 60] ^= 4
     path.write_bytes(content)
