@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
 LINE_EVERY_S = 10.0
+_NARROW = 100  # columns, below which the bar has room for two facts only
 
 
 class ProgressDisplay:
@@ -29,6 +31,7 @@ class ProgressDisplay:
         self._bar = _bar(self._console) if enabled and self._console.is_terminal else None
         self._task = self._bar.add_task("", total=total_steps, facts="") if self._bar else None
         self._last_line_s = -LINE_EVERY_S
+        self._last_validation = ""
         if self._bar:
             self._bar.start()
 
@@ -44,10 +47,12 @@ class ProgressDisplay:
     def trained(self, row: Mapping[str, Any]) -> None:
         """A row of training metrics: into the bar, or as a line if the last one is 10 s old."""
         facts = (
-            f"loss {row['loss']:.4f}  accuracy {row['accuracy']:.1%}  "
+            f"loss {row['loss']:.4f}  accuracy {row['accuracy']:.1%}{self._last_validation}  "
             f"{row['examples_per_second']:,.0f} images/s  lr {row['learning_rate']:.2e}"
         )
         if self._bar is not None and self._task is not None:
+            if self._console.width < _NARROW:
+                facts = f"loss {row['loss']:.3f} {row['accuracy']:.0%}"
             epoch = f"epoch {row['epoch']:.1f}/{self._epochs:.0f}"
             self._bar.update(self._task, completed=row["step"], description=epoch, facts=facts)
         elif time.monotonic() - self._last_line_s >= LINE_EVERY_S:
@@ -56,11 +61,29 @@ class ProgressDisplay:
 
     def evaluated(self, row: Mapping[str, Any], best: bool) -> None:
         """A row of evaluation metrics."""
+        if row["split"] == "validation":
+            self._last_validation = f" (validation {row['accuracy']:.1%})"
         self.message(
             f"{self._place(row)}  {row['split']}: loss {row['loss']:.4f}  "
             f"accuracy {row['accuracy']:.2%}  top-5 {row['top_5_accuracy']:.2%}"
             + ("  best so far" if best else "")
         )
+
+    def finished(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The table at the end: a line a split."""
+        self.close()
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in ("", "accuracy", "top-5", "loss", "of step"):
+            table.add_column(name, justify="right" if name else "left")
+        for row in rows:
+            table.add_row(
+                row["split"],
+                f"{row['accuracy']:.2%}",
+                f"{row['top_5_accuracy']:.2%}",
+                f"{row['loss']:.4f}",
+                f"{row.get('weights_of_step', row['step']):,}",
+            )
+        self._console.print(table)
 
     def close(self) -> None:
         """Takes the bar away."""

@@ -74,8 +74,11 @@ class Journal:
             # In a thread: a batch must be read for it, and drawing takes about a second.
             self._drawing = self._pool.submit(lambda: list(first_pictures(experiment)))
 
-    def end(self, step: int) -> None:
-        """On the chief: draws what the weights have learned."""
+    def end(self, step: int, best_step: int | None) -> None:
+        """On the chief: shows the results, and draws what the weights have learned."""
+        newest = {(row["split"], row["step"]): row for row in self._metrics.rows()}
+        shown = (("train", step), ("validation", best_step), ("test", step))
+        self._display.finished([newest[place] for place in shown if place in newest])
         if self._board is not None and self._experiment.config.monitor.pictures:
             self._show_drawings(step=0)
             self._drawing = self._pool.submit(lambda: list(last_pictures(self._experiment)))

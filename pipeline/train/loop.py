@@ -141,7 +141,8 @@ class Loop:
             row = self._evaluate("test")
             row["weights_of_step"] = self._step if best is None else best
             self._journal.evaluated(self._step, "test", row, best=False)
-        self._journal.end(self._step)
+        if self._runtime.is_chief:
+            self._journal.end(self._step, best)
         self._callbacks.train_end(self._journal.last_row)
         return self._journal.last_row
 
