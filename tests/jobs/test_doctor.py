@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.doctor import Run, read_runs
+from jobs.doctor.parity import Run, read_runs
 from pipeline.config import Config
 from pipeline.errors import SettingsError
 from pipeline.train.parity import Trace, compare, compare_weights, proof_config
