@@ -18,8 +18,10 @@ from jobs.doctor import data, folder, installation, machine
 from jobs.doctor.display import Display
 from jobs.doctor.finding import Finding, Findings, exit_code, ok, warning
 from jobs.doctor.machine import Gpu, HostMemory
+from jobs.launch import find_gpus
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, load_config
+from pipeline.data.sources.arrays import KERAS_HOSTS
 from pipeline.data.sources.source import open_source
 from pipeline.data.split import DataSource
 from pipeline.distribute.environment import Place, find_place
@@ -57,10 +59,9 @@ def examine(recipe: str, settings: Sequence[str], as_json: bool) -> int:
     _check_installation(found, config, place, len(gpus))
     met = False
     if config is not None:
-        several = place.world_size > 1 or len(gpus) > 1
         if machine.SHARED_MEMORY.is_dir():
             size = shutil.disk_usage(machine.SHARED_MEMORY).total
-            found.check("shared memory", machine.check_shared_memory, size, several)
+            found.check("shared memory", machine.check_shared_memory, size, _visible(gpus))
         if place.rank == 0:
             found.check("run folder", folder.check_run_folder, config)
         if config.model.pretrained is not None:
@@ -91,7 +92,7 @@ def _check_installation(found: Findings, config: Config | None, place: Place, gp
 
 def _open(found: Findings, config: Config) -> DataSource | None:
     def open_it() -> DataSource:
-        if config.data.path is None and config.data.source != "digits":
+        if config.data.path is None and config.data.source in KERAS_HOSTS:
             import_tensorflow()  # Keras downloads the set
         return open_source(config.data, config.seed)
 
@@ -167,9 +168,8 @@ def _check_devices(gpus: Sequence[Gpu], runtime: Runtime) -> list[Finding]:
     import tensorflow as tf
 
     seen = len(tf.config.list_physical_devices("GPU"))
-    hidden = "CUDA_VISIBLE_DEVICES" in os.environ
     return [
-        *machine.check_gpus(gpus, seen, hidden),
+        *machine.check_gpus(gpus, _visible(gpus), seen),
         ok("devices", runtime.describe()),
     ]
 
@@ -221,6 +221,10 @@ def _check_images(found: Findings, config: Config, source: DataSource) -> None:
         found.check("normalization", data.check_normalization, sample, source, config.data)
 
 
+def _visible(gpus: Sequence[Gpu]) -> int:
+    return len(find_gpus(os.environ)) if gpus else 0
+
+
 def _trains_on_gpu() -> bool:
     import tensorflow as tf
 
@@ -235,17 +239,20 @@ def _gpu_memory(gpus: Sequence[Gpu]) -> HostMemory | None:
 def _add_others(found: Findings, runtime: Runtime, hosts: Sequence[str]) -> None:
     """Adds what only other processes found, on all of them alike, so that all exit alike."""
     own = [asdict(finding) for finding in found.all if finding.level != "ok"]
-    ranks: dict[Finding, list[int]] = {}
-    for rank, findings in enumerate(runtime.all_gather(own)):
-        for finding in findings:
-            ranks.setdefault(Finding(**finding), []).append(rank)
-    chief_knows = {finding for finding, where in ranks.items() if 0 in where}
+    chief, *others = ([Finding(**f) for f in process] for process in runtime.all_gather(own))
     if not runtime.is_chief:
-        found.all[:] = list(chief_knows)
+        found.all[:] = chief
+    # On the chief's host the same trouble may come with other figures: free memory, for example.
+    known = {(finding.level, finding.subject) for finding in chief}
+    ranks: dict[Finding, list[int]] = {}
+    for rank, findings in enumerate(others, start=1):
+        for finding in findings:
+            here = hosts[rank] == hosts[0] and (finding.level, finding.subject) in known
+            if finding not in chief and not here:
+                ranks.setdefault(finding, []).append(rank)
     for finding, where in ranks.items():
-        if finding not in chief_knows:
-            listed = ", ".join(f"{rank} on {hosts[rank]}" for rank in where)
-            found.add([replace(finding, text=f"rank {listed}: {finding.text}")])
+        listed = ", ".join(f"{rank} on {hosts[rank]}" for rank in where)
+        found.add([replace(finding, text=f"rank {listed}: {finding.text}")])
 
 
 def _complain(found: Findings, place: Place) -> None:

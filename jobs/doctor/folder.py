@@ -16,9 +16,9 @@ _ANOTHER = "name another folder with run.dir=FOLDER"
 def check_run_folder(config: Config) -> Iterator[Finding]:
     """Whether a start can use the folder: free, writable, and of the same settings."""
     folder = RunFolder(config.run_dir)
-    place = existing_folder(folder.path)
-    is_new = place != folder.path.absolute()
+    place = folder.path
     try:
+        place = existing_folder(folder.path)
         try_folder(place)
     except OSError as problem:
         yield error(
@@ -27,7 +27,7 @@ def check_run_folder(config: Config) -> Iterator[Finding]:
             f"Files must be written, renamed and synced there: {_ANOTHER}",
         )
         return
-    if is_new:
+    if place != folder.path.absolute():
         yield ok("run folder", f"{folder.path} will be made; {place} can be written to")
         return
     if (holder := folder.lock.find_holder()) is not None:

@@ -79,16 +79,16 @@ def list_gpus() -> list[Gpu]:
 
 def check_gpus(
     gpus: Sequence[Gpu],
+    visible: int,
     seen: int,
-    hidden: bool,
     version_of: Callable[[str], str | None] = installed_version,
 ) -> Iterator[Finding]:
     """GPUs that are there against those that TensorFlow sees.
 
     Args:
       gpus: Of nvidia-smi.
+      visible: How many of them CUDA_VISIBLE_DEVICES leaves.
       seen: How many TensorFlow lists.
-      hidden: Whether CUDA_VISIBLE_DEVICES is set.
       version_of: Version of an installed distribution, None for one that is not.
     """
     if not gpus:
@@ -96,15 +96,15 @@ def check_gpus(
         return
     kinds = ", ".join(f"{sum(g.name == n for g in gpus)} {n}" for n in {g.name: 0 for g in gpus})
     there = f"{kinds}, driver {gpus[0].driver}"
-    if hidden:
-        yield ok("GPUs", f"{there}; CUDA_VISIBLE_DEVICES leaves {seen}")
+    if not visible:
+        yield ok("GPUs", f"{there}; CUDA_VISIBLE_DEVICES hides all: it trains on the CPU")
     elif not seen:
         why, remedy = _why_unseen(version_of)
         yield error("GPUs", f"{there}, and TensorFlow sees none of them: {why}", remedy)
-    elif seen < len(gpus):
+    elif seen < visible:
         yield warning(
             "GPUs",
-            f"{there}, and TensorFlow sees {seen} of {len(gpus)}",
+            f"{there}, and TensorFlow sees {seen} of {visible}",
             "Look at nvidia-smi for those in another mode (MIG, exclusive process)",
         )
     else:
@@ -141,11 +141,11 @@ def _cuda_packages() -> list[Requirement]:
             and not r.marker.evaluate({"extra": ""})]  # fmt: skip
 
 
-def check_shared_memory(size_bytes: int, several: bool) -> Iterator[Finding]:
-    """The size of /dev/shm, where processes or GPUs exchange gradients through it."""
+def check_shared_memory(size_bytes: int, gpus: int) -> Iterator[Finding]:
+    """The size of /dev/shm, through which NCCL connects several GPUs of a host."""
     size = f"{SHARED_MEMORY} has {_size(size_bytes)}"
-    if not several:
-        yield ok("shared memory", f"{size}; one process on one device needs none")
+    if gpus < 2:
+        yield ok("shared memory", f"{size}; only several GPUs need it")
     elif size_bytes < SHARED_MEMORY_BYTES:
         yield warning(
             "shared memory",
@@ -167,19 +167,18 @@ def check_open_files(soft: int, hard: int, shards: int) -> Iterator[Finding]:
       shards: Files of records in all splits.
     """
     needed = shards + OTHER_FILES
-    want = f"{needed:,} are needed for {shards:,} shards and all else"
-    if hard < needed:
-        fewer = ", or write fewer, larger shards: vit prepare --shard-size" if shards else ""
+    if shards and hard < needed:
         yield error(
             "open files",
-            f"{hard:,} may be open at a time (ulimit -Hn), and {want}",
-            f"Raise the limit: LimitNOFILE of systemd, --ulimit nofile={needed} of Docker, or "
-            f"/etc/security/limits.conf{fewer}",
+            f"{hard:,} may be open at a time (ulimit -Hn), and {needed:,} are needed for "
+            f"{shards:,} shards and all else",
+            f"Raise the limit (LimitNOFILE of systemd, docker run --ulimit nofile={needed}), or "
+            "write fewer, larger shards: vit prepare --shard-size",
         )
-    elif soft < needed and not shards:
+    elif not shards and soft < needed:  # for shards a process raises its limit itself
         yield warning(
             "open files",
-            f"{soft:,} may be open at a time (ulimit -n), and {needed} are safe",
+            f"{soft:,} may be open at a time (ulimit -n), and it takes {needed} to be safe",
             f"ulimit -n {needed}",
         )
     else:

@@ -166,7 +166,7 @@ def check_saving(config: CheckpointConfig, size_bytes: int, total_steps: int) ->
     """When checkpoints are written, and whether one can be written while a stop is waited for."""
     times = (("steps", config.every_steps), ("s", config.every_s), ("epochs", config.every_epochs))
     every = " and ".join(f"every {n:g} {unit}" for unit, n in times if n is not None)
-    if not every and config.keep_every_steps is None:
+    if not every:
         yield warning(
             "checkpoints",
             f"none before the end of {total_steps:,} steps: a crash loses all",
