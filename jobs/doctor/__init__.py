@@ -22,8 +22,9 @@ A line a check: ok, warning or error, what was found, and what to do. Exit code 
 error, else that of the first: 2 settings or the machine, 3 data. Nothing is trained and nothing is
 left in the run folder. Up to 256 training images are read and decoded, for 5 s at most. What
 training keeps beside the data, the index of TFRecord files and what Keras downloads, is kept here
-too. Started as a job is (vit launch --slots N -- vit doctor RECIPE), it looks at every process, and
-compares the clocks of the hosts.
+too. Started as a job is, it looks at every process, and compares the clocks of the hosts:
+
+  vit launch --hosts localhost --slots 2 -- vit doctor RECIPE
 
 """
 

@@ -178,10 +178,12 @@ def check_normalization(
     )  # fmt: skip
     shift = [(f - m) / s for f, m, s in zip(found_mean, mean, std, strict=True)]
     ratio = [f / s for f, s in zip(found_std, std, strict=True)]
-    text = (
-        f"images have mean {_colour(found_mean)} and deviation {_colour(found_std)}, and after "
-        f"data.normalize={config.normalize} {_colour(shift)} and {_colour(ratio)}"
-    )
+    text = f"images have mean {_colour(found_mean)} and deviation {_colour(found_std)}"
+    if (mean, std) == (found_mean, found_std):
+        text += f": about what data.normalize={config.normalize} will measure and take off"
+    else:
+        text += f", and after data.normalize={config.normalize} {_colour(shift)} and "
+        text += _colour(ratio)
     far = max(map(abs, shift)) > FAR_MEAN
     if far or min(ratio) < SMALL_DEVIATION or max(ratio) > LARGE_DEVIATION:
         yield warning(

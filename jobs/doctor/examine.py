@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from jobs.cli import find_recipe
 from jobs.doctor import data, folder, installation, machine
 from jobs.doctor.display import Display
-from jobs.doctor.finding import Finding, Findings, exit_code, ok, warning
+from jobs.doctor.finding import Finding, Findings, error, exit_code, ok, warning
 from jobs.doctor.machine import Gpu, HostMemory
 from jobs.launch import find_gpus
 from jobs.tensorflow_start import import_tensorflow
@@ -140,8 +140,15 @@ def _examine_with_tensorflow(
 
 
 def _import_tensorflow() -> Iterable[Finding]:
-    import_tensorflow()
-    return ()
+    try:
+        import_tensorflow()
+    except Exception as problem:  # a damaged installation raises almost anything
+        yield error(
+            "TensorFlow",
+            f"it cannot be imported ({type(problem).__name__}: {problem}), and what needs it was "
+            "not looked at",
+            "Install it again: pip install --force-reinstall, of the package named above",
+        )
 
 
 def _start(found: Findings, config: Config, place: Place) -> Runtime | None:
@@ -155,8 +162,8 @@ def _start(found: Findings, config: Config, place: Place) -> Runtime | None:
                     "processes",
                     f"distribute.runtime={distribute.runtime} is for a job, and the doctor was "
                     "started alone: replicas and clocks are those of one process",
-                    f"vit launch --runtime {distribute.runtime} --slots N -- vit doctor ... looks "
-                    "at the job",
+                    f"vit launch --hosts H0,H1 --slots N --runtime {distribute.runtime} -- vit "
+                    "doctor ... looks at the job",
                 )
             ]
         )

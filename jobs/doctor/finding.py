@@ -82,10 +82,11 @@ class Findings:
         self._show = show
 
     def add(self, findings: Iterable[Finding]) -> None:
-        """Keeps findings, and shows them."""
+        """Keeps findings, and shows them; one that several checks come upon is kept once."""
         for finding in findings:
-            self.all.append(finding)
-            self._show(finding)
+            if finding not in self.all:
+                self.all.append(finding)
+                self._show(finding)
 
     def check(
         self, subject: str, check: Callable[P, Iterable[Finding]], *args: P.args, **kwargs: P.kwargs

@@ -164,8 +164,12 @@ def check_memory(
 
 def check_saving(config: CheckpointConfig, size_bytes: int, total_steps: int) -> Iterator[Finding]:
     """When checkpoints are written, and whether one can be written while a stop is waited for."""
-    times = (("steps", config.every_steps), ("s", config.every_s), ("epochs", config.every_epochs))
-    every = " and ".join(f"every {n:g} {unit}" for unit, n in times if n is not None)
+    times = (
+        ("step", config.every_steps),
+        ("second", config.every_s),
+        ("epoch", config.every_epochs),
+    )
+    every = " and ".join(f"every {n:g} {unit}(s)" for unit, n in times if n is not None)
     if not every:
         yield warning(
             "checkpoints",

@@ -275,6 +275,18 @@ def test_horovod_is_of_another_tensorflow(tmp_path):
     assert f"built for TensorFlow 2.20.0, and {version('tensorflow-cpu')} is installed" in text
 
 
+def test_a_tensorflow_that_cannot_be_imported(tmp_path):
+    package = tmp_path / "site/tensorflow"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ImportError('libfoo.so.1 is missing')")
+    env = {"PYTHONPATH": f"{package.parent}{os.pathsep}{ROOT}"}
+    report = doctor("digits", cwd=tmp_path, env=env)
+    assert (report.code, report.complaints) == (2, [("error", "TensorFlow")])
+    text = report.text("error", "TensorFlow")
+    assert "cannot be imported (ImportError: libfoo.so.1 is missing)" in text
+    assert "pip install --force-reinstall" in text
+
+
 def test_gpus_that_tensorflow_does_not_see(tmp_path):
     program = tmp_path / "bin/nvidia-smi"
     program.parent.mkdir()
@@ -290,6 +302,13 @@ def test_gpus_that_tensorflow_does_not_see(tmp_path):
     text = report.text("error", "GPUs")
     assert "2 NVIDIA L4, driver 550.54.15, and TensorFlow sees none of them" in text
     assert "pip install 'vit-pipeline[gpu]'" in text
+
+
+def test_a_wrong_tf_config_is_said_once(doctor_here, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", "{")
+    report = doctor_here("digits")
+    assert (report.code, report.complaints) == (2, [("error", "processes")])
+    assert "It must look like" in report.text("error", "processes")
 
 
 def test_a_misspelt_setting_does_not_hide_the_rest(doctor_here):
