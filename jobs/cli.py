@@ -22,7 +22,7 @@ VERBS = {
     "evaluate": "evaluate a run's best weights, each example once",
     "predict": "name what images show",
     "prepare": "write images into shards that are read by index",
-    "doctor": "show that N workers train what one trains",
+    "doctor": "say what will go wrong before it does; show that N workers train what one trains",
     "launch": "start a command as many processes, on one node or on several",
     "benchmark": "measure what the README's figures come from",
 }

@@ -24,6 +24,10 @@ class Records(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
+    def num_files(self) -> int:
+        """Shards, each of which is kept open once it was read."""
+
     def read(self, indices: npt.NDArray[np.int64]) -> list[bytes]:
         """The images' bytes, b"" for one that cannot be read."""
 

@@ -18,6 +18,28 @@ def count_parameters(model: keras.Model) -> int:
     return sum(math.prod(variable.shape) for variable in model.trainable_variables)
 
 
+def parameters(arch: Architecture, image_size: int, num_classes: int) -> int:
+    """Numbers in the trainable variables of a model that need not be built.
+
+    patches    (3 P P + 1) D, and learned positions T D, and a class token D
+    a block    4 D n d + 3 n d + D    query, key, value, output
+             + 2 D M + M + D          MLP
+             + 4 D                    two norms
+    norm       2 D
+    head       (F_0 + 1) F_1 + ... + (F_k + 1) classes, as in `flops_per_image`
+    """
+    tokens = arch.num_tokens(image_size)
+    length = arch.num_heads * arch.head_size
+    width = arch.width
+    embedding = (3 * arch.patch_size**2 + 1) * width
+    embedding += tokens * width if arch.positions == "learned" else 0
+    embedding += width if arch.pool == "token" else 0
+    attention = 4 * width * length + 3 * length + width
+    mlp = 2 * width * arch.mlp_dim + arch.mlp_dim + width
+    head = sum((i + 1) * o for i, o in pairwise(_head_units(arch, tokens, num_classes)))
+    return embedding + arch.depth * (attention + mlp + 4 * width) + 2 * width + head
+
+
 def flops_per_image(arch: Architecture, image_size: int, num_classes: int) -> float:
     """Operations of a forward pass on one image: two for each multiply-add of a matrix product.
 

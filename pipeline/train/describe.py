@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import dump_config
+from pipeline.config import Config, dump_config
 from pipeline.model.cost import activation_bytes_per_image, count_parameters, flops_per_image
 from pipeline.model.vit import architecture
 from pipeline.train.experiment import Experiment
@@ -31,7 +31,9 @@ def headline(experiment: Experiment) -> str:
 
 def describe(experiment: Experiment) -> str:
     """The resolved settings, the model's table, the headline and an estimate of memory."""
-    memory = estimate_memory(experiment)
+    memory = estimate_memory(
+        experiment.config, _parameters(experiment), experiment.runtime.num_replicas
+    )
     lines = [f"  {what:<36} {size / MIB:10,.1f} MiB" for what, size in memory.items()]
     return "\n".join(
         [
@@ -46,17 +48,14 @@ def describe(experiment: Experiment) -> str:
     )
 
 
-def estimate_memory(experiment: Experiment) -> dict[str, int]:
+def estimate_memory(config: Config, parameters: int, num_replicas: int) -> dict[str, int]:
     """Bytes a replica needs to train, by what they are for.
 
     Weights, gradients, moments and averages are float32, four bytes a parameter each; activations
     are those of one part of the replica's batch, kept for the backward pass.
     """
-    config = experiment.config
-    one = 4 * _parameters(experiment)
-    images = config.data.global_batch_size // (
-        experiment.runtime.num_replicas * config.optim.accumulate_steps
-    )
+    one = 4 * parameters
+    images = config.data.global_batch_size // (num_replicas * config.optim.accumulate_steps)
     per_image = activation_bytes_per_image(
         architecture(config.model), config.data.image_size, config.train.precision
     )

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from pipeline.checkpoint.snapshot import Snapshot, read_variables, restore_variables
 from pipeline.config import Config
+from pipeline.data.augment.mix import GROUP
 from pipeline.data.images import SkippedImages
 from pipeline.data.input import Shard, eval_dataset, train_dataset
 from pipeline.data.sources.source import DataSource, measure_normalization, open_source
@@ -213,12 +214,7 @@ class Experiment:
 
     def describe_rate(self) -> str:
         """The effective learning rate in words."""
-        optim, batch = self.config.optim, self.config.data.global_batch_size
-        return (
-            f"peak learning rate {self.schedule.peak_lr:.3g} = optim.base_lr {optim.base_lr:g} x "
-            f"{optim.lr_scaling} scaling of batch {batch} / 256, warm-up "
-            f"{self.schedule.warmup_steps} steps, then {self.schedule.kind}"
-        )
+        return describe_rate(self.config, self.schedule)
 
     @cached_property
     def _train_steps(self) -> TrainSteps:
@@ -253,20 +249,14 @@ def build(config: Config, runtime: Runtime) -> Experiment:
       DataError: The data is missing or not what the recipe says.
       SettingsError: Settings do not fit one another, the data or the devices.
     """
-    _check_batch(config, runtime)
+    check_batch(config, runtime.num_replicas)
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(config.seed)
     source = open_source(config.data, config.seed)
     examples = source.splits["train"].num_examples
-    if examples < runtime.num_replicas:
-        raise SettingsError(
-            f"{runtime.num_replicas} replicas would train on {examples} example(s): start at most "
-            f"{examples} worker(s)"
-        )
+    check_examples(examples, runtime.num_replicas)
     mean, std = measure_normalization(source, config.data)
-    steps_per_epoch = examples / config.data.global_batch_size
-    total_steps = config.train.max_steps or math.ceil(config.train.epochs * steps_per_epoch)
     with runtime.scope():
         model = build_vit(
             config.model,
@@ -278,12 +268,7 @@ def build(config: Config, runtime: Runtime) -> Experiment:
         optimizer = AdamW(config.optim)
         optimizer.build(model.trainable_variables)
         loss_scale = LossScale() if config.train.precision == "mixed_float16" else None
-    schedule = build_schedule(
-        config.optim,
-        global_batch_size=config.data.global_batch_size,
-        total_steps=total_steps,
-        steps_per_epoch=steps_per_epoch,
-    )
+    schedule = plan_schedule(config, examples)
     return Experiment(
         config,
         runtime,
@@ -294,22 +279,60 @@ def build(config: Config, runtime: Runtime) -> Experiment:
         optimizer,
         loss_scale,
         schedule,
-        total_steps,
+        schedule.total_steps,
         SkippedImages(),
     )
 
 
-def _check_batch(config: Config, runtime: Runtime) -> None:
+def plan_schedule(config: Config, examples: int) -> Schedule:
+    """Learning rate and number of updates of a run on so many training examples."""
+    steps_per_epoch = examples / config.data.global_batch_size
+    return build_schedule(
+        config.optim,
+        global_batch_size=config.data.global_batch_size,
+        total_steps=config.train.max_steps or math.ceil(config.train.epochs * steps_per_epoch),
+        steps_per_epoch=steps_per_epoch,
+    )
+
+
+def describe_rate(config: Config, schedule: Schedule) -> str:
+    """The effective learning rate in words."""
+    optim, batch = config.optim, config.data.global_batch_size
+    return (
+        f"peak learning rate {schedule.peak_lr:.3g} = optim.base_lr {optim.base_lr:g} x "
+        f"{optim.lr_scaling} scaling of batch {batch} / 256, warm-up "
+        f"{schedule.warmup_steps} steps, then {schedule.kind}"
+    )
+
+
+def check_examples(examples: int, num_replicas: int) -> None:
+    """SettingsError where there are more replicas than training examples."""
+    if examples < num_replicas:
+        raise SettingsError(
+            f"{num_replicas} replicas would train on {examples} example(s): start at most "
+            f"{examples} worker(s)"
+        )
+
+
+def check_batch(config: Config, num_replicas: int) -> None:
+    """Refuses a batch that replicas, their parts and the pairs of mixup cannot share equally.
+
+    Raises:
+      SettingsError: With the sizes nearest to it that can be.
+    """
     batch, parts = config.data.global_batch_size, config.optim.accumulate_steps
-    unit = runtime.num_replicas * parts
+    mixes = bool(config.data.mixup_alpha or config.data.cutmix_alpha)
+    # A pair is mixed before the replica's batch is cut into parts.
+    unit = num_replicas * math.lcm(parts, GROUP if mixes else 1)
     if batch % unit:
         below, above = batch // unit * unit, (batch // unit + 1) * unit
         sizes = f"{below} or {above}" if below else f"{above}"
+        pairs = ", and not in pairs, as mixup and CutMix need" if mixes else ""
         raise SettingsError(
-            f"data.global_batch_size={batch} does not divide over {runtime.num_replicas} "
-            f"replica(s) in {parts} part(s) each (optim.accumulate_steps). Use {sizes}"
+            f"data.global_batch_size={batch} does not divide over {num_replicas} "
+            f"replica(s) in {parts} part(s) each (optim.accumulate_steps){pairs}. Use {sizes}"
         )
-    if runtime.num_replicas > 1 and config.train.precision == "mixed_float16":
+    if num_replicas > 1 and config.train.precision == "mixed_float16":
         raise SettingsError(
             "train.precision=mixed_float16 is not shown to train right on several replicas. Use "
             "mixed_bfloat16, or distribute.runtime=single"

@@ -79,7 +79,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.lock.acquire(report)
-            self._try()
+            try_folder(self.path)
             self.clear_stop_request()
         except OSError as error:
             raise SettingsError(
@@ -103,7 +103,7 @@ class RunFolder:
         there = sum(not folder.suffix for folder in self.checkpoints.glob("step-*"))
         # The next one is written before the oldest is deleted.
         needed = checkpoint_bytes * max(1, 2 - there)
-        free = shutil.disk_usage(self.path).free
+        free = shutil.disk_usage(existing_folder(self.path)).free
         if free < needed:
             raise SettingsError(
                 f"the run folder {self.path} has room for {free / 1e6:,.1f} MB, and the next "
@@ -152,16 +152,27 @@ class RunFolder:
         except OSError as error:
             raise RunFolderError(f"cannot write {self.path / name}: {error.strerror}") from None
 
-    def _try(self) -> None:
-        """Does once, on a small scale, what a checkpoint does."""
-        new, tried = (self.path / f".try-{os.getpid()}{suffix}" for suffix in (".new", ""))
-        try:
-            new.mkdir()
-            with (new / "file").open("wb") as stream:
-                stream.write(b"x")
-                stream.flush()
-                os.fsync(stream.fileno())
-            new.rename(tried)
-        finally:
-            for folder in (new, tried):
-                shutil.rmtree(folder, ignore_errors=True)
+
+def try_folder(path: Path) -> None:
+    """Does once, on a small scale, what a checkpoint does, and leaves nothing behind.
+
+    Raises:
+      OSError: A folder or file cannot be made, written, synced or renamed in `path`.
+    """
+    new, tried = (path / f".try-{os.getpid()}{suffix}" for suffix in (".new", ""))
+    try:
+        new.mkdir()
+        with (new / "file").open("wb") as stream:
+            stream.write(b"x")
+            stream.flush()
+            os.fsync(stream.fileno())
+        new.rename(tried)
+    finally:
+        for folder in (new, tried):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def existing_folder(path: Path) -> Path:
+    """The path, or where it is not there the nearest folder above it that is."""
+    path = path.absolute()
+    return next(p for p in (path, *path.parents) if p.exists())

@@ -90,6 +90,21 @@ class RunLock:
         self._thread = threading.Thread(target=self._beat, name="run lock", daemon=True)
         self._thread.start()
 
+    def find_holder(self, watch_s: float = 1.5 * BEAT_S) -> str | None:
+        """Who trains in the folder now, in words; None where nobody does. Nothing is written.
+
+        A process that cannot be looked up from here is watched for `watch_s`, to see its beat.
+        """
+        holder = self._holder()
+        if holder is None:
+            return None
+        token, facts = holder
+        if _is_here(facts):
+            trains = _is_alive(facts)
+        else:
+            trains = not self._is_silent(token, facts, lambda text: None, watch_s)
+        return _describe(facts) if trains else None
+
     @property
     def is_held(self) -> bool:
         """Whether the lock is still this process's, as far as the storage answers."""

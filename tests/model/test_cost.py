@@ -7,7 +7,12 @@ from dataclasses import replace
 import pytest
 
 from pipeline.config import ModelConfig
-from pipeline.model.cost import activation_bytes_per_image, count_parameters, flops_per_image
+from pipeline.model.cost import (
+    activation_bytes_per_image,
+    count_parameters,
+    flops_per_image,
+    parameters,
+)
 from pipeline.model.vit import Architecture, architecture, build_vit
 
 TINY = Architecture(2, 8, 3, 2, 4, 16, pool="mean")  # at 4 px: 4 patches of 12 numbers
@@ -57,3 +62,26 @@ def test_activations_shrink_with_precision_and_grow_with_dropout() -> None:
 def test_parameters_are_counted_over_the_trainable_variables() -> None:
     model = build_vit(ModelConfig(variant="digits", depth=1), image_size=8, num_classes=10)
     assert count_parameters(model) == 832 + 1024 + 33_472 + 128 + 650
+
+
+@pytest.mark.parametrize(
+    ("size", "classes", "settings"),
+    [
+        (8, 10, {"variant": "digits"}),
+        (32, 100, {"variant": "cifar"}),
+        (72, 7, {"variant": "keras_example", "depth": 2}),
+        (32, 5, {"variant": "Ti/8", "depth": 2, "positions": "sincos2d", "pre_logits": 11}),
+        (32, 5, {"variant": "S/16", "depth": 1, "pool": "flatten", "mlp_dim": 24}),
+    ],
+)
+def test_parameters_of_a_model_that_is_not_built_are_those_of_one_that_is(
+    size: int, classes: int, settings: dict
+) -> None:
+    config = ModelConfig(**settings)
+    built = count_parameters(build_vit(config, image_size=size, num_classes=classes))
+    assert parameters(architecture(config), size, classes) == built
+
+
+def test_parameters_are_the_published_ones() -> None:
+    # torchvision's vit_b_16: 86,567,656 weights at 224 px and 1,000 classes.
+    assert parameters(architecture(ModelConfig(variant="B/16")), 224, 1000) == 86_567_656

@@ -46,6 +46,32 @@ def said():
     return []
 
 
+def test_who_trains_in_a_folder_is_told_without_touching_it(tmp_path):
+    assert RunLock(tmp_path / "nowhere").find_holder() is None
+    process = hold(tmp_path)
+    try:
+        before = {f: f.read_text() for f in (tmp_path / ".lock").iterdir()}
+        assert RunLock(tmp_path).find_holder().startswith(f"process {process.pid} on ")
+    finally:
+        end(process)
+    assert RunLock(tmp_path).find_holder() is None
+    assert before.keys() == set((tmp_path / ".lock").iterdir())
+
+
+def test_a_holder_on_another_host_trains_while_its_beat_changes(tmp_path):
+    lock = tmp_path / ".lock"
+    lock.mkdir()
+    facts = {"host": "far", "process": 7, "boot": "another", "beat": "0"}
+    (lock / "token.json").write_text(json.dumps(facts))
+    assert RunLock(tmp_path).find_holder(watch_s=0.3) is None
+    beats = threading.Timer(
+        0.1, lambda: (lock / "token.json").write_text(json.dumps(facts | {"beat": "1"}))
+    )
+    beats.start()
+    assert RunLock(tmp_path).find_holder(watch_s=5) == "process 7 on far"
+    beats.join()
+
+
 def test_a_running_holder_is_named_and_stays(tmp_path, said):
     process = hold(tmp_path)
     try:

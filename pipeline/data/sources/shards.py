@@ -54,6 +54,11 @@ class ShardRecords:
     def __len__(self) -> int:
         return len(self._place)
 
+    @property
+    def num_files(self) -> int:
+        """Shards, each of which is kept open once it was read."""
+        return len(self._files)
+
     def __getstate__(self) -> dict[str, Any]:
         # Neither open files nor threads go to another process.
         return {k: v for k, v in self.__dict__.items() if k not in ("_open", "_lock", "_pool")}

@@ -1,8 +1,7 @@
-"""`vit doctor RECIPE --parity`"""
+"""`vit doctor RECIPE --parity`: shows that N workers train what one worker trains."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -13,16 +12,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from jobs.cli import find_recipe, main
 from jobs.launch import find_gpus, launch_here
 from jobs.tensorflow_start import import_tensorflow
-from pipeline.config import Config, dump_config, load_config
+from pipeline.config import Config, dump_config
 from pipeline.errors import PipelineError, SettingsError
 from pipeline.train.parity import STEPS, TOLERANCE, Comparison, Trace, compare, proof_config
 
 RUNTIMES = ("single", "mirrored", "multi_worker", "horovod")
 
-_EPILOG = """\
+EPILOG = """\
 --parity trains 20 steps of the recipe's network on its data in its batch: alone, then on each
 runtime with each number of workers. It compares the weights they end with, the averaged weights,
 losses and gradient norms. On are clipping, weight decay, label smoothing, mixup, augmentation,
@@ -39,38 +37,9 @@ class Run(NamedTuple):
     workers: int
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds this verb's arguments."""
-    parser.add_argument("recipe", help="name of a shipped recipe, or path of a YAML file")
-    parser.add_argument(
-        "settings", nargs="*", metavar="section.key=value", help="settings over the recipe's"
-    )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument(
-        "--parity", action="store_true", help="show that N workers train what one trains"
-    )
-    what.add_argument(
-        "--trace",
-        type=Path,
-        metavar="FILE",
-        help="what --parity starts in each process: train 20 steps as the recipe says, and have "
-        "the chief write weights and losses to FILE",
-    )
-    parser.add_argument(
-        "--runtimes",
-        default=",".join(RUNTIMES),
-        help=f"some of {','.join(RUNTIMES)} (default: all)",
-    )
-    parser.add_argument("--workers", default="2", help="numbers of workers, as 1,2,4 (default: 2)")
-    parser.epilog = _EPILOG
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Shows whether runtimes train the same."""
-    config = load_config(find_recipe(arguments.recipe), arguments.settings)
-    if arguments.trace is not None:
-        return _trace(config, arguments.trace)
-    runs = read_runs(arguments.runtimes, arguments.workers)
+def show(config: Config, runtimes: str, workers: str) -> int:
+    """Trains on each runtime, compares, and returns 0 where all train the same."""
+    runs = read_runs(runtimes, workers)
     _check_horovod(runs)
     with tempfile.TemporaryDirectory(prefix="vit-parity-") as folder:
         return _prove(config, runs, Path(folder))
@@ -114,7 +83,8 @@ def _check_horovod(runs: Sequence[Run]) -> None:
         )
 
 
-def _trace(config: Config, path: Path) -> int:
+def trace(config: Config, path: Path) -> int:
+    """Trains this process's part of one training; the chief writes its trace to `path`."""
     import_tensorflow()
     from pipeline.distribute.agreement import check_agreement
     from pipeline.distribute.runtime import start
@@ -122,9 +92,9 @@ def _trace(config: Config, path: Path) -> int:
 
     with closing(start(config.distribute)) as runtime, runtime.noticing_lost_peers():
         check_agreement(runtime, config)
-        trace = train_briefly(config, runtime)
+        traced = train_briefly(config, runtime)
         if runtime.is_chief:
-            trace.save(path)
+            traced.save(path)
         runtime.barrier()
     return 0
 
@@ -224,7 +194,3 @@ def _lines(run: Run, c: Comparison) -> Iterator[str]:
     yield f"{_name(run):<24}{c.worst:>14.1e}{figures}  {verdict}  {c.tensor}"
     if c.examples[0] != c.examples[1]:
         yield f"{'':<24}counted {c.examples[0]:g} examples a step instead of {c.examples[1]:g}"
-
-
-if __name__ == "__main__":
-    sys.exit(main(["doctor", *sys.argv[1:]]))

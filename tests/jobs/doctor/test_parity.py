@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.doctor import Run, read_runs
+from jobs.doctor.parity import Run, read_runs
 from pipeline.config import Config
 from pipeline.errors import SettingsError
 from pipeline.train.parity import Trace, compare, compare_weights, proof_config
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent.parent.parent
 needs_horovod = pytest.mark.skipif(
     find_spec("horovod") is None, reason="Horovod is not built: make horovod"
 )
