@@ -21,6 +21,7 @@ VERBS = {
     "train": "train a recipe, or go on with its run",
     "evaluate": "evaluate a run's best weights, each example once",
     "predict": "name what images show",
+    "report": "write what a run did into one HTML page, or compare runs",
     "prepare": "write images into shards that are read by index",
     "doctor": "show that N workers train what one trains",
     "launch": "start a command as many processes, on one node or on several",

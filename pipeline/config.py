@@ -286,6 +286,12 @@ class CheckpointConfig(_Stage):
     )
 
 
+class MonitorConfig(_Stage):
+    """What people see of a run, beside its rows of metrics."""
+
+    report: bool = _setting(True, "write report.html when training has ended", free=True)
+
+
 class Config(_Stage):
     """All settings of a run."""
 
@@ -297,6 +303,7 @@ class Config(_Stage):
     train: TrainConfig = _setting(TrainConfig(), "the loop")
     distribute: DistributeConfig = _setting(DistributeConfig(), "the devices")
     checkpoint: CheckpointConfig = _setting(CheckpointConfig(), "the saved state")
+    monitor: MonitorConfig = _setting(MonitorConfig(), "what people see of it")
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Config:
