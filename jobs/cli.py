@@ -22,6 +22,7 @@ VERBS = {
     "evaluate": "evaluate a run's best weights, each example once",
     "predict": "name what images show",
     "report": "write what a run did into one HTML page, or compare runs",
+    "board": "show the curves of runs in TensorBoard",
     "prepare": "write images into shards that are read by index",
     "doctor": "show that N workers train what one trains",
     "launch": "start a command as many processes, on one node or on several",
