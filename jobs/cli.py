@@ -21,6 +21,8 @@ VERBS = {
     "train": "train a recipe, or go on with its run",
     "evaluate": "evaluate a run's best weights, each example once",
     "predict": "name what images show",
+    "report": "write what a run did into one HTML page, or compare runs",
+    "board": "show the curves of runs in TensorBoard",
     "prepare": "write images into shards that are read by index",
     "doctor": "say what will go wrong before it does; show that N workers train what one trains",
     "launch": "start a command as many processes, on one node or on several",

@@ -13,9 +13,6 @@ from contextlib import closing
 from pathlib import Path
 from types import FrameType
 
-import numpy as np
-import numpy.typing as npt
-
 from jobs.cli import find_recipe, main
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, load_config
@@ -25,6 +22,7 @@ from pipeline.data.prepare.verify import verify
 from pipeline.data.sources.find_source import find_source
 from pipeline.data.sources.records import FACTS, SetFacts, read_facts
 from pipeline.data.sources.source import open_source
+from pipeline.data.split import first_of_classes
 from pipeline.errors import DataError, SettingsError
 from pipeline.monitor.progress import CountDisplay
 
@@ -185,7 +183,7 @@ def _draw(out: Path, config: Config, file: Path) -> None:
     patch_size = architecture(config.model).patch_size
     check_patches(data.image_size, patch_size)
     split = source.splits["train"]
-    indices = _first_of_each_class(split.labels)
+    indices = first_of_classes(split.labels, _PREVIEW_ROWS)
     try:
         augmented = augmented_examples(
             split, data, seed=config.seed, epochs=_PREVIEW_EPOCHS, indices=indices
@@ -198,15 +196,6 @@ def _draw(out: Path, config: Config, file: Path) -> None:
     ]
     draw_preview(rows, patch_size, f"{out}, as {config.run_dir.name} trains it", file)
     print(f"preview   {file}")
-
-
-def _first_of_each_class(labels: npt.NDArray[np.int32]) -> list[int]:
-    """The first example, or the first few, of up to eight classes spread over all of them."""
-    classes = np.unique(labels)
-    count = min(len(classes), _PREVIEW_ROWS)
-    chosen = classes[np.linspace(0, len(classes) - 1, count).round().astype(int)]
-    first = [np.flatnonzero(labels == label)[: _PREVIEW_ROWS // count] for label in chosen]
-    return np.concatenate(first).tolist()
 
 
 if __name__ == "__main__":

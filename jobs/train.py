@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,8 @@ from pipeline.train.stop import StopRequest
 
 if TYPE_CHECKING:
     from pipeline.distribute.runtime import Runtime
+    from pipeline.monitor.progress import ProgressDisplay
+    from pipeline.train.experiment import Experiment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,18 +51,18 @@ def run(arguments: argparse.Namespace) -> int:
         print("this run is done; name another folder with run.dir=FOLDER to train again")
         _print_result(folder, result)
         return 0
-    _train(config, folder)
+    _train(config, folder, ["vit", "train", arguments.recipe, *arguments.settings])
     return 0
 
 
-def _train(config: Config, folder: RunFolder) -> None:
+def _train(config: Config, folder: RunFolder, command: Sequence[str]) -> None:
     stop = StopRequest(config.train.max_time_s, config.checkpoint.grace_s)
     with stop.listening():  # also while TensorFlow is imported, which takes seconds
         import_tensorflow()
-        _join(config, folder, stop)
+        _join(config, folder, stop, command)
 
 
-def _join(config: Config, folder: RunFolder, stop: StopRequest) -> None:
+def _join(config: Config, folder: RunFolder, stop: StopRequest, command: Sequence[str]) -> None:
     """Meets the other processes, and trains with them unless the run is done."""
     from pipeline.distribute.agreement import check_agreement, on_chief
     from pipeline.distribute.runtime import start
@@ -73,23 +77,30 @@ def _join(config: Config, folder: RunFolder, stop: StopRequest) -> None:
         # Whether the run is done is the chief's to say: all train, or none.
         result = on_chief(runtime, lambda: _result(folder))
         if result is None:
-            result = _fit(config, folder, runtime, stop)
+            result = _fit(config, folder, runtime, stop, command)
         if runtime.is_chief:
             _print_result(folder, result)
         runtime.barrier()
 
 
-def _fit(config: Config, folder: RunFolder, runtime: Runtime, stop: StopRequest) -> dict[str, Any]:
+def _fit(
+    config: Config,
+    folder: RunFolder,
+    runtime: Runtime,
+    stop: StopRequest,
+    command: Sequence[str],
+) -> dict[str, Any]:
     """Trains to the end and returns the last row of metrics."""
     from pipeline.distribute.agreement import on_chief
     from pipeline.monitor.progress import ProgressDisplay
-    from pipeline.train.describe import headline
+    from pipeline.train.describe import headline, start_facts
     from pipeline.train.experiment import build
     from pipeline.train.loop import fit
 
     experiment = build(config, runtime)
     on_chief(runtime, lambda: folder.check_room(experiment.checkpoint_bytes))
-    on_chief(runtime, lambda: folder.begin(experiment.dataset_facts))
+    start = start_facts(experiment, command)
+    on_chief(runtime, lambda: folder.begin(experiment.dataset_facts, start))
     with closing(
         ProgressDisplay(experiment.total_steps, experiment.steps_per_epoch, runtime.is_chief)
     ) as display:
@@ -109,7 +120,21 @@ def _fit(config: Config, folder: RunFolder, runtime: Runtime, stop: StopRequest)
             raise
         if runtime.is_chief:
             folder.write_outcome({"outcome": "done", "result": result})
+        if config.monitor.report:
+            _report(experiment, folder, display)
         return result
+
+
+def _report(experiment: Experiment, folder: RunFolder, display: ProgressDisplay) -> None:
+    """Writes the report; where it cannot, the run is none the worse."""
+    from pipeline.train.report import look_at_examples, write_report
+
+    try:
+        look_at_examples(experiment, folder)
+        if experiment.runtime.is_chief:
+            write_report(folder)
+    except Exception as error:  # whatever it stumbled over, the training is done
+        display.message(f"no report: {error}. To try again: vit report {folder.path}")
 
 
 def _say(text: str) -> None:
@@ -136,11 +161,13 @@ def _describe(config: Config) -> int:
 
 
 def _print_result(folder: RunFolder, row: dict[str, Any]) -> None:
+    report = f"report       {folder.report}\n" if folder.report.is_file() else ""
     print(
         f"{row['split']} accuracy {row['accuracy']:.2%}, top-5 {row['top_5_accuracy']:.2%}, "
         f"loss {row['loss']:.4f}\n"
         f"run folder   {folder.path}\n"
-        f"curves       tensorboard --logdir {folder.tensorboard}"
+        f"{report}"
+        f"curves       vit board {shlex.quote(str(folder.path))}"
     )
 
 

@@ -287,17 +287,18 @@ class CheckpointConfig(_Stage):
 
 
 class MonitorConfig(_Stage):
-    """What is shown of a run."""
+    """What people see of a run, beside its rows of metrics."""
 
+    report: bool = _setting(True, "write report.html when training has ended", free=True)
+    pictures: bool = _setting(
+        True, "draw batches, positions and attention for TensorBoard", free=True
+    )
     peak_tflops: float | None = _setting(
         None,
         "10^12 operations a second that one device can do at most, of which the share that is "
         "reached is shown; null: measured once",
         free=True,
         gt=0,
-    )
-    pictures: bool = _setting(
-        True, "draw batches, positions and attention for TensorBoard", free=True
     )
 
 
@@ -312,7 +313,7 @@ class Config(_Stage):
     train: TrainConfig = _setting(TrainConfig(), "the loop")
     distribute: DistributeConfig = _setting(DistributeConfig(), "the devices")
     checkpoint: CheckpointConfig = _setting(CheckpointConfig(), "the saved state")
-    monitor: MonitorConfig = _setting(MonitorConfig(), "what is shown")
+    monitor: MonitorConfig = _setting(MonitorConfig(), "what people see of it")
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Config:

@@ -217,6 +217,15 @@ def hold_out_by_name(
     return held
 
 
+def first_of_classes(labels: npt.NDArray[np.int32], most: int) -> list[int]:
+    """The first example, or the first few, of up to `most` classes spread over all of them."""
+    classes = np.unique(labels)
+    count = min(len(classes), most)
+    chosen = classes[np.linspace(0, len(classes) - 1, count).round().astype(int)]
+    first = [np.flatnonzero(labels == label)[: most // count] for label in chosen]
+    return np.concatenate(first).tolist()
+
+
 def check_labels(
     labels: npt.NDArray[np.integer], num_classes: int, title: str
 ) -> npt.NDArray[np.int32]:

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import io
+import platform
+import socket
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
 
+import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
@@ -13,6 +20,7 @@ from pipeline.model.vit import architecture
 from pipeline.train.experiment import Experiment
 
 MIB = 2**20
+_PACKAGES = ("vit-pipeline", "keras", "numpy")
 
 
 def headline(experiment: Experiment) -> str:
@@ -27,6 +35,26 @@ def headline(experiment: Experiment) -> str:
         f"{experiment.runtime.describe()}, {config.train.precision}\n"
         f"{experiment.describe_rate()}"
     )
+
+
+def start_facts(experiment: Experiment, command: Sequence[str]) -> dict[str, Any]:
+    """What is worth knowing of one start of a run later on, for JSON.
+
+    Args:
+      experiment: What is started.
+      command: Its arguments, the program first.
+    """
+    versions = {"python": platform.python_version(), "tensorflow": tf.__version__}
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": list(command),
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "devices": experiment.runtime.describe(),
+        "versions": versions | {name: version(name) for name in _PACKAGES},
+        "parameters": _parameters(experiment),
+        "total_steps": experiment.total_steps,
+    }
 
 
 def describe(experiment: Experiment) -> str:

@@ -155,11 +155,23 @@ class Experiment:
           next_stretch: Called before each stretch of batches, on all processes alike; says how
             many to go through, and may raise. None: all at once.
         """
+        iterator, steps = self.eval_iterator(split)
+        sums, done = np.zeros(len(SUMS)), 0
+        with self.averaged_weights():
+            while done < steps:
+                count = steps if next_stretch is None else min(next_stretch(), steps - done)
+                sums = self._eval_steps(
+                    iterator, tf.constant(sums, tf.float64), tf.constant(count, tf.int32)
+                ).numpy()
+                done += count
+        return mean_metrics(self.runtime.all_reduce(sums, "sum"))
+
+    def eval_iterator(self, split: str) -> tuple[Iterator[Any], int]:
+        """Batches that hold every example of a split once, and how many batches there are."""
         data = self.config.data
         batch_size = data.eval_batch_size or data.global_batch_size
         # As eval_dataset does it: rounded up, so that each replica gets an equal part.
         batch_size = math.ceil(batch_size / self.runtime.num_replicas) * self.runtime.num_replicas
-        steps = math.ceil(self.source.splits[split].num_examples / batch_size)
 
         def make_dataset(index: int, count: int, splits: int) -> tf.data.Dataset:
             return eval_dataset(
@@ -171,16 +183,21 @@ class Experiment:
                 skipped=self.skipped,
             )
 
-        sums, done = np.zeros(len(SUMS)), 0
-        with self._averaged_weights():
-            iterator = iter(self.runtime.distribute(make_dataset))
-            while done < steps:
-                count = steps if next_stretch is None else min(next_stretch(), steps - done)
-                sums = self._eval_steps(
-                    iterator, tf.constant(sums, tf.float64), tf.constant(count, tf.int32)
-                ).numpy()
-                done += count
-        return mean_metrics(self.runtime.all_reduce(sums, "sum"))
+        steps = math.ceil(self.source.splits[split].num_examples / batch_size)
+        return iter(self.runtime.distribute(make_dataset)), steps
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Inside, the model has the weights that evaluation uses: where they are kept and
+        `train.evaluate_ema` says so, the averaged ones."""
+        averaged = bool(self.optimizer.averages) and self.config.train.evaluate_ema
+        if averaged:
+            self._swap_averages()
+        try:
+            yield
+        finally:
+            if averaged:
+                self._swap_averages()
 
     @cached_property
     def variables(self) -> dict[str, dict[str, keras.Variable]]:
@@ -229,17 +246,6 @@ class Experiment:
     @cached_property
     def _swap_averages(self) -> Any:
         return tf.function(self.optimizer.swap_averages)
-
-    @contextmanager
-    def _averaged_weights(self) -> Iterator[None]:
-        averaged = bool(self.optimizer.averages) and self.config.train.evaluate_ema
-        if averaged:
-            self._swap_averages()
-        try:
-            yield
-        finally:
-            if averaged:
-                self._swap_averages()
 
 
 def build(config: Config, runtime: Runtime) -> Experiment:

@@ -3,6 +3,8 @@
 config.yaml      resolved settings
 dataset.json     classes, counts, mean and deviation: what prediction needs of the data
 metrics.jsonl    one row a step and split
+starts.jsonl     one line a start: when, from which checkpoint, by which command, with what
+predictions.npz  of the best weights, for the report; examples.npz its pictures; report.html
 outcome.json     how the last start ended
 stop             made by whoever wants the run to stop; taken away when it does
 checkpoints/  tensorboard/  .lock/
@@ -19,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.checkpoint.store import CheckpointStore
 from pipeline.config import Config, dump_config, parse_config, training_differences
 from pipeline.errors import PipelineError, SettingsError
 from pipeline.train.run_lock import RunLock
@@ -37,7 +40,11 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.metrics = path / "metrics.jsonl"
         self.skipped = path / "skipped.txt"
+        self.predictions = path / "predictions.npz"
+        self.examples = path / "examples.npz"
+        self.report = path / "report.html"
         self.lock = RunLock(path)
+        self._starts = path / "starts.jsonl"
         self._stop = path / "stop"
 
     def config(self) -> Config:
@@ -135,10 +142,26 @@ class RunFolder:
             raise SettingsError(f"{self.path} has no dataset.json: its training never began")
         return facts
 
-    def begin(self, dataset: dict[str, Any]) -> None:
-        """Records what prediction needs to know of the data; this start has no outcome yet."""
+    def begin(self, dataset: dict[str, Any], start: dict[str, Any]) -> None:
+        """Records what prediction needs to know of the data, and this start, which has no outcome.
+
+        Args:
+          dataset: For dataset.json.
+          start: For starts.jsonl; the newest checkpoint there is goes in as `checkpoint_step`,
+            null on a new run.
+        """
         self._replace("dataset.json", json.dumps(dataset, indent=1) + "\n")
         (self.path / "outcome.json").unlink(missing_ok=True)
+        steps = CheckpointStore(self.checkpoints).steps()
+        line = json.dumps(start | {"checkpoint_step": steps[-1] if steps else None})
+        earlier = self._starts.read_text() if self._starts.exists() else ""
+        self._replace(self._starts.name, f"{earlier}{line}\n")
+
+    def starts(self) -> list[dict[str, Any]]:
+        """Every start of the run, the first one first; none of a run from before they were kept."""
+        if not self._starts.exists():
+            return []
+        return [json.loads(line) for line in self._starts.read_text().splitlines()]
 
     def _read(self, name: str) -> dict[str, Any] | None:
         file = self.path / name

@@ -79,7 +79,8 @@ FOLDER = [
 def test_training_ends_with_accuracy_folder_and_tensorboard_command(finished):
     folder, done = finished
     assert "test accuracy" in done.stdout
-    assert f"tensorboard --logdir {folder}/tensorboard" in done.stdout
+    assert f"curves       vit board {folder}\n" in done.stdout
+    assert f"report       {folder}/report.html\n" in done.stdout
     assert "peak learning rate 0.003" in done.stdout
     assert "validation: loss" in done.stdout
     assert done.stderr == ""
@@ -91,7 +92,7 @@ def test_the_same_command_on_a_finished_run_prints_its_result_at_once(finished):
     again = vit("train", "digits", *SHORT, f"run.dir={folder}")
     assert again.returncode == 0
     assert "this run is done" in again.stdout
-    assert first.stdout.splitlines()[-3:] == again.stdout.splitlines()[-3:]
+    assert first.stdout.splitlines()[-4:] == again.stdout.splitlines()[-4:]
     assert time.monotonic() - started < 4  # TensorFlow alone takes longer
 
 

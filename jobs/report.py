@@ -1,0 +1,112 @@
+"""`vit report RUN [RUN ...]`"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from jobs.cli import main
+from jobs.tensorflow_start import import_tensorflow
+from pipeline.config import parse_config
+from pipeline.errors import DataError, SettingsError
+from pipeline.monitor.report.compare import comparison_page
+from pipeline.train.report import gather, look_at_examples, write_page, write_report
+from pipeline.train.run_folder import RunFolder
+
+_EPILOG = """\
+One run: RUN/report.html has its result and settings, curves, confusion matrix, accuracy a class,
+the most certain mistakes, augmented examples, command and environment. The best weights go once
+through the test split (the validation split where there is none); what they say is kept in
+RUN/predictions.npz, so that the next report needs neither the data nor TensorFlow. With
+--no-examples the page is made from the run's files alone.
+
+Several runs: one page that compares their results, the settings that differ and their curves. It is
+written to comparison.html in the folder that the first run is in.
+
+  vit report runs/digits
+  vit report runs/digits runs/digits-2 --out both.html
+
+The page is one file, opens without a network, and is made at the end of training too, unless
+monitor.report=false.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds this verb's arguments."""
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where the page is written")
+    parser.add_argument("--data", help="folder or archive of the data, if it has moved")
+    parser.add_argument(
+        "--no-examples",
+        action="store_true",
+        help="do not look at the data: no TensorFlow, and what the run folder lacks is left out",
+    )
+    parser.epilog = _EPILOG
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes the page and prints where it is."""
+    folders = [RunFolder(path) for path in arguments.runs]
+    out: Path | None = arguments.out
+    if out is not None and not out.parent.is_dir():
+        raise SettingsError(f"--out: there is no folder {out.parent}")
+    if len(folders) == 1:
+        left_out = _examples(folders[0], arguments.no_examples, arguments.data)
+        file = write_report(folders[0], out, left_out)
+    else:
+        file = _compare(folders, out)
+    print(f"report       {file}")
+    return 0
+
+
+def _examples(folder: RunFolder, unwanted: bool, data: str | None) -> str | None:
+    """Sees to the predictions; a sentence that says why there are none, where there are none."""
+    facts = gather(folder)
+    if facts.predictions is not None:
+        return None
+    what = "confusion matrix, accuracy a class and examples"
+    if unwanted:
+        return f"{what}, since --no-examples was given."
+    if not facts.checkpoints:
+        return f"{what}, since the run has no checkpoint."
+    try:
+        _look(folder, data)
+    except DataError as error:
+        print(f"vit report: {error}", file=sys.stderr)
+        return f"{what}, since the data could not be read: {error}."
+    return None
+
+
+def _look(folder: RunFolder, data: str | None) -> None:
+    tree = folder.config().model_dump()
+    # One process is enough here, whatever trained the run.
+    tree["distribute"]["runtime"] = "auto"
+    if data is not None:
+        tree["data"]["path"] = data
+    config = parse_config(tree, str(folder.path))
+    import_tensorflow()
+    from pipeline.distribute.runtime import start
+    from pipeline.train.best import restore_best
+    from pipeline.train.experiment import build
+
+    with closing(start(config.distribute)) as runtime:
+        experiment = build(config, runtime)
+        restore_best(experiment, folder)
+        look_at_examples(experiment, folder)
+
+
+def _compare(folders: list[RunFolder], out: Path | None) -> Path:
+    runs = [gather(folder) for folder in folders]
+    alike = Counter(run.name for run in runs)
+    named = [replace(run, name=run.folder) if alike[run.name] > 1 else run for run in runs]
+    if len({run.name for run in named}) < len(named):
+        raise SettingsError("each run can be given once")
+    return write_page(comparison_page(named), out or folders[0].path.parent / "comparison.html")
+
+
+if __name__ == "__main__":
+    sys.exit(main(["report", *sys.argv[1:]]))

@@ -1,0 +1,167 @@
+"""Confusion matrix and accuracy a class, readable for three classes and for a thousand."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.monitor.report.confusion import (
+    Counts,
+    class_accuracy,
+    confusion_counts,
+    worst_confusions,
+)
+from pipeline.monitor.report.facts import RunFacts
+from pipeline.monitor.report.html import (
+    Content,
+    Html,
+    details,
+    element,
+    join,
+    scrolling_table,
+    table,
+)
+from pipeline.monitor.report.pictures import picture
+
+# A table of numbers is read up to here, and a picture of cells up to there.
+_MOST_NUMBERS, _MOST_CELLS = 20, 250
+_WORST = 20
+_SHORT = 3
+
+
+def class_sections(run: RunFacts) -> Html | None:
+    """Confusions and accuracy a class; None where there are no predictions."""
+    if run.predictions is None:
+        return None
+    found = run.predictions
+    counts = confusion_counts(found.label, found.predicted, len(run.classes))
+    few = len(run.classes) <= _MOST_NUMBERS
+    of = f"{len(found.label):,} {found.split} examples, weights of step {found.step:,}"
+    worst = _worst_table(run, counts)
+    if few:
+        matrix = _matrix(run, counts)
+        return join(
+            element("h2", "Classes"),
+            element("p", f"Of {of}.", class_="soft"),
+            element(
+                "div",
+                element("div", element("h3", "Confusion matrix"), matrix),
+                element("div", element("h3", "Accuracy a class"), _accuracy_table(run, counts)),
+                class_="sides",
+            ),
+            element("h3", "Most frequent confusions"),
+            worst,
+        )
+    drawn = _heat_picture(counts) if len(run.classes) <= _MOST_CELLS else None
+    return join(
+        element("h2", "Classes"),
+        element("p", f"{len(run.classes):,} classes; of {of}.", class_="soft"),
+        element(
+            "div",
+            element("div", element("h3", "Most frequent confusions"), worst),
+            element("div", element("h3", "Accuracy a class"), _accuracy_summary(run, counts)),
+            class_="sides",
+        ),
+        drawn,
+        details(f"Accuracy of all {len(run.classes):,} classes", _accuracy_table(run, counts)),
+    )
+
+
+def _matrix(run: RunFacts, counts: Counts) -> Html:
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    rows = []
+    for name, line, share in zip(run.classes, counts, shares, strict=True):
+        cells = [_cell(int(n), float(s)) for n, s in zip(line, share, strict=True)]
+        # Its end is cut off where it is long; the title has the whole.
+        rows.append(element("tr", element("th", name, scope="row", title=name), *cells))
+    caption = "A row is what it is, a column what it was taken for; number of examples"
+    names = (element("th", element("span", name), scope="col") for name in run.classes)
+    head = element("tr", element("td", class_="none"), *names)
+    # Names of up to three characters fit above their columns, others are turned.
+    style = "matrix" if max(map(len, run.classes)) <= _SHORT else "matrix long"
+    return scrolling_table(element("thead", head), element("tbody", *rows), caption, style)
+
+
+def _cell(count: int, share: float) -> Html:
+    style = "strong" if share > 0.6 else None if count else "none"
+    return element("td", count or "·", class_=style, style=f"--share:{share:.2f}")
+
+
+def _worst_table(run: RunFacts, counts: Counts) -> Html:
+    worst = worst_confusions(counts, _WORST)
+    if not worst:
+        return element("p", "There is none.")
+    rows: list[tuple[Content, ...]] = [
+        (run.classes[c.label], run.classes[c.predicted], c.times, f"{c.share:.1%}") for c in worst
+    ]
+    number = int(np.count_nonzero(counts) - np.count_nonzero(np.diag(counts)))
+    return table(
+        ("is", "taken for", "times", "of its class"),
+        rows,
+        f"{len(worst)} of {number:,} pairs of classes that were confused",
+    )
+
+
+def _heat_picture(counts: Counts) -> Html:
+    """A pixel a cell, stronger where more of a row's examples are."""
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    pixels = np.zeros((*shares.shape, 4), np.uint8)
+    # A blue that shows on dark pages and on light ones.
+    pixels[..., :3] = 40, 140, 215
+    # The root, so that a single confusion among many examples is seen.
+    pixels[..., 3] = np.round(255 * np.sqrt(shares))
+    off = 1.0 - np.trace(counts) / max(counts.sum(), 1)
+    alt = (
+        f"Confusion matrix of {len(counts)} classes, a cell a pair: the diagonal is what was "
+        f"recognised, {off:.1%} of the examples are beside it. The table above names the worst."
+    )
+    # Enlarged, so that it is not blurred where a browser does not keep pixels sharp.
+    scale = max(1, 600 // len(counts))
+    large = pixels.repeat(scale, 0).repeat(scale, 1)
+    return join(
+        element("h3", "Confusion matrix"),
+        element(
+            "p",
+            "Rows from above: what it is. Columns from the left: what it was taken for. Classes in "
+            "the order of their numbers.",
+            class_="soft",
+        ),
+        picture(large, alt, class_="heat"),
+    )
+
+
+def _accuracy_table(run: RunFacts, counts: Counts) -> Html:
+    """Every class, the worst first."""
+    accuracy = class_accuracy(counts)
+    # Classes without examples come last.
+    order = np.argsort(np.where(np.isnan(accuracy), 2.0, accuracy), kind="stable")
+    return _rows_of(run, counts, accuracy, order.tolist())
+
+
+def _accuracy_summary(run: RunFacts, counts: Counts) -> Html:
+    """How accuracy is spread over the classes, and the worst of them."""
+    accuracy = class_accuracy(counts)
+    there = np.flatnonzero(~np.isnan(accuracy))
+    order = there[np.argsort(accuracy[there], kind="stable")]
+    names = ("least", "lower quartile", "median", "upper quartile", "most")
+    values = np.quantile(accuracy[there], [0, 0.25, 0.5, 0.75, 1])
+    spread = ", ".join(f"{name} {v:.1%}" for name, v in zip(names, values, strict=True))
+    return join(
+        element("p", spread, class_="soft"),
+        _rows_of(run, counts, accuracy, order[:_WORST].tolist()),
+    )
+
+
+def _rows_of(
+    run: RunFacts, counts: Counts, accuracy: npt.NDArray[np.float64], order: list[int]
+) -> Html:
+    examples = counts.sum(axis=1)
+    rows: list[tuple[Content, ...]] = []
+    for i in order:
+        if np.isnan(accuracy[i]):
+            rows.append((run.classes[i], "no examples", 0, None))
+            continue
+        filled = element("i", style=f"width:{accuracy[i]:.1%}")
+        bar = element("span", filled, class_="bar", aria_hidden="true")
+        rows.append((run.classes[i], f"{accuracy[i]:.1%}", f"{examples[i]:,}", bar))
+    return table(("class", "accuracy", "examples", None), rows, class_="numbers")

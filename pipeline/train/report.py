@@ -1,0 +1,163 @@
+"""From a run folder to its report: what the files say, and what its best weights say of the data.
+
+Importing this module does not import TensorFlow: a second report needs none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from zipfile import BadZipFile
+
+import numpy as np
+
+from pipeline.checkpoint.store import CheckpointStore
+from pipeline.errors import PipelineError
+from pipeline.monitor.metrics_file import MetricsFile
+from pipeline.monitor.report.facts import Examples, Predictions, RunFacts
+from pipeline.monitor.report.page import report_page
+from pipeline.train.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from pipeline.train.experiment import Experiment
+
+
+_Kind = TypeVar("_Kind", Predictions, Examples)
+
+
+class ReportError(PipelineError):
+    """A report could not be written."""
+
+
+def gather(folder: RunFolder) -> RunFacts:
+    """What the files of a run say.
+
+    Predictions of other weights than those that are now the best are left out.
+
+    Raises:
+      SettingsError: It is no run folder, or its training never began.
+    """
+    config, dataset = folder.config(), folder.dataset()
+    store = CheckpointStore(folder.checkpoints)
+    best = best_step(folder)
+    predictions = _read(folder.predictions, Predictions)
+    current = predictions is not None and predictions.step == best
+    return RunFacts(
+        name=folder.path.resolve().name,
+        folder=str(folder.path),
+        config=config,
+        rows=MetricsFile(folder.metrics, print).rows(),
+        classes=dataset["classes"],
+        counts=dataset["examples"],
+        outcome=folder.outcome(),
+        starts=folder.starts(),
+        checkpoints=store.steps(),
+        best_step=best,
+        predictions=predictions if current else None,
+        examples=_read(folder.examples, Examples) if current else None,
+    )
+
+
+def best_step(folder: RunFolder) -> int | None:
+    """The step of the weights that were best on validation, or of the newest before there are such.
+
+    As the newest state.json says that can be read; what is beside it is not verified. None where
+    there is no checkpoint.
+    """
+    store = CheckpointStore(folder.checkpoints)
+    for step in reversed(store.steps()):
+        try:
+            best = json.loads((store.path(step) / "state.json").read_text())["progress"][
+                "best_step"
+            ]
+        except (OSError, ValueError, KeyError):
+            continue
+        return step if best is None else int(best)
+    return None
+
+
+def look_at_examples(experiment: Experiment, folder: RunFolder) -> None:
+    """Keeps in the run folder what its best weights say of the test or validation examples.
+
+    All processes must call it; the chief writes.
+
+    Args:
+      experiment: With the best weights.
+      folder: Of its run.
+
+    Raises:
+      PipelineError: An image cannot be read, or the files cannot be written.
+    """
+    from pipeline.train.predictions import draw_examples, predict
+
+    split = next((s for s in ("test", "validation") if s in experiment.source.splits), None)
+    if split is None:
+        return
+    chief = experiment.runtime.is_chief
+    step = best_step(folder) if chief else None
+    predictions = predict(experiment, split, step or 0)
+    if chief:
+        # The pictures first: predictions without them would count as the whole.
+        _write(folder.examples, draw_examples(experiment, predictions))
+        _write(folder.predictions, predictions)
+
+
+def write_report(folder: RunFolder, out: Path | None = None, left_out: str | None = None) -> Path:
+    """Makes the page of one run and returns its file.
+
+    Args:
+      folder: Of the run.
+      out: Where to; None: into the run folder.
+      left_out: Why there are no examples, where there are none; a sentence.
+
+    Raises:
+      ReportError: It cannot be written.
+    """
+    facts = gather(folder)
+    if left_out is not None and facts.predictions is None:
+        facts = replace(facts, left_out=(left_out,))
+    return write_page(report_page(facts), out or folder.report)
+
+
+def write_page(page: str, file: Path) -> Path:
+    """Writes a page in one piece, so that a browser never opens half of one.
+
+    Raises:
+      ReportError: It cannot be written.
+    """
+    _replace(file, lambda path: path.write_text(page, encoding="utf-8"))
+    return file
+
+
+def _replace(file: Path, write: Callable[[Path], Any]) -> None:
+    # The ending stays: NumPy would add its own.
+    temporary = file.with_name(f".new-{os.getpid()}-{file.name}")
+    try:
+        write(temporary)
+        os.replace(temporary, file)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ReportError(f"cannot write {file}: {error.strerror}") from None
+
+
+def _write(file: Path, facts: Predictions | Examples) -> None:
+    arrays: dict[str, Any] = {
+        field.name: np.asarray(getattr(facts, field.name)) for field in fields(facts)
+    }
+    _replace(file, lambda path: np.savez_compressed(path, **arrays))
+
+
+def _read(file: Path, kind: type[_Kind]) -> _Kind | None:
+    """What `_write` wrote; None where it is not there, or not whole, or of another version."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            values = {field.name: arrays[field.name] for field in fields(kind)}
+    except (OSError, ValueError, KeyError, BadZipFile):
+        return None
+    # Scalars and names as they were: NumPy's are no int and no str.
+    plain = {k: v.tolist() for k, v in values.items() if v.ndim == 0 or v.dtype.kind == "U"}
+    return kind(**values | plain)
