@@ -258,7 +258,7 @@ def test_a_terminal_gets_a_live_bar(tmp_path):
         (["digits", "data.global_batch_size=7", "distribute.cpu_devices=2"], 2, "Use 6 or 8"),
         (["digits", "distribute.runtime=mirrored"], 2, "cpu_devices=2"),
         (["digits", "model.patch_size=3"], 2, "multiple of the model's patch size 3"),
-        (["digits", "run.dir=/proc/nowhere"], 2, "cannot write to the run folder"),
+        (["digits", "run.dir=/proc/nowhere"], 2, "cannot use the run folder"),
     ],
 )
 def test_a_mistake_gets_one_clear_message(tmp_path, arguments, code, message):
