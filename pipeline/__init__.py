@@ -7,7 +7,8 @@
     optim/       learning-rate schedule; AdamW: what decays, clipping, averaged weights
     distribute/  Runtime: how copies of the model work together
     checkpoint/  snapshots; write in the background, find, verify, restore, prune
-    monitor/     TensorBoard, metrics.jsonl, what the terminal shows, what ends a job that hangs
+    monitor/     TensorBoard, metrics.jsonl, what the terminal shows, the report's page, what ends a
+                 job that hangs
     train/       step, loop, exact metrics, the run folder and its lock, requests to stop, the
                  parity proof, and `build`, where all stages meet
 

@@ -22,7 +22,7 @@ SIDE = 112  # of a picture at most, in pixels: a page shows none larger
 
 _WORST, _BEST = 18, 6
 _AUGMENTED, _EPOCHS = 6, 4
-# So few batches are done before their graph would be traced.
+# So few batches of one device are done before their graph would be traced.
 _FEW_BATCHES = 8
 
 
@@ -106,7 +106,7 @@ def _own_rows(experiment: Experiment, split: str, k: int) -> list[list[float]]:
     """The rows of `_make_step` of this process's examples, without the padding."""
     iterator, steps = experiment.eval_iterator(split)
     look = _make_step(experiment, k)
-    if steps > _FEW_BATCHES:
+    if steps > _FEW_BATCHES or experiment.runtime.num_replicas > 1:
         look = tf.function(look)
     with experiment.averaged_weights():
         rows = np.concatenate([look(iterator).numpy() for _ in range(steps)])

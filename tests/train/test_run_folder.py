@@ -5,6 +5,8 @@ import subprocess
 
 import pytest
 
+from pipeline.checkpoint.snapshot import Snapshot
+from pipeline.checkpoint.store import CheckpointStore
 from pipeline.config import Config
 from pipeline.errors import SettingsError
 from pipeline.train.run_folder import RunFolder, RunFolderError
@@ -79,3 +81,19 @@ def test_an_outcome_that_cannot_be_written_is_an_error_with_its_place(tmp_path, 
     (tmp_path / "run/outcome.json").mkdir()
     with pytest.raises(RunFolderError, match=r"cannot write .*outcome\.json"):
         folder.write_outcome({"outcome": "done"})
+
+
+def test_each_start_is_recorded_with_the_checkpoint_it_finds(tmp_path, opened):
+    folder = opened(tmp_path / "run")
+    assert folder.starts() == []
+    folder.begin({"classes": ["a"]}, {"host": "one"})
+    store = CheckpointStore(folder.checkpoints)
+    for step in (10, 20):
+        store.save(Snapshot(step, {}, {}))
+    folder.write_outcome({"outcome": "stopped"})
+    folder.begin({"classes": ["a"]}, {"host": "two"})
+    assert folder.starts() == [
+        {"host": "one", "checkpoint_step": None},
+        {"host": "two", "checkpoint_step": 20},
+    ]
+    assert folder.outcome() is None
