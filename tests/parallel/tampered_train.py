@@ -26,6 +26,7 @@ def slow(seconds: str) -> None:
     train = Experiment.train
 
     def one_slow_step(self, iterator, sums, steps, bad_steps=0):
+        print("a step", flush=True)
         time.sleep(float(seconds))
         return train(self, iterator, sums, 1, bad_steps)
 

@@ -1,6 +1,5 @@
 """What shared storage does to a run: it fills up, goes read-only, goes away, or alters a file."""
 
-import json
 import os
 import re
 import shutil
@@ -206,7 +205,9 @@ def test_a_folder_that_turns_read_only_ends_the_run_and_spares_what_is_there(
 
 def test_a_folder_that_disappears_ends_the_run_and_is_not_made_again(vit, tmp_path, undisturbed):
     run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
-    training = start(vit, tmp_path, "checkpoint.grace_s=2", run=run, tamper=SLOW)
+    # A save after each step, of which one comes before it is seen that the folder has gone.
+    settings = ("checkpoint.grace_s=2", "checkpoint.every_steps=1")
+    training = start(vit, tmp_path, *settings, run=run, tamper=SLOW)
     training.wait_for(lambda: len(steps_of(run)) > 1)
     run.rename(elsewhere)
     code, text = training.end()
@@ -214,9 +215,7 @@ def test_a_folder_that_disappears_ends_the_run_and_is_not_made_again(vit, tmp_pa
     assert f"the run folder {run} is gone. When it is back, give the same command" in text
     assert "Traceback" not in text
     assert not run.exists()
-    assert not (elsewhere / "outcome.json").exists() or json.loads(
-        (elsewhere / "outcome.json").read_text()
-    )
+    assert not (elsewhere / "outcome.json").exists()
     step = newest(elsewhere).step
     elsewhere.rename(run)
     text = start(vit, tmp_path, run=run).succeed()
