@@ -18,6 +18,7 @@ import numpy as np
 from pipeline.checkpoint.store import CheckpointStore
 from pipeline.errors import PipelineError
 from pipeline.monitor.metrics_file import MetricsFile
+from pipeline.monitor.report.board import write_board
 from pipeline.monitor.report.facts import Examples, Predictions, RunFacts
 from pipeline.monitor.report.page import report_page
 from pipeline.train.run_folder import RunFolder
@@ -111,7 +112,7 @@ def write_report(folder: RunFolder, out: Path | None = None, left_out: str | Non
 
     Args:
       folder: Of the run.
-      out: Where to; None: into the run folder.
+      out: Where to; None: into the run folder, and its pictures and text to TensorBoard too.
       left_out: Why there are no examples, where there are none; a sentence.
 
     Raises:
@@ -120,6 +121,11 @@ def write_report(folder: RunFolder, out: Path | None = None, left_out: str | Non
     facts = gather(folder)
     if left_out is not None and facts.predictions is None:
         facts = replace(facts, left_out=(left_out,))
+    if out is None:
+        try:
+            write_board(folder.tensorboard, facts)
+        except OSError as error:
+            raise ReportError(f"cannot write in {folder.tensorboard}: {error.strerror}") from None
     return write_page(report_page(facts), out or folder.report)
 
 
@@ -154,7 +160,8 @@ def _write(file: Path, facts: Predictions | Examples) -> None:
 def _read(file: Path, kind: type[_Kind]) -> _Kind | None:
     """What `_write` wrote; None where it is not there, or not whole, or of another version."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        # Opened here, since NumPy leaves a file open that turns out to be no archive.
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             values = {field.name: arrays[field.name] for field in fields(kind)}
     except (OSError, ValueError, KeyError, BadZipFile):
         return None

@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics import confusion_matrix
 
+from pipeline.monitor.report.board import write_board
 from pipeline.monitor.report.compare import comparison_page
 from pipeline.monitor.report.page import report_page
 from tests.jobs.boards import ROOT, board, write_run
@@ -140,6 +142,25 @@ def test_a_page_fits_its_width_in_dark_and_in_light(pages, tmp_path, page, width
     # The curves are there, in the colours of this scheme.
     blue = (88, 178, 238) if dark else (0, 114, 178)
     assert (np.abs(pixels.astype(int) - blue).max(axis=2) < 12).sum() > 50
+
+
+def test_tensorboard_shows_the_reports_pictures_and_text(tmp_path):
+    run = write_run(tmp_path / "run")
+    invented = with_pictures(invented_run([LONG, "b", "c"]), 8)
+    write_board(run / "tensorboard", invented)
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    with board(run) as (_, address):
+        for page in ("images", "text"):
+            file = SCREENSHOTS / f"tensorboard-{page}.png"
+            wait = ("--virtual-time-budget=20000", "--run-all-compositor-stages-before-draw")
+            picture = f"--screenshot={file}"
+            chromium(f"{address}#{page}", tmp_path / "profile", *wait, picture, height=1400)
+        pixels = np.asarray(Image.open(SCREENSHOTS / "tensorboard-images.png").convert("RGB"))
+    # A cell of the matrix, in a blue that TensorBoard's own page has not.
+    found = invented.predictions
+    shares = confusion_matrix(found.label, found.predicted, normalize="true")
+    cell = 255 - (255 - np.array([40, 140, 215])) * np.sqrt(shares[0, 0])
+    assert (np.abs(pixels - cell).max(axis=2) < 4).sum() > 500
 
 
 def test_tensorboard_shows_the_curves_by_name(tmp_path):

@@ -9,6 +9,7 @@ from pipeline.monitor.report.confusion import (
     Counts,
     class_accuracy,
     confusion_counts,
+    heat_pixels,
     worst_confusions,
 )
 from pipeline.monitor.report.facts import RunFacts
@@ -104,12 +105,7 @@ def _worst_table(run: RunFacts, counts: Counts) -> Html:
 
 def _heat_picture(counts: Counts) -> Html:
     """A pixel a cell, stronger where more of a row's examples are."""
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    pixels = np.zeros((*shares.shape, 4), np.uint8)
-    # A blue that shows on dark pages and on light ones.
-    pixels[..., :3] = 40, 140, 215
-    # The root, so that a single confusion among many examples is seen.
-    pixels[..., 3] = np.round(255 * np.sqrt(shares))
+    pixels = heat_pixels(counts)
     off = 1.0 - np.trace(counts) / max(counts.sum(), 1)
     alt = (
         f"Confusion matrix of {len(counts)} classes, a cell a pair: the diagonal is what was "

@@ -52,3 +52,14 @@ def worst_confusions(counts: Counts, most: int) -> list[Confusion]:
         for i, j in np.argwhere(wrong)
     ]
     return sorted(found, key=lambda c: (-c.times, -c.share, c.label, c.predicted))[:most]
+
+
+def heat_pixels(counts: Counts) -> npt.NDArray[np.uint8]:
+    """A pixel a cell, the more opaque the more of its row it holds, uint8 [C, C, 4]."""
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    pixels = np.zeros((*shares.shape, 4), np.uint8)
+    # A blue that shows on dark pages and on light ones.
+    pixels[..., :3] = 40, 140, 215
+    # The root, so that a single confusion among many examples is seen.
+    pixels[..., 3] = np.round(255 * np.sqrt(shares))
+    return pixels
