@@ -1,6 +1,7 @@
 """Set-up shared by all tests. TensorFlow is not imported here: many tests do not need it."""
 
 import os
+import subprocess
 
 import pytest
 
@@ -22,3 +23,15 @@ def recipe(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MiB."""
+    if os.getuid() != 0:
+        pytest.skip("only root may mount a small file system")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)

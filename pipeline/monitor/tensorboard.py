@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -51,11 +51,8 @@ class TensorBoardWriter:
     def picture(self, title: str, png: bytes, step: int) -> None:
         """A picture, as PNG."""
         # Width and height stand first in a PNG, big-endian, behind its signature and a header.
-        size = [str(int.from_bytes(png[i : i + 4], "big")).encode() for i in (16, 20)]
-        tensor = tensor_util.make_tensor_proto([*size, png], dtype=np.object_)
-        summary = Summary()
-        summary.value.add(tag=title, tensor=tensor, metadata=image_metadata(None, None))
-        self._add("train", step, summary)
+        width, height = (int.from_bytes(png[i : i + 4], "big") for i in (16, 20))
+        self._add("train", step, picture_summary(title, (width, height), [png]))
 
     def hparams(self, settings: Mapping[str, float | str | bool]) -> None:
         """The run's settings, by which TensorBoard compares runs."""
@@ -76,7 +73,27 @@ class TensorBoardWriter:
                 self._report(f"no curves of {split} at step {step}: {error}")
                 return
             events = [*_first_events(self._start_step, now_s), *events]
-        self._files[split].append(_encode(events))
+        self._files[split].append(encode_events(events))
+
+
+def picture_summary(
+    tag: str, size: tuple[int, int], pngs: Sequence[bytes], description: str | None = None
+) -> Summary:
+    """What TensorBoard's images page shows under a name: PNGs, all of width and height `size`."""
+    content = [*(str(side).encode() for side in size), *pngs]
+    tensor = tensor_util.make_tensor_proto(content, dtype=np.object_)
+    summary = Summary()
+    summary.value.add(tag=tag, tensor=tensor, metadata=image_metadata(tag, description))
+    return summary
+
+
+def encode_events(events: Sequence[Event]) -> bytes:
+    """Events as they stand in a file, each with its checksums."""
+    records = io.BytesIO()
+    writer = RecordWriter(records)
+    for event in events:
+        writer.write(event.SerializeToString())
+    return records.getvalue()
 
 
 def _first_events(start_step: int, now_s: float) -> list[Event]:
@@ -93,11 +110,3 @@ def _open(folder: Path, report: Callable[[str], None]) -> AppendedFile:
     name = f"events.out.tfevents.{int(time.time()):010d}"
     number = next(n for n in count() if not (folder / f"{name}.{n}").exists())
     return AppendedFile(folder / f"{name}.{number}", report)
-
-
-def _encode(events: list[Event]) -> bytes:
-    records = io.BytesIO()
-    writer = RecordWriter(records)
-    for event in events:
-        writer.write(event.SerializeToString())
-    return records.getvalue()

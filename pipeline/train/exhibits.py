@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import platform
+import shlex
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-import yaml
 
-from pipeline.config import all_settings, value_of
+from pipeline.config import Config, all_settings, dump_config, value_of
 from pipeline.data.input import Shard, eval_dataset, train_dataset
 from pipeline.model.attention import last_attention
 from pipeline.monitor.pictures import (
@@ -26,20 +26,19 @@ _BATCH = 32  # images on the page
 _LOOKED_AT = 6  # validation images whose attention is shown
 
 
-def settings_text(experiment: Experiment) -> dict[str, str]:
-    """Settings and environment as Markdown, by title."""
-    config = experiment.config
-    facts = {
-        "host": platform.node(),
-        "devices": experiment.runtime.describe(),
-        "Python": platform.python_version(),
-        "TensorFlow": tf.__version__,
-        "Keras": keras.__version__,
-    }
-    tree = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    indented = "\n".join(f"    {line}" for line in tree.splitlines())
-    table = "\n".join(f"| {name} | `{value}` |" for name, value in facts.items())
-    return {"settings": indented, "environment": f"| | |\n|---|---|\n{table}"}
+def start_texts(config: Config, start: dict[str, Any] | None) -> dict[str, str]:
+    """Settings, and how the run was started, by title; indented, which Markdown takes for code.
+
+    Args:
+      config: The settings.
+      start: Of `describe.start_facts`, if it is known.
+    """
+    texts = {"settings": dump_config(config)}
+    if start is not None:
+        versions = "\n".join(f"{name} {number}" for name, number in start["versions"].items())
+        where = f"{start['host']}, {start['system']}\n{start['devices']}"
+        texts["command and environment"] = f"{shlex.join(start['command'])}\n\n{versions}\n{where}"
+    return {title: "    " + text.replace("\n", "\n    ") for title, text in texts.items()}
 
 
 def comparable_settings(experiment: Experiment) -> dict[str, float | str | bool]:

@@ -17,7 +17,7 @@ from pipeline.train.exhibits import (
     comparable_settings,
     first_pictures,
     last_pictures,
-    settings_text,
+    start_texts,
 )
 from pipeline.train.experiment import Experiment
 from pipeline.train.gauges import Gauges
@@ -67,7 +67,9 @@ class Journal:
         board, experiment = self._board, self._experiment
         if board is None:
             return
-        for title, markdown in settings_text(experiment).items():
+        starts = self._folder.starts()
+        start = starts[-1] if starts else None
+        for title, markdown in start_texts(experiment.config, start).items():
             board.text(title, markdown, step)
         board.hparams(comparable_settings(experiment))
         if experiment.config.monitor.pictures and step == 0:

@@ -1,25 +1,11 @@
 """Files that grow on a disk that fills: a real one, of 64 KiB."""
 
-import os
-import subprocess
 import threading
 
 import pytest
 
 from pipeline.monitor.appended_file import AppendedFile
 from pipeline.monitor.metrics_file import MetricsFile
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 64 KiB, and a function that fills it."""
-    if os.getuid() != 0:
-        pytest.skip("only root may mount a small file system")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def fill(folder):

@@ -5,11 +5,18 @@ import io
 import numpy as np
 import pytest
 import tensorflow as tf
+import yaml
 from PIL import Image
 
 from pipeline.model.attention import last_attention
 from pipeline.train import exhibits
-from pipeline.train.exhibits import comparable_settings, first_pictures, last_pictures
+from pipeline.train.describe import start_facts
+from pipeline.train.exhibits import (
+    comparable_settings,
+    first_pictures,
+    last_pictures,
+    start_texts,
+)
 from pipeline.train.gauges import Gauges
 from pipeline.train.step import empty_train_sums
 from tests.train.experiments import tiny
@@ -83,6 +90,17 @@ def test_gauges_are_norms_and_flops(tmp_path):
     forward = 2 * (4 * 48 * d + 2 * block + d * 4)
     assert values["model_flops_per_second"] == pytest.approx(3 * forward * 100)
     assert 50e6 < values["host_memory_bytes"] < 50e9
+
+
+def test_texts_are_the_settings_and_how_the_run_was_started(tmp_path):
+    experiment = tiny(tmp_path)
+    start = start_facts(experiment, ["vit", "train", "tiny", "data.path=my photos"])
+    texts = start_texts(experiment.config, start)
+    lines = [line.removeprefix("    ") for line in texts["settings"].splitlines()]
+    assert yaml.safe_load("\n".join(lines)) == experiment.config.model_dump(mode="json")
+    assert "    vit train tiny 'data.path=my photos'\n" in texts["command and environment"]
+    assert f"tensorflow {tf.__version__}" in texts["command and environment"]
+    assert list(start_texts(experiment.config, None)) == ["settings"]
 
 
 def test_settings_are_comparable_by_their_keys(tmp_path):

@@ -1,6 +1,5 @@
 """The run folder is tried before the first step."""
 
-import os
 import subprocess
 
 import pytest
@@ -10,18 +9,6 @@ from pipeline.checkpoint.store import CheckpointStore
 from pipeline.config import Config
 from pipeline.errors import SettingsError
 from pipeline.train.run_folder import RunFolder, RunFolderError
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 1 MiB."""
-    if os.getuid() != 0:
-        pytest.skip("only root may mount a small file system")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture

@@ -1,9 +1,8 @@
-"""The report's pictures and text in TensorBoard's format: its images and text pages show them."""
+"""The report's pictures in TensorBoard's format: its images page shows them."""
 
 from __future__ import annotations
 
 import io
-import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +12,10 @@ import numpy.typing as npt
 from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.image.metadata import create_summary_metadata
-from tensorboard.plugins.text.summary_v2 import text_pb
-from tensorboard.summary.writer.record_writer import RecordWriter
-from tensorboard.util.tensor_util import make_tensor_proto
 
-from pipeline.config import dump_config
 from pipeline.monitor.report.confusion import confusion_counts, heat_pixels
 from pipeline.monitor.report.facts import Pixels, RunFacts
+from pipeline.monitor.tensorboard import encode_events, picture_summary
 
 _MISTAKES = 12
 # TensorBoard shows pictures as large as they are: small ones are enlarged to about this side.
@@ -28,7 +23,7 @@ _SIDE = 224
 
 
 def write_board(folder: Path, run: RunFacts) -> Path:
-    """Writes pictures and text into `folder`/report, in place of those of an earlier report.
+    """Writes pictures into `folder`/report, in place of those of an earlier report.
 
     Args:
       folder: The run's `tensorboard` folder.
@@ -39,30 +34,15 @@ def write_board(folder: Path, run: RunFacts) -> Path:
     """
     step, now_s = run.best_step or 0, time.time()
     events = [Event(wall_time=now_s, file_version="brain.Event:2")]
-    for summary in [*_texts(run), *_pictures(run)]:
+    for summary in _pictures(run):
         events.append(Event(step=step, wall_time=now_s, summary=summary))
-    records = io.BytesIO()
-    writer = RecordWriter(records)
-    for event in events:
-        writer.write(event.SerializeToString())
     place = folder / "report"
     place.mkdir(parents=True, exist_ok=True)
     for earlier in place.glob("events.out.tfevents.*"):
         earlier.unlink()
     file = place / f"events.out.tfevents.{int(now_s):010d}.0"
-    file.write_bytes(records.getvalue())
+    file.write_bytes(encode_events(events))
     return file
-
-
-def _texts(run: RunFacts) -> list[Summary]:
-    """Settings, and how the run was last started; indented, which Markdown takes for code."""
-    texts = {"settings": dump_config(run.config)}
-    if run.starts:
-        last = run.starts[-1]
-        versions = "\n".join(f"{name} {number}" for name, number in last["versions"].items())
-        where = f"{last['host']}, {last['system']}\n{last['devices']}"
-        texts["command and environment"] = f"{shlex.join(last['command'])}\n\n{versions}\n{where}"
-    return [text_pb(tag, "    " + text.replace("\n", "\n    ")) for tag, text in texts.items()]
 
 
 def _pictures(run: RunFacts) -> list[Summary]:
@@ -97,14 +77,7 @@ def _summary(tag: str, images: Sequence[npt.NDArray[np.uint8]], description: str
     """A value of the images plugin: width, height, and the pictures as PNG."""
     large = [_enlarge(image) for image in images]
     height, width = large[0].shape[:2]
-    content = [str(width).encode(), str(height).encode(), *map(_png, large)]
-    summary = Summary()
-    summary.value.add(
-        tag=tag,
-        metadata=create_summary_metadata(display_name=tag, description=description),
-        tensor=make_tensor_proto(content, dtype=np.object_),
-    )
-    return summary
+    return picture_summary(tag, (width, height), [_png(image) for image in large], description)
 
 
 def _enlarge(image: Pixels) -> Pixels:

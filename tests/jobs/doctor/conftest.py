@@ -1,8 +1,5 @@
 """Set-ups of the doctor's tests."""
 
-import os
-import subprocess
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -35,15 +32,3 @@ def photographs(tmp_path):
                 pixels = rng.integers(0, 256, (12, 16, 3), np.uint8)
                 Image.fromarray(pixels).save(folder / f"{i:02d}.png")
     return tmp_path / "photos"
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 1 MiB."""
-    if os.getuid() != 0:
-        pytest.skip("only root may mount a small file system")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)

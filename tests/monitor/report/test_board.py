@@ -7,7 +7,6 @@ from sklearn.metrics import confusion_matrix
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from pipeline.config import dump_config
 from pipeline.monitor.report.board import write_board
 from tests.monitor.report.invented import invented_run, with_pictures
 
@@ -35,15 +34,11 @@ def pixels(value):
     return images
 
 
-def test_tensorboard_finds_settings_command_and_pictures(tmp_path, run):
+def test_tensorboard_finds_the_pictures_at_the_step_of_the_weights(tmp_path, run):
     write_board(tmp_path, run)
     found = read(tmp_path)
+    assert set(found) == {"confusion matrix", "most certain mistakes", "augmented examples"}
     assert {step for step, *_ in found.values()} == {4000}
-    settings = found["settings"][1].item().decode()
-    assert settings.replace("\n    ", "\n").strip() == dump_config(run.config).strip()
-    assert b"vit train image_folder 'data.path=my photos'" in (
-        found["command and environment"][1].item()
-    )
 
 
 def test_mistakes_are_enlarged_pixel_by_pixel_and_named(tmp_path, run):
@@ -80,4 +75,4 @@ def test_a_second_report_takes_the_place_of_the_first(tmp_path, run):
     write_board(tmp_path, run)
     write_board(tmp_path, run)
     assert len(list((tmp_path / "report").iterdir())) == 1
-    assert "settings" in read(tmp_path)
+    assert "confusion matrix" in read(tmp_path)
