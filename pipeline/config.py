@@ -293,6 +293,12 @@ class MonitorConfig(_Stage):
     pictures: bool = _setting(
         True, "draw batches, positions and attention for TensorBoard", free=True
     )
+    profile_steps: tuple[int, int] | None = _setting(
+        None,
+        "first and last step, as [100,110], of which a trace is recorded for TensorBoard's profile "
+        "page",
+        free=True,
+    )
     peak_tflops: float | None = _setting(
         None,
         "10^12 operations a second that one device can do at most, of which the share that is "
@@ -300,6 +306,18 @@ class MonitorConfig(_Stage):
         free=True,
         gt=0,
     )
+
+    @model_validator(mode="after")
+    def _profile_steps_are_in_order(self) -> MonitorConfig:
+        if (
+            self.profile_steps is not None
+            and not 0 <= self.profile_steps[0] < self.profile_steps[1]
+        ):
+            raise ValueError(
+                "monitor.profile_steps must be a first and a later step, as [100,110]. Received: "
+                f"{list(self.profile_steps)}"
+            )
+        return self
 
 
 class Config(_Stage):

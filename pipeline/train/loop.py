@@ -25,6 +25,7 @@ from pipeline.train.diagnose import describe_bad_step
 from pipeline.train.experiment import Experiment
 from pipeline.train.journal import Journal
 from pipeline.train.next_stretch import NextStretch, StopAgreedError
+from pipeline.train.profiler import Profiler
 from pipeline.train.progress import Progress
 from pipeline.train.run_folder import RunFolder
 from pipeline.train.saver import Saver
@@ -86,8 +87,14 @@ class Loop:
         self._callbacks = Callbacks(
             config.train.callbacks if self._runtime.is_chief else (), experiment.model
         )
+        profiled = config.monitor.profile_steps if self._runtime.is_chief else None
+        self._profiler = Profiler(profiled, folder.tensorboard / "train")
         self._timetable = Timetable(
-            config.train, config.checkpoint, experiment.steps_per_epoch, experiment.total_steps
+            config.train,
+            config.checkpoint,
+            experiment.steps_per_epoch,
+            experiment.total_steps,
+            also=config.monitor.profile_steps or (),
         )
         self._next = NextStretch(experiment, folder, stop, self._callbacks, self._saver)
         self._progress = Progress()
@@ -125,6 +132,7 @@ class Loop:
                 self._saver.save(self._step, self._progress)
             if self._stops_early(agreed.callbacks_stop):
                 return
+            self._profiler.reach(self._step)
             if self._must_go_back():
                 iterator = self._roll_back()
             else:
@@ -132,6 +140,7 @@ class Loop:
 
     def finish(self) -> dict[str, Any]:
         """Evaluates the weights that were best on validation on the test split."""
+        self._profiler.close()
         self._next.expect("writing the last checkpoint")
         self._saver.finish()
         best = self._progress.best_step
@@ -164,6 +173,7 @@ class Loop:
     def close(self) -> None:
         """Lets go of files and threads."""
         self._next.close()
+        self._profiler.close()
         self._journal.close()
         self._saver.close()
 

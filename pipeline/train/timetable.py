@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from pipeline.config import CheckpointConfig, TrainConfig
 
@@ -15,6 +16,7 @@ class Timetable:
       checkpoint: When to save.
       steps_per_epoch: Updates an epoch, with its fraction: batches run across ends of epochs.
       total_steps: Length of the run.
+      also: More steps at which the host has something to do.
     """
 
     def __init__(
@@ -23,11 +25,13 @@ class Timetable:
         checkpoint: CheckpointConfig,
         steps_per_epoch: float,
         total_steps: int,
+        also: Sequence[int] = (),
     ) -> None:
         def in_steps(epochs: float | None) -> list[float]:
             return [] if epochs is None else [epochs * steps_per_epoch]
 
         self._total_steps = total_steps
+        self._also = also
         self._epoch = steps_per_epoch
         self._log = [float(train.log_every_steps)]
         self._evaluate = (
@@ -56,7 +60,7 @@ class Timetable:
         """The first step after `step` at which something is due."""
         periods = [self._epoch, *self._log, *self._evaluate, *self._save]
         due = (math.ceil((periods_done(step, period) + 1) * period) for period in periods)
-        return min(*due, self._total_steps)
+        return min(*due, *(also for also in self._also if also > step), self._total_steps)
 
 
 def periods_done(step: int, period: float) -> int:

@@ -51,6 +51,12 @@ def test_nothing_due_is_ever_passed_over():
     assert reached == due
 
 
+def test_other_steps_are_stopped_at_as_well():
+    train = TrainConfig(log_every_steps=1000, evaluate_every_epochs=None)
+    table = Timetable(train, CheckpointConfig(every_epochs=None), 50.0, 45, also=(11, 12))
+    assert [table.next_after(step) for step in (0, 10, 11, 12)] == [11, 11, 12, 45]
+
+
 def test_what_is_off_is_due_at_the_end_only():
     train = TrainConfig(log_every_steps=1000, evaluate_every_epochs=None)
     table = Timetable(train, CheckpointConfig(every_epochs=None), 10.0, 35)
