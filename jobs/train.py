@@ -118,8 +118,7 @@ def _fit(
                         {"outcome": how, "exit_code": error.exit_code, "message": str(error)}
                     )
             raise
-        if runtime.is_chief:
-            folder.write_outcome({"outcome": "done", "result": result})
+        on_chief(runtime, lambda: folder.write_outcome({"outcome": "done", "result": result}))
         if config.monitor.report:
             _report(experiment, folder, display)
         return result

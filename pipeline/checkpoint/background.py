@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -111,9 +112,9 @@ class BackgroundWriter:
                     pause_s = 0.0
                 else:
                     pause_s = min(max(2 * pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
-                    self._report(f"{failure}. Trying again in {pause_s:.0f} s; training goes on")
+                    self._tell(f"{failure}. Trying again in {pause_s:.0f} s; training goes on")
                 if failure is None and self._failure is not None:
-                    self._report(f"the checkpoint of step {snapshot.step} is written now")
+                    self._tell(f"the checkpoint of step {snapshot.step} is written now")
                 self._failure = failure
                 self._changed.notify_all()
 
@@ -139,5 +140,10 @@ class BackgroundWriter:
         try:
             self._store.prune(best_step)
         except OSError as error:
-            self._report(f"an old checkpoint cannot be deleted: {error}")
+            self._tell(f"an old checkpoint cannot be deleted: {error}")
         return None
+
+    def _tell(self, text: str) -> None:
+        # Whoever reads it may have gone; the thread must not go with it.
+        with contextlib.suppress(OSError):
+            self._report(text)

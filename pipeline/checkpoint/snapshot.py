@@ -27,11 +27,6 @@ class Snapshot:
     tensors: Mapping[str, Mapping[str, np.ndarray]]
     state: Mapping[str, Any]
 
-    @property
-    def num_bytes(self) -> int:
-        """Of its tensors."""
-        return sum(a.nbytes for arrays in self.tensors.values() for a in arrays.values())
-
 
 def read_variables(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Host copies of named variables (anything with `numpy()`)."""

@@ -19,6 +19,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,6 +38,7 @@ _UNFINISHED = ".unfinished"
 _REPLACED = ".replaced"
 _SET_ASIDE = ".set-aside"
 _CHUNK = 1 << 22  # bytes
+_READ_PAUSES_S = (1.0, 4.0)
 
 
 class CheckpointError(PipelineError):
@@ -81,6 +83,7 @@ class CheckpointStore:
             # Not its parents: where the run folder has gone, a mount has perhaps, and what would be
             # written below it would be hidden once it is back.
             self._folder.mkdir(exist_ok=True)
+            _sync(self._folder.parent)
             unfinished.mkdir()
             for stem, arrays in snapshot.tensors.items():
                 save_file(_contiguous(arrays), unfinished / f"{stem}.safetensors")
@@ -102,13 +105,16 @@ class CheckpointStore:
           CheckpointError: It is missing or damaged; the message names the file.
         """
         folder = self.path(step)
-        try:
-            _verify(folder)
-            state = _read_json(folder / "state.json")
-            tensors = {file.stem: load_file(file) for file in sorted(folder.glob("*.safetensors"))}
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise CheckpointError(f"the checkpoint {folder} is damaged: {error}") from None
-        return Snapshot(int(state.pop("step")), tensors, state)
+        pauses_s = list(_READ_PAUSES_S)
+        while True:
+            try:
+                return _read(folder)
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                lasting = not isinstance(error, OSError) or isinstance(error, FileNotFoundError)
+                if lasting or not pauses_s:
+                    raise CheckpointError(f"the checkpoint {folder} is damaged: {error}") from None
+                # A server that stumbles must not pass for a damaged file.
+                time.sleep(pauses_s.pop(0))
 
     def newest(
         self, report: Callable[[str], None], set_damaged_aside: bool = False
@@ -174,11 +180,19 @@ class CheckpointStore:
     def _put_in_place(self, unfinished: Path, final: Path) -> None:
         replaced = final.with_name(final.name + _REPLACED)
         if final.exists():
+            shutil.rmtree(replaced, ignore_errors=True)  # of a try that failed after this
             # A folder cannot be renamed over a full one; `sweep` undoes this if it ends here.
             final.rename(replaced)
         unfinished.rename(final)
         _sync(self._folder)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _read(folder: Path) -> Snapshot:
+    _verify(folder)
+    state = _read_json(folder / "state.json")
+    tensors = {file.stem: load_file(file) for file in sorted(folder.glob("*.safetensors"))}
+    return Snapshot(int(state.pop("step")), tensors, state)
 
 
 def _verify(folder: Path) -> None:

@@ -16,17 +16,18 @@ from pipeline.errors import PipelineError, SettingsError
 def on_chief(runtime: Runtime, function: Callable[[], Any]) -> Any:
     """Calls `function` on the chief alone and gives its value (anything JSON can hold) to all.
 
-    All processes must call it. Where the chief raises a PipelineError, all raise it: none is left
-    waiting for a chief that has gone.
+    All processes must call it. Where the chief raises a PipelineError or an OSError, all raise it:
+    none is left waiting for a chief that has gone.
     """
     answer: dict[str, Any] = {}
     if runtime.is_chief:
         try:
             answer = {"value": function()}
-        except PipelineError as error:
+        except (PipelineError, OSError) as error:
             if runtime.world_size == 1:
                 raise
-            answer = {"error": str(error), "exit_code": error.exit_code}
+            code = error.exit_code if isinstance(error, PipelineError) else PipelineError.exit_code
+            answer = {"error": str(error), "exit_code": code}
     answer = runtime.broadcast_value(answer)
     if "error" in answer:
         agreed = PipelineError(answer["error"])

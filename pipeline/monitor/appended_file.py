@@ -23,6 +23,8 @@ class AppendedFile:
         self._report = report
         self._waiting = b""
         self._failing = False
+        # Where whole pieces end, while what came after them could not be taken back.
+        self._whole_bytes: int | None = None
         # Rows are also written before a checkpoint, by the thread that writes it.
         self._lock = threading.Lock()
 
@@ -48,7 +50,9 @@ class AppendedFile:
                 return
             # Unbuffered: what is written is in the file, or an error says how much is not.
             with self._path.open("ab", buffering=0) as stream:
-                end = stream.tell()
+                if self._whole_bytes is not None:
+                    stream.truncate(self._whole_bytes)
+                self._whole_bytes = end = os.fstat(stream.fileno()).st_size
                 try:
                     rest = memoryview(self._waiting)
                     while rest:
@@ -57,5 +61,6 @@ class AppendedFile:
                         os.fsync(stream.fileno())
                 except OSError:
                     stream.truncate(end)
+                    self._whole_bytes = None
                     raise
-            self._waiting, self._failing = b"", False
+            self._waiting, self._failing, self._whole_bytes = b"", False, None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.monitor.appended_file import AppendedFile
+from pipeline.monitor.whole_file import replace_file
 
 
 class MetricsFile:
@@ -47,8 +47,8 @@ class MetricsFile:
         """
         self._file.flush(sync=True)
 
-    def rewind(self, step: int, evaluates_again: bool) -> None:
-        """Drops what the run will write again when it goes on from `step`.
+    def rewind(self, step: int, evaluates_again: bool) -> list[dict[str, Any]]:
+        """Drops what the run will write again when it goes on from `step`; returns what stays.
 
         Rows of `step` itself stay: they came before its checkpoint. Its validation row goes where
         the run `evaluates_again`, and the test row comes after the last checkpoint.
@@ -63,6 +63,5 @@ class MetricsFile:
             for row in self.rows()
             if row["step"] < step or (row["step"] == step and row["split"] not in again)
         ]
-        replacement = self._path.with_name(self._path.name + ".new")
-        replacement.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(replacement, self._path)
+        replace_file(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        return kept

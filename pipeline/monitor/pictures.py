@@ -38,7 +38,7 @@ def draw_batch(images: Images, targets: Floats, classes: Sequence[str]) -> bytes
         axis.axis("off")
     for axis, image, target in zip(axes, images, targets, strict=False):
         show(axis, image)
-        axis.set_title(describe_target(target, classes), fontsize=7)
+        axis.set_title(describe_target(target, classes), fontsize=7, parse_math=False)
     return _png(page)
 
 
@@ -107,7 +107,7 @@ def draw_attention(images: Images, shares: Floats, names: Sequence[str]) -> byte
     side = images.shape[1]
     for column, (image, share, name) in enumerate(zip(images, shares, names, strict=True)):
         show(axes[0, column], image)
-        axes[0, column].set_title(_short(name), fontsize=8)
+        axes[0, column].set_title(_short(name), fontsize=8, parse_math=False)
         show(axes[1, column], image)
         axes[1, column].imshow(
             share, cmap="inferno", alpha=0.65, interpolation="nearest",

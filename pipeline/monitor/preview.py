@@ -52,7 +52,7 @@ def draw_preview(rows: Sequence[PreviewRow], patch_size: int, title: str, path: 
     page = Figure(figsize=(sum(widths), max(height, side + 1.2)), dpi=_DPI, layout="constrained")
     parts: Any = page.subfigures(1, 2, width_ratios=widths)
     left, right = parts
-    page.suptitle(title, fontsize=10)
+    page.suptitle(title, fontsize=10, parse_math=False)
     axes = left.subplots(len(rows), columns, squeeze=False)
     for row, line in zip(rows, axes, strict=True):
         pictures = [row.image, *row.augmented]
@@ -60,7 +60,9 @@ def draw_preview(rows: Sequence[PreviewRow], patch_size: int, title: str, path: 
             show(axis, picture)
             if row is rows[0]:
                 axis.set_title("as it is" if place == 0 else f"epoch {place - 1}", fontsize=8)
-        line[0].set_ylabel(row.name, fontsize=8, rotation=0, ha="right", va="center")
+        line[0].set_ylabel(
+            row.name, fontsize=8, rotation=0, ha="right", va="center", parse_math=False
+        )
     draw_patches(right, rows[0].image, patch_size)
     try:
         page.savefig(path, format="png")

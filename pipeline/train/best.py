@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import keras
 import numpy as np
 
 from pipeline.checkpoint.snapshot import Snapshot, restore_variables
-from pipeline.checkpoint.store import CheckpointStore
+from pipeline.checkpoint.store import CheckpointError, CheckpointStore
 from pipeline.config import Config
 from pipeline.errors import SettingsError
 from pipeline.model.vit import HEAD, build_vit
@@ -36,7 +37,13 @@ def best_snapshot(folder: RunFolder) -> Snapshot:
     if newest is None:
         raise SettingsError(f"{folder.path} has no checkpoint yet: train it first")
     best: Any = newest.state["progress"]["best_step"]
-    return newest if best is None or best == newest.step else store.load(best)
+    if best is None or best == newest.step:
+        return newest
+    try:
+        return store.load(best)
+    except CheckpointError as error:
+        print(f"{error}; the newest weights are taken instead of the best", file=sys.stderr)
+        return newest
 
 
 def start_from_run(experiment: Experiment, run: str) -> str:

@@ -41,7 +41,8 @@ class Gauges:
         if self._experiment.optimizer.averages:
             values["ema_distance"] = distance / max(weights, 1e-30)
         values["model_flops_per_second"] = self._flops * examples_per_second
-        values["peak_fraction"] = values["model_flops_per_second"] / self._peak
+        if self._peak is not None:
+            values["peak_fraction"] = values["model_flops_per_second"] / self._peak
         return values | self._device_memory()
 
     @cached_property
@@ -59,10 +60,11 @@ class Gauges:
         return norms
 
     @cached_property
-    def _peak(self) -> float:
+    def _peak(self) -> float | None:
         """FLOP/s of all replicas at most: what the user gives for one, or what one was seen to do.
 
         Two matrices are multiplied, in the numbers the model computes in; the best of a few times.
+        None where there is no memory left for them.
         """
         given = self._experiment.config.monitor.peak_tflops
         replicas = self._experiment.runtime.num_replicas
@@ -74,7 +76,10 @@ class Gauges:
         seconds = []
         for _ in range(_PEAK_TIMES + 1):
             start_s = time.perf_counter()
-            tf.reduce_sum(tf.matmul(matrix, matrix)).numpy()
+            try:
+                tf.reduce_sum(tf.matmul(matrix, matrix)).numpy()
+            except tf.errors.ResourceExhaustedError:
+                return None
             seconds.append(time.perf_counter() - start_s)
         return 2.0 * side**3 / min(seconds[1:]) * replicas
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipeline.errors import PipelineError
 from pipeline.monitor.metrics_file import MetricsFile
 from pipeline.monitor.progress import ProgressDisplay
 from pipeline.monitor.tensorboard import TensorBoardWriter
@@ -42,7 +41,7 @@ class Journal:
         self._gauges = Gauges(experiment)
         self._board: TensorBoardWriter | None = None
         self._own_skipped: set[str] = set()
-        self._skipped_count = 0
+        self._skipped: dict[str, None] = {}  # of all processes, in the order they were met
         self._pool = ThreadPoolExecutor(1, "pictures")
         self._drawing: Future[list[tuple[str, bytes]]] | None = None
         self.last_row: dict[str, Any] = {}
@@ -50,23 +49,27 @@ class Journal:
     def rewind(self, step: int, evaluates_again: bool) -> None:
         """On the chief: makes the files what they were when the run had come to `step`.
 
+        The newest row that stays is the last one, as of a run that has nothing left to do.
+
         Raises:
           RunFolderError: They cannot be written.
         """
         try:
-            self._metrics.rewind(step, evaluates_again)
+            kept = self._metrics.rewind(step, evaluates_again)
             self._board = TensorBoardWriter(self._folder.tensorboard, step, self._display.message)
+            self._skipped = dict.fromkeys(self._folder.skipped_images())
         except OSError as error:
             raise RunFolderError(
                 f"cannot write in {self._folder.path}: {error.strerror}. Make room or permit "
                 "writing, then give the same command again"
             ) from None
+        self.last_row = kept[-1] if kept else {}
 
     def begin(self, step: int) -> None:
         """On the chief: shows what the run is, and on a new one draws what it begins with."""
         board, experiment = self._board, self._experiment
         if board is None:
-            return
+            raise ValueError("rewind must come first")
         starts = self._folder.starts()
         start = starts[-1] if starts else None
         for title, markdown in start_texts(experiment.config, start).items():
@@ -88,7 +91,8 @@ class Journal:
 
     def close(self) -> None:
         """Waits for what is being drawn."""
-        self._show_drawings(step=0)
+        if self._drawing is not None and self._folder.lock.is_held:
+            self._show_drawings(step=0)
         self._pool.shutdown()
 
     def _show_drawings(self, step: int) -> None:
@@ -99,7 +103,7 @@ class Journal:
         try:
             for title, png in drawing.result():
                 self._board.picture(title, png, step)
-        except (PipelineError, tf.errors.OpError) as error:
+        except Exception as error:  # whatever it is, training is none the worse
             self._display.message(f"no pictures in TensorBoard: {error}")
 
     def flush(self) -> None:
@@ -128,7 +132,7 @@ class Journal:
             "weight_decay": config.optim.weight_decay,
             "gradient_norm": named["gradient_norm"] / updates,
             "skipped_updates": int(named["skipped_updates"]),
-            "skipped_examples": self._skipped_count,
+            "skipped_examples": len(self._skipped),
             "examples_per_second": rate,
             "examples_per_second_per_replica": rate / self._runtime.num_replicas,
             "step_median_s": speed.step_median_s if timed else None,
@@ -151,10 +155,11 @@ class Journal:
         """
         own = [path for path in self._experiment.skipped.paths if path not in self._own_skipped]
         self._own_skipped.update(own)
-        new = sorted({path for paths in self._runtime.all_gather(own) for path in paths})
+        found = {path for paths in self._runtime.all_gather(own) for path in paths}
+        new = sorted(found - self._skipped.keys())
+        self._skipped |= dict.fromkeys(new)
         if not new or not self._runtime.is_chief:
             return
-        self._skipped_count += len(new)
         where = f"all are listed in {self._folder.skipped}"
         try:
             with self._folder.skipped.open("a") as stream:
@@ -162,7 +167,7 @@ class Journal:
         except OSError as error:
             where = f"{self._folder.skipped} cannot be written ({error.strerror})"
         self._display.message(
-            f"{self._skipped_count} unreadable image(s) skipped, the last {new[-1]}; {where}"
+            f"{len(self._skipped)} unreadable image(s) skipped, the last {new[-1]}; {where}"
         )
 
     def _write(self, step: int, split: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,7 @@ class Loop:
             config.train.callbacks if self._runtime.is_chief else (), experiment.model
         )
         profiled = config.monitor.profile_steps if self._runtime.is_chief else None
-        self._profiler = Profiler(profiled, folder.tensorboard / "train")
+        self._profiler = Profiler(profiled, folder.tensorboard / "train", display.message)
         self._timetable = Timetable(
             config.train,
             config.checkpoint,
@@ -124,9 +125,7 @@ class Loop:
         """Runs stretches of steps until the end, an early stop, or a request."""
         iterator = self._iterator()
         self._callbacks.train_begin()
-        if self._progress.evaluation_due:
-            self._close_step(again=True)
-        while not self._is_over():
+        while self._goes_on():
             agreed = self._next.agree(self._clock, f"training from step {self._step}")
             if agreed.save and not self._progress.bad_steps:
                 self._saver.save(self._step, self._progress)
@@ -141,14 +140,13 @@ class Loop:
     def finish(self) -> dict[str, Any]:
         """Evaluates the weights that were best on validation on the test split."""
         self._profiler.close()
-        self._next.expect("writing the last checkpoint")
+        self._next.expect("writing the last checkpoint", slow=True)
         self._saver.finish()
         best = self._progress.best_step
-        if best is not None and best != self._step:
-            self._saver.restore(best)
+        if best is None or (best != self._step and not self._saver.restore_best(best)):
+            best = self._step
         if "test" in self._experiment.source.splits:
-            row = self._evaluate("test")
-            row["weights_of_step"] = self._step if best is None else best
+            row: dict[str, Any] = self._evaluate("test") | {"weights_of_step": best}
             self._journal.evaluated(self._step, "test", row, best=False)
         if self._runtime.is_chief:
             self._journal.end(self._step, best)
@@ -157,13 +155,14 @@ class Loop:
 
     def stop(self, reason: str) -> Stopped:
         """Saves, and returns what to raise once the checkpoint is whole."""
-        self._next.expect("writing the last checkpoint")
+        self._next.expect("writing the last checkpoint", slow=True)
         # In the evaluation of the test split the weights are the best ones, and this step is saved.
         if not self._progress.bad_steps:
             self._saver.save(self._step, self._progress)
         self._saver.finish()
         if self._runtime.is_chief:
-            self._folder.clear_stop_request()
+            with suppress(OSError):  # the next start takes it away as well
+                self._folder.clear_stop_request()
         saved = self._saver.saved_step
         where = "and saved" if saved == self._step else f"and goes on from step {saved}"
         return Stopped(
@@ -171,11 +170,13 @@ class Loop:
         )
 
     def close(self) -> None:
-        """Lets go of files and threads."""
-        self._next.close()
-        self._profiler.close()
-        self._journal.close()
-        self._saver.close()
+        """Lets go of files and threads; what waits to be saved first, and the watchdog last."""
+        with ExitStack() as stack:
+            stack.callback(self._next.close)
+            stack.callback(self._journal.close)
+            stack.callback(self._profiler.close)
+            stack.callback(self._saver.close)
+            self._next.expect("writing the checkpoint that waits", slow=True)
 
     def _restore_newest(self) -> dict[str, Any] | None:
         """On the chief: restores, and makes the run folder what it was at that step."""
@@ -193,10 +194,12 @@ class Loop:
     def _iterator(self) -> Iterator[Any]:
         return self._experiment.train_iterator(self._step + self._progress.passed_over_steps)
 
-    def _is_over(self) -> bool:
+    def _goes_on(self) -> bool:
+        if self._progress.evaluation_due:  # the run, or a start of it, went back to such a step
+            self._close_step(again=True)
         # Bad steps at the end are gone back from as well.
         at_end = self._step == self._experiment.total_steps and not self._must_go_back()
-        return at_end or self._progress.ended_early
+        return not at_end and not self._progress.ended_early
 
     def _must_go_back(self) -> bool:
         return self._progress.bad_steps >= self._config.train.max_bad_steps
@@ -230,7 +233,7 @@ class Loop:
         self._progress.evaluation_due = False
         if (epoch := self._timetable.epoch_ending_at(self._step)) is not None:
             self._callbacks.epoch_end(epoch, self._journal.last_row)
-        # What is saved amid bad steps would be what they go back to.
+        # What is saved amid bad steps would be what they go back to; but the best is needed.
         due = self._timetable.saves_at(self._step) and not self._progress.bad_steps
         at_end = self._step == self._experiment.total_steps
         if due or at_end or self._progress.best_step == self._step:
@@ -239,7 +242,7 @@ class Loop:
     def _roll_back(self) -> Iterator[Any]:
         """Goes back to the last checkpoint, past the data of the steps since then."""
         progress, train = self._progress, self._config.train
-        self._next.expect("looking for the examples of a bad step", compiles=True)
+        self._next.expect("looking for the examples of a bad step", slow=True)
         end = self._step + progress.passed_over_steps
         first = self._step - progress.bad_steps
         why = describe_bad_step(self._experiment, first, end - progress.bad_steps)
@@ -251,7 +254,7 @@ class Loop:
                 "optim.clip_norm, or look at these examples"
             )
         rollbacks = progress.rollbacks + 1
-        self._next.expect("restoring the newest checkpoint")
+        self._next.expect("writing the checkpoint that waits", slow=True)
         self._saver.finish()
         self.resume()
         passed_over = end - self._step
@@ -262,9 +265,9 @@ class Loop:
         return self._iterator()
 
     def _log_training(self) -> None:
+        self._journal.report_skipped()
         sums = self._experiment.reduce_sums(np.asarray(self._progress.sums))
         self._journal.trained(self._step, sums, self._clock, self._saver.take_stood_still_s())
-        self._journal.report_skipped()
         self._progress.sums = empty_train_sums().tolist()
         self._clock.reset()
 
@@ -280,7 +283,9 @@ class Loop:
 
     def _evaluate(self, split: str) -> dict[str, float]:
         clock = self._evaluation_clock
-        return self._experiment.evaluate(split, self._stretches(clock, f"evaluating {split}"))
+        values = self._experiment.evaluate(split, self._stretches(clock, f"evaluating {split}"))
+        self._journal.report_skipped()
+        return values
 
     def _stretches(self, clock: StretchClock, doing: str) -> Callable[[], int]:
         """Says how many batches come next, and times them from one call to the next."""

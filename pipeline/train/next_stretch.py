@@ -79,7 +79,7 @@ class NextStretch:
           PipelineError: The run folder is no longer this job's.
         """
         # Whoever compiles, for the first stretch, may take longer; and so may who waits for it.
-        self.expect(doing, compiles=not clock.compiled)
+        self.expect(doing, slow=not clock.compiled)
         own = Wish(
             clock.stretch_steps(),
             self._stop.reason,
@@ -94,9 +94,9 @@ class NextStretch:
             raise StopAgreedError(reason)
         return everyone[0]
 
-    def expect(self, doing: str, compiles: bool = False) -> None:
-        """Tells the watchdog what comes now."""
-        self._watchdog.beat(doing, self._train.compile_timeout_s if compiles else 0.0)
+    def expect(self, doing: str, slow: bool = False) -> None:
+        """Tells the watchdog what comes now, and whether it may take as long as a compilation."""
+        self._watchdog.beat(doing, self._train.compile_timeout_s if slow else 0.0)
 
     def close(self) -> None:
         """Watches no more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from pipeline.train.step import empty_train_sums
@@ -35,6 +36,8 @@ class Progress:
 
     def evaluated(self, step: int, value: list[float]) -> bool:
         """Takes note of an evaluation; whether it is the best so far."""
+        # No number is better than one that is none, and it than nothing.
+        value = [-math.inf if math.isnan(number) else number for number in value]
         best = self.best_value is None or value > self.best_value
         if best:
             self.best_step, self.best_value = step, value

@@ -93,15 +93,15 @@ def look_at_examples(experiment: Experiment, folder: RunFolder) -> None:
     Raises:
       PipelineError: An image cannot be read, or the files cannot be written.
     """
+    from pipeline.distribute.agreement import on_chief
     from pipeline.train.predictions import draw_examples, predict
 
     split = next((s for s in ("test", "validation") if s in experiment.source.splits), None)
     if split is None:
         return
-    chief = experiment.runtime.is_chief
-    step = best_step(folder) if chief else None
+    step = on_chief(experiment.runtime, lambda: best_step(folder))
     predictions = predict(experiment, split, step or 0)
-    if chief:
+    if experiment.runtime.is_chief:
         # The pictures first: predictions without them would count as the whole.
         _write(folder.examples, draw_examples(experiment, predictions))
         _write(folder.predictions, predictions)

@@ -24,6 +24,7 @@ import yaml
 from pipeline.checkpoint.store import CheckpointStore
 from pipeline.config import Config, dump_config, parse_config, training_differences
 from pipeline.errors import PipelineError, SettingsError
+from pipeline.monitor.whole_file import replace_file
 from pipeline.train.run_lock import RunLock
 
 
@@ -121,7 +122,7 @@ class RunFolder:
     @property
     def stop_requested(self) -> bool:
         """Whether somebody made a file named `stop` here."""
-        return self._stop.exists()
+        return os.path.exists(self._stop)  # False, and no error, where a server stumbles
 
     def clear_stop_request(self) -> None:
         """Takes that file away: the next start goes on."""
@@ -167,11 +168,13 @@ class RunFolder:
         file = self.path / name
         return json.loads(file.read_text()) if file.exists() else None
 
+    def skipped_images(self) -> list[str]:
+        """The unreadable images that starts of the run have met so far."""
+        return self.skipped.read_text().splitlines() if self.skipped.exists() else []
+
     def _replace(self, name: str, text: str) -> None:
-        temporary = self.path / f".{name}.new"
         try:
-            temporary.write_text(text)
-            os.replace(temporary, self.path / name)
+            replace_file(self.path / name, text)
         except OSError as error:
             raise RunFolderError(f"cannot write {self.path / name}: {error.strerror}") from None
 

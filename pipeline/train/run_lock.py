@@ -30,6 +30,7 @@ _NAME = ".lock"
 BEAT_S = 5.0
 # Six beats: a server that stumbles is not a holder that has gone.
 STALE_S = 30.0
+_LOOKS = 60
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -77,6 +78,8 @@ class RunLock:
                 gone = not _is_alive(facts)
             else:
                 gone = self._is_silent(token, facts, report, stale_s)
+            if not gone and self._holder() is None:
+                continue  # it was released meanwhile
             if not gone:
                 raise SettingsError(
                     f"another process is training in {self._folder}: {_describe(facts)}. Wait for "
@@ -148,9 +151,10 @@ class RunLock:
     def _place(self) -> bool:
         """Puts a lock of our own in place; whether nobody's was there."""
         new = self._folder / f"{_NAME}.{self._token}"
+        facts = self._own_facts()
         new.mkdir()
         try:
-            (new / self._file.name).write_text(self._own_facts())
+            (new / self._file.name).write_text(facts)
             new.rename(self._path)
         except OSError as error:
             shutil.rmtree(new, ignore_errors=True)
@@ -186,9 +190,10 @@ class RunLock:
             f"{_describe(facts)} was training in {self._folder}: waiting up to {stale_s:.0f} s to "
             "see whether it still does"
         )
-        until_s = time.monotonic() + stale_s
-        while time.monotonic() < until_s:
-            time.sleep(min(0.5, stale_s / 10))
+        # Counted in looks, not by the clock: a server that answers nobody for a while makes the
+        # holder silent as well.
+        for _ in range(_LOOKS):
+            time.sleep(stale_s / _LOOKS)
             if self._holder() != (token, facts):
                 return False
         return True
@@ -206,6 +211,7 @@ class RunLock:
                 # Without creating it: a lock that was taken over stays so.
                 with self._file.open("r+") as stream:
                     stream.write(self._own_facts(number))
+                    stream.truncate()
             except OSError:
                 continue  # `check` says what became of it
 

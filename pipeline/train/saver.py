@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from pipeline.checkpoint.background import BackgroundWriter
 from pipeline.checkpoint.snapshot import Snapshot
-from pipeline.checkpoint.store import CheckpointStore
+from pipeline.checkpoint.store import CheckpointError, CheckpointStore
 from pipeline.distribute.agreement import on_chief
 from pipeline.train.experiment import Experiment
 from pipeline.train.progress import Progress
@@ -24,12 +24,15 @@ _PACKAGES = ("vit-pipeline", "keras", "numpy")
 
 
 class Saver:
-    """Saves and finds the checkpoints of a run. All processes must call all but `close`.
+    """Saves and finds the checkpoints of a run.
+
+    All processes must call `save`, `finish` and `restore_best`, and the chief `restore_newest`.
 
     Args:
       report: Is told of damaged checkpoints and of failures to write.
       flush_rows: Puts the rows of metrics on the disk, before each checkpoint: a run goes on
-        behind the rows that its checkpoint's steps have written.
+        behind the rows that its checkpoint's steps have written. Before that the lock is looked
+        at: what was taken over is another process's to write.
 
     Attributes:
       store: Where they are.
@@ -48,8 +51,13 @@ class Saver:
         self._runtime = experiment.runtime
         self._report = report
         self.store = CheckpointStore(folder.checkpoints, config.keep, config.keep_every_steps)
+
+        def before_save() -> None:
+            folder.lock.check()
+            flush_rows()
+
         self._writer = (
-            BackgroundWriter(self.store, report, flush_rows) if self._runtime.is_chief else None
+            BackgroundWriter(self.store, report, before_save) if self._runtime.is_chief else None
         )
         self.saved_step = -1
         self._stood_still_s = 0.0
@@ -98,15 +106,29 @@ class Saver:
             self._experiment.restore(snapshot)
         return snapshot
 
-    def restore(self, step: int) -> None:
-        """Puts all processes' variables back to one checkpoint."""
-        on_chief(self._runtime, lambda: self._experiment.restore(self.store.load(step)))
-        self._experiment.broadcast()
+    def restore_best(self, step: int) -> bool:
+        """Puts all processes' variables back to the checkpoint that was best.
+
+        Returns:
+          Whether it could be read; otherwise it is said, and the variables are left as they are.
+        """
+        restored = bool(on_chief(self._runtime, lambda: self._restore(step)))
+        if restored:
+            self._experiment.broadcast()
+        return restored
 
     def close(self) -> None:
         """Ends the thread, after what it has to write."""
         if self._writer is not None:
             self._writer.close()
+
+    def _restore(self, step: int) -> bool:
+        try:
+            self._experiment.restore(self.store.load(step))
+        except CheckpointError as error:
+            self._report(f"{error}; the newest weights are taken instead of the best")
+            return False
+        return True
 
     def _finish(self) -> None:
         if self._writer is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -66,7 +67,10 @@ class StopRequest:
             read.close()
 
     def _receive(self, signals: socket.socket) -> None:
+        end_s = math.inf
         while True:
+            if end_s < math.inf:
+                signals.settimeout(max(end_s - time.monotonic(), 1e-3))
             try:
                 numbers = signals.recv(64)
             except TimeoutError:
@@ -78,7 +82,8 @@ class StopRequest:
                     _end(_INTERRUPTED, "interrupted twice")
                 if number in self.SIGNALS:
                     self._signal = signal.Signals(number)
-                    signals.settimeout(self._grace_s)
+                    # From the first signal, however many follow.
+                    end_s = min(end_s, time.monotonic() + self._grace_s)
 
 
 def _end(code: int, why: str) -> None:

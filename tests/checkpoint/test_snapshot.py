@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.checkpoint.snapshot import Snapshot, restore_variables
+from pipeline.checkpoint.snapshot import restore_variables
 from pipeline.errors import SettingsError
 
 
@@ -30,8 +30,3 @@ def test_what_is_optional_may_be_on_one_side_only():
     restore_variables(variables, arrays, "optimizer", optional=lambda name: "scale" in name)
     assert variables["a"].value.tolist() == [1, 1]
     assert variables["scale"].value == 4.0
-
-
-def test_bytes_of_a_snapshot():
-    tensors = {"model": {"a": np.zeros((2, 3), np.float32)}, "optimizer": {"b": np.int64(1)}}
-    assert Snapshot(0, tensors, {}).num_bytes == 2 * 3 * 4 + 8

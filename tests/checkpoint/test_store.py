@@ -1,8 +1,11 @@
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.checkpoint import store as store_module
 from pipeline.checkpoint.snapshot import Snapshot
 from pipeline.checkpoint.store import CheckpointError, CheckpointStore
 
@@ -95,6 +98,49 @@ def test_a_save_that_ends_between_taking_the_old_one_away_and_the_new_one_s_name
     (tmp_path / "checkpoints/step-00000003.unfinished").mkdir()
     store.sweep()
     assert store.newest(print).step == 3
+
+
+def test_a_save_that_failed_behind_both_renames_can_be_done_again(store, tmp_path):
+    store.save(snapshot(3))
+    leftover = tmp_path / "checkpoints/step-00000003.replaced"
+    leftover.mkdir()
+    (leftover / "file").touch()
+    store.save(Snapshot(3, snapshot(4).tensors, {}))
+    assert store.load(3).tensors["model"]["a/kernel"][0, 0] == 4
+    assert {f.name for f in (tmp_path / "checkpoints").iterdir()} == {"step-00000003"}
+
+
+def test_all_is_synced_before_the_name_is_given_and_the_name_after_it(store, monkeypatch):
+    store.save(snapshot(1))  # the folder is there
+    done = []
+    fsync, rename = os.fsync, Path.rename
+    monkeypatch.setattr(
+        os, "fsync", lambda n: (done.append(Path(f"/proc/self/fd/{n}").resolve().name), fsync(n))
+    )
+    monkeypatch.setattr(Path, "rename", lambda a, b: (done.append("rename"), rename(a, b))[1])
+    store.save(snapshot(2))
+    at = done.index("rename")
+    files = {"model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"}
+    assert files | {"step-00000002.unfinished"} <= set(done[:at])
+    assert done[at - 1] == "step-00000002.unfinished"  # what it holds is synced before it
+    assert done[at + 1 :] == ["checkpoints"]
+
+
+def test_a_server_that_stumbles_once_does_not_pass_for_damage(store, monkeypatch):
+    store.save(snapshot(1))
+    monkeypatch.setattr(store_module, "_READ_PAUSES_S", (0.0, 0.0))
+    real, failures = store_module.load_file, [OSError(5, "Input/output error")] * 2
+
+    def stumble(file):
+        if failures:
+            raise failures.pop()
+        return real(file)
+
+    monkeypatch.setattr(store_module, "load_file", stumble)
+    assert store.load(1).step == 1
+    failures += [OSError(5, "Input/output error")] * 3  # a bad sector
+    with pytest.raises(CheckpointError, match="Input/output error"):
+        store.load(1)
 
 
 def test_damaged_ones_that_are_set_aside_count_no_longer_and_are_kept(tmp_path):

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.checkpoint.store import CheckpointStore
 from tests.parallel.launches import HERE, ROOT
+from tests.rows import without_timings
 
 SHORT_STEPS = 40
 # All that a resume could get wrong: averages, decay, clipping, augmentation, an order that goes on
@@ -32,8 +33,6 @@ checkpoint: {every_steps: 4, every_epochs: null}
 
 # For a start on a machine that does much else; what takes longer hangs.
 _LIMIT_S = 240.0
-# How fast it went is not part of what is trained.
-TIMINGS = ("examples_per_second", "input_wait_fraction", "checkpoint_s")
 
 
 class Training:
@@ -135,7 +134,7 @@ def read_rows(run):
     """Whole rows of metrics, without what depends on how fast it went; none before the first."""
     file = run / "metrics.jsonl"
     lines = file.read_text().split("\n")[:-1] if file.exists() else []
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMINGS} for line in lines]
+    return [without_timings(json.loads(line)) for line in lines]
 
 
 def steps_of(run):

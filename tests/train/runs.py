@@ -9,6 +9,7 @@ from pipeline.monitor.progress import ProgressDisplay
 from pipeline.train.loop import fit
 from pipeline.train.run_folder import RunFolder
 from pipeline.train.stop import StopRequest
+from tests.rows import without_timings
 from tests.train.experiments import tiny, tiny_config
 
 STEPS = 20
@@ -45,9 +46,7 @@ def train(folder, *settings, stop=None, display=None):
 def rows(folder):
     """Rows of metrics, without how fast it went, which is not part of what is trained."""
     lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
-    speed = ("examples_per_second", "examples_per_second_per_replica", "checkpoint_s",
-             "model_flops_per_second", "peak_fraction", "host_memory_bytes")  # fmt: skip
-    return [{k: v for k, v in json.loads(line).items() if k not in speed} for line in lines]
+    return [without_timings(json.loads(line)) for line in lines]
 
 
 def store(folder):

@@ -102,6 +102,30 @@ def test_a_run_that_went_back_is_resumed_as_it_was(tmp_path, poison, looks):
     assert_same_end(stopped, undisturbed)
 
 
+def test_going_back_to_a_step_that_was_stopped_in_its_evaluation_does_that_again(
+    tmp_path, poison, monkeypatch
+):
+    poison([11, 12, 13])
+    undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
+    undisturbed.mkdir()
+    stopped.mkdir()
+    settings = ["checkpoint.every_epochs=null", "train.max_bad_steps=3"]
+    train(undisturbed, *settings, "checkpoint.every_steps=10")
+    stop = StopAt(10**9)
+    evaluate = experiment_module.Experiment.evaluate
+
+    def asked_meanwhile(self, name, next_stretch):
+        stop._looks = 0
+        return evaluate(self, name, next_stretch)
+
+    monkeypatch.setattr(experiment_module.Experiment, "evaluate", asked_meanwhile)
+    with pytest.raises(Stopped, match="at step 10"):
+        train(stopped, *settings, stop=stop)
+    monkeypatch.setattr(experiment_module.Experiment, "evaluate", evaluate)
+    train(stopped, *settings)
+    assert rows(stopped) == rows(undisturbed)
+
+
 def test_a_run_that_goes_back_too_often_ends_and_says_where(tmp_path, poison):
     poison(range(6, 1000))
     with pytest.raises(TrainingFailedError) as error:

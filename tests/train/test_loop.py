@@ -2,12 +2,15 @@
 
 import json
 import time
+from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
 
 from pipeline.errors import SettingsError, Stopped
+from pipeline.train import experiment as experiment_module
+from pipeline.train.best import best_snapshot
 from pipeline.train.clock import StretchClock
 from pipeline.train.experiment import Experiment
 from pipeline.train.run_folder import RunFolder
@@ -36,7 +39,9 @@ def test_rows_hold_what_scripts_rely_on_each_step_once(undisturbed):
     common = {"step", "epoch", "split", "loss", "accuracy", "top_5_accuracy"}
     for row in got:
         assert common <= set(row)
-    assert {"learning_rate", "gradient_norm", "input_wait_fraction"} <= set(got[0])
+    assert {"learning_rate", "gradient_norm"} <= set(got[0])
+    first = json.loads((undisturbed / "run/metrics.jsonl").read_text().splitlines()[0])
+    assert {"examples_per_second", "input_wait_fraction"} <= set(first)
     assert got[0]["loss"] > got[4]["loss"]
 
 
@@ -93,6 +98,35 @@ def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(tmp_
     (tmp_path / "run/checkpoints/step-00000020/model.safetensors").write_bytes(b"")
     train(tmp_path)
     assert_same_end(tmp_path, undisturbed)
+
+
+def without_test_split(monkeypatch):
+    """Makes the tiny run one of a data set that has no test images."""
+    real = experiment_module.open_source
+
+    def open_it(*arguments):
+        source = real(*arguments)
+        return replace(source, splits={k: v for k, v in source.splits.items() if k != "test"})
+
+    monkeypatch.setattr(experiment_module, "open_source", open_it)
+
+
+def test_a_run_that_ended_behind_its_last_checkpoint_says_its_result_again(tmp_path, monkeypatch):
+    without_test_split(monkeypatch)
+    result = train(tmp_path)
+    assert (result["split"], result["step"]) == ("validation", STEPS)
+    assert train(tmp_path) == json.loads(json.dumps(result))
+
+
+def test_where_the_best_checkpoint_is_damaged_the_newest_weights_are_evaluated(tmp_path):
+    settings = ["optim.base_lr=30", "optim.clip_norm=null", "optim.ema_momentum=null",
+                "optim.schedule=constant", "train.evaluate_every_steps=1"]  # fmt: skip
+    best = train(tmp_path, *settings)["weights_of_step"]
+    assert best < STEPS - 1
+    (store(tmp_path).path(best) / "model.safetensors").write_bytes(b"")
+    row = train(tmp_path, *settings)
+    assert row["weights_of_step"] == STEPS
+    assert best_snapshot(RunFolder(tmp_path / "run")).step == STEPS
 
 
 def test_checkpoints_say_where_the_run_stands_and_what_made_them(undisturbed):

@@ -136,6 +136,20 @@ def test_a_holder_on_another_host_that_is_silent_is_replaced_and_must_end(
     second.release()
 
 
+def test_a_holder_that_gives_the_lock_back_while_it_is_waited_for_makes_room(
+    tmp_path, said, monkeypatch
+):
+    first = in_another_place(tmp_path, monkeypatch)
+    monkeypatch.setattr(run_lock, "BEAT_S", 60.0)
+    first._stopped.set()  # no beat, by which it would be seen to live
+    first._thread.join()
+    threading.Timer(0.5, first.release).start()
+    second = RunLock(tmp_path)
+    second.acquire(said.append, stale_s=20)
+    second.check()
+    second.release()
+
+
 def test_of_many_that_come_at_once_one_has_it(tmp_path):
     dead = hold(tmp_path)
     end(dead)

@@ -86,6 +86,17 @@ def test_the_grace_ends_a_process_that_does_not_come_to_the_end_of_a_step(start)
     assert "checkpoint.grace_s" in err
 
 
+def test_more_signals_do_not_lengthen_the_grace(start):
+    process = start(1.5, "busy")
+    start_s = time.monotonic()
+    for _ in range(4):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+    process.communicate(timeout=5)
+    assert process.returncode == 75
+    assert time.monotonic() - start_s < 2.3
+
+
 def test_handlers_are_given_back():
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest().listening():
