@@ -73,7 +73,9 @@ def _measure(config: Config, folder: Path, rounds: int) -> dict[str, Any]:
 
     experiment = build(config, start(config.distribute))
     variables = [v for group in experiment.variables.values() for v in group.values()]
-    saver = Saver(experiment, RunFolder(folder), print, lambda: None)
+    run = RunFolder(folder)
+    run.lock.acquire(print)  # a save looks at it
+    saver = Saver(experiment, run, print, lambda: None)
     seconds: dict[str, list[float]] = {}
 
     def note(name: str, function: Callable[..., Any], *arguments: Any) -> None:
@@ -92,6 +94,7 @@ def _measure(config: Config, folder: Path, rounds: int) -> dict[str, Any]:
         note("restored_s", restore, number)
         note("copied_s", _copy, source, target, False)
     saver.close()
+    run.close()
     size = {"megabytes": experiment.checkpoint_bytes / 1e6}
     return size | {name: median(times) for name, times in seconds.items()}
 
