@@ -44,17 +44,22 @@ def start_facts(experiment: Experiment, command: Sequence[str]) -> dict[str, Any
       experiment: What is started.
       command: Its arguments, the program first.
     """
-    versions = {"python": platform.python_version(), "tensorflow": tf.__version__}
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": list(command),
         "host": socket.gethostname(),
         "system": platform.platform(),
         "devices": experiment.runtime.describe(),
-        "versions": versions | {name: version(name) for name in _PACKAGES},
+        "versions": versions(),
         "parameters": _parameters(experiment),
         "total_steps": experiment.total_steps,
     }
+
+
+def versions() -> dict[str, str]:
+    """Of what a run's numbers depend on, by name."""
+    own = {"python": platform.python_version(), "tensorflow": str(tf.__version__)}
+    return own | {name: version(name) for name in _PACKAGES}
 
 
 def describe(experiment: Experiment) -> str:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from pipeline.checkpoint.background import BackgroundWriter
 from pipeline.checkpoint.snapshot import Snapshot
 from pipeline.checkpoint.store import CheckpointError, CheckpointStore
 from pipeline.distribute.agreement import on_chief
+from pipeline.train.describe import versions
 from pipeline.train.experiment import Experiment
 from pipeline.train.progress import Progress
 from pipeline.train.run_folder import RunFolder
-
-_PACKAGES = ("vit-pipeline", "keras", "numpy")
 
 
 class Saver:
@@ -149,6 +145,5 @@ class Saver:
             "world_size": self._runtime.world_size,
             "runtime": self._runtime.name,
             "settings": config.model_dump(mode="json"),
-            "versions": {name: version(name) for name in _PACKAGES}
-            | {"python": platform.python_version(), "tensorflow": tf.__version__},
+            "versions": versions(),
         }
