@@ -16,7 +16,7 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from types import FrameType
 
-from jobs.cli import main
+from jobs.cli import run_process
 from pipeline.errors import PipelineError, SettingsError
 from pipeline.train.run_folder import RunFolder
 
@@ -163,4 +163,4 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(["board", *sys.argv[1:]]))
+    run_process(["board", *sys.argv[1:]])

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import importlib
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from socket import gethostname
+from typing import NoReturn
 
 from pipeline.distribute.environment import Place, find_place
 from pipeline.errors import PipelineError, SettingsError
@@ -38,6 +41,29 @@ EXIT_CODES = """exit codes:
   75  stopped on request, with a checkpoint: give the same command to go on
   76  another process of the job was lost: start all of them again
 """
+
+
+def run_process(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs one `vit` command as this process, and ends the process with the command's exit code.
+
+    It ends before Python takes itself apart. A thread of tf.data that asks for the interpreter by
+    then never comes back, and its iterator, which is freed there, would wait for it for ever.
+    """
+    code = 1
+
+    def end() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(code)
+
+    # What is registered first runs last: Horovod, for one, has shut down by then.
+    atexit.register(end)
+    try:
+        code = main(arguments)
+    except SystemExit as usage:  # argparse has said what is wrong
+        code = int(usage.code or 0)
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,4 +145,4 @@ def find_recipe(name: str) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process()

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from jobs.cli import main
+from jobs.cli import run_process
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, parse_config
 from pipeline.train.run_folder import RunFolder
@@ -32,11 +32,16 @@ def run(arguments: argparse.Namespace) -> int:
     folder = RunFolder(arguments.run)
     config = _config(folder, arguments.data)
     import_tensorflow()
+    from pipeline.data.images import bad_images_named
     from pipeline.distribute.runtime import start
     from pipeline.train.best import restore_best
     from pipeline.train.experiment import build
 
-    with closing(start(config.distribute)) as runtime, runtime.noticing_lost_peers():
+    with (
+        closing(start(config.distribute)) as runtime,
+        runtime.noticing_lost_peers(),
+        bad_images_named(),
+    ):
         experiment = build(config, runtime)
         step = restore_best(experiment, folder)
         splits = [arguments.split] if arguments.split else ["validation", "test"]
@@ -66,4 +71,4 @@ def _line(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(["evaluate", *sys.argv[1:]]))
+    run_process(["evaluate", *sys.argv[1:]])

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-from jobs.cli import main
+from jobs.cli import run_process
 from pipeline.distribute.job import Job
 from pipeline.distribute.launcher import launch
 from pipeline.errors import SettingsError
@@ -192,4 +192,4 @@ def find_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(["launch", *sys.argv[1:]]))
+    run_process(["launch", *sys.argv[1:]])

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from jobs.cli import main
+from jobs.cli import run_process
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.errors import DataError
 from pipeline.train.run_folder import RunFolder
@@ -55,4 +55,4 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(["predict", *sys.argv[1:]]))
+    run_process(["predict", *sys.argv[1:]])

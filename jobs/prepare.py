@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from types import FrameType
 
-from jobs.cli import find_recipe, main
+from jobs.cli import find_recipe, run_process
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, load_config
 from pipeline.data.prepare.prepare import UNREADABLE, prepare
@@ -175,7 +175,7 @@ def _draw(out: Path, config: Config, file: Path) -> None:
     data = config.data.model_copy(update={"source": "records", "path": str(out)})
     source = open_source(data, config.seed)
     import_tensorflow()
-    from pipeline.data.images import bad_image_error, load_example
+    from pipeline.data.images import bad_images_named, load_example
     from pipeline.data.input import augmented_examples
     from pipeline.model.vit import architecture, check_patches
     from pipeline.monitor.preview import PreviewRow, draw_preview
@@ -184,12 +184,10 @@ def _draw(out: Path, config: Config, file: Path) -> None:
     check_patches(data.image_size, patch_size)
     split = source.splits["train"]
     indices = first_of_classes(split.labels, _PREVIEW_ROWS)
-    try:
+    with bad_images_named():
         augmented = augmented_examples(
             split, data, seed=config.seed, epochs=_PREVIEW_EPOCHS, indices=indices
         )
-    except Exception as error:
-        raise bad_image_error(error) or error from None
     rows = [
         PreviewRow(source.classes[split.labels[index]], load_example(split, index, data), pictures)
         for index, pictures in zip(indices, augmented, strict=True)
@@ -199,4 +197,4 @@ def _draw(out: Path, config: Config, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(["prepare", *sys.argv[1:]]))
+    run_process(["prepare", *sys.argv[1:]])

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from jobs.cli import main
+from jobs.cli import run_process
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import parse_config
 from pipeline.errors import DataError, SettingsError
@@ -109,4 +109,4 @@ def _compare(folders: list[RunFolder], out: Path | None) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main(["report", *sys.argv[1:]]))
+    run_process(["report", *sys.argv[1:]])

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
-from jobs.cli import find_recipe, main
+from jobs.cli import find_recipe, run_process
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, all_settings, load_config
 from pipeline.distribute.environment import find_place
@@ -171,4 +171,4 @@ def _print_result(folder: RunFolder, row: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]]))
+    run_process(["train", *sys.argv[1:]])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -165,7 +166,7 @@ def decode_batch(
       images uint8 [b, S, S, 3], readable bool [b]. An image that is not readable is all zeros.
 
     Raises:
-      tf.errors.OpError: `bad_image_error` turns it into the message for the user.
+      tf.errors.OpError: under `bad_images_named` a DataError.
     """
     size = config.image_size
 
@@ -184,11 +185,21 @@ def decode_batch(
     )
 
 
-def bad_image_error(error: BaseException) -> DataError | None:
-    """The message inside an error that came out of the input graph; None if it is another one."""
-    start, end = map(re.escape, _MARKS)
-    found = re.search(f"{start}(.*?){end}", str(error), re.DOTALL)
-    return DataError(found.group(1)) if found else None
+@contextmanager
+def bad_images_named() -> Iterator[None]:
+    """Turns what comes out of the input graph for a bad image into an error that names it.
+
+    Raises:
+      DataError: Instead of TensorFlow's error around it. Other errors pass as they are.
+    """
+    try:
+        yield
+    except Exception as error:
+        start, end = map(re.escape, _MARKS)
+        found = re.search(f"{start}(.*?){end}", str(error), re.DOTALL)
+        if found is None:
+            raise
+        raise DataError(found.group(1)) from None
 
 
 # AutoGraph cannot read the source of os.fsencode, and would warn of it.

@@ -219,7 +219,7 @@ def augmented_examples(
       uint8 [n, epochs, S, S, 3]; erased rectangles are of the middle grey.
 
     Raises:
-      tf.errors.OpError: An image cannot be read; see `bad_image_error`.
+      tf.errors.OpError: An image cannot be read; see `bad_images_named`.
     """
     size, count = config.image_size, len(indices) * epochs
     reader = _make_reader(split, config, count, None)

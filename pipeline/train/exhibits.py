@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.config import Config, all_settings, dump_config, value_of
+from pipeline.data.images import bad_images_named
 from pipeline.data.input import Shard, eval_dataset, train_dataset
 from pipeline.model.attention import last_attention
 from pipeline.monitor.pictures import (
@@ -50,7 +51,8 @@ def comparable_settings(experiment: Experiment) -> dict[str, float | str | bool]
 
 def first_pictures(experiment: Experiment) -> Iterator[tuple[str, bytes]]:
     """Title and PNG of the first batch as training sees it, and of an image in patches."""
-    images, targets = _first_batch(experiment)
+    with bad_images_named():
+        images, targets = _first_batch(experiment)
     yield "first batch", draw_batch(images, targets, experiment.source.classes)
     yield "patches", draw_image_in_patches(images[0], experiment.model.arch.patch_size)
 
@@ -62,7 +64,9 @@ def last_pictures(experiment: Experiment) -> Iterator[tuple[str, bytes]]:
     positions = keras.ops.convert_to_numpy(model.position_embedding.positions)
     yield "positions", draw_positions(positions[-(side**2) :], (side, side))
     if "validation" in experiment.source.splits:
-        yield "attention", _attention(experiment, side)
+        with bad_images_named():
+            attention = _attention(experiment, side)
+        yield "attention", attention
 
 
 def _first_batch(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:

@@ -13,9 +13,8 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from pipeline.data.images import bad_image_error
+from pipeline.data.images import bad_images_named
 from pipeline.distribute.agreement import on_chief
 from pipeline.errors import PipelineError, Stopped
 from pipeline.monitor.progress import ProgressDisplay
@@ -57,13 +56,12 @@ def fit(
     """
     loop = Loop(experiment, folder, display, stop)
     try:
-        loop.resume()
-        loop.train()
-        return loop.finish()
+        with bad_images_named():
+            loop.resume()
+            loop.train()
+            return loop.finish()
     except StopAgreedError as request:
         raise loop.stop(str(request)) from None
-    except tf.errors.OpError as error:
-        raise bad_image_error(error) or error from None
     finally:
         loop.close()
 

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from pipeline.data.images import bad_image_error, load_example
+from pipeline.data.images import bad_images_named, load_example
 from pipeline.data.input import augmented_examples
 from pipeline.data.split import first_of_classes
 from pipeline.distribute.runtime import Batch
@@ -44,9 +44,10 @@ def predict(experiment: Experiment, split: str, step: int) -> Predictions:
     k = min(TOP_K, len(experiment.source.classes))
     own, problem = [], None
     try:
-        own = _own_rows(experiment, split, k)
+        with bad_images_named():
+            own = _own_rows(experiment, split, k)
     except Exception as error:  # the others wait for this process, whatever went wrong
-        problem = str(bad_image_error(error) or error)
+        problem = str(error)
     parts = experiment.runtime.all_gather([problem, own])
     problems = [problem for problem, _ in parts if problem is not None]
     if problems:
@@ -70,7 +71,7 @@ def draw_examples(experiment: Experiment, predictions: Predictions) -> Examples:
     """The pictures that a report shows: the worst and best of the predictions, some augmented.
 
     Raises:
-      DataError, tf.errors.OpError: An image cannot be read.
+      DataError: An image cannot be read.
     """
     config, source = experiment.config.data, experiment.source
     split, train = source.splits[predictions.split], source.splits["train"]
@@ -81,9 +82,10 @@ def draw_examples(experiment: Experiment, predictions: Predictions) -> Examples:
         for i in index.tolist()
     ]
     shown = first_of_classes(train.labels, _AUGMENTED)
-    augmented = augmented_examples(
-        train, config, seed=experiment.config.seed, epochs=_EPOCHS, indices=shown
-    )
+    with bad_images_named():
+        augmented = augmented_examples(
+            train, config, seed=experiment.config.seed, epochs=_EPOCHS, indices=shown
+        )
     return Examples(
         index,
         np.array([_shrink(picture) for picture in pictures], np.uint8),

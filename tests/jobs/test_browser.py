@@ -100,7 +100,8 @@ def look_at(folder, page, width, dark, profile):
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         file = SCREENSHOTS / name
         window = {"width": max(width, 500), "height": told["height"], "dark": dark}
-        chromium(f"{address}/frame.html", profile, f"--screenshot={file}", **window)
+        # Another address: the browser asks for what changed since, and the server counts seconds.
+        chromium(f"{address}/frame.html?tall", profile, f"--screenshot={file}", **window)
     pixels = np.asarray(Image.open(file).convert("RGB"))[:, :width]
     Image.fromarray(pixels).save(file)
     return told, pixels

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -248,6 +249,36 @@ def test_a_terminal_gets_a_live_bar(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--version"], 0, "vit "),
+        (["--help"], 0, "exit codes"),
+        (["train", "nowhere"], 2, "no recipe 'nowhere'"),
+        (["train", "-x"], 2, "usage: vit train"),
+    ],
+)
+def test_a_command_ends_before_python_takes_itself_apart(arguments, code, said):
+    # An object that waits while it is taken apart, as an iterator of tf.data can for ever.
+    program = """if True:
+        import time
+        import jobs.cli
+
+        class Iterator:
+            def __del__(self):
+                time.sleep(1000)
+
+        iterator = Iterator()
+        jobs.cli.run_process()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env=environment(), text=True, capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == code
+    assert said in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["digits", "optim.base_lr=banana"], 2, "optim.base_lr"),
@@ -297,11 +328,17 @@ def test_an_image_folder_of_mixed_sizes_and_formats_trains(photographs, tmp_path
     assert facts["examples"]["train"] + facts["examples"]["validation"] == 48
     assert facts["examples"]["test"] == 12
 
+    copy = tmp_path / "copy"
+    shutil.copytree(photographs, copy)
+    (copy / "test/bright/1.png").write_bytes(b"")
+    done = vit("evaluate", tmp_path / "run", "--split", "test", "--data", copy)
+    assert done.returncode == 3
+    assert "1.png" in done.stderr
+    assert "Traceback" not in done.stderr
+
 
 @pytest.fixture
 def with_broken_image(photographs, tmp_path):
-    import shutil
-
     root = tmp_path / "photographs"
     shutil.copytree(photographs, root)
     broken = root / "train" / "bright" / "0.jpg"

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 
-from jobs.cli import main
+from jobs.cli import run_process
 from pipeline.distribute.environment import find_place
 
 rank, fault, where, *rest = sys.argv[1:]
@@ -36,4 +36,4 @@ if find_place(os.environ).rank == int(rank):
 
         experiment.Experiment.train = train_then_break_down
 
-sys.exit(main(["train", *rest]))
+run_process(["train", *rest])

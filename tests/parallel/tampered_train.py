@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 
-from jobs.cli import main
+from jobs.cli import run_process
 from pipeline.distribute.environment import find_place
 
 
@@ -118,4 +118,4 @@ def tamper_when_tensorflow_is_there(what: str) -> None:
 
 
 tamper_when_tensorflow_is_there(sys.argv[1])
-sys.exit(main(["train", *sys.argv[2:]]))
+run_process(["train", *sys.argv[2:]])
