@@ -7,6 +7,7 @@ TIMINGS = (
     "examples_per_second_per_replica",
     "host_memory_bytes",
     "input_wait_fraction",
+    "all_reduce_wait_s",
     "model_flops_per_second",
     "peak_fraction",
     "step_median_s",

@@ -1,13 +1,20 @@
-"""What the terminal shows: a live bar, or where there is no terminal a line now and then."""
+"""What the terminal shows: live bars, or where there is no terminal a line now and then."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -26,43 +33,41 @@ class ProgressDisplay:
 
     def __init__(self, total_steps: int, steps_per_epoch: float, enabled: bool = True) -> None:
         self._total_steps = total_steps
-        self._epochs = total_steps / steps_per_epoch
         self._console = Console(quiet=not enabled, highlight=False, soft_wrap=True)
-        self._bar = _bar(self._console) if enabled and self._console.is_terminal else None
-        self._task = self._bar.add_task("", total=total_steps, facts="") if self._bar else None
+        self._bars = (
+            _EpochAndRun(self._console, total_steps, steps_per_epoch)
+            if enabled and self._console.is_terminal
+            else None
+        )
         self._last_line_s = -LINE_EVERY_S
-        self._last_validation = ""
-        if self._bar:
-            self._bar.start()
+        self._last_validation: float | None = None
 
     def message(self, text: str) -> None:
         """One line that stays."""
         self._console.print(Text(text))
 
     def advance(self, step: int) -> None:
-        """Moves the bar."""
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=step)
+        """Moves the bars."""
+        if self._bars is not None:
+            self._bars.advance(step)
 
     def trained(self, row: Mapping[str, Any]) -> None:
-        """A row of training metrics: into the bar, or as a line if the last one is 10 s old."""
-        facts = (
-            f"loss {row['loss']:.4f}  accuracy {row['accuracy']:.1%}{self._last_validation}  "
-            f"{row['examples_per_second']:,.0f} images/s  lr {row['learning_rate']:.2e}"
-        )
-        if self._bar is not None and self._task is not None:
-            if self._console.width < _NARROW:
-                facts = f"loss {row['loss']:.3f} {row['accuracy']:.0%}"
-            epoch = f"epoch {row['epoch']:.1f}/{self._epochs:.0f}"
-            self._bar.update(self._task, completed=row["step"], description=epoch, facts=facts)
+        """A row of training metrics: beside the bars, or as a line if the last one is 10 s old."""
+        if self._bars is not None:
+            self._bars.tell(row, self._last_validation)
         elif time.monotonic() - self._last_line_s >= LINE_EVERY_S:
             self._last_line_s = time.monotonic()
-            self.message(f"{self._place(row)}  {facts}")
+            last = self._last_validation
+            validation = "" if last is None else f" (validation {last:.1%})"
+            self.message(
+                f"{self._place(row)}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.1%}"
+                f"{validation}  {_speed(row)}"
+            )
 
     def evaluated(self, row: Mapping[str, Any], best: bool) -> None:
         """A row of evaluation metrics."""
         if row["split"] == "validation":
-            self._last_validation = f" (validation {row['accuracy']:.1%})"
+            self._last_validation = row["accuracy"]
         self.message(
             f"{self._place(row)}  {row['split']}: loss {row['loss']:.4f}  "
             f"accuracy {row['accuracy']:.2%}  top-5 {row['top_5_accuracy']:.2%}"
@@ -86,14 +91,65 @@ class ProgressDisplay:
         self._console.print(table)
 
     def close(self) -> None:
-        """Takes the bar away."""
-        if self._bar is not None:
-            self._bar.stop()
+        """Takes the bars away."""
+        if self._bars is not None:
+            self._bars.close()
 
     def _place(self, row: Mapping[str, Any]) -> str:
         width = len(str(self._total_steps))
         clock = time.strftime("%H:%M:%S")
         return f"{clock}  step {row['step']:>{width}}/{self._total_steps}  epoch {row['epoch']:.1f}"
+
+
+class _EpochAndRun:
+    """A bar for the epoch and one for the run, each with the time left and facts beside it."""
+
+    def __init__(self, console: Console, total_steps: int, steps_per_epoch: float) -> None:
+        self._console = console
+        self._total_steps, self._steps_per_epoch = total_steps, steps_per_epoch
+        self._epochs = math.ceil(total_steps / steps_per_epoch)
+        self._bar = _bar(console)
+        name, total = self._named(0)
+        self._current, self._epoch = self._bar.add_task(name, total=total, facts=""), 0
+        self._run = self._bar.add_task("run", total=total_steps, facts="")
+        self._bar.start()
+
+    def advance(self, step: int) -> None:
+        """Moves both; at the last step of an epoch its bar is full."""
+        epoch = max(0, math.ceil(step / self._steps_per_epoch) - 1)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            name, total = self._named(epoch)
+            self._bar.reset(self._current, total=total, description=name)
+        done = step - epoch * self._steps_per_epoch
+        self._bar.update(self._current, completed=done)
+        self._bar.update(self._run, completed=step)
+
+    def tell(self, row: Mapping[str, Any], validation: float | None) -> None:
+        """Shows a row of training, and the accuracy of the last validation."""
+        self.advance(row["step"])
+        if self._console.width < _NARROW:
+            facts = f"loss {row['loss']:.3f} {row['accuracy']:.0%}"
+            below = ""
+        else:
+            facts = f"loss {row['loss']:.4f}  accuracy {row['accuracy']:.1%}  {_speed(row)}"
+            below = f"step {row['step']}/{self._total_steps}"
+        if validation is not None:
+            below += f"  validation {validation:.1%}"
+        self._bar.update(self._current, facts=facts)
+        self._bar.update(self._run, facts=below.strip())
+
+    def close(self) -> None:
+        """Takes both away."""
+        self._bar.stop()
+
+    def _named(self, epoch: int) -> tuple[str, float]:
+        left = self._total_steps - epoch * self._steps_per_epoch
+        return f"epoch {epoch + 1}/{self._epochs}", min(self._steps_per_epoch, left)
+
+
+def _speed(row: Mapping[str, Any]) -> str:
+    return f"{row['examples_per_second']:,.0f} images/s  lr {row['learning_rate']:.2e}"
 
 
 def _bar(console: Console) -> Progress:

@@ -16,11 +16,13 @@ class Speed(NamedTuple):
     Attributes:
       steps_per_second: Over all of their time.
       input_wait_fraction: The part of it that went by waiting for input.
+      all_reduce_wait_s: How long a step waited, once its own gradients were there, for their sum.
       step_median_s, step_p95_s: Of single steps: half of them, and 95 of 100, took no longer.
     """
 
     steps_per_second: float = 0.0
     input_wait_fraction: float = 0.0
+    all_reduce_wait_s: float = 0.0
     step_median_s: float = 0.0
     step_p95_s: float = 0.0
 
@@ -43,12 +45,24 @@ class StretchClock:
         """Begins a new row."""
         self._seconds = 0.0
         self._steps = 0
-        self._step_times_s: list[npt.NDArray[np.float64]] = []
+        self._step_times_s = [np.zeros((0, 3))]
+
+    @property
+    def waits_s(self) -> npt.NDArray[np.float64]:
+        """How long the row's steps waited for input and for the sum of gradients, float64 [2]."""
+        return np.concatenate(self._step_times_s)[:, 1:].sum(axis=0)
 
     def add(
         self, steps: int, seconds: float, step_times_s: npt.NDArray[np.float64] | None = None
     ) -> None:
-        """Counts a stretch; `step_times_s`, float64 [steps], is what each of its steps took."""
+        """Counts a stretch.
+
+        Args:
+          steps: Of the stretch.
+          seconds: All of its time.
+          step_times_s: What each step took, and waited for input and for the sum of gradients,
+            float64 [steps, 3].
+        """
         if self.compiled:
             self._seconds += seconds
             self._steps += steps
@@ -63,18 +77,17 @@ class StretchClock:
             return 1
         return max(1, int(STRETCH_S / self._step_s))
 
-    def read(self, input_wait_s: float) -> Speed:
-        """Of the row's steps, which waited `input_wait_s` for input."""
+    def read(self, waits_s: npt.NDArray[np.float64]) -> Speed:
+        """Of the row's steps, with `waits_s` of this process or the mean of it over all."""
         if not self._steps:
             return Speed()
-        median, p95 = (
-            np.quantile(np.concatenate(self._step_times_s), [0.5, 0.95])
-            if self._step_times_s
-            else (0.0, 0.0)
-        )
+        took_s = np.concatenate(self._step_times_s)[:, 0]
+        median, p95 = np.quantile(took_s, [0.5, 0.95]) if took_s.size else (0.0, 0.0)
+        input_wait_s, reduce_wait_s = waits_s.tolist()
         return Speed(
             self._steps / self._seconds,
             min(1.0, input_wait_s / self._seconds),
+            reduce_wait_s / self._steps,
             float(median),
             float(p95),
         )

@@ -29,17 +29,18 @@ from pipeline.train.metrics import SUMS, mean_metrics
 from pipeline.train.step import TRAIN_SUMS, EvalSteps, TrainSteps, make_eval_steps, make_train_steps
 
 # Places of the sums that each process has whole, where it has its part of the others.
-_COUNTED_BY_EACH = [TRAIN_SUMS.index(n) for n in ("skipped_updates", "input_wait_s", "steps")]
+_COUNTED_BY_EACH = [TRAIN_SUMS.index(n) for n in ("skipped_updates", "steps")]
 
 
 class Stretch(NamedTuple):
     """What a stretch of updates gave.
 
     Attributes:
-      sums: Of `step.TRAIN_SUMS`, float64 [8], with those before it.
+      sums: Of `step.TRAIN_SUMS`, float64 [7], with those before it.
       steps: Updates done.
       bad_steps: How many of the last of them, in a row, were not finite and were skipped.
-      seconds: What each took, float64 [steps]; zeros with deterministic ops, which allow no clock.
+      seconds: What each took, and how long in it this process waited for input and for the sum of
+        gradients, float64 [steps, 3]; zeros with deterministic ops, which allow no clock.
     """
 
     sums: np.ndarray
@@ -117,19 +118,21 @@ class Experiment:
 
         Args:
           iterator: Of `train_iterator`.
-          sums: To add to, of `step.TRAIN_SUMS`, float64 [8].
+          sums: To add to, of `step.TRAIN_SUMS`, float64 [7].
           steps: How many.
           bad_steps: How many before them were not finite, in a row.
         """
-        totals, bad, starts_s = self._train_steps(
+        totals, bad, times_s = self._train_steps(
             iterator,
             tf.constant(sums, tf.float64),
             tf.constant(bad_steps, tf.int32),
             tf.constant(steps, tf.int32),
         )
-        totals, starts_s = totals.numpy(), starts_s.numpy()
-        end_s = time.time() if starts_s.any() else 0.0
-        return Stretch(totals, len(starts_s), int(bad), np.diff(starts_s, append=end_s))
+        times_s = times_s.numpy()
+        end_s = time.time() if times_s.any() else 0.0
+        took_s = np.diff(times_s[:, 0], append=end_s)
+        seconds = np.column_stack([took_s, times_s[:, 1:]])
+        return Stretch(totals.numpy(), len(times_s), int(bad), seconds)
 
     def reduce_sums(self, sums: np.ndarray) -> np.ndarray:
         """Training sums of this process made those of all; every process must call it."""

@@ -11,7 +11,7 @@ import tensorflow as tf
 from pipeline.monitor.metrics_file import MetricsFile
 from pipeline.monitor.progress import ProgressDisplay
 from pipeline.monitor.tensorboard import TensorBoardWriter
-from pipeline.train.clock import StretchClock
+from pipeline.train.clock import Speed
 from pipeline.train.exhibits import (
     comparable_settings,
     first_pictures,
@@ -110,23 +110,20 @@ class Journal:
         """Puts the rows on the disk; OSError where that fails."""
         self._metrics.flush()
 
-    def trained(
-        self, step: int, sums: np.ndarray, clock: StretchClock, stood_still_s: float
-    ) -> None:
+    def trained(self, step: int, sums: np.ndarray, speed: Speed, stood_still_s: float) -> None:
         """A row of training.
 
         Args:
           step: Updates done.
-          sums: Of `step.TRAIN_SUMS` over all processes since the last row, float64 [8].
-          clock: Of the same stretches.
+          sums: Of `step.TRAIN_SUMS` over all processes since the last row, float64 [7].
+          speed: Of the same stretches, without a first one that compiled.
           stood_still_s: For checkpoints, likewise.
         """
         config, named = self._experiment.config, dict(zip(TRAIN_SUMS, sums, strict=True))
-        speed = clock.read(named["input_wait_s"])
         rate = speed.steps_per_second * config.data.global_batch_size
         updates = max(named["steps"] - named["skipped_updates"], 1)
         # Deterministic ops include no clock.
-        timed = not config.train.deterministic
+        timed, reduces = not config.train.deterministic, self._runtime.num_replicas > 1
         values: dict[str, Any] = mean_metrics([named[name] for name in SUMS]) | {
             "learning_rate": float(self._experiment.schedule(tf.constant(step - 1))),
             "weight_decay": config.optim.weight_decay,
@@ -138,6 +135,7 @@ class Journal:
             "step_median_s": speed.step_median_s if timed else None,
             "step_p95_s": speed.step_p95_s if timed else None,
             "input_wait_fraction": speed.input_wait_fraction if timed else None,
+            "all_reduce_wait_s": speed.all_reduce_wait_s if timed and reduces else None,
             "checkpoint_s": stood_still_s,
         }
         if self._runtime.is_chief:

@@ -265,7 +265,9 @@ class Loop:
     def _log_training(self) -> None:
         self._journal.report_skipped()
         sums = self._experiment.reduce_sums(np.asarray(self._progress.sums))
-        self._journal.trained(self._step, sums, self._clock, self._saver.take_stood_still_s())
+        waits_s = self._runtime.all_reduce(self._clock.waits_s, "sum") / self._runtime.world_size
+        speed = self._clock.read(waits_s)
+        self._journal.trained(self._step, sums, speed, self._saver.take_stood_still_s())
         self._progress.sums = empty_train_sums().tolist()
         self._clock.reset()
 

@@ -19,16 +19,17 @@ from pipeline.optim.schedule import Schedule
 from pipeline.train.metrics import SUMS, sum_metrics
 
 # What a stretch of training steps sums up, float64.
-TRAIN_SUMS = (*SUMS, "gradient_norm", "skipped_updates", "input_wait_s", "steps")
+TRAIN_SUMS = (*SUMS, "gradient_norm", "skipped_updates", "steps")
 
 
 def empty_train_sums() -> np.ndarray:
-    """Sums over no step, float64 [8]."""
+    """Sums over no step, float64 [7]."""
     return np.zeros(len(TRAIN_SUMS))
 
 
-# (iterator, sums so far float64 [8], bad steps before int32, steps int32)
-#   -> sums float64 [8], bad steps in a row at the end int32, when each step began float64 [done]
+# (iterator, sums so far float64 [7], bad steps before int32, steps int32)
+#   -> sums float64 [7], bad steps in a row at the end int32, and of each step when it began and how
+#   long this process waited for input and for the sum of gradients, float64 [done, 3] in seconds
 TrainSteps = Callable[
     [Any, tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 ]
@@ -51,11 +52,14 @@ def make_train_steps(
     """
     max_bad_steps = config.train.max_bad_steps
     gradients_of = make_gradients(config, model, loss_scale)
-    take = _untimed_next if config.train.deterministic else _timed_next
+    time_after = _no_time_after if config.train.deterministic else _time_after
 
-    def train_step(batch: Batch, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def train_step(batch: Batch, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         sums, gradients = gradients_of(batch, step, runtime.replica_index())
+        # Only the clock waits for the last of its gradients: the first are being summed by then.
+        ready_s = time_after(gradients)
         gradients = runtime.sum_gradients(gradients)
+        waited_s = (time_after(gradients) - ready_s) / runtime.local_replicas
         loss_factor = 1.0 if loss_scale is None else 1.0 / loss_scale.value.value
         norm = tf.linalg.global_norm(gradients) * loss_factor
         optimizer.apply(
@@ -67,28 +71,31 @@ def make_train_steps(
         )
         # The norm is that of the sum, equal on all replicas: each reports its share of it.
         share = tf.cast(norm, tf.float64) / runtime.num_replicas
-        return sums, share
+        return sums, share, waited_s
 
     @tf.function
     def train_steps(
         iterator: Any, totals: tf.Tensor, bad: tf.Tensor, steps: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         done = tf.constant(0)
-        starts_s = tf.TensorArray(tf.float64, size=0, dynamic_size=True, element_shape=[])
+        times_s = tf.TensorArray(tf.float64, size=0, dynamic_size=True, element_shape=[3])
         while done < steps and bad < max_bad_steps:
-            batch, start_s, wait_s = take(iterator, totals)
-            starts_s = starts_s.write(done, start_s)
-            sums, norm = runtime.run(train_step, batch, optimizer.iterations.value)
+            start_s = time_after([totals])
+            with tf.control_dependencies([start_s]):
+                batch = next(iterator)
+            input_wait_s = time_after(batch) - start_s
+            sums, norm, reduce_wait_s = runtime.run(train_step, batch, optimizer.iterations.value)
+            times_s = times_s.write(done, tf.stack([start_s, input_wait_s, reduce_wait_s]))
             optimizer.iterations.assign_add(1)
             finite = tf.math.is_finite(norm)
             if loss_scale is not None:
                 loss_scale.adjust(finite)
             sums = tf.where(finite, sums, tf.zeros_like(sums))
-            counts = [tf.where(finite, norm, 0.0), tf.cast(~finite, tf.float64), wait_s, 1.0]
+            counts = [tf.where(finite, norm, 0.0), tf.cast(~finite, tf.float64), 1.0]
             totals += tf.concat([sums, tf.stack(counts)], axis=0)
             bad = tf.where(finite, 0, bad + 1)
             done += 1
-        return totals, bad, starts_s.stack()
+        return totals, bad, times_s.stack()
 
     return train_steps
 
@@ -161,16 +168,18 @@ def make_eval_steps(runtime: Runtime, model: keras.Model) -> EvalSteps:
     return eval_steps
 
 
-def _timed_next(iterator: Any, after: tf.Tensor) -> tuple[Any, tf.Tensor, tf.Tensor]:
-    """The next batch, when it was asked for, and how long this process waited; in seconds."""
-    with tf.control_dependencies([after]):
-        start_s = tf.timestamp()
-    with tf.control_dependencies([start_s]):
-        batch = next(iterator)
-    with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
-        return batch, start_s, tf.timestamp() - start_s
+def _time_after(tensors: Any) -> tf.Tensor:
+    """Seconds since 1970 once these are there, float64 scalar.
+
+    A GPU is done with what it was given in this order, and copies to the host when it is.
+    """
+    first, *others = tf.nest.flatten(tensors, expand_composites=True)
+    with tf.control_dependencies([first, *others]):
+        number = tf.identity(tf.reshape(first, [-1])[:1])
+    with tf.device("CPU:0"), tf.control_dependencies([tf.identity(number)]):
+        return tf.timestamp()
 
 
-def _untimed_next(iterator: Any, after: tf.Tensor) -> tuple[Any, tf.Tensor, tf.Tensor]:
-    """The same without a look at the clock, which deterministic ops do not allow."""
-    return next(iterator), tf.constant(0.0, tf.float64), tf.constant(0.0, tf.float64)
+def _no_time_after(tensors: Any) -> tf.Tensor:
+    """0: deterministic ops do not allow a look at the clock."""
+    return tf.constant(0.0, tf.float64)

@@ -1,5 +1,6 @@
 """What the terminal shows, on a real pseudo-terminal and without one."""
 
+import io
 import os
 import pty
 import re
@@ -8,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+
+from pipeline.monitor.progress import _EpochAndRun
 
 ROOT = Path(__file__).parent.parent.parent
 SHOW = """
@@ -42,20 +46,38 @@ def on_terminal(columns, **variables):
     return b"".join(pieces).decode()
 
 
-def test_a_wide_terminal_shows_the_bar_with_the_last_validation_and_a_table_at_the_end():
+def test_a_wide_terminal_shows_a_bar_for_the_epoch_and_one_for_the_run_and_a_table_at_the_end():
     text = STYLE.sub("", on_terminal(140))
-    assert "epoch 4.4/40" in text
-    assert "22%" in text
-    assert "loss 1.2500  accuracy 50.0% (validation 50.0%)  2,000 images/s  lr 1.00e-03" in text
+    # 120 steps are eight epochs of 13.5 steps and 12 steps, of 540.
+    told = "loss 1.2500  accuracy 50.0%  2,000 images/s  lr 1.00e-03"
+    assert re.search(rf"epoch 9/40 [━╸╺]+ +89% \S+ {told}", text)
+    assert re.search(r"run +[━╸╺]+ +22% \S+ step 120/540  validation 50.0%", text)
     table = text[text.index("of step") :]
     assert re.search(r"train +50\.00% +90\.00% +1\.2500 +60", table)
     assert re.search(r"test +50\.00% +90\.00% +1\.2500 +60", table)
 
 
-def test_a_narrow_terminal_has_a_bar_of_one_line():
-    bars = [p for p in re.split(r"[\r\n]", STYLE.sub("", on_terminal(60))) if "epoch 4.4/40" in p]
-    assert bars
-    assert all(len(bar) <= 60 and "loss 1.250 50%" in bar for bar in bars)
+def test_on_a_narrow_terminal_each_bar_has_one_line():
+    lines = re.split(r"[\r\n]", STYLE.sub("", on_terminal(60)))
+    bars = [line for line in lines if re.match(r"(epoch \d+/40|run) ", line)]
+    assert all(len(bar) <= 60 for bar in bars)
+    assert re.search(r"epoch 9/40 .* 89% \S+ loss 1.250 50%", bars[-2])
+    assert re.search(r"run .* 22% \S+ validation 50.0%", bars[-1])
+
+
+def test_the_bar_of_an_epoch_is_full_at_its_last_step_and_begins_anew_after_it():
+    console = Console(force_terminal=True, width=140, file=io.StringIO())
+    bars = _EpochAndRun(console, total_steps=25, steps_per_epoch=10.0)
+    shown = {}
+    for step in range(26):
+        bars.advance(step)
+        epoch, run = bars._bar.tasks
+        shown[step] = (epoch.description, epoch.completed, epoch.total, run.completed)
+    bars.close()
+    assert shown[0] == ("epoch 1/3", 0, 10, 0)
+    assert shown[10] == ("epoch 1/3", 10, 10, 10)
+    assert shown[11] == ("epoch 2/3", 1, 10, 11)
+    assert shown[25] == ("epoch 3/3", 5, 5, 25)
 
 
 def test_without_colour_where_that_is_asked_for():

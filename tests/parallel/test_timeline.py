@@ -26,6 +26,10 @@ def test_the_gradient_of_every_tensor_is_reduced_once_a_step(vit, tmp_path):
     tensors = len(load_file(run / f"checkpoints/step-0000000{STEPS}/model.safetensors"))
     reduced = count_reductions(timeline.read_text())
     assert reduced == {f"gradient_{i}": STEPS for i in range(tensors)}
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    # The first step compiles, and is not timed.
+    for row in [row for row in rows if row["split"] == "train"][1:]:
+        assert 0 < row["all_reduce_wait_s"] < row["step_p95_s"]
 
 
 def count_reductions(text):

@@ -42,6 +42,7 @@ def test_rows_hold_what_scripts_rely_on_each_step_once(undisturbed):
     assert {"learning_rate", "gradient_norm"} <= set(got[0])
     first = json.loads((undisturbed / "run/metrics.jsonl").read_text().splitlines()[0])
     assert {"examples_per_second", "input_wait_fraction"} <= set(first)
+    assert first["all_reduce_wait_s"] is None  # one device sums nothing
     assert got[0]["loss"] > got[4]["loss"]
 
 
