@@ -18,7 +18,8 @@ from typing import NoReturn
 from pipeline.distribute.environment import Place, find_place
 from pipeline.errors import PipelineError, SettingsError
 
-# Each is a module of this package with add_arguments(parser) and run(arguments) -> exit code.
+# Each is a module of this package, or of jobs.cluster, with add_arguments(parser) and
+# run(arguments) -> exit code.
 # Their modules are imported only when needed, and TensorFlow only inside run().
 VERBS = {
     "train": "train a recipe, or go on with its run",
@@ -30,7 +31,15 @@ VERBS = {
     "doctor": "say what will go wrong before it does; show that N workers train what one trains",
     "launch": "start a command as many processes, on one node or on several",
     "benchmark": "measure what the README's figures come from",
+    "submit": "start a recipe, or another verb, on Kubernetes",
+    "jobs": "show the jobs of a Kubernetes namespace, and how far they are",
+    "logs": "print what a job's processes print",
+    "stop": "save a job's run and suspend it",
+    "resume": "let a stopped job go on",
+    "delete": "delete a job; what it wrote stays on the claim",
+    "mpi-launch": "run horovodrun as an MPIJob's launcher, and end as the run did",
 }
+_ON_A_CLUSTER = ("submit", "jobs", "logs", "stop", "resume", "delete", "mpi-launch")
 
 RECIPES = Path(__file__).parent / "configs"
 
@@ -72,7 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] not in VERBS:
         return _explain(arguments)
     verb, *rest = arguments
-    module = importlib.import_module(f"jobs.{verb}")
+    package = "jobs.cluster" if verb in _ON_A_CLUSTER else "jobs"
+    module = importlib.import_module(f"{package}.{verb.replace('-', '_')}")
     summary = VERBS[verb]
     parser = argparse.ArgumentParser(
         prog=f"vit {verb}",
@@ -115,7 +125,7 @@ def _place() -> Place:
 
 def _explain(arguments: Sequence[str]) -> int:
     """Answers `vit --help`, `vit --version` and what is no verb."""
-    verbs = "\n".join(f"  {name:<10}{summary}" for name, summary in VERBS.items())
+    verbs = "\n".join(f"  {name:<12}{summary}" for name, summary in VERBS.items())
     parser = argparse.ArgumentParser(
         prog="vit",
         usage="vit VERB ...   (vit VERB --help: its arguments)",

@@ -1,0 +1,50 @@
+"""The manifests of a job under the MPI operator."""
+
+from __future__ import annotations
+
+from jobs.cluster.options import ClusterJob
+from jobs.cluster.render import (
+    RECIPE,
+    Manifest,
+    base,
+    config_map,
+    launcher_grace_s,
+    queue_labels,
+    set_pod,
+    set_volume,
+)
+from pipeline.config import Config
+
+
+def render_mpijob(job: ClusterJob, config: Config | None) -> list[Manifest]:
+    """ConfigMap and MPIJob of a training.
+
+    Args:
+      job: With backend mpijob.
+      config: Of `settings_for_cluster`.
+    """
+    if config is None:
+        raise ValueError("an MPIJob trains, and needs settings")
+    recipe, manifest = config_map(job, config), base("mpijob")["MPIJob"]
+    manifest["metadata"] = {"name": job.name, "labels": queue_labels(job)}
+    spec = manifest["spec"]
+    spec["slotsPerWorker"] = job.slots
+    spec["runPolicy"] |= {
+        "backoffLimit": job.max_restarts,
+        "activeDeadlineSeconds": job.deadline_s,
+        "suspend": job.queue is not None,
+    }
+    launcher, worker = (spec["mpiReplicaSpecs"][kind] for kind in ("Launcher", "Worker"))
+    worker["replicas"] = job.nodes
+    own = launcher["template"]["spec"]["containers"][0]["resources"]
+    for replica in (launcher, worker):
+        set_pod(replica["template"], job, config)
+    set_volume(worker["template"], "recipe", {"configMap": {"name": recipe["metadata"]["name"]}})
+    container = launcher["template"]["spec"]["containers"][0]
+    # It starts processes elsewhere, and computes nothing.
+    container["resources"] = own
+    grace = str(launcher_grace_s(config))
+    container["command"] = ["vit", "mpi-launch", "--run", str(config.run.dir), "--grace-s", grace]
+    container["command"] += ["--"]
+    container["args"] = ["vit", "train", RECIPE]
+    return [recipe, manifest]

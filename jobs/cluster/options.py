@@ -1,0 +1,272 @@
+"""What `vit submit` is asked for, checked as far as that goes without a cluster."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.errors import SettingsError
+
+Backend = Literal["job", "mpijob"]
+Runtime = Literal["horovod", "multi_worker", "mirrored"]
+
+_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+_LONGEST_LABEL = 63  # RFC 1123
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+# What a verb that runs in one pod may be.
+ONE_POD_VERBS = ("prepare", "evaluate", "predict", "report", "export", "doctor")
+
+
+@dataclass(frozen=True)
+class ClusterJob:
+    """A job on a cluster.
+
+    Attributes:
+      name: Of the Job and all that belongs to it.
+      verb: Of `vit`; all but train run in one pod.
+      nodes: Pods, one a node.
+      gpus: Of each pod, one process each; 0 trains on the CPU, in one process a pod.
+      cpu, memory, shm: Kubernetes quantities, of each pod.
+      data_claim: A second claim, mounted read-only at /data.
+      deadline_s: Of the job, with all its restarts.
+      rdma: The resource to ask one of; with it the pod is not restricted any more.
+    """
+
+    name: str
+    image: str
+    claim: str
+    verb: str = "train"
+    nodes: int = 1
+    gpus: int = 0
+    backend: Backend = "job"
+    runtime: Runtime = "horovod"
+    namespace: str | None = None
+    queue: str | None = None
+    cpu: str = "4"
+    memory: str = "16Gi"
+    shm: str = "2Gi"
+    data_claim: str | None = None
+    node_selector: tuple[tuple[str, str], ...] = ()
+    tolerations: tuple[tuple[tuple[str, str], ...], ...] = ()
+    priority_class: str | None = None
+    max_restarts: int = 3
+    deadline_s: int = 7 * 86400
+    rdma: str | None = None
+    tensorboard: bool = False
+
+    @property
+    def slots(self) -> int:
+        """Processes a pod."""
+        return max(1, self.gpus)
+
+    @property
+    def num_replicas(self) -> int:
+        """Copies of the model in all."""
+        return self.nodes * self.slots
+
+    @property
+    def launched(self) -> bool:
+        """Whether `vit launch` starts the processes: without it there is one, which has all GPUs."""
+        return self.verb == "train" and self.runtime != "mirrored"
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Names of the pods of an Indexed Job, by index."""
+        return tuple(f"{self.name}-{i}.{self.name}" for i in range(self.nodes))
+
+
+def add_job_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what describes a job, apart from what it runs."""
+    add = parser.add_argument
+    add("--name", required=True, help="of the job, and of its run folder runs/NAME on the claim")
+    add("--image", required=True, help="that `make image` built, where the cluster finds it")
+    add("--claim", required=True, metavar="PVC", help="ReadWriteMany claim, mounted at /shared")
+    add("--data-claim", metavar="PVC", help="another one with data, mounted read-only at /data")
+    add("--nodes", type=int, default=1, help="pods, one a node (default: 1)")
+    add("--gpus-per-node", type=int, default=0, metavar="G", help="default: 0, train on the CPU")
+    add("--backend", choices=("job", "mpijob"), default="job", help="default: job")
+    add(
+        "--runtime",
+        choices=("horovod", "multi_worker", "mirrored"),
+        default="horovod",
+        help="default: horovod; mirrored is one pod with all its GPUs in one process",
+    )
+    add("--namespace", "-n", help="default: that of the kubectl context")
+    add("--queue", metavar="NAME", help="a LocalQueue of Kueue: all pods start, or none")
+    add("--cpu", default="4", help="of each pod (default: 4)")
+    add("--memory", default="16Gi", help="of each pod, with --shm (default: 16Gi)")
+    add("--shm", default="2Gi", help="size of /dev/shm (default: 2Gi)")
+    add("--node-selector", action="append", default=[], metavar="KEY=VALUE", help="may be repeated")
+    add(
+        "--toleration",
+        action="append",
+        default=[],
+        metavar="KEY[=VALUE][:EFFECT]",
+        help="may be repeated",
+    )
+    add("--priority-class", metavar="NAME")
+    add(
+        "--max-restarts",
+        type=int,
+        default=3,
+        metavar="N",
+        help="after faults; preemption, stops and lost nodes are not counted (default: 3)",
+    )
+    add("--deadline", default="7d", metavar="TIME", help="of it all: 90m, 12h, 7d (default: 7d)")
+    add(
+        "--rdma",
+        nargs="?",
+        const="rdma/hca",
+        metavar="RESOURCE",
+        help="one of this resource a pod (default: rdma/hca), and IPC_LOCK; not restricted then",
+    )
+    add("--tensorboard", action="store_true", help="a TensorBoard on the run beside it")
+
+
+def read_job(arguments: argparse.Namespace, verb: str) -> ClusterJob:
+    """Checks the arguments of `add_job_arguments`.
+
+    Raises:
+      SettingsError: One cannot be right, whatever the cluster.
+    """
+    job = ClusterJob(
+        name=arguments.name,
+        image=arguments.image,
+        claim=arguments.claim,
+        verb=verb,
+        nodes=arguments.nodes,
+        gpus=arguments.gpus_per_node,
+        backend=arguments.backend,
+        runtime=arguments.runtime,
+        namespace=arguments.namespace,
+        queue=arguments.queue,
+        cpu=arguments.cpu,
+        memory=arguments.memory,
+        shm=arguments.shm,
+        data_claim=arguments.data_claim,
+        node_selector=tuple(map(_read_selector, arguments.node_selector)),
+        tolerations=tuple(map(_read_toleration, arguments.toleration)),
+        priority_class=arguments.priority_class,
+        max_restarts=arguments.max_restarts,
+        deadline_s=_read_seconds(arguments.deadline),
+        rdma=arguments.rdma,
+        tensorboard=arguments.tensorboard,
+    )
+    _check_numbers(job)
+    _check_names(job)
+    _check_together(job)
+    return job
+
+
+def _check_numbers(job: ClusterJob) -> None:
+    for option, value, least in (
+        ("--nodes", job.nodes, 1),
+        ("--gpus-per-node", job.gpus, 0),
+        ("--max-restarts", job.max_restarts, 0),
+    ):
+        if value < least:
+            raise SettingsError(f"{option} must be {least} or more. Received: {value}")
+    for option, text in (("--cpu", job.cpu), ("--memory", job.memory), ("--shm", job.shm)):
+        if not quantity(text, option) > 0:
+            raise SettingsError(f"{option} must be more than 0. Received: {text}")
+    if quantity(job.shm, "--shm") >= quantity(job.memory, "--memory"):
+        raise SettingsError(
+            f"--shm {job.shm} is part of --memory {job.memory} and must be less: give more --memory"
+        )
+
+
+def _check_names(job: ClusterJob) -> None:
+    last = {
+        "job": f"{job.name}-{job.nodes - 1}",
+        "mpijob": f"{job.name}-worker-{job.nodes - 1}",
+    }[job.backend]
+    longest = max((last, *([f"{job.name}-board"] if job.tensorboard else [])), key=len)
+    room = _LONGEST_LABEL - (len(longest) - len(job.name))
+    if not _LABEL.fullmatch(job.name) or len(longest) > _LONGEST_LABEL:
+        raise SettingsError(
+            "--name must be small letters, digits and dashes, begin with a letter, end with a letter "
+            f"or digit, and have at most {room} characters, as its last pod is a host's name. "
+            f"Received: {job.name!r} ({len(job.name)} characters)"
+        )
+    for option, name in (
+        ("--claim", job.claim),
+        ("--data-claim", job.data_claim),
+        ("--queue", job.queue),
+        ("--priority-class", job.priority_class),
+        ("--namespace", job.namespace),
+    ):
+        if name is not None and not re.fullmatch(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?", name):
+            raise SettingsError(
+                f"{option} must be a name as Kubernetes has them: small letters, digits, dashes. "
+                f"Received: {name!r}"
+            )
+    if not re.fullmatch(r"[a-z0-9][\w./:@-]*", job.image):
+        raise SettingsError(
+            f"--image must be a name such as registry.example.com/vit:1.0. Received: {job.image!r}"
+        )
+    if job.rdma is not None and not re.fullmatch(r"[a-z0-9.-]+/[\w.-]+", job.rdma):
+        raise SettingsError(f"--rdma must be DOMAIN/RESOURCE. Received: {job.rdma!r}")
+
+
+def _check_together(job: ClusterJob) -> None:
+    if job.verb != "train" and (job.nodes > 1 or job.backend != "job"):
+        raise SettingsError(
+            f"--verb {job.verb} runs in one pod: leave out --nodes and --backend, or train"
+        )
+    if job.runtime == "mirrored" and job.nodes > 1:
+        raise SettingsError(
+            "--runtime mirrored is one process, in one pod: give --nodes 1, or --runtime horovod"
+        )
+    if job.runtime == "mirrored" and job.verb == "train" and job.gpus < 2:
+        raise SettingsError(
+            "--runtime mirrored shares a batch among the GPUs of one pod: give --gpus-per-node 2 "
+            "or more, or --runtime horovod"
+        )
+    if job.backend == "mpijob" and job.runtime != "horovod":
+        raise SettingsError(
+            f"--backend mpijob starts horovodrun, and cannot start --runtime {job.runtime}: "
+            "give --backend job"
+        )
+
+
+def quantity(text: str, option: str) -> float:
+    """A Kubernetes quantity as a number; SettingsError where it is none."""
+    from kubernetes.utils.quantity import parse_quantity
+
+    try:
+        return float(parse_quantity(text))
+    except ValueError:
+        raise SettingsError(
+            f"{option} must be a quantity such as 500m, 4 or 16Gi. Received: {text!r}"
+        ) from None
+
+
+def _read_seconds(text: str) -> int:
+    found = re.fullmatch(r"(\d+)([smhd])", text)
+    if not found or int(found[1]) == 0:
+        raise SettingsError(f"--deadline must be a time such as 90m, 12h or 7d. Received: {text!r}")
+    return int(found[1]) * _SECONDS[found[2]]
+
+
+def _read_selector(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise SettingsError(f"--node-selector must be KEY=VALUE. Received: {text!r}")
+    return key, value
+
+
+def _read_toleration(text: str) -> tuple[tuple[str, str], ...]:
+    taint, colon, effect = text.partition(":")
+    key, equals, value = taint.partition("=")
+    if not key or (colon and effect not in _EFFECTS):
+        raise SettingsError(
+            "--toleration must be KEY, KEY=VALUE, or either with "
+            f"{' or '.join(':' + e for e in _EFFECTS)} behind it. Received: {text!r}"
+        )
+    found = {"key": key, "operator": "Equal" if equals else "Exists"}
+    found |= {"value": value} if equals else {}
+    found |= {"effect": effect} if colon else {}
+    return tuple(found.items())
