@@ -69,7 +69,7 @@ class ClusterJob:
 
     @property
     def launched(self) -> bool:
-        """Whether `vit launch` starts the processes: without it there is one, which has all GPUs."""
+        """Whether `vit launch` starts the processes; else there is one, which has all GPUs."""
         return self.verb == "train" and self.runtime != "mirrored"
 
     @property
@@ -187,8 +187,9 @@ def _check_names(job: ClusterJob) -> None:
     room = _LONGEST_LABEL - (len(longest) - len(job.name))
     if not _LABEL.fullmatch(job.name) or len(longest) > _LONGEST_LABEL:
         raise SettingsError(
-            "--name must be small letters, digits and dashes, begin with a letter, end with a letter "
-            f"or digit, and have at most {room} characters, as its last pod is a host's name. "
+            "--name must be small letters, digits and dashes, begin with a letter, end with a "
+            f"letter or digit, and have at most {room} characters, as its last pod is a host's "
+            "name. "
             f"Received: {job.name!r} ({len(job.name)} characters)"
         )
     for option, name in (

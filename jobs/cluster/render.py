@@ -52,8 +52,8 @@ def _check_path(key: str, path: Any, job: ClusterJob) -> None:
     inside = PurePosixPath(SHARED, str(path))
     if ".." in inside.parts or not any(inside.is_relative_to(root) for root in roots):
         raise SettingsError(
-            f"{key}={path} is no path that the pods have: there the claim {job.claim} is at {SHARED}, "
-            f"where relative paths begin"
+            f"{key}={path} is no path that the pods have: there the claim {job.claim} is at "
+            f"{SHARED}, where relative paths begin"
             + (f", and {job.data_claim} at {DATA}" if job.data_claim else "")
             + f". Give {key}={SHARED}/... or, for data on a claim of its own, --data-claim"
         )

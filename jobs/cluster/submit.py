@@ -14,9 +14,9 @@ from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, load_config
 from pipeline.errors import SettingsError
 
-_EPILOG = """The recipe and its settings are checked here, and go along as a ConfigMap. In the pods the claim
-is at /shared, which is also where paths begin that do not begin with /: the run folder is
-/shared/runs/NAME, unless run.dir=... says otherwise.
+_EPILOG = """The recipe and its settings are checked here, and go along as a ConfigMap. In the pods
+the claim is at /shared, which is also where paths begin that do not begin with /: the run folder
+is /shared/runs/NAME, unless run.dir=... says otherwise.
 
   vit submit cifar10 data.source=records data.path=data/cifar10 \\
       --name cifar10 --image registry.example.com/vit:1.0 --claim shared --nodes 4 --gpus-per-node 8
