@@ -158,6 +158,23 @@ class Pod:
         (first,) = self._children(self.process.pid)
         os.kill(first, signal.SIGTERM)
 
+    def delete(self):
+        """As a kubelet does it: preStop, then SIGTERM."""
+        (first,) = self._children(self.process.pid)
+        hook = self._template["spec"]["containers"][0].get("lifecycle", {}).get("preStop")
+        if hook is not None:
+            inside = ["nsenter", "--target", first, "--mount", "--net", "--pid", "--root", "--wd"]
+            user = ["setpriv", "--reuid", USER, "--regid", USER, "--clear-groups"]
+            grace_s = self._template["spec"]["terminationGracePeriodSeconds"]
+            command = [*inside, *user, *hook["exec"]["command"]]
+            subprocess.run(list(map(str, command)), timeout=grace_s, check=True)
+        self.terminate()
+
+    def answers(self, port):
+        """Whether something listens at a port, as a tcpSocket probe asks."""
+        connect = ["ip", "netns", "exec", self._space, "bash", "-c", f"</dev/tcp/127.0.0.1/{port}"]
+        return subprocess.run(connect, capture_output=True).returncode == 0
+
     def kill_processes(self, words):
         """SIGKILL to those of the pod's processes whose command has these words, from outside."""
         found = subprocess.run(["ip", "netns", "pids", self._space], capture_output=True, text=True)

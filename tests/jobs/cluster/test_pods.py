@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
 from tests.jobs.cluster.asked import rendered
+from tests.jobs.cluster.operator import MPIJob
 from tests.jobs.cluster.pods import ROOT, Cluster, IndexedJob, why_not
+from tests.parallel.hosts import SSHD
 from tests.parallel.launches import needs_horovod
 
 pytestmark = pytest.mark.skipif(bool(reason := why_not()), reason=reason or "all there")
@@ -110,3 +113,40 @@ def test_multi_worker_pods_train_together(cluster, single):
     job.run_until(lambda: job.state != "running", 250)
     assert (job.state, job.failures) == ("complete", 0)
     assert_same_result(cluster.claim / "runs/digits", single)
+
+
+@needs_horovod
+@pytest.mark.skipif(SSHD is None, reason="apt-get install openssh-server")
+def test_an_mpijob_trains_over_ssh_and_saves_when_it_is_suspended(cluster, single):
+    settings = [*SHORT, "train.log_every_steps=10"]
+    manifests = rendered(f"--nodes 2 --backend mpijob {SMALL}", *settings)
+    job = MPIJob(cluster, cluster.apply(manifests)["MPIJob"])
+    run = cluster.claim / "runs/digits"
+    job.resume()
+    limit = time.monotonic() + 150
+    while not any(row["step"] >= 100 for row in rows(run)):
+        assert job.launcher.code is None, job.launcher.log
+        assert time.monotonic() < limit, job.launcher.log
+        time.sleep(0.2)
+    job.suspend()
+    assert job.wait(60) == 75, job.launcher.log
+    assert "stopped by" in job.launcher.log
+    saved = max(int(p.name.removeprefix("step-")) for p in (run / "checkpoints").glob("step-*"))
+    assert saved >= 100
+    job.resume()
+    assert job.wait(200) == 0, job.launcher.log
+    assert_same_result(run, single)
+    starts = [json.loads(line) for line in (run / "starts.jsonl").read_text().splitlines()]
+    assert [start["checkpoint_step"] for start in starts] == [None, saved]
+
+
+@needs_horovod
+@pytest.mark.skipif(SSHD is None, reason="apt-get install openssh-server")
+def test_an_mpijobs_launcher_ends_with_the_outcome_of_the_run(cluster):
+    poison = ["train.max_rollbacks=0", "train.max_bad_steps=1", "optim.base_lr=1e38"]
+    manifests = rendered(f"--nodes 2 --backend mpijob {SMALL}", *SHORT, *poison)
+    job = MPIJob(cluster, cluster.apply(manifests)["MPIJob"])
+    job.resume()
+    assert job.wait(150) == 1
+    assert "vit mpi-launch: " in job.launcher.log
+    assert "were not finite" in job.launcher.log
