@@ -55,7 +55,7 @@ case $flavour in
         ;;
     gpu)
         base=${BASE_IMAGE:-docker.io/library/ubuntu:24.04}
-        build=${BUILD_IMAGE:-docker.io/nvidia/cuda:12.6.3-devel-ubuntu24.04}
+        build=${BUILD_IMAGE:-docker.io/nvidia/cuda:12.9.1-devel-ubuntu24.04}
         ;;
     *) wrong "FLAVOUR must be cpu or gpu. Received: $flavour" ;;
 esac
