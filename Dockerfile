@@ -15,7 +15,8 @@ ENV PIP_CONSTRAINT=/build/constraints.txt PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VER
 WORKDIR /build
 
 # First only what changes seldom: a change of our own code neither fetches TensorFlow again nor
-# compiles Horovod again. Without packages, setup.cfg installs what they require.
+# compiles Horovod again. Without packages, setup.cfg installs what they require. The README that it
+# names is left out, so that a word there changes nothing here.
 COPY constraints.txt pyproject.toml setup.cfg LICENSE ./
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=pip.crt \
     touch README.md && /opt/vit/bin/pip install --quiet ".[${FLAVOUR}]"

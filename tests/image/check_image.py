@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,8 @@ class CheckError(Exception):
 
 
 def main():
+    # So that what was made is removed too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     start_s = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="image-"))
     try:
@@ -171,29 +174,49 @@ def check_ssh(inside):
 
 
 def check_training(folder):
-    """SIGTERM to process 1, in the middle of training; the same command goes on."""
-    runs = folder / "runs"
-    runs.mkdir()
-    os.chown(runs, 1000, 1000)
+    """SIGTERM to process 1 in the middle of training, and the same command again."""
     settings = ("train.max_steps=400", "train.log_every_steps=5", "checkpoint.every_epochs=null")
-    command = ("train", "digits", *settings)
-    mount = f"--volume={runs}:/home/vit/runs"
-    container = start(mount, command=command)
+    train = ("train", "digits", *settings)
+    runs = empty_runs(folder, "alone")
+    step = check_stop(runs, train, "vit train")
+    code, log = end(start(mounted(runs), command=train))
+    result = re.search(r"^test accuracy.*", log, re.MULTILINE)
+    goes_on = f"goes on from runs/digits/checkpoints/{step}" in log
+    must(code == "0" and goes_on and result, "the same command goes on from it, to its end", log)
+
+    launch = ("launch", "--hosts=localhost", "--slots=2", "--", "vit", *train)
+    check_stop(empty_runs(folder, "launched"), launch, "vit launch of two processes")
+
+
+def check_stop(runs, command, what):
+    """Returns the name of the checkpoint that a stopped command leaves."""
+    container = start(mounted(runs), command=command)
     rows = runs / "digits" / "metrics.jsonl"
     wait_until(lambda: rows.exists() and rows.read_text().count("\n") >= 3, container)
     start_s = time.monotonic()
     run("podman", "kill", "--signal=TERM", container)
-    code = run("podman", "wait", container)
+    code, log = end(container)
     seconds = time.monotonic() - start_s
-    log = printed(container)
-    must(code == "75", f"SIGTERM to vit as process 1: exit 75 after {seconds:.1f} s", log)
-    steps = [path.name for path in (runs / "digits" / "checkpoints").glob("step-*")]
-    must(steps, f"a checkpoint is in the mounted run folder: {', '.join(steps)}", log)
-    container = start(mount, command=command)
-    code = run("podman", "wait", container)
-    log = printed(container)
-    result = log.strip().splitlines()[-1]
-    must(code == "0", f"the same command goes on to the end: {result}", log)
+    must(code == "75", f"SIGTERM to {what} as process 1: exit 75 after {seconds:.0f} s", log)
+    steps = sorted(path.name for path in (runs / "digits" / "checkpoints").glob("step-*"))
+    newest = steps[-1] if steps else "nothing"
+    must(
+        newest.startswith("step-") and newest != "step-00000000",
+        f"{newest} is in the mounted run folder",
+        log,
+    )
+    return newest
+
+
+def empty_runs(folder, name):
+    runs = folder / f"runs-{name}"
+    runs.mkdir()
+    os.chown(runs, 1000, 1000)
+    return runs
+
+
+def mounted(runs):
+    return f"--volume={runs}:/home/vit/runs"
 
 
 def package_names(requirements):
@@ -210,10 +233,24 @@ def start(*options, command):
 def wait_until(happened, container):
     end_s = time.monotonic() + _LIMIT_S
     while not happened():
-        state = run("podman", "inspect", "--format", "{{.State.Status}}", container)
-        if state == "exited" or time.monotonic() > end_s:
-            raise CheckError(f"the container is {state}:\n{printed(container)}")
+        if not (found := state(container)).startswith("running") or time.monotonic() > end_s:
+            raise CheckError(f"the container is {found}:\n{printed(container)}")
         time.sleep(0.2)
+
+
+def end(container):
+    """Waits for its end; returns its exit code and what it printed."""
+    end_s = time.monotonic() + _LIMIT_S
+    # `podman wait` takes 20 s longer.
+    while (found := state(container)).startswith("running"):
+        if time.monotonic() > end_s:
+            raise CheckError(f"the container runs on:\n{printed(container)}")
+        time.sleep(0.2)
+    return found.split()[1], printed(container)
+
+
+def state(container):
+    return run("podman", "inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", container)
 
 
 def printed(container):
