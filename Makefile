@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 NVCC := $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
 FLAVOUR := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
-.PHONY: train test lint chaos horovod horovod-gpu-build clean
+.PHONY: train test lint chaos image test-image horovod horovod-gpu-build clean
 
 train: $(VENV)/installed-$(FLAVOUR)
 	$(BIN)/vit train digits
@@ -23,6 +23,15 @@ lint: $(VENV)/installed-test
 # make chaos CHAOS="--kills-single 10 --kills-two-ranks 4"
 chaos: $(VENV)/installed-test horovod
 	$(BIN)/python -m tests.chaos.chaos $(CHAOS)
+
+# By docker, podman or buildah. tools/build_image.sh names the other variables: IMAGE, BASE_IMAGE ...
+image:
+	FLAVOUR=$(FLAVOUR) tools/build_image.sh
+
+# Builds the image for CPUs on a base of its own and runs it as a cluster would: a quarter of an hour,
+# and no part of `make test`.
+test-image:
+	$(PYTHON) -m tests.image.check_image
 
 horovod: $(VENV)/installed-$(FLAVOUR)
 	tools/build_horovod.sh --python $(BIN)/python $(if $(filter gpu,$(FLAVOUR)),--gpu)
