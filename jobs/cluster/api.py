@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import yaml
+
 from jobs.cluster.refusals import Forbidden, explain, unreachable
 from pipeline.errors import SettingsError
 
@@ -215,10 +217,11 @@ def _configure(configuration: Any) -> str:
             return _IN_A_POD.read_text().strip() if _IN_A_POD.exists() else "default"
         load_kube_config(files, client_configuration=configuration)
         _, context = list_kube_config_contexts(files)
-    except (ConfigException, OSError, ValueError, TypeError) as error:
+    except (ConfigException, OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
         where = f"KUBECONFIG={named}" if named else f"KUBECONFIG is not set, and {files}"
         raise SettingsError(
-            f"cannot tell which cluster to talk to ({where}): {error}. Set KUBECONFIG to the "
+            f"cannot tell which cluster to talk to ({where}): {why}. Set KUBECONFIG to the "
             "file that kubectl uses"
         ) from None
     return str(context["context"].get("namespace") or "default")

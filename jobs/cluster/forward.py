@@ -84,7 +84,8 @@ def _wait_until_ready(cluster: Cluster, name: str) -> None:
         read_job(cluster, name)
         raise SettingsError(
             f"job {name} was submitted without --tensorboard: there is no service {name}-board. "
-            f"`vit delete {name}` and the `vit submit` command with --tensorboard go on with its run"
+            f"`vit delete {name}`, then the `vit submit` command with --tensorboard, which goes on "
+            "with its run"
         )
     deadline_s = time.monotonic() + _READY_WITHIN_S
     while True:
