@@ -167,6 +167,7 @@ class Cluster:
             socket.run_forever(timeout=_EXEC_S)
             output = str(socket.read_stdout(timeout=0))
             socket.close()
+            socket.sock.shutdown()  # `close` leaves it open where the server closed first
         except ApiException as error:
             raise explain(error, "create", f"{self._path('Pod', pod)}/exec") from None
         return output

@@ -1,7 +1,7 @@
 """What a real API server says to a manifest: schema, rules across fields, Pod Security.
 
-Only what tests need. Real servers know many more rules, and answer an unknown field of an apply with
-another message.
+Only what tests need. Real servers know many more rules, and answer an unknown field of an apply
+with another message.
 """
 
 import re
@@ -70,7 +70,8 @@ def pod_security_warning(manifest):
                 )
             if "ALL" not in capabilities.get("drop", []):
                 found.append(
-                    f'unrestricted capabilities ({named} must set securityContext.capabilities.drop=["ALL"])'
+                    f"unrestricted capabilities ({named} must set "
+                    'securityContext.capabilities.drop=["ALL"])'
                 )
             if added := set(capabilities.get("add", [])) - {"NET_BIND_SERVICE"}:
                 names = ", ".join(f'"{name}"' for name in sorted(added))
@@ -80,6 +81,7 @@ def pod_security_warning(manifest):
                 )
         if pod.get("securityContext", {}).get("runAsNonRoot") is not True:
             found.append(
-                "runAsNonRoot != true (pod or containers must set securityContext.runAsNonRoot=true)"
+                "runAsNonRoot != true (pod or containers must set "
+                "securityContext.runAsNonRoot=true)"
             )
     return f'would violate PodSecurity "restricted:latest": {", ".join(found)}' if found else None

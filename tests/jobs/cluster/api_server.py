@@ -38,6 +38,21 @@ RESOURCES = {
     "mpijobs": ("MPIJob", "kubeflow.org", "v2beta1"),
 }
 OF_KIND = {kind: resource for resource, (kind, _, _) in RESOURCES.items()}
+# What kubectl asks for first.
+_VERBS = ["get", "list", "create", "patch", "delete"]
+DISCOVERY = {
+    "/api": {"kind": "APIVersions", "versions": ["v1"]},
+    "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": []},
+    "/api/v1": {
+        "kind": "APIResourceList",
+        "groupVersion": "v1",
+        "resources": [
+            {"name": name, "singularName": "", "kind": kind, "namespaced": True, "verbs": _VERBS}
+            for name, (kind, group, _) in RESOURCES.items()
+            if not group
+        ],
+    },
+}
 _PATH = re.compile(
     r"/(?:api|apis/(?P<group>[^/]+))/(?P<version>[^/]+)/namespaces/(?P<namespace>[^/]+)"
     r"(?:/(?P<resource>[^/]+)(?:/(?P<name>[^/]+)(?:/(?P<sub>[^/]+))?)?)?"
@@ -125,7 +140,10 @@ class ApiServer:
             template = main["spec"]["mpiReplicaSpecs"][index.capitalize()]["template"]
             own = {"job-name": job, "job-role": index, "replica-index": "0"}
             own = {f"training.kubeflow.org/{key}": value for key, value in own.items()}
-        state = {"Running": {"running": {}}, "Pending": {"waiting": {"reason": "ContainerCreating"}}}
+        state = {
+            "Running": {"running": {}},
+            "Pending": {"waiting": {"reason": "ContainerCreating"}},
+        }
         containers = [{"name": "vit", "restartCount": 0, "state": state.get(phase, {})}]
         scheduled = {"type": "PodScheduled", "status": "True"}
         return self.put(
@@ -219,18 +237,22 @@ class _Refused(Exception):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one packet: two wait 40 ms for each other
     api: ApiServer
 
     def log_message(self, *_):
         pass
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
         self._answer(self._get)
 
-    def do_PATCH(self):  # noqa: N802
+    def do_POST(self):
+        self._answer(self._post)
+
+    def do_PATCH(self):
         self._answer(self._patch)
 
-    def do_DELETE(self):  # noqa: N802
+    def do_DELETE(self):
         self._answer(self._delete)
 
     def _answer(self, act):
@@ -242,9 +264,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.query = parse_qsl(url.query)
         self.option = dict(self.query)
         try:
-            self._find(url.path)
-            with self.api.lock:
-                code, answer = act()
+            if url.path in DISCOVERY:
+                code, answer = 200, DISCOVERY[url.path]
+            else:
+                self._find(url.path)
+                with self.api.lock:
+                    code, answer = act()
         except _Refused as refused:
             code, answer = refused.code, refused.status
         if callable(answer):
@@ -391,11 +416,14 @@ class _Handler(BaseHTTPRequestHandler):
         server_side = ("creationTimestamp", "uid", "resourceVersion", "deletionTimestamp")
         metadata = {k: v for k, v in after["metadata"].items() if k not in server_side}
         message = invalid({**after, "metadata": metadata})
-        if message is None and self.resource == "jobs" and before is not None:
-            if after["spec"]["template"] != before["spec"]["template"]:
-                message = f'Job.batch "{self.name}" is invalid: spec.template: field is immutable'
+        of_a_job = self.resource == "jobs" and before is not None
+        if message is None and of_a_job and _template(after) != _template(before):
+            message = f'Job.batch "{self.name}" is invalid: spec.template: field is immutable'
         if message is not None:
             raise _Refused(422, "Invalid", message, name=self.name, kind=after["kind"])
+
+    def _post(self):
+        raise _Refused(502, "", "no kubelet is here")
 
     def _delete(self):
         key = (self.resource, self.namespace, self.name)
@@ -435,6 +463,10 @@ class _Handler(BaseHTTPRequestHandler):
         here = str(self.api.claim)
         command = [v.replace("/shared", here) for key, v in self.query if key == "command"]
         exec_socket.serve(self, command, {"PATH": "/usr/bin:/bin"})
+
+
+def _template(job):
+    return job["spec"]["template"]
 
 
 def _fits_labels(found, selector):

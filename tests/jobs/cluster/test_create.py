@@ -153,13 +153,17 @@ def test_who_may_not_see_mpijobs_or_namespaces_needs_neither(server):
 
 
 def test_restricted_pod_security_takes_the_job(server, capsys):
-    server.put("PersistentVolumeClaim", "shared", "restricted", spec={"accessModes": ["ReadWriteMany"]})
+    server.put(
+        "PersistentVolumeClaim", "shared", "restricted", spec={"accessModes": ["ReadWriteMany"]}
+    )
     submit(cluster_job(namespace="restricted", tensorboard=True))
     assert capsys.readouterr().err == ""
 
 
 def test_a_warning_of_pod_security_is_an_error_but_where_rdma_asks_for_it(server, capsys):
-    server.put("PersistentVolumeClaim", "shared", "restricted", spec={"accessModes": ["ReadWriteMany"]})
+    server.put(
+        "PersistentVolumeClaim", "shared", "restricted", spec={"accessModes": ["ReadWriteMany"]}
+    )
     job = cluster_job(namespace="restricted")
     made = manifests(job)
     del made[-1]["spec"]["template"]["spec"]["securityContext"]["runAsNonRoot"]
@@ -193,7 +197,7 @@ def test_what_was_created_is_taken_back_where_the_last_is_refused(server):
 
 def test_a_cluster_that_is_not_there_is_named_at_once(tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = "http://127.0.0.1:%d" % taken.getsockname()[1]
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path / "config", address)))
     started = time.monotonic()
     with pytest.raises(ClusterError, match=f"cannot reach the cluster at {address}: .*refused"):
@@ -206,9 +210,9 @@ def test_a_cluster_that_does_not_answer_is_given_up(tmp_path, monkeypatch):
 
     monkeypatch.setattr(api, "_ANSWER_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = "http://127.0.0.1:%d" % silent.getsockname()[1]
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path / "config", address)))
-        with pytest.raises(ClusterError, match="cannot reach the cluster .*timed out"):
+        with pytest.raises(ClusterError, match=r"cannot reach the cluster .*timed out"):
             submit()
 
 
