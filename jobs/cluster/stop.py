@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"`vit jobs {job.name}` shows them"
         )
     # Where TensorBoard runs, the folder can be read without the job.
-    after = _progress(cluster, job)
+    after = _progress(cluster, read_job(cluster, job.name))
     print(f"stopped {job.name}{_from_where(before, after)}; vit resume {job.name} goes on")
     return 0
 
