@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 NVCC := $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
 FLAVOUR := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
-.PHONY: train test lint chaos horovod horovod-gpu-build clean
+.PHONY: train test test-cluster lint chaos horovod horovod-gpu-build clean
 
 train: $(VENV)/installed-$(FLAVOUR)
 	$(BIN)/vit train digits
@@ -23,6 +23,14 @@ lint: $(VENV)/installed-test
 # make chaos CHAOS="--kills-single 10 --kills-two-ranks 4"
 chaos: $(VENV)/installed-test horovod
 	$(BIN)/python -m tests.chaos.chaos $(CHAOS)
+
+# End to end on the cluster of KUBECONFIG (its default: kubectl's), in a namespace of its own.
+# make test-cluster IMAGE=registry.example.com/vit:1.0 STORAGE_CLASS=nfs
+test-cluster: $(VENV)/installed-test
+	@test -n "$(IMAGE)" || { echo "make test-cluster IMAGE=... [STORAGE_CLASS=...]" >&2; exit 2; }
+	KUBECONFIG="$${KUBECONFIG:-$$HOME/.kube/config}" VIT_TEST_IMAGE="$(IMAGE)" \
+		VIT_TEST_STORAGE_CLASS="$(STORAGE_CLASS)" \
+		$(BIN)/python -m pytest -v tests/jobs/cluster/test_real_cluster.py
 
 horovod: $(VENV)/installed-$(FLAVOUR)
 	tools/build_horovod.sh --python $(BIN)/python $(if $(filter gpu,$(FLAVOUR)),--gpu)
