@@ -25,6 +25,8 @@ the job or its TensorBoard; without one they stay empty.
   vit jobs cifar10         one, and its pods
 """
 
+_NARROWEST = 110  # columns that the widest row needs
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this verb's arguments."""
@@ -141,7 +143,9 @@ def _print_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False)
+    # Where a program reads, a row is a line; a narrow terminal breaks lines, and hides no column.
+    console.width = max(console.width, _NARROWEST) if console.is_terminal else 10_000
     table = Table(box=None, pad_edge=False, header_style="bold")
     words = ("NAME", "STATE", "POD", "NODE", "PHASE", "REASON")
     for name in names:
@@ -150,8 +154,7 @@ def _print_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(name, justify="left" if name in words else "right", no_wrap=not fold)
     for row in rows:
         table.add_row(*map(Text, row))
-    # Where a program reads, a row is a line.
-    console.print(table, width=None if console.is_terminal else 10_000)
+    console.print(table)
 
 
 def _show(value: float | None, form: str) -> str:

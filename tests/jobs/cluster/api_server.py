@@ -448,12 +448,12 @@ class _Handler(BaseHTTPRequestHandler):
         sent = 0
         while True:
             ended = pod["status"]["phase"] != "Running"
-            lines = self.api.logs.get(self.name, [])
-            for line in lines[sent:]:
+            new = self.api.logs.get(self.name, [])[sent:]
+            for line in new:
                 data = f"{line}\n".encode()
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
             self.wfile.flush()
-            sent = len(lines)
+            sent += len(new)
             if ended or "follow" not in self.option:
                 break
             time.sleep(0.02)

@@ -68,12 +68,15 @@ def test_logs_follow_until_the_pod_ends(server):
     command = [sys.executable, "-m", "jobs.cli", "logs", "digits", "-f"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "first\n"
-        lines.append("second, with an é")
-        assert process.stdout.readline() == "second, with an é\n"
-        lines.append("last")
-        pod["status"]["phase"] = "Succeeded"
-        assert process.communicate(timeout=30)[0] == "last\n"
+        try:
+            assert process.stdout.readline() == "first\n"
+            lines.append("second, with an é")
+            assert process.stdout.readline() == "second, with an é\n"
+            lines.append("last")
+            pod["status"]["phase"] = "Succeeded"
+            assert process.communicate(timeout=30)[0] == "last\n"
+        finally:
+            process.kill()
     assert process.returncode == 0
 
 
