@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 NVCC := $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
 FLAVOUR := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
-.PHONY: train test lint chaos image test-image horovod horovod-gpu-build clean
+.PHONY: train test lint chaos image test-image test-cluster horovod horovod-gpu-build clean
 
 train: $(VENV)/installed-$(FLAVOUR)
 	$(BIN)/vit train digits
 
 test: lint horovod $(if $(NVCC),horovod-gpu-build)
-	$(BIN)/python -m pytest -n 2
+	# One test at a time is handed out: some take a minute, and at the end both cores have one.
+	$(BIN)/python -m pytest -n 2 --maxschedchunk 1
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
@@ -32,6 +33,14 @@ image:
 # and no part of `make test`.
 test-image:
 	$(PYTHON) -m tests.image.check_image
+
+# End to end on the cluster of KUBECONFIG (its default: kubectl's), in a namespace of its own.
+# make test-cluster IMAGE=registry.example.com/vit:1.0 STORAGE_CLASS=nfs
+test-cluster: $(VENV)/installed-test
+	@test -n "$(IMAGE)" || { echo "make test-cluster IMAGE=... [STORAGE_CLASS=...]" >&2; exit 2; }
+	KUBECONFIG="$${KUBECONFIG:-$$HOME/.kube/config}" VIT_TEST_IMAGE="$(IMAGE)" \
+		VIT_TEST_STORAGE_CLASS="$(STORAGE_CLASS)" \
+		$(BIN)/python -m pytest -v tests/jobs/cluster/test_real_cluster.py
 
 horovod: $(VENV)/installed-$(FLAVOUR)
 	tools/build_horovod.sh --python $(BIN)/python $(if $(filter gpu,$(FLAVOUR)),--gpu)

@@ -1,4 +1,4 @@
-"""`vit board [RUN ...]`"""
+"""`vit board [RUN ...]` and `vit board --kubernetes NAME`"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from types import FrameType
@@ -28,6 +28,7 @@ show all side by side; runs that begin in the folder later appear on their own.
   vit board runs/digits runs/digits-2
   vit board                            every run in runs
   vit board --host 0.0.0.0             for other machines too: whoever reaches the port may look
+  vit board --kubernetes cifar10       that of a job which was submitted with --tensorboard
 
 Ctrl-C ends it.
 """
@@ -53,23 +54,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--host", default="127.0.0.1", help="address it listens on (default: 127.0.0.1)"
     )
     parser.add_argument("--port", type=int, help="default: the first free one from 6006 on")
+    parser.add_argument("--kubernetes", metavar="NAME", help="the TensorBoard beside this job")
+    parser.add_argument("--namespace", "-n", help="of that job (default: of the kubectl context)")
     parser.epilog = _EPILOG
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serves until Ctrl-C or SIGTERM."""
-    paths = arguments.runs or [_DEFAULT]
     if arguments.port is not None and not 0 < arguments.port < 2**16:
         raise SettingsError(f"--port must be in 1..65535. Received: {arguments.port}")
-    with one_folder(paths) as folder:
-        signal.signal(signal.SIGTERM, _interrupt)
-        try:
-            print(f"TensorBoard  {_serve(folder, arguments.host, arguments.port)}")
-            print("Ctrl-C ends it", flush=True)
+    if arguments.kubernetes is None and arguments.namespace is not None:
+        raise SettingsError("--namespace goes with --kubernetes NAME")
+    if arguments.kubernetes is not None and arguments.runs:
+        raise SettingsError("give run folders or --kubernetes NAME, not both")
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        if arguments.kubernetes is not None:
+            return _forward(arguments)
+        with one_folder(arguments.runs or [_DEFAULT]) as folder:
+            _say(_serve(folder, arguments.host, arguments.port))
             threading.Event().wait()
-        except KeyboardInterrupt:
-            return 0
+    except KeyboardInterrupt:
+        pass
     return 0
+
+
+def _say(address: str) -> None:
+    print(f"TensorBoard  {address}")
+    print("Ctrl-C ends it", flush=True)
+
+
+def _forward(arguments: argparse.Namespace) -> int:
+    """Leads a port of this machine to the TensorBoard of a job on Kubernetes."""
+    from jobs.cluster.forward import forward
+
+    with forward(
+        arguments.kubernetes, arguments.namespace, arguments.host, arguments.port
+    ) as tunnel:
+        _wait_for(tunnel.address, tunnel.check)
+        _say(tunnel.address)
+        return tunnel.wait()
 
 
 @contextmanager
@@ -144,11 +168,13 @@ def _serve(folder: Path, host: str, port: int | None) -> str:
     return address
 
 
-def _wait_for(address: str) -> None:
+def _wait_for(address: str, check: Callable[[], None] = lambda: None) -> None:
+    """Returns once it answers; `check` raises where it never will."""
     # Not through a proxy that the environment names: the address is this machine's.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline_s = time.monotonic() + _ANSWERS_WITHIN_S
     while True:
+        check()
         try:
             with opener.open(address, timeout=5):
                 return

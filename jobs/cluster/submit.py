@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from jobs.cli import find_recipe
+from jobs.cluster.api import Cluster
+from jobs.cluster.create import create
 from jobs.cluster.options import ONE_POD_VERBS, ClusterJob, add_job_arguments, read_job
 from jobs.cluster.render import Manifest, render, settings_for_cluster, to_yaml
 from jobs.tensorflow_start import import_tensorflow
@@ -59,8 +61,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.render:
         print(to_yaml(manifests), end="")
         return 0
-    from jobs.cluster.api import Cluster, create
-
     print(create(Cluster(job.namespace), job, manifests, dry_run=arguments.dry_run))
     return 0
 

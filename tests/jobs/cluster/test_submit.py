@@ -1,0 +1,95 @@
+"""`vit submit` as people run it: what it prints, and the likely mistakes."""
+
+import pytest
+
+from jobs.cli import main
+from tests.jobs.cluster.conftest import vit_process
+
+OPTIONS = ["--name", "digits", "--image", "registry.example/vit:1", "--claim", "shared"]
+
+
+def test_a_recipe_is_submitted_watched_and_deleted(server, vit):
+    settings = ["train.epochs=2", "--nodes", 2, "--tensorboard"]
+    done = vit_process("submit", "digits", *settings, *OPTIONS)
+    assert done.code == 0, done.err
+    assert done.out.splitlines() == [
+        "created Job digits in namespace default: 2 pods, 2 processes",
+        "  vit jobs digits",
+        "  vit logs digits -f",
+        "  vit board --kubernetes digits",
+    ]
+    assert done.err == ""
+    (recipe,) = (name for kind, name in server.names() if kind == "ConfigMap")
+    assert "epochs: 2" in server.find("ConfigMap", recipe)["data"]["recipe.yaml"]
+    again = vit("submit", "digits", *settings, *OPTIONS)
+    assert (again.code, "already there, with the same" in again.out) == (0, True)
+    assert vit_process("jobs").out.splitlines()[1].split()[:2] == ["digits", "starting"]
+    assert vit_process("delete", "digits").code == 0
+    assert {kind for kind, _ in server.names()} <= {"Job"}
+
+
+def test_another_verb_runs_in_one_pod(server, vit):
+    done = vit("submit", "--verb", "evaluate", "runs/digits", *OPTIONS)
+    assert (done.code, "1 pod, 1 process" in done.out) == (0, True), done.err
+    (container,) = server.find("Job", "digits")["spec"]["template"]["spec"]["containers"]
+    assert container["command"] + container["args"] == ["vit", "evaluate", "runs/digits"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gpus-per-node", 5], "Use 95 or 100"),
+        (["nowhere"], "no recipe 'nowhere'"),
+        (["optim.bse_lr=1"], "did you mean optim.base_lr"),
+        (["data.path=/home/me/photos"], "data.path=/home/me/photos is no path that the pods have"),
+        (["run.dir=../runs"], "run.dir=../runs is no path that the pods have"),
+        (["distribute.runtime=mirrored"], "--runtime horovod differ: give one of them"),
+        (["--name", "n" * 70], "have at most 61 characters"),
+        (["--name", "Digits"], "--name must be small letters, digits and dashes"),
+        (["--image", "Vit:1"], "--image must be a name such as"),
+        (["--nodes", 0], "--nodes must be 1 or more. Received: 0"),
+        (["--nodes", 2, "--runtime", "mirrored"], "mirrored is one process, in one pod"),
+        (["--runtime", "mirrored"], "give --gpus-per-node 2 or more"),
+        (["--backend", "mpijob", "--runtime", "multi_worker"], "cannot start --runtime multi_w"),
+        (["--memory", "16gigs"], "--memory must be a quantity such as"),
+        (["--shm", "32Gi"], "--shm 32Gi is part of --memory 16Gi"),
+        (["--deadline", "soon"], "--deadline must be a time such as 90m"),
+        (["--claim", "home"], "no PersistentVolumeClaim home in namespace default"),
+        (["--namespace", "nowhere"], "no namespace nowhere"),
+        (["--backend", "mpijob"], "the MPI operator is not installed"),
+        (["--node-selector", "gpu=a 100"], "the cluster refuses it: Job.batch"),
+    ],
+    ids=lambda value: " ".join(map(str, value))[:40] if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_message_and_exit_code_2(server, vit, arguments, message):
+    recipe = [] if arguments == ["nowhere"] else ["digits"]
+    done = vit("submit", *recipe, *OPTIONS, *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("vit submit: ")
+    assert message in done.err
+    assert server.names() == []
+
+
+def test_what_argparse_refuses_is_exit_code_2_too(server, capsys):
+    for arguments in (["digits"], ["digits", *OPTIONS, "--gpus", "x"], ["--verb", "dance"]):
+        with pytest.raises(SystemExit) as usage:
+            main(["submit", *arguments])
+        assert usage.value.code == 2
+        assert "usage: vit submit" in capsys.readouterr().err
+
+
+def test_a_dry_run_and_a_rendering_create_nothing(server, vit):
+    done = vit("submit", "digits", *OPTIONS, "--dry-run")
+    assert done.out.startswith("the cluster would take Job digits in namespace default")
+    asked = len(server.requests)
+    rendered = vit("submit", "digits", *OPTIONS, "--render")
+    assert "kind: Job" in rendered.out
+    assert len(server.requests) == asked
+    assert server.names() == []
+
+
+def test_a_forbidden_verb_is_an_error_in_a_process_too(server):
+    server.forbidden.add(("list", "jobs"))
+    done = vit_process("jobs")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("vit jobs: you may not list jobs.batch in namespace default")
