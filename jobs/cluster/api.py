@@ -104,7 +104,7 @@ class Cluster:
         response = self._ask(
             "patch",
             path,
-            body=json.dumps(manifest),
+            body=manifest,
             content_type="application/apply-patch+yaml",  # which JSON is
             field_manager=_MANAGER,
             force_conflicts="true",
