@@ -47,29 +47,34 @@ write_pip_settings() {
     touch "$settings/pip.crt"
 }
 
-flavour=${FLAVOUR:-cpu}
-case $flavour in
-    cpu)
-        base=${BASE_IMAGE:-docker.io/library/debian:bookworm-slim}
-        build=${BUILD_IMAGE:-$base}
-        ;;
-    gpu)
-        base=${BASE_IMAGE:-docker.io/library/ubuntu:24.04}
-        build=${BUILD_IMAGE:-docker.io/nvidia/cuda:12.9.1-devel-ubuntu24.04}
-        ;;
-    *) wrong "FLAVOUR must be cpu or gpu. Received: $flavour" ;;
-esac
-image=${IMAGE:-vit-pipeline:$flavour}
-find_engine
-settings=$(mktemp -d)
-trap 'rm -rf "$settings"' EXIT
-write_pip_settings
+main() {
+    local -r flavour=${FLAVOUR:-cpu}
+    local base build
+    case $flavour in
+        cpu)
+            base=${BASE_IMAGE:-docker.io/library/debian:bookworm-slim}
+            build=${BUILD_IMAGE:-$base}
+            ;;
+        gpu)
+            base=${BASE_IMAGE:-docker.io/library/ubuntu:24.04}
+            build=${BUILD_IMAGE:-docker.io/nvidia/cuda:12.9.1-devel-ubuntu24.04}
+            ;;
+        *) wrong "FLAVOUR must be cpu or gpu. Received: $flavour" ;;
+    esac
+    local -r image=${IMAGE:-vit-pipeline:$flavour}
+    find_engine
+    settings=$(mktemp -d)
+    trap 'rm -rf "$settings"' EXIT
+    write_pip_settings
 
-# docker: secrets need BuildKit. podman, buildah: their own format drops HEALTHCHECK.
-export DOCKER_BUILDKIT=1 BUILDAH_FORMAT=docker
-"$engine" build --tag "$image" \
-    --build-arg "FLAVOUR=$flavour" --build-arg "BASE_IMAGE=$base" --build-arg "BUILD_IMAGE=$build" \
-    --build-arg "VERSION=$(sed -n 's/^version = //p' setup.cfg)" \
-    --build-arg "REVISION=$(git describe --always --dirty --abbrev=40 2>/dev/null || true)" \
-    --secret "id=pip.conf,src=$settings/pip.conf" --secret "id=pip.crt,src=$settings/pip.crt" .
-echo "build_image: $image ($flavour), by $engine"
+    # docker: secrets need BuildKit. podman, buildah: their own format drops HEALTHCHECK.
+    export DOCKER_BUILDKIT=1 BUILDAH_FORMAT=docker
+    "$engine" build --tag "$image" \
+        --build-arg "FLAVOUR=$flavour" --build-arg "BASE_IMAGE=$base" --build-arg "BUILD_IMAGE=$build" \
+        --build-arg "VERSION=$(sed -n 's/^version = //p' setup.cfg)" \
+        --build-arg "REVISION=$(git describe --always --dirty --abbrev=40 2>/dev/null || true)" \
+        --secret "id=pip.conf,src=$settings/pip.conf" --secret "id=pip.crt,src=$settings/pip.crt" .
+    echo "build_image: $image ($flavour), by $engine"
+}
+
+main
