@@ -144,7 +144,7 @@ def start(config: DistributeConfig) -> Runtime:
     says started this process, or what the devices allow.
 
     Raises:
-      SettingsError: The devices or processes asked for are not there.
+      SettingsError: The devices or processes asked for are not there, or Horovod is not.
     """
     place = find_place(os.environ)
     kind = config.runtime
@@ -157,8 +157,14 @@ def start(config: DistributeConfig) -> Runtime:
         raise SettingsError(_HOW_TO_START[kind])
     _configure_devices(config)
     if place.kind == "horovod":
-        from pipeline.distribute.horovod import HorovodRuntime
-
+        try:
+            from pipeline.distribute.horovod import HorovodRuntime
+        except (ImportError, tf.errors.NotFoundError) as error:
+            raise SettingsError(
+                f"Horovod cannot be used here: {error}. `make horovod` builds it for this "
+                "TensorFlow, and `make image` an image that has it; `vit launch --runtime "
+                "multi_worker` needs none"
+            ) from None
         return HorovodRuntime(config.compression)
     if place.kind == "multi_worker":
         from pipeline.distribute.multi_worker import MultiWorkerRuntime

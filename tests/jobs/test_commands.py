@@ -302,6 +302,22 @@ def test_a_mistake_gets_one_clear_message(tmp_path, arguments, code, message):
     assert len(done.stderr.splitlines()) <= 4
 
 
+def test_a_horovod_of_another_tensorflow_is_named_with_what_to_do(tmp_path):
+    # As a library that was built for another TensorFlow fails.
+    package = tmp_path / "horovod/tensorflow"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    (package / "__init__.py").write_text("raise ImportError('undefined symbol: _ZN10tensorflow')")
+    environment = {"HOROVOD_RANK": "0", "HOROVOD_SIZE": "1", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.cli", "train", "digits", f"run.dir={tmp_path / 'run'}"],
+        env=os.environ | environment, text=True, capture_output=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "undefined symbol: _ZN10tensorflow. `make horovod` builds it" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_wrong_usage_exits_2():
     assert vit("nothing").returncode == 2
     assert vit().returncode == 2
