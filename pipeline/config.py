@@ -131,6 +131,9 @@ class DataConfig(_Stage):
     cutmix_probability: float = _setting(
         0.5, "part of the pairs that CutMix takes where mixup is on as well", ge=0, le=1
     )
+    mix_probability: float = _setting(
+        1.0, "part of the pairs that mixup or CutMix changes at all", ge=0, le=1
+    )
     augment: AugmentConfig = _setting(AugmentConfig(), "random changes to training images")
     threads: int | None = _setting(
         None, "threads of the input stage; null lets tf.data choose", free=True, ge=1

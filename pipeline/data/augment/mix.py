@@ -17,7 +17,7 @@ from pipeline.data.order import uniform
 GROUP = 2
 
 # augment.py counts its draws from 0.
-_MIXUP_LAMBDA, _CUTMIX_LAMBDA, _CUTMIX_ROW, _CUTMIX_COLUMN, _SWITCH = range(1000, 1005)
+_MIXUP_LAMBDA, _CUTMIX_LAMBDA, _CUTMIX_ROW, _CUTMIX_COLUMN, _SWITCH, _MIXED = range(1000, 1006)
 
 # Knots of the quantile function between which it is taken as straight.
 _KNOTS = 4096
@@ -56,7 +56,7 @@ def mix(
       images: float32 [B, H, W, 3], B even.
       target: float32 [B, C].
       readable: bool [B]; nothing is mixed in from an image that is not.
-      config: mixup_alpha, cutmix_alpha and cutmix_probability are read.
+      config: mixup_alpha, cutmix_alpha, cutmix_probability and mix_probability are read.
       seed: The run's seed.
       epoch: int64 [B].
       index: int64 [B], the example in its data set.
@@ -83,7 +83,7 @@ def mix(
         # The box is cut off at the border, so its true area counts.
         keep = tf.where(cut, 1.0 - tf.reduce_mean(box, axis=[1, 2, 3]), keep)
         own = tf.where(cut[:, tf.newaxis, tf.newaxis, tf.newaxis], 1.0 - box, own)
-    alone = ~swap_partners(readable)
+    alone = ~swap_partners(readable) | (draw(_MIXED) >= config.mix_probability)
     keep = tf.where(alone, 1.0, keep)
     own = tf.where(alone[:, tf.newaxis, tf.newaxis, tf.newaxis], 1.0, own)
     return blend_partners(images, own), blend_partners(target, keep[:, tf.newaxis])

@@ -82,6 +82,16 @@ def test_the_switch_gives_each_its_part_of_the_pairs():
     np.testing.assert_array_equal(cut[::2], cut[1::2])
 
 
+def test_only_a_part_of_the_pairs_is_mixed_at_all():
+    _, target = mixed(mixup_alpha=0.8, cutmix_alpha=1.0, mix_probability=0.4)
+    alone = target.max(axis=1) == 1
+    # A box may have no area, or cover all: such pairs count as unmixed as well.
+    assert alone.mean() == pytest.approx(0.6, abs=0.06)
+    np.testing.assert_array_equal(alone[::2], alone[1::2])
+    plain, _ = mixed(mixup_alpha=0.8, mix_probability=0.0)
+    assert set(np.unique(plain)) == {0, 1}
+
+
 def test_each_epoch_mixes_anew():
     first, second = (mixed(epoch=epoch, mixup_alpha=1.0)[1][::2, 0] for epoch in (0, 1))
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.08
