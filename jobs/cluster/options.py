@@ -17,7 +17,7 @@ _LONGEST_LABEL = 63  # RFC 1123
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 # What a verb that runs in one pod may be.
-ONE_POD_VERBS = ("prepare", "evaluate", "predict", "report", "doctor")
+ONE_POD_VERBS = ("prepare", "evaluate", "predict", "report", "export", "doctor")
 
 
 @dataclass(frozen=True)

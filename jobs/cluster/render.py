@@ -93,7 +93,7 @@ def run_folder(job: ClusterJob, config: Config | None, arguments: Sequence[str])
     """Where on the claim the job's run is; empty for a verb that has none."""
     if config is not None:
         return str(config.run.dir)
-    of_a_run = job.verb in ("evaluate", "predict", "report")
+    of_a_run = job.verb in ("evaluate", "predict", "report", "export")
     return arguments[0] if of_a_run and arguments else ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -17,6 +17,8 @@ from pipeline.errors import SettingsError
 from pipeline.model.vit import HEAD, build_vit
 from pipeline.train.experiment import Experiment
 from pipeline.train.run_folder import RunFolder
+
+Weights = Literal["evaluated", "averaged", "plain"]
 
 
 def restore_best(experiment: Experiment, folder: RunFolder) -> int:
@@ -72,10 +74,36 @@ def start_from_run(experiment: Experiment, run: str) -> str:
     return f"starts from the weights of step {snapshot.step} of {run}{what}"
 
 
-def _weights(config: Config, snapshot: Snapshot) -> dict[str, np.ndarray]:
-    """Those that training evaluated: the averaged ones where it did."""
-    averaged = config.train.evaluate_ema and "average" in snapshot.tensors
+def _weights(
+    config: Config, snapshot: Snapshot, which: Weights = "evaluated"
+) -> dict[str, np.ndarray]:
+    kept = "average" in snapshot.tensors
+    if which == "averaged" and not kept:
+        raise SettingsError("the run kept no averaged weights: optim.ema_momentum was null")
+    averaged = kept and (
+        which == "averaged" or (which == "evaluated" and config.train.evaluate_ema)
+    )
     return {**snapshot.tensors["model"], **(snapshot.tensors["average"] if averaged else {})}
+
+
+def load_model(folder: RunFolder, which: Weights = "evaluated") -> tuple[keras.Model, int]:
+    """The model of a run with its best weights, and their step.
+
+    Args:
+      folder: Of the run.
+      which: evaluated: those that training evaluated, which are averaged where it kept averages
+        and `train.evaluate_ema` said so; averaged, plain: these.
+
+    Raises:
+      SettingsError: The run has no checkpoint, or no averages where they are asked for.
+    """
+    config, facts, snapshot = folder.config(), folder.dataset(), best_snapshot(folder)
+    model = build_vit(
+        config.model, image_size=config.data.image_size, num_classes=len(facts["classes"])
+    )
+    weights = _weights(config, snapshot, which)
+    restore_variables({v.path: v for v in model.variables}, weights, "model")
+    return model, snapshot.step
 
 
 def load_predictor(folder: RunFolder) -> Callable[[np.ndarray], dict[str, float]]:
@@ -83,10 +111,9 @@ def load_predictor(folder: RunFolder) -> Callable[[np.ndarray], dict[str, float]
 
     Uses the averaged weights where training evaluated them.
     """
-    config, facts, snapshot = folder.config(), folder.dataset(), best_snapshot(folder)
+    facts = folder.dataset()
     classes: list[str] = facts["classes"]
-    model = build_vit(config.model, image_size=config.data.image_size, num_classes=len(classes))
-    restore_variables({v.path: v for v in model.variables}, _weights(config, snapshot), "model")
+    model, _ = load_model(folder)
     mean, std = np.float32(facts["mean"]), np.float32(facts["std"])
 
     def predict(image: np.ndarray) -> dict[str, float]:

@@ -1,0 +1,142 @@
+"""`vit export`, and the model it writes as somebody uses it who has TensorFlow alone."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+ROOT = Path(__file__).parent.parent.parent
+
+# No module of this project: the folder is not on the path.
+USE = """
+import json, sys
+import tensorflow as tf
+model = tf.saved_model.load(sys.argv[1])
+images = tf.constant([open(name, "rb").read() for name in sys.argv[2:]])
+answer = model.signatures["serving_default"](images=images)
+print(json.dumps({"classes": [c.decode() for c in answer["classes"].numpy()],
+                  "probabilities": answer["probabilities"].numpy().tolist(),
+                  "ours": [m for m in sys.modules if m.split(".")[0] in ("jobs", "pipeline")]}))
+"""
+
+
+def vit(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "jobs.cli", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        text=True, capture_output=True, timeout=200, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "run"
+    done = vit("train", "digits", "train.max_steps=60", "monitor.report=false", f"run.dir={folder}")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(run):
+    done = vit("export", run)
+    assert done.returncode == 0, done.stderr
+    return run / "export", done.stdout
+
+
+def write_digits(folder, count=6):
+    files = []
+    for i, digit in enumerate(load_digits().images[:count]):
+        pixels = np.repeat(np.uint8(digit * 15)[..., None], 3, axis=2)
+        files.append(folder / f"{i}.png")
+        Image.fromarray(pixels).save(files[-1])
+    return files
+
+
+def test_it_says_what_it_wrote_and_how_close_it_is(exported):
+    folder, said = exported
+    assert f"{folder}: 10 classes, weights of step 60" in said
+    assert "32 images of" in said
+
+
+def test_tensorflow_alone_reads_it_and_answers_as_vit_predict_does(exported, run, tmp_path):
+    files = write_digits(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", USE, str(exported[0]), *map(str, files)],
+        cwd=tmp_path, env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        text=True, capture_output=True, check=True, timeout=200,
+    )  # fmt: skip
+    answer = json.loads(done.stdout)
+    assert answer["ours"] == []
+    predicted = vit("predict", run, *files, "--json")
+    for line, row in zip(predicted.stdout.splitlines(), answer["probabilities"], strict=True):
+        named = dict(zip(answer["classes"], row, strict=True))
+        assert sum(row) == pytest.approx(1, abs=1e-5)
+        for top in json.loads(line)["top"]:
+            assert named[top["class"]] == pytest.approx(top["probability"], abs=1e-5)
+
+
+def test_jpegs_of_other_sizes_and_greys_are_taken(exported, tmp_path):
+    import tensorflow as tf
+
+    contents = []
+    for mode, size in (("RGB", (40, 30)), ("L", (8, 8))):
+        stream = io.BytesIO()
+        Image.new(mode, size, 90).save(stream, "JPEG")
+        contents.append(stream.getvalue())
+    model = tf.saved_model.load(str(exported[0]))
+    signature = model.signatures["serving_default"]
+    # Digits are not resized: what has another size is refused, not misread.
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        signature(images=tf.constant(contents[:1]))
+    assert signature(images=tf.constant(contents[1:]))["probabilities"].shape == (1, 10)
+
+
+def test_what_is_there_is_not_overwritten(exported, run):
+    done = vit("export", run)
+    assert done.returncode == 2
+    assert "is there already" in done.stderr
+
+
+def test_averaged_weights_differ_from_plain_ones(run, tmp_path):
+    import tensorflow as tf
+
+    for which in ("averaged", "plain"):
+        done = vit("export", run, "--weights", which, "--out", tmp_path / which)
+        assert done.returncode == 0, done.stderr
+    pixels = tf.zeros([1, 8, 8, 3], tf.uint8)
+    a, b = (
+        tf.saved_model.load(str(tmp_path / which)).signatures["pixels"](pixels=pixels)
+        for which in ("averaged", "plain")
+    )
+    assert not np.allclose(a["probabilities"], b["probabilities"])
+
+
+def test_a_model_that_answers_otherwise_is_not_kept(run, tmp_path):
+    from pipeline.export import Classifier, ExportError, export
+    from pipeline.train.best import load_model
+    from pipeline.train.run_folder import RunFolder
+
+    folder = RunFolder(run)
+    model, _ = load_model(folder)
+    facts = folder.dataset()
+    classifier = Classifier(model, facts["classes"], folder.config().data, [0.5] * 3, [0.5] * 3)
+    contents = [file.read_bytes() for file in write_digits(tmp_path, 2)]
+    with pytest.raises(ExportError, match="was not kept"):
+        export(classifier, tmp_path / "out", contents, np.full((2, 10), 0.1, np.float32))
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_checkpoint_there_is_nothing_to_export(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("step-*", "export"))
+    done = vit("export", copy)
+    assert done.returncode == 2
+    assert "has no checkpoint yet" in done.stderr
