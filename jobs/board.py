@@ -35,6 +35,7 @@ Ctrl-C ends it.
 
 _DEFAULT = Path("runs")
 _ANSWERS_WITHIN_S = 60.0
+_LOOK_EVERY_S = 2.0
 
 
 class BoardError(PipelineError):
@@ -54,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--host", default="127.0.0.1", help="address it listens on (default: 127.0.0.1)"
     )
     parser.add_argument("--port", type=int, help="default: the first free one from 6006 on")
+    parser.add_argument(
+        "--wait", action="store_true", help="wait for the first curves where there are none yet"
+    )
     parser.add_argument("--kubernetes", metavar="NAME", help="the TensorBoard beside this job")
     parser.add_argument("--namespace", "-n", help="of that job (default: of the kubectl context)")
     parser.epilog = _EPILOG
@@ -71,12 +75,30 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if arguments.kubernetes is not None:
             return _forward(arguments)
-        with one_folder(arguments.runs or [_DEFAULT]) as folder:
+        paths = arguments.runs or [_DEFAULT]
+        if arguments.wait:
+            _wait_for_curves(paths)
+        with one_folder(paths) as folder:
             _say(_serve(folder, arguments.host, arguments.port))
             threading.Event().wait()
     except KeyboardInterrupt:
         pass
     return 0
+
+
+def _wait_for_curves(paths: Sequence[Path]) -> None:
+    """Returns once there is something to show; beside a job that begins it takes a while."""
+    told = False
+    while True:
+        try:
+            for path in paths:
+                _check(path)
+            return
+        except SettingsError as error:
+            if not told:
+                print(f"waiting: {error}", file=sys.stderr, flush=True)
+            told = True
+            time.sleep(_LOOK_EVERY_S)
 
 
 def _say(address: str) -> None:

@@ -259,6 +259,11 @@ class DistributeConfig(_Stage):
         "were started together; auto: what is there",
         free=True,
     )
+    device: Literal["auto", "gpu"] = _setting(
+        "auto",
+        "gpu: refuse to train where TensorFlow sees none, instead of on the CPU",
+        free=True,
+    )
     compression: Literal["none", "float16"] = _setting(
         "none", "numbers in which Horovod sends gradients"
     )

@@ -95,6 +95,11 @@ def _check_free(cluster: Cluster, manifest: Manifest, name: str) -> None:
     found = cluster.get(manifest["kind"], manifest["metadata"]["name"])
     if found is None:
         return
+    if "deletionTimestamp" in found["metadata"]:
+        raise SettingsError(
+            f"the {_title(manifest)} of an earlier job is being deleted: try again in a moment, or "
+            "give another --name"
+        )
     owners = found["metadata"].get("ownerReferences", [])
     ours = found["metadata"].get("labels", {}).get(OURS[0]) == OURS[1]
     if not ours or any(owner["name"] != name for owner in owners):

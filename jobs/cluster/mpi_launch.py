@@ -11,22 +11,26 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pipeline.errors import SettingsError, Stopped
+from pipeline.errors import PeerLost, SettingsError, Stopped
+from pipeline.train.run_lock import RunLock
 
 PARSES_IN_ORDER = True
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _TICK_S = 0.5
 _KILL_AFTER_S = 10.0
+_WORKERS_WITHIN_S = 300.0
+_NOT_BEGUN = "stopped before the training began. Give the same command to start it"
 # The MPI operator sets it to where it has mounted the list of workers.
 _HOSTFILE = "OMPI_MCA_orte_default_hostfile"
 
@@ -40,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help=f"lines of `HOST slots=N` (default: ${_HOSTFILE}, or /etc/mpi/hostfile)",
     )
+    add("--ssh-port", type=int, default=2222, help="of the workers' sshd (default: 2222)")
     add(
         "--grace-s",
         type=float,
@@ -68,6 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     for number in _SIGNALS:
         signal.signal(number, receive)
+    _wait_for_workers(slots, arguments.ssh_port, received)
+    _wait_for_lock(arguments.run, arguments.grace_s, received)
+    if received:
+        raise Stopped(_NOT_BEGUN)
     before = _outcome(arguments.run)
     code = _wait(
         # In a session of its own: Ctrl-C is for this process to pass on.
@@ -83,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     if after is not None and after != before:
         return _code_of(after[1])
     if received:
-        raise Stopped("stopped before the training began. Give the same command to start it")
+        raise Stopped(_NOT_BEGUN)
     return code
 
 
@@ -104,6 +113,38 @@ def read_hostfile(file: Path) -> dict[str, int]:
     if not found:
         raise SettingsError(f"the hostfile {file} names no worker: lines must be HOST slots=N")
     return found
+
+
+def _wait_for_workers(hosts: Iterable[str], port: int, received: Sequence[int]) -> None:
+    """Returns when each worker's sshd answers, or at a signal.
+
+    The operator waits for them only before the first launcher, not after the job was suspended.
+
+    Raises:
+      PeerLost: One does not answer in time.
+    """
+    deadline_s = time.monotonic() + _WORKERS_WITHIN_S
+    for host in hosts:
+        while not received:
+            try:
+                with socket.create_connection((host, port), timeout=5):
+                    break
+            except OSError as error:
+                if time.monotonic() > deadline_s:
+                    raise PeerLost(f"no sshd answers on {host}: {error}") from None
+                time.sleep(_TICK_S)
+
+
+def _wait_for_lock(run: Path, grace_s: float, received: Sequence[int]) -> None:
+    """Returns when nobody trains in the run folder, at a signal, or after `grace_s`.
+
+    The launcher before this one may still be ending its ranks.
+    """
+    deadline_s = time.monotonic() + grace_s
+    while run.is_dir() and not received and time.monotonic() < deadline_s:
+        if RunLock(run).find_holder() is None:
+            return
+        time.sleep(_TICK_S)
 
 
 def _default_hostfile(environment: Mapping[str, str]) -> Path:

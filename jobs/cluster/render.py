@@ -41,7 +41,9 @@ def settings_for_cluster(config: Config, job: ClusterJob) -> Config:
         )
     for key in ("run.dir", "data.path", "model.pretrained"):
         _check_path(key, value_of(config, key), job)
-    distribute = config.distribute.model_copy(update={"runtime": job.runtime})
+    # Without a GPU where one was asked for, all would be held and none used.
+    device = "gpu" if job.gpus else config.distribute.device
+    distribute = config.distribute.model_copy(update={"runtime": job.runtime, "device": device})
     return config.model_copy(update={"distribute": distribute})
 
 

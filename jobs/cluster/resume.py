@@ -29,6 +29,9 @@ def run(arguments: argparse.Namespace) -> int:
     if not job.suspended:
         print(f"{job.name} is not stopped")
         return 0
+    if job.is_mpi and any(p["status"].get("phase") in ("Pending", "Running") for p in job.pods):
+        # The operator would take those that are ending for the workers.
+        raise SettingsError(f"pods of {job.name} are still ending: try again when they have")
     suspend(cluster, job, False)
     print(f"{job.name} goes on from its last checkpoint: vit jobs {job.name}")
     return 0

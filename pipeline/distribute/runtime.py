@@ -205,6 +205,12 @@ def replica_devices() -> list[str]:
 
 
 def _configure_devices(config: DistributeConfig) -> None:
+    if config.device == "gpu" and not tf.config.list_physical_devices("GPU"):
+        raise SettingsError(
+            "distribute.device=gpu, and TensorFlow sees no GPU here. Is this tensorflow[and-cuda] "
+            "(`make image FLAVOUR=gpu`), is there a driver (`nvidia-smi`), and is a GPU visible "
+            "(CUDA_VISIBLE_DEVICES)?"
+        )
     try:
         if config.intra_op_threads is not None:
             tf.config.threading.set_intra_op_parallelism_threads(config.intra_op_threads)

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from urllib.parse import urlencode, urlsplit
 
@@ -77,6 +78,20 @@ def test_without_a_run_all_of_runs_are_shown_and_new_ones_appear(tmp_path):
         assert runs_at(address, 2) == ["one/tensorboard/train", "one/tensorboard/validation"]
         write_run(tmp_path / "runs" / "two", shift=1.0)
         assert "two/tensorboard/train" in runs_at(address, 4)
+
+
+def test_beside_a_job_that_begins_it_waits_for_the_first_curves(tmp_path):
+    writing = threading.Timer(4, write_run, [tmp_path / "run"])
+    writing.start()
+    with board(tmp_path / "run", "--wait") as (process, address):
+        assert not writing.is_alive()
+        assert runs_at(address, 2) == ["train", "validation"]
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=30)
+    assert (
+        told
+        == f"waiting: there is no folder {tmp_path}/run. Give the one that `vit train` printed\n"
+    )
 
 
 def fails(*arguments, cwd=ROOT):

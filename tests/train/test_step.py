@@ -1,4 +1,7 @@
-import time
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,6 +9,8 @@ import tensorflow as tf
 
 from pipeline.train.step import TRAIN_SUMS, empty_train_sums, make_gradients
 from tests.train.experiments import tiny
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def weights(experiment):
@@ -72,27 +77,39 @@ def test_sums_do_not_depend_on_how_steps_are_divided_into_stretches(tmp_path):
         np.testing.assert_array_equal(a[name], b[name])
 
 
-def test_waiting_for_input_and_for_the_sum_of_gradients_is_timed(tmp_path, monkeypatch):
+# In a process of its own: others here have switched deterministic operations on, for good.
+TIMED = """if True:
+    import json, sys, time
+    from pathlib import Path
+    import tensorflow as tf
+    from pipeline.train.step import empty_train_sums
+    from tests.train.experiments import tiny
+
     def late(value, seconds):
         def wait(value):
             time.sleep(seconds)
             return value
+        return tf.ensure_shape(tf.numpy_function(wait, [value], value.dtype), value.shape)
 
-        waited = tf.numpy_function(wait, [value], value.dtype)
-        return tf.ensure_shape(waited, value.shape)
-
-    experiment = tiny(tmp_path, "train.deterministic=false")
-    plain, data = experiment.runtime.sum_gradients, experiment.train_iterator(0)
-    monkeypatch.setattr(
-        experiment.runtime,
-        "sum_gradients",
-        lambda gradients: [late(g, 0.03 if i == 0 else 0) for i, g in enumerate(plain(gradients))],
-    )
-    batch = next(data)
+    experiment = tiny(Path(sys.argv[1]), "train.deterministic=false")
+    plain = experiment.runtime.sum_gradients
+    experiment.runtime.sum_gradients = lambda gradients: [
+        late(g, 0.03 if i == 0 else 0) for i, g in enumerate(plain(gradients))
+    ]
+    batch = next(experiment.train_iterator(0))
     slow = tf.data.Dataset.from_tensors(batch).repeat()
     slow = slow.map(lambda one: one | {"weight": late(one["weight"], 0.15)})
     stretch = experiment.train(iter(slow), empty_train_sums(), 5)
-    took, for_input, for_sum = stretch.seconds[1:].T
+    print(json.dumps(stretch.seconds.tolist()))
+"""
+
+
+def test_waiting_for_input_and_for_the_sum_of_gradients_is_timed(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", TIMED, str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=200,
+    )  # fmt: skip
+    took, for_input, for_sum = np.array(json.loads(done.stdout))[1:].T
     # tf.data fetches ahead during the step.
     assert np.all(for_input >= 0.05)
     assert np.all(for_sum >= 0.03)

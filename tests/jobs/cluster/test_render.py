@@ -170,7 +170,7 @@ def test_the_pods_get_the_settings_that_were_given():
         ["optim.base_lr=0.001", "data.path=data/x", "run.dir=runs/digits"],
     )
     assert config.distribute.runtime == "horovod"
-    distribute = config.distribute.model_copy(update={"runtime": "auto"})
+    distribute = config.distribute.model_copy(update={"runtime": "auto", "device": "auto"})
     assert config.model_copy(update={"distribute": distribute}) == expected
     assert manifests[0]["immutable"] is True
 
@@ -194,6 +194,12 @@ def test_one_pod_a_node_and_one_process_a_gpu():
     words = container["command"]
     assert words[words.index("--hosts") + 1] == "digits-0.digits,digits-1.digits,digits-2.digits"
     assert words[words.index("--slots") + 1] == "8"
+
+
+def test_a_job_that_asked_for_gpus_does_not_train_without_them():
+    for gpus, device in ((8, "gpu"), (0, "auto")):
+        text = rendered(f"--nodes 2 --gpus-per-node {gpus}")[0]["data"]["recipe.yaml"]
+        assert yaml.safe_load(text)["distribute"]["device"] == device
 
 
 def test_the_pod_outlives_the_launcher_and_the_launcher_the_run():
