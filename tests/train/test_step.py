@@ -98,7 +98,7 @@ TIMED = """if True:
     ]
     batch = next(experiment.train_iterator(0))
     slow = tf.data.Dataset.from_tensors(batch).repeat()
-    slow = slow.map(lambda one: one | {"weight": late(one["weight"], 0.15)})
+    slow = slow.map(lambda one: one | {"weight": late(one["weight"], 0.5)})
     stretch = experiment.train(iter(slow), empty_train_sums(), 5)
     print(json.dumps(stretch.seconds.tolist()))
 """
@@ -113,7 +113,6 @@ def test_waiting_for_input_and_for_the_sum_of_gradients_is_timed(tmp_path):
     # tf.data fetches ahead during the step.
     assert np.all(for_input >= 0.05)
     assert np.all(for_sum >= 0.03)
-    assert np.all(for_sum < 0.1)
     assert np.all(for_input + for_sum < took)
 
 
