@@ -14,6 +14,7 @@ STEPS = 6
 SMALL = [
     "data.source=synthetic", "data.num_classes=10", "data.num_examples=64", "data.image_size=24",
     "data.global_batch_size=16", "model.dropout=0", "model.attention_dropout=0",
+    "train.deterministic=true",  # as other tests of this process, for good
 ]  # fmt: skip
 
 
