@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from jobs.cli import run_process
 from jobs.tensorflow_start import import_tensorflow
-from pipeline.errors import SettingsError
+from pipeline.data.encode import UnreadableError, encode_image, to_png
+from pipeline.data.split import Split
+from pipeline.errors import DataError
 from pipeline.train.run_folder import RunFolder
 
 _COMPARED = 32  # images that the exported model must answer as the run's does
@@ -39,12 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
     folder = RunFolder(arguments.run)
     config, facts = folder.config(), folder.dataset()
     out = arguments.out or folder.path / "export"
-    if out.exists():
-        raise SettingsError(f"{out} is there already: remove it, or give another --out")
     import_tensorflow()
     import keras
 
-    from pipeline.data.encode import encode_image, to_png
     from pipeline.data.images import load_image
     from pipeline.data.sources.source import open_source
     from pipeline.export import Classifier, export
@@ -54,12 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     classifier = Classifier(model, facts["classes"], config.data, facts["mean"], facts["std"])
     source = open_source(config.data, config.seed)
     split = next(source.splits[s] for s in ("test", "validation", "train") if s in source.splits)
-    contents = [
-        to_png(split.images[i])
-        if split.images is not None
-        else encode_image(split.content(i), config.data.max_pixels).content
-        for i in range(min(_COMPARED, split.num_examples))
-    ]
+    contents = list(islice(_readable_images(split, config.data.max_pixels), _COMPARED))
     # As `vit predict` does it, image by image.
     pixels = np.stack([load_image(c, split.title, config.data) for c in contents])
     mean, std = np.float32(facts["mean"]), np.float32(facts["std"])
@@ -71,6 +68,16 @@ def run(arguments: argparse.Namespace) -> int:
         f"{len(contents)} images of {split.title} within {difference:.1e} of the run's answers"
     )
     return 0
+
+
+def _readable_images(split: Split, max_pixels: int) -> Iterator[bytes]:
+    """The images of a split as JPEG or PNG, without those that cannot be read."""
+    for i in range(split.num_examples):
+        if split.images is not None:
+            yield to_png(split.images[i])
+            continue
+        with suppress(OSError, DataError, UnreadableError):
+            yield encode_image(split.content(i), max_pixels).content
 
 
 if __name__ == "__main__":
