@@ -48,17 +48,23 @@ def check_agreement(runtime: Runtime, config: Config) -> None:
     for rank, facts in enumerate(others, start=1):
         where = f"rank {rank} on {facts['host']}"
         if facts["code"] != first["code"]:
-            raise SettingsError(
+            raise _agreed(
                 f"{where} runs another version of the code than rank 0 on {first['host']}. "
                 "Install the same one on all hosts"
             )
         if facts["config"] != first["config"]:
             lines = _differences(first["config"], facts["config"])
-            raise SettingsError(
+            raise _agreed(
                 f"{where} has other settings than rank 0 on {first['host']}:\n  "
                 + "\n  ".join(lines)
                 + "\nGive all of them the same recipe and settings"
             )
+
+
+def _agreed(message: str) -> SettingsError:
+    error = SettingsError(message)
+    error.said_by_chief = True
+    return error
 
 
 def _differences(first: dict[str, Any], other: dict[str, Any]) -> list[str]:

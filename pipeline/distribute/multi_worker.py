@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from pipeline.distribute.environment import Place
 from pipeline.distribute.mirrored import MirroredRuntime
@@ -14,6 +16,7 @@ from pipeline.errors import PeerLost
 
 # What collectives fail with once a worker has left.
 _LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
+_FAREWELL_MS = 60_000
 
 
 class MultiWorkerRuntime(MirroredRuntime):
@@ -29,6 +32,7 @@ class MultiWorkerRuntime(MirroredRuntime):
         self.world_size = place.world_size
         self._strategy = tf.distribute.MultiWorkerMirroredStrategy()
         self.num_replicas = self._strategy.num_replicas_in_sync
+        self._barriers = 0
         self._gather = tf.function(self._gather_bytes, reduce_retracing=True)
 
     def all_gather(self, value: Any) -> list[Any]:
@@ -48,6 +52,34 @@ class MultiWorkerRuntime(MirroredRuntime):
             numbers = value if self.is_chief else tf.zeros_like(value)
             total = self._strategy.reduce("SUM", self._on_first_replica(numbers), axis=None)
             variable.assign(total)
+
+    def barrier(self) -> None:
+        """Returns when every process has come here, and none needs this one for that any more.
+
+        A collective is over for a worker as soon as its own part is: if its process ends there,
+        what it has just sent to another can be lost on the way out. So each says that it has all
+        it was sent, and the chief, who keeps what is said, leaves last.
+        """
+        super().barrier()
+        self._barriers += 1
+        ranks = range(1, self.world_size)
+        if self.is_chief:
+            self._hear("here", ranks)
+            self._say("go")
+            self._hear("gone", ranks)
+            return
+        self._say("here")
+        self._hear("go", [0])
+        with suppress(*_LOST):  # the chief has heard it, though its answer may not come
+            self._say("gone")
+
+    def _say(self, word: str) -> None:
+        # The coordination service, which the chief keeps, has no public door in TensorFlow 2.21.
+        context.context().set_config_key_value(f"{word}/{self._barriers}/{self.rank}", "")
+
+    def _hear(self, word: str, ranks: Sequence[int]) -> None:
+        for rank in ranks:
+            context.context().get_config_key_value(f"{word}/{self._barriers}/{rank}", _FAREWELL_MS)
 
     def peer_error(self, error: Exception) -> PeerLost | None:
         if isinstance(error, _LOST):

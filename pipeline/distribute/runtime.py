@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from pipeline.config import DistributeConfig
 from pipeline.distribute.environment import find_place
-from pipeline.errors import PeerLost, SettingsError
+from pipeline.errors import PeerLost, PipelineError, SettingsError
 
 Batch = dict[str, tf.Tensor]
 
@@ -124,10 +124,17 @@ class Runtime(ABC):
 
     @contextmanager
     def noticing_lost_peers(self) -> Iterator[None]:
-        """Inside, an error that came from losing another process is raised as PeerLost."""
+        """Inside, an error that came from losing another process is raised as PeerLost.
+
+        An error that all processes raise together is raised when all have come to it: none that
+        ends at once takes the news of it from the others.
+        """
         try:
             yield
         except Exception as error:
+            if isinstance(error, PipelineError) and error.said_by_chief:
+                with suppress(Exception):  # the error itself says more
+                    self.barrier()
             if (lost := self.peer_error(error)) is not None:
                 raise lost from error
             raise
