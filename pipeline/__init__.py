@@ -4,7 +4,7 @@
     config       frozen, validated settings; load_config()
     data/        where examples come from, their order, augmentation: the tf.data graph
     model/       the Vision Transformer on keras.ops, and the table of variants
-    optim/       learning-rate schedule; AdamW: what decays, clipping, averaged weights
+    optim/       learning-rate schedule; what is trained; AdamW: clipping, decay, averaged weights
     distribute/  Runtime: how copies of the model work together
     checkpoint/  snapshots; write in the background, find, verify, restore, prune
     monitor/     TensorBoard, metrics.jsonl, what the terminal shows, the report's page, what ends a

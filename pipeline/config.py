@@ -201,6 +201,17 @@ class OptimConfig(_Stage):
     ema_momentum: float | None = _setting(
         None, "momentum of the averaged weights; null: none are kept", gt=0, lt=1
     )
+    layer_decay: float | None = _setting(
+        None,
+        "learning rate of a block as a part of the next one's (0.65 to 0.75 to fine-tune a B/16); "
+        "null: the same for all",
+        gt=0,
+        le=1,
+    )
+    freeze: tuple[str, ...] = _setting(
+        (), "parameters that are not trained, as [vit/patch_embedding/*,vit/block_0/*]"
+    )
+    linear_probe: bool = _setting(False, "train the classifier alone")
     accumulate_steps: int = _setting(1, "parts an update's batch is computed in", ge=1)
 
 

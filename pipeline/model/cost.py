@@ -14,12 +14,12 @@ from pipeline.model.vit import Architecture
 
 
 def count_parameters(model: keras.Model) -> int:
-    """Numbers in the trainable variables."""
-    return sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    """Numbers in the variables, frozen ones too."""
+    return sum(math.prod(variable.shape) for variable in model.variables)
 
 
 def parameters(arch: Architecture, image_size: int, num_classes: int) -> int:
-    """Numbers in the trainable variables of a model that need not be built.
+    """Numbers in the variables of a model that need not be built.
 
     patches    (3 P P + 1) D, and learned positions T D, and a class token D
     a block    4 D n d + 3 n d + D    query, key, value, output

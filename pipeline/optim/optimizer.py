@@ -13,17 +13,10 @@ import keras
 import tensorflow as tf
 
 from pipeline.config import OptimConfig
+from pipeline.optim.parameters import decays, rate_factors
 
 # Runs `update(variable, *values)` on every copy of each variable, in step on all replicas.
 Update = Callable[[Callable[..., None], Sequence[tf.Variable], Sequence[Sequence[Any]]], None]
-
-
-def decays(variable: keras.Variable) -> bool:
-    """Whether weight decay pulls this variable: matrices do.
-
-    Biases and norms do not, nor what is added to the tokens: class token and position embedding.
-    """
-    return variable.path.endswith("kernel")
 
 
 def clip_scale(norm: tf.Tensor, clip_norm: float | None) -> tf.Tensor:
@@ -44,22 +37,31 @@ class AdamW:
     and must be called inside the runtime's scope, before the first step is traced.
 
     Args:
-      config: `weight_decay`, `beta_1`, `beta_2`, `epsilon` and `ema_momentum` are read.
+      config: `weight_decay`, `beta_1`, `beta_2`, `epsilon`, `layer_decay` and `ema_momentum` are
+        read.
     """
 
     def __init__(self, config: OptimConfig) -> None:
         self._config = config
         self._parameters: list[keras.Variable] = []
+        self._rate_factors: list[float] = []
         self._momentum: list[keras.Variable] = []
         self._velocity: list[keras.Variable] = []
         self._average: list[keras.Variable] = []
 
-    def build(self, parameters: Sequence[keras.Variable]) -> None:
-        """Creates the step counter and two moments (and an average) a parameter, float32."""
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Creates the step counter and two moments (and an average) a parameter, float32.
+
+        Args:
+          variables: Of the model; those that are trainable are its parameters.
+        """
         self.iterations = keras.Variable(
             0, dtype="int64", trainable=False, name="iterations", aggregation="only_first_replica"
         )
-        self._parameters = list(parameters)
+        factors = rate_factors([v.path for v in variables], self._config.layer_decay)
+        trained = [(v, f) for v, f in zip(variables, factors, strict=True) if v.trainable]
+        self._parameters = parameters = [v for v, _ in trained]
+        self._rate_factors = [f for _, f in trained]
         self._momentum = [_slot(p, "momentum") for p in parameters]
         self._velocity = [_slot(p, "velocity") for p in parameters]
         if self._config.ema_momentum is not None:
@@ -72,6 +74,11 @@ class AdamW:
         for p, m, v in zip(self._parameters, self._momentum, self._velocity, strict=True):
             named |= {f"momentum/{p.path}": m, f"velocity/{p.path}": v}
         return named
+
+    @property
+    def rate_factors(self) -> dict[str, float]:
+        """What the learning rate is multiplied with, by the path of the parameter."""
+        return {p.path: f for p, f in zip(self._parameters, self._rate_factors, strict=True)}
 
     @property
     def averages(self) -> dict[str, keras.Variable]:
@@ -110,21 +117,23 @@ class AdamW:
 
         def update_one(
             variable: tf.Variable,
+            factor: float,
             decay: float,
             gradient: tf.Tensor,
             m: tf.Variable,
             v: tf.Variable,
             average: tf.Variable | None,
         ) -> None:
+            own_rate = rate * factor
             if decay:
-                variable.assign_sub(variable * (rate * decay))
+                variable.assign_sub(variable * (own_rate * decay))
             tf.raw_ops.ResourceApplyAdam(
                 var=variable.handle,
                 m=m.handle,
                 v=v.handle,
                 beta1_power=bias_1,
                 beta2_power=bias_2,
-                lr=rate,
+                lr=own_rate,
                 beta1=beta_1,
                 beta2=beta_2,
                 epsilon=config.epsilon,
@@ -138,9 +147,10 @@ class AdamW:
             update_one,
             [p.value for p in self._parameters],
             [
-                (config.weight_decay if decays(p) else 0.0, g, m.value, v.value, a)
-                for p, g, m, v, a in zip(
+                (f, config.weight_decay if decays(p) else 0.0, g, m.value, v.value, a)
+                for p, f, g, m, v, a in zip(
                     self._parameters,
+                    self._rate_factors,
                     gradients,
                     self._momentum,
                     self._velocity,

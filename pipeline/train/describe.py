@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import platform
 import socket
 import time
@@ -28,7 +29,8 @@ def headline(experiment: Experiment) -> str:
     config, counts = experiment.config, experiment.dataset_facts["examples"]
     sizes = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     return (
-        f"{config.model.variant}, {_parameters(experiment):,} parameters, on {config.data.source}: "
+        f"{config.model.variant}, {_parameters(experiment):,} parameters{_trained(experiment)}, on "
+        f"{config.data.source}: "
         f"{sizes} images of {len(experiment.source.classes)} classes\n"
         f"{experiment.total_steps:,} steps of {config.data.global_batch_size} "
         f"({experiment.total_steps / experiment.steps_per_epoch:.4g} epochs) on "
@@ -102,6 +104,14 @@ def _parameters(experiment: Experiment) -> int:
     return count_parameters(experiment.model)
 
 
+def _trained(experiment: Experiment) -> str:
+    """How many parameters are trained, where some are not."""
+    model = experiment.model
+    if not model.non_trainable_variables:
+        return ""
+    return f" ({sum(math.prod(v.shape) for v in model.trainable_variables):,} of them trained)"
+
+
 def _flops(experiment: Experiment) -> float:
     config = experiment.config
     return flops_per_image(
@@ -111,11 +121,15 @@ def _flops(experiment: Experiment) -> float:
 
 def _table(experiment: Experiment) -> str:
     table = Table("parameters", "shape", "count", title="model", title_justify="left")
-    for variable in experiment.model.trainable_variables:
-        count = 1
-        for size in variable.shape:
-            count *= size
-        table.add_row(variable.path, " x ".join(map(str, variable.shape)), f"{count:,}")
+    factors = experiment.optimizer.rate_factors
+    if len(factors) < len(experiment.model.variables) or min(factors.values()) < 1:
+        table.add_column("learning rate")
+    for variable in experiment.model.variables:
+        shape = " x ".join(map(str, variable.shape))
+        factor = factors.get(variable.path)
+        rate = "frozen" if factor is None else f"x {factor:.3g}"
+        row = (variable.path, shape, f"{math.prod(variable.shape):,}", rate)
+        table.add_row(*row[: len(table.columns)])
     text = io.StringIO()
     Console(file=text, width=100).print(table)
     return text.getvalue()

@@ -24,6 +24,7 @@ from pipeline.distribute.runtime import Runtime
 from pipeline.errors import SettingsError
 from pipeline.model.vit import build_vit
 from pipeline.optim.optimizer import AdamW, LossScale
+from pipeline.optim.parameters import freeze
 from pipeline.optim.schedule import Schedule, build_schedule
 from pipeline.train.metrics import SUMS, mean_metrics
 from pipeline.train.step import TRAIN_SUMS, EvalSteps, TrainSteps, make_eval_steps, make_train_steps
@@ -275,7 +276,8 @@ def build(config: Config, runtime: Runtime) -> Experiment:
             seed=config.seed,
         )
         optimizer = AdamW(config.optim)
-        optimizer.build(model.trainable_variables)
+        freeze(model.variables, config.optim)
+        optimizer.build(model.variables)
         loss_scale = LossScale() if config.train.precision == "mixed_float16" else None
     schedule = plan_schedule(config, examples)
     return Experiment(

@@ -52,7 +52,7 @@ class Gauges:
 
         @tf.function
         def norms() -> tuple[tf.Tensor, tf.Tensor]:
-            weights = [v.value for v in model.trainable_variables]
+            weights = [v.value for v in model.variables]
             apart = [v.value - averages[v.path].value for v in model.trainable_variables
                      if v.path in averages]  # fmt: skip
             return tf.linalg.global_norm(weights), tf.linalg.global_norm(apart or [tf.zeros([])])

@@ -5,7 +5,8 @@ import tensorflow as tf
 
 from pipeline.config import OptimConfig
 from pipeline.distribute.single import SingleRuntime
-from pipeline.optim.optimizer import AdamW, LossScale, clip_scale, decays
+from pipeline.optim.optimizer import AdamW, LossScale, clip_scale
+from pipeline.optim.parameters import decays
 
 SHAPES = {"kernel": (3, 4), "bias": (4,)}
 

@@ -1,0 +1,81 @@
+import keras
+import numpy as np
+import pytest
+
+from pipeline.config import OptimConfig
+from pipeline.errors import SettingsError
+from pipeline.optim.optimizer import AdamW
+from pipeline.optim.parameters import freeze, rate_factors
+from tests.optim.test_optimizer import gradients, make_variables, update
+
+PATHS = [
+    "vit/patch_embedding/kernel",
+    "vit/class_token/token",
+    "vit/position_embedding/positions",
+    "vit/block_0/attention/query/kernel",
+    "vit/block_1/mlp/out/bias",
+    "vit/block_2/norm_1/gamma",
+    "vit/norm/beta",
+    "vit/head/kernel",
+]
+
+
+def test_each_block_learns_at_a_part_of_the_next_one_s_rate():
+    # BEiT's code: scale of layer i of n + 2 is d^(n + 1 - i), the tokens being layer 0 and the
+    # norm and head layer n + 1; here n = 3.
+    layers = [0, 0, 0, 1, 2, 3, 4, 4]
+    np.testing.assert_allclose(rate_factors(PATHS, 0.7), [0.7 ** (4 - i) for i in layers])
+    assert rate_factors(PATHS, None) == [1.0] * len(PATHS)
+
+
+def test_a_factor_of_the_rate_is_the_update_at_that_rate():
+    # Variables named as those of the last but one of two blocks, against a rate of a quarter.
+    layered = [keras.Variable(v.numpy(), name=v.name) for v in make_variables()]
+    for variable, block in zip(layered, (0, 1), strict=True):
+        variable._path = f"vit/block_{block}/{variable.name}"
+    plain = make_variables()
+    ours = AdamW(OptimConfig(layer_decay=0.5, weight_decay=0.1))
+    whole = AdamW(OptimConfig(weight_decay=0.1))
+    ours.build(layered)
+    whole.build(plain)
+    assert list(ours.rate_factors.values()) == [0.25, 0.5]
+    for step, values in enumerate(gradients(3)):
+        update(ours, step, values, rate=0.01)
+        update(whole, step, values, rate=0.0025)
+    np.testing.assert_allclose(layered[0].numpy(), plain[0].numpy(), rtol=1e-6)
+    assert np.abs(layered[1].numpy() - plain[1].numpy()).max() > 1e-3
+
+
+def named(paths):
+    variables = [keras.Variable(np.zeros(2, "float32")) for _ in paths]
+    for variable, path in zip(variables, paths, strict=True):
+        variable._path = path
+    return variables
+
+
+@pytest.mark.parametrize(
+    ("settings", "trained"),
+    [
+        ({}, PATHS),
+        ({"linear_probe": True}, PATHS[-1:]),
+        ({"freeze": ["vit/block_[01]/*", "*/token"]}, [*PATHS[:1], PATHS[2], *PATHS[5:]]),
+        ({"freeze": ["vit/[!h]*"]}, PATHS[-1:]),
+    ],
+)
+def test_what_is_frozen_is_not_trained(settings, trained):
+    variables = named(PATHS)
+    freeze(variables, OptimConfig(**settings))
+    assert [v.path for v in variables if v.trainable] == trained
+    optimizer = AdamW(OptimConfig(**settings, ema_momentum=0.9))
+    optimizer.build(variables)
+    assert list(optimizer.averages) == list(optimizer.rate_factors) == trained
+
+
+def test_a_pattern_that_fits_nothing_is_refused():
+    with pytest.raises(SettingsError, match=r"'vit/block_7/\*' fits no parameter"):
+        freeze(named(PATHS), OptimConfig(freeze=["vit/block_7/*"]))
+
+
+def test_with_nothing_left_to_train_there_is_no_training():
+    with pytest.raises(SettingsError, match="leave nothing to train"):
+        freeze(named(PATHS), OptimConfig(freeze=["*"]))
