@@ -28,6 +28,7 @@ VERBS = {
     "export": "write a run's model as one that needs TensorFlow alone",
     "report": "write what a run did into one HTML page, or compare runs",
     "board": "show the curves of runs in TensorBoard",
+    "pretrained": "list published weights to start from: where they are, and their settings",
     "prepare": "write images into shards that are read by index",
     "doctor": "say what will go wrong before it does; show that N workers train what one trains",
     "launch": "start a command as many processes, on one node or on several",

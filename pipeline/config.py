@@ -168,7 +168,11 @@ class ModelConfig(_Stage):
         lt=1,
     )
 
-    pretrained: str | None = _setting(None, "run folder whose best weights are those to start from")
+    pretrained: str | None = _setting(
+        None,
+        "what the weights are to start from: a run folder (its best ones), or a published ViT's "
+        ".npz, .safetensors or folder, which `vit pretrained list` names",
+    )
 
     @model_validator(mode="after")
     def _variant_is_known(self) -> ModelConfig:

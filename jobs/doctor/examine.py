@@ -192,6 +192,7 @@ def _check_training(
     from pipeline.train.experiment import plan_schedule
 
     examples = None if source is None else source.splits["train"].num_examples
+    found.check("pretrained", training.check_pretrained, config.model)
     divides = found.check("batch", training.check_replicas, config, job.num_replicas, examples)
     if source is None or examples is None:
         found.check("network", training.check_network, config, None)

@@ -63,8 +63,13 @@ def check_room(config: Config, checkpoint_bytes: int) -> Iterator[Finding]:
 
 
 def check_pretrained(run: str) -> Iterator[Finding]:
-    """Whether `model.pretrained` names a run with a checkpoint."""
+    """Whether the run that `model.pretrained` names has a checkpoint.
+
+    Published weights are looked at by `training.check_pretrained`, which needs TensorFlow.
+    """
     folder = RunFolder(Path(run))
+    if not folder.was_begun:
+        return
     folder.config()
     if not any(folder.checkpoints.glob("step-*")):
         raise SettingsError(f"{run} has no checkpoint yet: model.pretrained cannot start from it")

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 
 from jobs.doctor.finding import Finding, error, ok, warning
-from pipeline.config import CheckpointConfig, Config
+from pipeline.config import CheckpointConfig, Config, ModelConfig
 from pipeline.data.augment.mix import GROUP
 from pipeline.data.input import Shard, train_dataset
 from pipeline.data.sources.source import HALF
 from pipeline.data.split import DataSource
 from pipeline.model.cost import parameters
+from pipeline.model.pretrained.files import read_published
+from pipeline.model.pretrained.fit import check_same_network
 from pipeline.model.vit import architecture, check_patches
 from pipeline.optim.schedule import Schedule
 from pipeline.train.describe import estimate_memory
 from pipeline.train.experiment import check_batch, check_examples, describe_rate
+from pipeline.train.run_folder import RunFolder
 
 # TensorFlow, its libraries and the input stage, a process; beside what `estimate_memory` counts.
 FRAMEWORK_BYTES = 2**29
@@ -68,6 +72,16 @@ def check_input(config: Config, source: DataSource, num_replicas: int) -> Iterab
         shard=Shard(0, num_replicas),
     )
     return ()
+
+
+def check_pretrained(config: ModelConfig) -> Iterator[Finding]:
+    """Whether published weights that `model.pretrained` names are of the recipe's network."""
+    path = Path(config.pretrained or "")
+    if config.pretrained is None or RunFolder(path).was_begun:
+        return
+    published = read_published(path)
+    check_same_network(published, architecture(config), f"model.pretrained={path}")
+    yield ok("pretrained", f"{path} is {published.origin}, of the recipe's network")
 
 
 def check_length(schedule: Schedule, config: Config, examples: int) -> Iterator[Finding]:

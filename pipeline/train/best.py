@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import keras
@@ -14,7 +13,7 @@ from pipeline.checkpoint.snapshot import Snapshot, restore_variables
 from pipeline.checkpoint.store import CheckpointError, CheckpointStore
 from pipeline.config import Config
 from pipeline.errors import SettingsError
-from pipeline.model.vit import HEAD, build_vit
+from pipeline.model.vit import build_vit
 from pipeline.train.experiment import Experiment
 from pipeline.train.run_folder import RunFolder
 
@@ -48,35 +47,14 @@ def best_snapshot(folder: RunFolder) -> Snapshot:
         return newest
 
 
-def start_from_run(experiment: Experiment, run: str) -> str:
-    """Gives a new experiment the best weights of another run, and says what it took.
-
-    The head is left out where it has another number of classes.
-
-    Raises:
-      SettingsError: It is no run, or one of another network; the parameters that differ are named.
-    """
-    folder = RunFolder(Path(run))
-    snapshot = best_snapshot(folder)
-    weights = _weights(folder.config(), snapshot)
-    variables = {v.path: v for v in experiment.model.variables}
-    head = {name for name in weights if name.startswith(HEAD)}
-    other_head = any(n in variables and weights[n].shape != variables[n].shape for n in head)
-    left_out = head if other_head else set()
-    for name in left_out:
-        del weights[name]
-    restore_variables(
-        variables, weights, f"network than {run}", optional=lambda name: name in left_out
-    )
-    for path, average in experiment.optimizer.averages.items():
-        average.assign(variables[path])
-    what = ", but for its head, which has other classes" if left_out else ""
-    return f"starts from the weights of step {snapshot.step} of {run}{what}"
-
-
-def _weights(
+def weights_of(
     config: Config, snapshot: Snapshot, which: Weights = "evaluated"
 ) -> dict[str, np.ndarray]:
+    """The model's weights in a checkpoint, as `load_model` takes them.
+
+    Raises:
+      SettingsError: There are no averages, and they are asked for.
+    """
     kept = "average" in snapshot.tensors
     if which == "averaged" and not kept:
         raise SettingsError("the run kept no averaged weights: optim.ema_momentum was null")
@@ -101,7 +79,7 @@ def load_model(folder: RunFolder, which: Weights = "evaluated") -> tuple[keras.M
     model = build_vit(
         config.model, image_size=config.data.image_size, num_classes=len(facts["classes"])
     )
-    weights = _weights(config, snapshot, which)
+    weights = weights_of(config, snapshot, which)
     restore_variables({v.path: v for v in model.variables}, weights, "model")
     return model, snapshot.step
 

@@ -18,13 +18,13 @@ from pipeline.data.images import bad_images_named
 from pipeline.distribute.agreement import on_chief
 from pipeline.errors import PipelineError, Stopped
 from pipeline.monitor.progress import ProgressDisplay
-from pipeline.train.best import start_from_run
 from pipeline.train.callbacks import Callbacks
 from pipeline.train.clock import StretchClock
 from pipeline.train.diagnose import describe_bad_step
 from pipeline.train.experiment import Experiment
 from pipeline.train.journal import Journal
 from pipeline.train.next_stretch import NextStretch, StopAgreedError
+from pipeline.train.pretrained import start_from
 from pipeline.train.profiler import Profiler
 from pipeline.train.progress import Progress
 from pipeline.train.run_folder import RunFolder
@@ -184,7 +184,7 @@ class Loop:
             step, again = snapshot.step, snapshot.state["progress"]["evaluation_due"]
             self._display.message(f"goes on from {self._saver.store.path(step)}")
         elif self._config.model.pretrained is not None:
-            self._display.message(start_from_run(self._experiment, self._config.model.pretrained))
+            self._display.message(start_from(self._experiment, self._config.model.pretrained))
         self._journal.rewind(step, evaluates_again=again)
         self._journal.begin(step)
         return None if snapshot is None else {"step": step, "progress": snapshot.state["progress"]}

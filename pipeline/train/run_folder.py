@@ -48,6 +48,11 @@ class RunFolder:
         self._starts = path / "starts.jsonl"
         self._stop = path / "stop"
 
+    @property
+    def was_begun(self) -> bool:
+        """Whether this is a run folder."""
+        return (self.path / "config.yaml").is_file()
+
     def config(self) -> Config:
         """The settings the run was started with.
 
@@ -55,7 +60,7 @@ class RunFolder:
           SettingsError: This is no run folder.
         """
         file = self.path / "config.yaml"
-        if not file.is_file():
+        if not self.was_begun:
             raise SettingsError(
                 f"{self.path} is not a run folder: it has no config.yaml. Give the folder that "
                 "`vit train` printed"

@@ -1,0 +1,70 @@
+"""`vit pretrained list [NAME ...] [--json]`"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from jobs.cli import run_process
+from pipeline.errors import SettingsError
+from pipeline.model.pretrained.catalog import CATALOG, Entry
+
+_EPILOG = """\
+Nothing is downloaded: fetch the file, or the folder's files, with what you fetch files with, and
+start from it with model.pretrained=FILE and the settings shown. Files of the same layouts that are
+not listed are taken as well.
+
+  vit pretrained list                      all
+  vit pretrained list augreg-b16-384       one
+  vit pretrained list --json               one JSON array, with the address of each file
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds this verb's arguments."""
+    parser.add_argument("what", choices=("list",), help="show the table")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these")
+    parser.add_argument("--json", action="store_true", help="print a JSON array")
+    parser.epilog = _EPILOG
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the table."""
+    entries = _choose(arguments.names)
+    if arguments.json:
+        print(json.dumps([_describe(entry) for entry in entries], indent=1))
+    else:
+        print("\n".join(_table(entries)))
+    return 0
+
+
+def _choose(names: Sequence[str]) -> list[Entry]:
+    known = {entry.name: entry for entry in CATALOG}
+    if unknown := [name for name in names if name not in known]:
+        raise SettingsError(f"no checkpoint {unknown[0]!r}: give one of {', '.join(known)}")
+    return [known[name] for name in names] or list(CATALOG)
+
+
+def _describe(entry: Entry) -> dict[str, Any]:
+    return asdict(entry) | {"urls": entry.urls, "settings": entry.settings}
+
+
+def _table(entries: Sequence[Entry]) -> Iterator[str]:
+    """Three lines a checkpoint: what it is, where it is, and the settings it needs."""
+    width = max(len(entry.name) for entry in entries)
+    for entry in entries:
+        classes = f"{entry.num_classes:,} classes" if entry.num_classes else "no head"
+        yield (
+            f"{entry.name:<{width}}  {entry.variant:<5}  {entry.image_size} px  {classes:<14}  "
+            f"{entry.parameters / 1e6:5.1f} M parameters  {entry.licence}  {entry.source}"
+        )
+        yield f"  {entry.page}"
+        yield "  " + " ".join(f"{key}={value}" for key, value in entry.settings.items())
+
+
+if __name__ == "__main__":
+    run_process(["pretrained", *sys.argv[1:]])

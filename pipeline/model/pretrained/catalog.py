@@ -1,0 +1,135 @@
+"""Well-known published ViTs: where they are, and the settings that they need.
+
+None of them was downloaded to write this table. The addresses are those that the papers' own code
+and timm's give, and the Hub's pages; the numbers of parameters are the networks', which a test
+computes again. Nothing here downloads anything.
+
+References:
+  ViT: Dosovitskiy et al. 2021, arXiv 2010.11929. AugReg: Steiner et al. 2022, "How to train your
+  ViT?", arXiv 2106.10270; of its thousands of files, those that
+  github.com/google-research/big_vision (models/vit.py) and timm recommend.
+  DeiT: Touvron et al. 2021, arXiv 2012.12877.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+_GOOGLE = "https://storage.googleapis.com/vit_models/"
+_HUB = "https://huggingface.co/"
+
+_TI = "augreg/Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0"
+_S = "augreg/S_16-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0"
+_B = "augreg/B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0"
+_L = "augreg/L_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1"
+
+Kind = Literal["Google", "Hugging Face", "timm"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One published checkpoint.
+
+    Attributes:
+      name: Short, for people.
+      source: Paper, and data of its training.
+      kind: Layout of the file: Google's .npz, or a folder of Hugging Face's or timm's.
+      variant: `model.variant`.
+      image_size: Pixels a side that it was trained at last.
+      num_classes: Length of its logits; 0: it has no head.
+      parameters: Numbers in it.
+      path: Below the place of its kind.
+      pre_logits: `model.pre_logits` that takes all of it.
+      normalize: `data.normalize`.
+      licence: Of the weights.
+    """
+
+    name: str
+    source: str
+    kind: Kind
+    variant: str
+    image_size: int
+    num_classes: int
+    parameters: int
+    path: str
+    pre_logits: int = 0
+    normalize: str = "half"
+    licence: str = "Apache-2.0"
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where its files are."""
+        if self.kind == "Google":
+            return (f"{_GOOGLE}{self.path}.npz",)
+        files = ["model.safetensors", "config.json"]
+        files += ["preprocessor_config.json"] if self.kind == "Hugging Face" else []
+        return tuple(f"{_HUB}{self.path}/resolve/main/{file}" for file in files)
+
+    @property
+    def page(self) -> str:
+        """Where a person finds it: the file, or the page of the folder and what to take of it."""
+        if len(self.urls) == 1:
+            return self.urls[0]
+        files = [url.rpartition("/")[2] for url in self.urls]
+        return f"{_HUB}{self.path}  ({', '.join(files)})"
+
+    @property
+    def settings(self) -> dict[str, str | int]:
+        """What a recipe needs to go on from it at its own size."""
+        return {
+            "model.variant": self.variant,
+            "model.pool": "token",
+            "model.gelu": "tanh" if self.kind == "Google" else "exact",
+            "data.image_size": self.image_size,
+            "data.normalize": self.normalize,
+        } | ({"model.pre_logits": self.pre_logits} if self.pre_logits else {})
+
+
+_AUG_21K, _AUG_1K = "AugReg, ImageNet-21k", "AugReg, ImageNet-21k, then ImageNet-1k"
+_VIT_21K, _VIT_1K = "ViT, ImageNet-21k", "ViT, ImageNet-21k, then ImageNet-1k"
+_DEIT_1K = "DeiT, ImageNet-1k"
+_HF: Kind = "Hugging Face"
+
+# fmt: off
+_TI_224 = f"{_TI}--imagenet2012-steps_20k-lr_0.03-res_224"
+_S_224 =  f"{_S}--imagenet2012-steps_20k-lr_0.03-res_224"
+_S_384 =  f"{_S}--imagenet2012-steps_20k-lr_0.03-res_384"
+_B_224 =  f"{_B}--imagenet2012-steps_20k-lr_0.01-res_224"
+_B_384 =  f"{_B}--imagenet2012-steps_20k-lr_0.01-res_384"
+_L_224 =  f"{_L}--imagenet2012-steps_20k-lr_0.01-res_224"
+
+_HF_B = "google/vit-base-patch16-224"
+_HF_B_21K = "google/vit-base-patch16-224-in21k"
+_TIMM_TI = "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+_TIMM_B = "timm/vit_base_patch16_224.augreg_in21k_ft_in1k"
+_DEIT_S = "timm/deit_small_patch16_224.fb_in1k"
+_DEIT_B = "timm/deit_base_patch16_224.fb_in1k"
+
+#         name                source    kind      variant   px classes  parameters  path
+CATALOG = (
+    Entry("augreg-ti16-i21k", _AUG_21K, "Google", "Ti/16", 224, 21843,   9_740_115, _TI),
+    Entry("augreg-s16-i21k",  _AUG_21K, "Google", "S/16",  224, 21843,  30_075_219, _S),
+    Entry("augreg-b16-i21k",  _AUG_21K, "Google", "B/16",  224, 21843, 102_595_923, _B),
+    Entry("augreg-l16-i21k",  _AUG_21K, "Google", "L/16",  224, 21843, 325_690_707, _L),
+    Entry("augreg-ti16-224",  _AUG_1K,  "Google", "Ti/16", 224,  1000,   5_717_416, _TI_224),
+    Entry("augreg-s16-224",   _AUG_1K,  "Google", "S/16",  224,  1000,  22_050_664, _S_224),
+    Entry("augreg-s16-384",   _AUG_1K,  "Google", "S/16",  384,  1000,  22_196_584, _S_384),
+    Entry("augreg-b16-224",   _AUG_1K,  "Google", "B/16",  224,  1000,  86_567_656, _B_224),
+    Entry("augreg-b16-384",   _AUG_1K,  "Google", "B/16",  384,  1000,  86_859_496, _B_384),
+    Entry("augreg-l16-224",   _AUG_1K,  "Google", "L/16",  224,  1000, 304_326_632, _L_224),
+    Entry("vit-b16-i21k",     _VIT_21K, "Google", "B/16",  224, 21843, 103_186_515,
+          "imagenet21k/ViT-B_16", pre_logits=768),
+    Entry("vit-l16-i21k",     _VIT_21K, "Google", "L/16",  224, 21843, 326_740_307,
+          "imagenet21k/ViT-L_16", pre_logits=1024),
+    Entry("hf-vit-b16-224",   _VIT_1K,  _HF,      "B/16",  224,  1000,  86_567_656, _HF_B),
+    Entry("hf-vit-b16-i21k",  _VIT_21K, _HF,      "B/16",  224,     0,  86_389_248,
+          _HF_B_21K, pre_logits=768),
+    Entry("timm-augreg-ti16", _AUG_1K,  "timm",   "Ti/16", 224,  1000,   5_717_416, _TIMM_TI),
+    Entry("timm-augreg-b16",  _AUG_1K,  "timm",   "B/16",  224,  1000,  86_567_656, _TIMM_B),
+    Entry("timm-deit-s16",    _DEIT_1K, "timm",   "S/16",  224,  1000,  22_050_664,
+          _DEIT_S, normalize="imagenet"),
+    Entry("timm-deit-b16",    _DEIT_1K, "timm",   "B/16",  224,  1000,  86_567_656,
+          _DEIT_B, normalize="imagenet"),
+)
+# fmt: on

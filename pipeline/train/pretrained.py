@@ -1,0 +1,75 @@
+"""`model.pretrained`: the weights that a new run starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.checkpoint.snapshot import restore_variables
+from pipeline.model.pretrained.files import read_published
+from pipeline.model.pretrained.fit import fit_weights, normalization_note
+from pipeline.model.vit import HEAD
+from pipeline.train.best import best_snapshot, weights_of
+from pipeline.train.experiment import Experiment
+from pipeline.train.run_folder import RunFolder
+
+
+def start_from(experiment: Experiment, pretrained: str) -> str:
+    """Gives a new experiment the weights of a run of ours or of a published file.
+
+    Only the chief calls it: `Experiment.broadcast` gives them to the others afterwards.
+
+    Returns:
+      What was loaded, and what was not, in words.
+
+    Raises:
+      SettingsError: There are no weights there, or those of another network; what differs is named.
+    """
+    path = Path(pretrained)
+    folder = RunFolder(path)
+    if folder.was_begun:
+        return _start_from_run(experiment, folder)
+    return _start_from_published(experiment, path)
+
+
+def _start_from_run(experiment: Experiment, folder: RunFolder) -> str:
+    """The best weights of the run; its head is left out where it has another number of classes."""
+    snapshot = best_snapshot(folder)
+    weights = weights_of(folder.config(), snapshot)
+    variables = {v.path: v for v in experiment.model.variables}
+    head = {name for name in weights if name.startswith(HEAD)}
+    other_head = any(n in variables and weights[n].shape != variables[n].shape for n in head)
+    left_out = head if other_head else set()
+    for name in left_out:
+        del weights[name]
+    restore_variables(
+        variables, weights, f"network than {folder.path}", optional=lambda name: name in left_out
+    )
+    _start_averages(experiment)
+    what = ", but for its head, which has other classes" if left_out else ""
+    return f"starts from the weights of step {snapshot.step} of {folder.path}{what}"
+
+
+def _start_from_published(experiment: Experiment, path: Path) -> str:
+    published = read_published(path)
+    variables = {v.path: v for v in experiment.model.variables}
+    fitted = fit_weights(
+        published,
+        {name: tuple(variable.shape) for name, variable in variables.items()},
+        experiment.model.arch,
+        experiment.config.data.image_size,
+        f"model.pretrained={path}",
+    )
+    restore_variables(
+        variables, fitted.weights, f"network than {path}", optional=lambda n: n in fitted.initial
+    )
+    _start_averages(experiment)
+    if note := normalization_note(published, experiment.mean, experiment.std):
+        fitted.notes.append(note)
+    numbers = sum(array.size for array in published.weights.values())
+    return f"starts from {path} ({published.origin}, {numbers:,} numbers)\n{fitted.describe()}"
+
+
+def _start_averages(experiment: Experiment) -> None:
+    variables = {v.path: v for v in experiment.model.variables}
+    for path, average in experiment.optimizer.averages.items():
+        average.assign(variables[path])
