@@ -230,7 +230,7 @@ def wait_for_rows(run, process):
         time.sleep(0.05)
 
 
-def test_a_terminal_gets_a_live_bar(tmp_path):
+def test_a_terminal_gets_a_live_bar(tmp_path, monkeypatch):
     shown = bytearray()
 
     def read(descriptor):
@@ -239,7 +239,8 @@ def test_a_terminal_gets_a_live_bar(tmp_path):
         return data
 
     command = [sys.executable, "-m", "jobs.cli", "train", "digits", *SHORT, f"run.dir={tmp_path}"]
-    os.environ.update(TERM="xterm", COLUMNS="120", PYTHONPATH=str(ROOT))
+    for name, value in {"TERM": "xterm", "COLUMNS": "120", "PYTHONPATH": str(ROOT)}.items():
+        monkeypatch.setenv(name, value)
     assert os.waitstatus_to_exitcode(pty.spawn(command, read)) == 0
     text = shown.decode()
     assert "━" in text

@@ -330,7 +330,7 @@ def test_the_summary_names_layers_shapes_and_parameters() -> None:
     text = "\n".join(lines)
     assert "Unbuilt" not in text
     for row in (
-        r"patch_embedding *│ \(None, 16, 64\).*832",
+        r"patch_embedding.*\(None, 16, 64\).*832",
         r"block_1.*\(None, 16, 64\).*33,472",
         r"norm.*128",
         r"head.*\(None, 10\).*650",
