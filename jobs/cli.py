@@ -25,7 +25,7 @@ VERBS = {
     "train": "train a recipe, or go on with its run",
     "evaluate": "evaluate a run's best weights, each example once",
     "predict": "name what images show",
-    "export": "write a run's model as one that needs TensorFlow alone",
+    "export": "write a run's model as SavedModel, ONNX, Keras file or safetensors",
     "report": "write what a run did into one HTML page, or compare runs",
     "board": "show the curves of runs in TensorBoard",
     "pretrained": "list published weights to start from: where they are, and their settings",

@@ -20,11 +20,30 @@ from pipeline.train.run_folder import RunFolder
 
 _COMPARED = 32  # images that the exported model must answer as the run's does
 
+# Of each format, its default place in the run folder.
+_PLACES = {
+    "saved_model": "export",
+    "onnx": "export.onnx",
+    "keras": "export.keras",
+    "safetensors": "export-safetensors",
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this verb's arguments."""
     parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--out", type=Path, help="folder to make (default: RUN/export)")
+    parser.add_argument(
+        "--format",
+        choices=_PLACES,
+        default="saved_model",
+        help="saved_model: for TensorFlow alone, JPEG or PNG bytes in, or pixels (default); onnx: "
+        "pixels in, for onnxruntime and others; keras: pixels in, of Keras's own layers, for any "
+        "backend; safetensors: weights and facts",
+    )
+    places = ", ".join(f"RUN/{place}" for place in _PLACES.values())
+    parser.add_argument(
+        "--out", type=Path, help=f"file or folder to make (default, by format: {places})"
+    )
     parser.add_argument(
         "--weights",
         choices=("evaluated", "averaged", "plain"),
@@ -33,38 +52,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "plain: those without averaging",
     )
     parser.epilog = (
-        "Writes a SavedModel that needs TensorFlow alone: JPEG or PNG bytes in (signature "
-        "serving_default) or pixels (signature pixels), class names and probabilities out. It is "
-        "loaded again, and must answer as the run does."
+        "Class names and probabilities come out, and normalisation and softmax are inside.\n"
+        "Pixels are uint8 [B, S, S, 3], cut out and resized. What was written is loaded again,\n"
+        "and is kept only if it answers as the run does."
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Exports the weights that were best on validation."""
     folder = RunFolder(arguments.run)
-    config, facts = folder.config(), folder.dataset()
-    out = arguments.out or folder.path / "export"
+    config, dataset = folder.config(), folder.dataset()
+    out = arguments.out or folder.path / _PLACES[arguments.format]
     import_tensorflow()
-    import keras
-
     from pipeline.data.images import load_image
     from pipeline.data.sources.source import open_source
-    from pipeline.export import Classifier, export
+    from pipeline.export.exported import of_model
+    from pipeline.export.facts import ExportFacts
+    from pipeline.export.write import Compared, check_out, export
     from pipeline.train.best import load_model
 
+    check_out(arguments.format, out)
     model, step = load_model(folder, arguments.weights)
-    classifier = Classifier(model, facts["classes"], config.data, facts["mean"], facts["std"])
+    facts = ExportFacts.of_run(config, dataset, model.arch, step)
     source = open_source(config.data, config.seed)
     split = next(source.splits[s] for s in ("test", "validation", "train") if s in source.splits)
     contents = list(islice(_readable_images(split, config.data.max_pixels), _COMPARED))
-    # As `vit predict` does it, image by image.
+    # As `vit predict` does it.
     pixels = np.stack([load_image(c, split.title, config.data) for c in contents])
-    mean, std = np.float32(facts["mean"]), np.float32(facts["std"])
-    logits = model((pixels.astype(np.float32) / 255 - mean) / std, training=False)
-    expected = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
-    difference = export(classifier, out, contents, expected)
+    compared = Compared(contents, pixels, of_model(model, facts).answer(pixels))
+    difference = export(arguments.format, model, facts, out, compared)
     print(
-        f"{out}: {len(facts['classes'])} classes, weights of step {step}; loaded again, "
+        f"{out}: {len(facts.classes)} classes, weights of step {step}; loaded again, "
         f"{len(contents)} images of {split.title} within {difference:.1e} of the run's answers"
     )
     return 0

@@ -69,7 +69,7 @@ def test_the_model_room_does_not_import_tensorflow():
 def test_settings_and_help_come_without_tensorflow():
     code = (
         "import sys, jobs.train, jobs.evaluate, jobs.predict, jobs.doctor, jobs.benchmark.scaling;"
-        "import jobs.benchmark.input, jobs.report, jobs.board, pipeline.train.report;"
+        "import jobs.benchmark.input, jobs.export, jobs.report, jobs.board, pipeline.train.report;"
         "import jobs.pretrained, pipeline.model.pretrained.files;"
         "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     )

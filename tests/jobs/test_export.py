@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from jobs.cli import main
+
 ROOT = Path(__file__).parent.parent.parent
 
 # No module of this project: the folder is not on the path.
@@ -60,6 +62,16 @@ def write_digits(folder, count=6):
     return files
 
 
+@pytest.mark.parametrize("form", ["onnx", "keras", "safetensors"])
+def test_each_format_goes_to_a_place_of_its_own_and_leaves_nothing_else(form, run, capsys):
+    place = {"onnx": "export.onnx", "keras": "export.keras", "safetensors": "export-safetensors"}
+    before = set(os.listdir(run))
+    assert main(["export", str(run), "--format", form]) == 0
+    assert set(os.listdir(run)) - before == {place[form]}
+    said = capsys.readouterr().out
+    assert f"{run / place[form]}: 10 classes, weights of step 60; loaded again, 32 images" in said
+
+
 def test_it_says_what_it_wrote_and_how_close_it_is(exported):
     folder, said = exported
     assert f"{folder}: 10 classes, weights of step 60" in said
@@ -105,33 +117,63 @@ def test_what_is_there_is_not_overwritten(exported, run):
     assert "is there already" in done.stderr
 
 
-def test_averaged_weights_differ_from_plain_ones(run, tmp_path):
-    import tensorflow as tf
+@pytest.mark.parametrize("form", ["saved_model", "onnx", "keras", "safetensors"])
+def test_averaged_weights_differ_from_plain_ones(form, run, tmp_path):
+    from pipeline.export.formats import load_export
 
+    answers = []
     for which in ("averaged", "plain"):
-        done = vit("export", run, "--weights", which, "--out", tmp_path / which)
-        assert done.returncode == 0, done.stderr
-    pixels = tf.zeros([1, 8, 8, 3], tf.uint8)
-    a, b = (
-        tf.saved_model.load(str(tmp_path / which)).signatures["pixels"](pixels=pixels)
-        for which in ("averaged", "plain")
-    )
-    assert not np.allclose(a["probabilities"], b["probabilities"])
+        out = str(tmp_path / f"{which}.keras")
+        assert main(["export", str(run), "--format", form, "--weights", which, "--out", out]) == 0
+        answers.append(load_export(Path(out)).answer(np.zeros([1, 8, 8, 3], np.uint8)))
+    assert not np.allclose(*answers)
 
 
-def test_a_model_that_answers_otherwise_is_not_kept(run, tmp_path):
-    from pipeline.export import Classifier, ExportError, export
+@pytest.mark.parametrize("form", ["saved_model", "onnx", "keras", "safetensors"])
+def test_a_full_disk_is_said_in_one_line_and_nothing_is_left(form, run, small_disk, capsys):
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(900_000))
+    out = small_disk / "out.keras"
+    assert main(["export", str(run), "--format", form, "--out", str(out)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"vit export: cannot write {out}: ")
+    assert "No space left" in line
+    assert os.listdir(small_disk) == [filler.name]
+
+
+@pytest.mark.parametrize("form", ["saved_model", "onnx", "keras", "safetensors"])
+def test_a_model_that_answers_otherwise_is_not_kept(form, run, tmp_path):
+    from pipeline.export.facts import ExportFacts
+    from pipeline.export.write import Compared, ExportError, export
     from pipeline.train.best import load_model
     from pipeline.train.run_folder import RunFolder
 
     folder = RunFolder(run)
-    model, _ = load_model(folder)
-    facts = folder.dataset()
-    classifier = Classifier(model, facts["classes"], folder.config().data, [0.5] * 3, [0.5] * 3)
+    model, step = load_model(folder)
+    facts = ExportFacts.of_run(folder.config(), folder.dataset(), model.arch, step)
     contents = [file.read_bytes() for file in write_digits(tmp_path, 2)]
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(c))) for c in contents])
+    said_by_another = Compared(contents, pixels, np.full((2, 10), 0.1, np.float32))
+    out = tmp_path / "out" / "a.keras"
     with pytest.raises(ExportError, match="was not kept"):
-        export(classifier, tmp_path / "out", contents, np.full((2, 10), 0.1, np.float32))
-    assert not (tmp_path / "out").exists()
+        export(form, model, facts, out, said_by_another)
+    assert os.listdir(out.parent) == []
+
+
+def test_keras_files_must_have_the_name_that_keras_reads(run, tmp_path, capsys):
+    out = tmp_path / "model.bin"
+    assert main(["export", str(run), "--format", "keras", "--out", str(out)]) == 2
+    assert "end in .keras" in capsys.readouterr().err
+
+
+def test_without_tf2onnx_it_says_what_to_install(run, tmp_path, capsys, monkeypatch):
+    from pipeline.export import onnx_file
+
+    monkeypatch.setattr(onnx_file, "find_spec", lambda name: None)
+    out = tmp_path / "a.onnx"
+    assert main(["export", str(run), "--format", "onnx", "--out", str(out)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pip install 'vit-pipeline[onnx]'" in line
 
 
 def test_without_a_checkpoint_there_is_nothing_to_export(run, tmp_path):

@@ -1,0 +1,8 @@
+"""A trained model as one that needs none of this package: images in, probabilities out.
+
+facts.py               what stands beside every export: classes, preprocessing, architecture
+exported.py            a loaded export, whatever its format; a run's own model in the same form
+saved_model.py  onnx_file.py  keras_file.py  safetensors_folder.py      a format each
+formats.py             the table of them; which one a path holds
+write.py               writes one beside its place, compares it with the run, and puts it there
+"""

@@ -1,0 +1,164 @@
+"""A .keras file of Keras's own layers: `keras.models.load_model` reads it on any backend, alone.
+
+The file is a zip archive, and Keras passes over members that it does not know: the facts are one,
+export.json.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from pipeline.export.exported import Exported, Pixels, Probabilities
+from pipeline.export.facts import FILE, ExportFacts, from_json, no_facts
+from pipeline.model.functions import Tensor
+from pipeline.model.layers import NORM_EPSILON
+from pipeline.model.vit import Architecture
+
+SUFFIX = ".keras"  # Keras writes and reads no other
+
+
+def write(model: keras.Model, facts: ExportFacts, path: Path) -> None:
+    """Writes the file: input pixels [B, S, S, 3] in 0..255, uint8 or float, output [B, C].
+
+    Args:
+      model: A VisionTransformer.
+      facts: Its own.
+      path: With Keras's suffix.
+    """
+    stock = stock_model(facts)
+    _copy_weights(model, stock)
+    stock.save(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(FILE, facts.to_json())
+
+
+def recognises(path: Path) -> bool:
+    """Whether a path is a zip archive, as Keras files are."""
+    return path.suffix == SUFFIX and zipfile.is_zipfile(path)
+
+
+def load(path: Path) -> Exported:
+    """Reads what `write` wrote, by Keras alone.
+
+    Raises:
+      SettingsError: It says nothing of its classes and preprocessing.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if FILE not in archive.namelist():
+            raise no_facts(str(path))
+        facts = from_json(archive.read(FILE), str(path))
+    stock = keras.models.load_model(path, compile=False)
+
+    def answer(pixels: Pixels) -> Probabilities:
+        return np.asarray(keras.ops.convert_to_numpy(stock(pixels, training=False)))
+
+    return Exported(facts, answer)
+
+
+def stock_model(facts: ExportFacts) -> keras.Model:
+    """The network of an export from Keras's own layers, with the preprocessing, untrained."""
+    arch, given = facts.architecture, facts.preprocessing
+    size, width = given.image_size, arch.width
+    pixels = keras.Input((size, size, 3), name="pixels")
+    x = layers.Rescaling(1 / 255, name="to_unit_range")(pixels)
+    variance = [value**2 for value in given.std]
+    x = layers.Normalization(mean=list(given.mean), variance=variance, name="normalize")(x)
+    x = layers.Conv2D(
+        width,
+        arch.patch_size,
+        strides=arch.patch_size,
+        data_format="channels_last",
+        name="patch_embedding",
+    )(x)  # [B, S, S, 3] -> [B, h, w, D]
+    x = layers.Reshape(((size // arch.patch_size) ** 2, width), name="tokens")(x)  # -> [B, N, D]
+    if arch.pool == "token":
+        # The row 0 of a table of one row, for each example.
+        first = ops.zeros_like(x[:, :1, 0], dtype="int32")  # [B, 1]
+        token = layers.Embedding(1, width, name="class_token")(first)  # -> [B, 1, D]
+        x = ops.concatenate([token, x], axis=1)
+    count = arch.num_tokens(size)
+    # 0, 1, 2 ... of one example: the table's rows are then added to every example's tokens.
+    places = ops.cumsum(ops.ones_like(x[:1, :, 0], dtype="int32"), axis=1) - 1  # [1, T]
+    x = x + layers.Embedding(count, width, name="position_embedding")(places)
+    for index in range(arch.depth):
+        x = _block(x, arch, f"block_{index}")
+    x = _features(x, arch)
+    x = layers.Dense(len(facts.classes), name="head")(x)
+    return keras.Model(pixels, layers.Softmax(name="probabilities")(x), name="vit")
+
+
+def _block(x: Tensor, arch: Architecture, name: str) -> Tensor:
+    """[B, T, D] -> [B, T, D]"""
+    y = _norm(f"{name}_attention_norm")(x)
+    attention = layers.MultiHeadAttention(arch.num_heads, arch.head_size, name=f"{name}_attention")
+    x = x + attention(y, y)
+    y = layers.Dense(arch.mlp_dim, name=f"{name}_mlp_hidden")(_norm(f"{name}_mlp_norm")(x))
+    y = layers.Dense(arch.width, name=f"{name}_mlp_out")(_gelu(y, arch))
+    return x + (_gelu(y, arch) if arch.mlp_activates_output else y)
+
+
+def _features(x: Tensor, arch: Architecture) -> Tensor:
+    """What the classifier sees of the encoded tokens: [B, T, D] -> [B, F]."""
+    if arch.pool == "token":
+        x = _norm("norm")(x[:, 0])
+    elif arch.pool == "mean":
+        x = ops.mean(_norm("norm")(x), axis=1)
+    else:
+        x = layers.Flatten(name="flatten")(_norm("norm")(x))
+    for index, units in enumerate(arch.head_dims):
+        x = _gelu(layers.Dense(units, name=f"head_{index}")(x), arch)
+    if arch.pre_logits:
+        x = layers.Dense(arch.pre_logits, activation="tanh", name="pre_logits")(x)
+    return x
+
+
+def _norm(name: str) -> layers.LayerNormalization:
+    return layers.LayerNormalization(epsilon=NORM_EPSILON, name=name)
+
+
+def _gelu(x: Tensor, arch: Architecture) -> Tensor:
+    return ops.gelu(x, approximate=arch.gelu == "tanh")
+
+
+def _copy_weights(model: Any, stock: keras.Model) -> None:
+    """Gives each of the stock layers the weights of the run's layer that it stands for.
+
+    Args:
+      model: A VisionTransformer; its kernels are reshaped: a patch's [P*P*3, D] to a
+        convolution's [P, P, 3, D], an attention's [D, n d] to [D, n, d].
+      stock: Of `stock_model`.
+    """
+    ours: dict[str, Any] = {v.path: v.value for v in model.variables}
+    # Where positions are fixed, they are no variable of ours.
+    ours.setdefault("vit/position_embedding/positions", model.position_embedding.positions)
+    for layer in stock.layers:
+        if isinstance(layer, layers.Normalization):
+            continue
+        for weight, path in zip(layer.weights, _paths(layer), strict=True):
+            weight.assign(ops.reshape(ours.pop(path), weight.shape))
+    if ours:
+        raise ValueError(f"the stock model has no place for {', '.join(ours)}")
+
+
+def _paths(layer: keras.Layer) -> list[str]:
+    """The paths in a VisionTransformer of a stock layer's weights, in their order."""
+    # block_3_mlp_hidden -> block_3/mlp/hidden, block_3_mlp_norm -> block_3/mlp_norm
+    name = re.sub(r"^(block_\d+)_", r"\1/", layer.name)
+    path = "vit/" + re.sub(r"/mlp_(hidden|out)$", r"/mlp/\1", name)
+    if layer.name == "class_token":
+        return [f"{path}/token"]
+    if layer.name == "position_embedding":
+        return [f"{path}/positions"]
+    if isinstance(layer, layers.LayerNormalization):
+        return [f"{path}/gamma", f"{path}/beta"]
+    if isinstance(layer, layers.MultiHeadAttention):
+        parts = ("query", "key", "value", "out")
+        return [f"{path}/{part}/{kind}" for part in parts for kind in ("kernel", "bias")]
+    return [f"{path}/kernel", f"{path}/bias"] if layer.weights else []

@@ -1,0 +1,153 @@
+"""An ONNX file: pixels in, probabilities out. ONNX has no JPEG decoder, so bytes it cannot take.
+
+tf2onnx 1.17 converts the graph of TensorFlow 2.21, Keras 3.15 and NumPy 2.4 but for one operation,
+`Erfc`, of which Keras makes the exact GELU: that one is written here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pipeline.checkpoint.snapshot import read_variables
+from pipeline.data.preprocess import normalize
+from pipeline.errors import SettingsError
+from pipeline.export.exported import Exported, Pixels, Probabilities
+from pipeline.export.facts import ExportFacts, from_json, no_facts
+
+OPSET = 18  # of December 2022: read by onnxruntime 1.14 and newer
+_MODEL_PROTO = b"\x08"  # how an ONNX file begins: its field 1, the version of the format
+_FACTS = "facts"
+
+
+def write(model: keras.Model, facts: ExportFacts, path: Path) -> None:
+    """Writes the file: input `pixels` uint8 [batch, S, S, 3], output `probabilities` float32.
+
+    Classes and preprocessing go into its metadata, each as JSON.
+
+    Raises:
+      SettingsError: tf2onnx is not installed.
+    """
+    _require("tf2onnx")
+    import onnx
+
+    proto = _convert(model, facts)
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    told = {"classes": json.dumps(facts.classes), _FACTS: facts.to_json()}
+    told["preprocessing"] = facts.preprocessing.model_dump_json()
+    onnx.helper.set_model_props(proto, told)
+    onnx.checker.check_model(proto, full_check=True)
+    path.write_bytes(proto.SerializeToString())
+
+
+def _convert(model: keras.Model, facts: ExportFacts) -> Any:
+    """An ONNX ModelProto of the model between normalisation and softmax.
+
+    The weights are inputs of the graph that tf2onnx sees, and are put in afterwards: with them as
+    constants B/16 took 108 s and 18 GiB on two cores, so it takes 34 s and 2.7 GiB.
+    """
+    import onnx
+    import tf2onnx
+
+    given, size = facts.preprocessing, facts.preprocessing.image_size
+    # What is trained comes first, as `stateless_call` wants them.
+    variables = [*model.trainable_variables, *model.non_trainable_variables]
+    trained = len(model.trainable_variables)
+    names = {f"weight_{i}": v.path for i, v in enumerate(variables)}
+    spec = [tf.TensorSpec([None, size, size, 3], tf.uint8, "pixels")]
+    spec += [tf.TensorSpec(v.shape, v.dtype, n) for n, v in zip(names, variables, strict=True)]
+
+    def probabilities(pixels: tf.Tensor, *weights: tf.Tensor) -> dict[str, tf.Tensor]:
+        normal = normalize(pixels, given.mean, given.std)
+        logits, _ = model.stateless_call(
+            list(weights[:trained]), list(weights[trained:]), normal, training=False
+        )
+        return {"probabilities": tf.nn.softmax(logits)}
+
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)  # it tells of each pass it makes
+    proto, _ = tf2onnx.convert.from_function(
+        tf.function(probabilities, spec),
+        spec,
+        opset=OPSET,
+        custom_op_handlers={"Erfc": (_write_erfc, [])},
+    )
+    for node in proto.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    pixels = [value for value in proto.graph.input if value.name not in names]
+    del proto.graph.input[:]
+    proto.graph.input.extend(pixels)
+    arrays = read_variables({v.path: v for v in variables})
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in arrays.items())
+    return proto
+
+
+def recognises(path: Path) -> bool:
+    """Whether a path is likely an ONNX file: they have no signature of their own."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(1) == _MODEL_PROTO
+
+
+def load(path: Path) -> Exported:
+    """Reads what `write` wrote, by onnxruntime, on the CPU.
+
+    Raises:
+      SettingsError: onnxruntime is not installed; the file is no ONNX, or says nothing of its
+        classes and preprocessing.
+    """
+    _require("onnxruntime")
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # each of onnxruntime's errors is a class of its own
+        raise SettingsError(f"{path} is no ONNX file that onnxruntime reads: {error}") from None
+    told = session.get_modelmeta().custom_metadata_map
+    if _FACTS not in told:
+        raise no_facts(str(path))
+
+    def answer(pixels: Pixels) -> Probabilities:
+        return np.asarray(session.run(["probabilities"], {"pixels": pixels})[0])
+
+    return Exported(from_json(told[_FACTS], str(path)), answer)
+
+
+def _require(package: str) -> None:
+    """SettingsError where what the extra `onnx` brings is not installed."""
+    if find_spec(package) is None:
+        raise SettingsError(
+            f"ONNX needs {package}, which is not installed: pip install 'vit-pipeline[onnx]', or "
+            "pip install tf2onnx onnx onnxruntime"
+        )
+
+
+def _write_erfc(graph: Any, node: Any, name: str, arguments: list[Any]) -> None:
+    """The complementary error function as 1 - Erf(x), for tf2onnx.
+
+    Args:
+      graph: tf2onnx's Graph.
+      node: The Node to be replaced.
+      name: Of it.
+      arguments: None are registered.
+    """
+    shapes, dtypes = node.output_shapes, node.output_dtypes
+    one = graph.make_const(f"{name}/one", np.array(1, np.float32))
+    erf = graph.make_node("Erf", [node.input[0]])
+    graph.remove_node(name)
+    graph.make_node(
+        "Sub",
+        [one.output[0], erf.output[0]],
+        outputs=[node.output[0]],
+        name=name,
+        shapes=shapes,
+        dtypes=dtypes,
+    )

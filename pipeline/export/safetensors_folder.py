@@ -1,0 +1,54 @@
+"""A folder with model.safetensors and config.json: weights and facts for those who build it.
+
+The names of the weights are the paths of the model's variables, as in a checkpoint:
+vit/block_0/attention/query/kernel. Dense kernels are [in, out].
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from pipeline.checkpoint.snapshot import read_variables, restore_variables
+from pipeline.errors import SettingsError
+from pipeline.export.exported import Exported, of_model
+from pipeline.export.facts import ExportFacts, from_json
+from pipeline.model.vit import VisionTransformer
+
+_WEIGHTS, _CONFIG = "model.safetensors", "config.json"
+
+
+def write(model: keras.Model, facts: ExportFacts, path: Path) -> None:
+    """Writes the folder."""
+    path.mkdir()
+    try:
+        save_file(read_variables({v.path: v for v in model.variables}), path / _WEIGHTS)
+    except SafetensorError as error:
+        raise OSError(f"{_WEIGHTS}: {error}") from None
+    (path / _CONFIG).write_text(facts.to_json())
+
+
+def recognises(path: Path) -> bool:
+    """Whether a path is such a folder."""
+    return (path / _WEIGHTS).is_file()
+
+
+def load(path: Path) -> Exported:
+    """Reads what `write` wrote, and builds the network.
+
+    Raises:
+      SettingsError: One of its two files is missing, damaged, or does not fit the other.
+    """
+    try:
+        facts = from_json((path / _CONFIG).read_bytes(), str(path / _CONFIG))
+        weights = load_file(path / _WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise SettingsError(f"cannot read {path}: {error}") from None
+    size = facts.preprocessing.image_size
+    model = VisionTransformer(facts.architecture, size, len(facts.classes))
+    model.build((None, size, size, 3))
+    restore_variables({v.path: v for v in model.variables}, weights, "model")
+    return of_model(model, facts)

@@ -1,0 +1,103 @@
+"""A SavedModel, for TensorFlow alone and TensorFlow Serving: image bytes in, probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pipeline.data.images import eval_boxes
+from pipeline.data.preprocess import decode_box, image_size, normalize
+from pipeline.export.exported import Exported, Pixels, Probabilities
+from pipeline.export.facts import FILE, ExportFacts, from_json, no_facts
+
+# Where a SavedModel keeps what is its user's, and no part of its graph
+# (tensorflow/core/protobuf/saved_model.proto's folder; README of tensorflow/python/saved_model).
+_EXTRA = "assets.extra"
+
+
+class Classifier(tf.Module):
+    """A model with its preprocessing.
+
+    Args:
+      model: float32 [B, S, S, 3], normalised, to logits [B, C].
+      facts: Classes, and how images are cut out, resized and normalised.
+    """
+
+    def __init__(self, model: keras.Model, facts: ExportFacts) -> None:
+        super().__init__()
+        # The variables are what is to be saved, and not the Keras model around them.
+        self.weights = [v.value for v in model.variables]
+        self._logits = partial(model, training=False)
+        self._config = facts.preprocessing.data_config()
+        self.classes = tf.constant(list(facts.classes))
+        self._mean, self._std = facts.preprocessing.mean, facts.preprocessing.std
+
+    @property
+    def entries(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
+        """The signatures: serving_default takes image bytes, pixels takes pixels."""
+        size = self._config.image_size
+        content = tf.TensorSpec([None], tf.string, "images")
+        pixels = tf.TensorSpec([None, size, size, 3], tf.uint8, "pixels")
+        return {
+            "serving_default": tf.function(self.from_bytes, [content]).get_concrete_function(),
+            "pixels": tf.function(self.from_pixels, [pixels]).get_concrete_function(),
+        }
+
+    def from_bytes(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """JPEG or PNG, string [B], to probabilities float32 [B, C] and classes string [C]."""
+        boxes, config = eval_boxes(self._config), self._config
+
+        def decode(content: tf.Tensor) -> tf.Tensor:
+            box = boxes(image_size(content)[tf.newaxis], tf.constant([0]))[0]
+            return decode_box(content, box, config.image_size, config.resize, config.antialias)
+
+        size = config.image_size
+        pixels = tf.map_fn(
+            decode, images, fn_output_signature=tf.TensorSpec([size, size, 3], tf.uint8)
+        )
+        return self.from_pixels(pixels)
+
+    def from_pixels(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        """uint8 [B, S, S, 3], cut out and resized, to the same."""
+        logits = self._logits(normalize(pixels, self._mean, self._std))
+        return {"probabilities": tf.nn.softmax(logits), "classes": self.classes}
+
+
+def write(model: keras.Model, facts: ExportFacts, path: Path) -> None:
+    """Writes the folder."""
+    classifier = Classifier(model, facts)
+    tf.saved_model.save(classifier, str(path), signatures=classifier.entries)
+    (path / _EXTRA).mkdir()
+    (path / _EXTRA / FILE).write_text(facts.to_json())
+
+
+def recognises(path: Path) -> bool:
+    """Whether a path is a SavedModel."""
+    return (path / "saved_model.pb").is_file()
+
+
+def load(path: Path) -> Exported:
+    """Reads what `write` wrote.
+
+    Raises:
+      SettingsError: It says nothing of its classes and preprocessing.
+    """
+    file = path / _EXTRA / FILE
+    if not file.is_file():
+        raise no_facts(str(path))
+    signatures = tf.saved_model.load(str(path)).signatures
+
+    def answer(pixels: Pixels) -> Probabilities:
+        said = signatures["pixels"](pixels=tf.constant(pixels))
+        return np.asarray(said["probabilities"].numpy())
+
+    def answer_bytes(contents: Sequence[bytes]) -> Probabilities:
+        said = signatures["serving_default"](images=tf.constant(list(contents)))
+        return np.asarray(said["probabilities"].numpy())
+
+    return Exported(from_json(file.read_bytes(), str(file)), answer, answer_bytes)

@@ -1,0 +1,105 @@
+"""An export comes into being as a whole, and only when it says what the run says."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pipeline.errors import PipelineError, SettingsError
+from pipeline.export.exported import Exported, Pixels, Probabilities
+from pipeline.export.facts import ExportFacts
+from pipeline.export.formats import FORMATS
+from pipeline.export.keras_file import SUFFIX
+
+# Probabilities of the exported and of the run's own model may differ so much: by rounding.
+TOLERANCE = 1e-5
+
+
+class ExportError(PipelineError):
+    """The exported model does not say what the run's says."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Real images and what the run says of them.
+
+    Attributes:
+      contents: n JPEGs or PNGs.
+      pixels: uint8 [n, S, S, 3], the same, cut out and resized.
+      expected: The run's probabilities, float32 [n, C].
+    """
+
+    contents: Sequence[bytes]
+    pixels: Pixels
+    expected: Probabilities
+
+
+def export(
+    name: str, model: keras.Model, facts: ExportFacts, out: Path, compared: Compared
+) -> float:
+    """Writes a model beside `out`, loads it again, compares, and only then renames it.
+
+    Args:
+      name: Of `FORMATS`.
+      model: float32 [B, S, S, 3], normalised, to logits [B, C].
+      facts: Classes, preprocessing, architecture.
+      out: A path that is not there yet.
+      compared: What it must answer.
+
+    Returns:
+      The largest difference of a probability.
+
+    Raises:
+      SettingsError: `out` is there already, or cannot be written; nothing is left.
+      ExportError: The two differ by more than `TOLERANCE`; nothing is left.
+    """
+    check_out(name, out)
+    new = out.with_name(f".new-{os.getpid()}-{out.name}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        FORMATS[name].write(model, facts, new)
+        difference = largest_difference(FORMATS[name].load(new), compared)
+        if not difference <= TOLERANCE:
+            raise ExportError(
+                f"the exported model's probabilities differ from the run's by {difference:.1e}: "
+                "it was not kept"
+            )
+        check_out(name, out)  # a file that came meanwhile would be replaced without a word
+        new.rename(out)
+    except (OSError, tf.errors.OpError) as error:
+        # TensorFlow's text begins with the operation and the file.
+        reason = getattr(error, "strerror", None) or str(error).rsplit("; ", 1)[-1]
+        raise SettingsError(f"cannot write {out}: {reason}") from None
+    finally:
+        _remove(new)
+    return difference
+
+
+def check_out(name: str, out: Path) -> None:
+    """SettingsError where something would be overwritten, or Keras would not read it."""
+    if out.exists():
+        raise SettingsError(f"{out} is there already: remove it, or give another --out")
+    if name == "keras" and out.suffix != SUFFIX:
+        raise SettingsError(f"Keras reads files that end in {SUFFIX} only. Received: --out {out}")
+
+
+def largest_difference(exported: Exported, compared: Compared) -> float:
+    """Of a probability, loaded and the run's, from pixels and from bytes; NaN where one is."""
+    answers = [exported.answer(compared.pixels)]
+    if exported.answer_bytes is not None:
+        answers.append(exported.answer_bytes(compared.contents))
+    return float(np.max([np.abs(answer - compared.expected).max() for answer in answers]))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,125 @@
+"""What each format says when it is read back, beside the network it was made of."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+from pipeline.errors import SettingsError
+from pipeline.export.formats import FORMATS, load_export
+from tests.export import architectures as cases
+
+NAMES = {"saved_model": "export", "onnx": "a.onnx", "keras": "a.keras", "safetensors": "weights"}
+OF_ONE_ARCHITECTURE = [(form, "token") for form in ("saved_model", "safetensors")]
+# These are built anew, or converted operation by operation.
+OF_ALL = [(form, arch) for form in ("keras", "onnx") for arch in cases.ARCHITECTURES]
+
+# By Keras alone: no module of this project is on the path.
+USE_KERAS = """
+import json, sys, zipfile
+import keras, numpy as np
+model = keras.models.load_model(sys.argv[1])
+pixels = np.load(sys.argv[2])
+classes = json.loads(zipfile.ZipFile(sys.argv[1]).read("export.json"))["classes"]
+ours = [m for m in sys.modules if m.split(".")[0] in ("jobs", "pipeline")]
+answers = [np.asarray(model.predict(p, verbose=0)).tolist() for p in (pixels, pixels * 1.0)]
+print(json.dumps({"ours": ours, "classes": classes, "answers": answers}))
+"""
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(("form", "arch"), OF_ONE_ARCHITECTURE + OF_ALL)
+def test_it_answers_as_the_network_it_was_made_of(form, arch, tmp_path):
+    model = cases.random_model(cases.ARCHITECTURES[arch])
+    facts, pixels = cases.facts_of(cases.ARCHITECTURES[arch]), cases.random_pixels()
+    path = tmp_path / NAMES[form]
+    FORMATS[form].write(model, facts, path)
+    loaded = load_export(path)
+    assert loaded.facts == facts
+    for batch in (pixels, pixels[:1]):
+        np.testing.assert_allclose(loaded.answer(batch), cases.expected(model, batch), atol=2e-6)
+    # Else the test would say nothing: the answers must depend on the image.
+    assert np.ptp(loaded.answer(pixels), axis=0).max() > 0.01
+
+
+def test_keras_reads_its_file_without_this_project(tmp_path):
+    arch = cases.ARCHITECTURES["token"]
+    model, pixels = cases.random_model(arch), cases.random_pixels()
+    FORMATS["keras"].write(model, cases.facts_of(arch), tmp_path / "a.keras")
+    np.save(tmp_path / "pixels.npy", pixels)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", USE_KERAS, tmp_path / "a.keras", tmp_path / "pixels.npy"],
+        cwd=tmp_path, env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        text=True, capture_output=True, check=True, timeout=200,
+    )  # fmt: skip
+    said = json.loads(done.stdout)
+    assert (said["ours"], said["classes"]) == ([], list(cases.CLASSES))
+    for answer in said["answers"]:  # of uint8 and of float pixels
+        np.testing.assert_allclose(answer, cases.expected(model, pixels), atol=2e-6)
+
+
+def test_an_onnx_file_states_its_opset_batch_classes_and_preprocessing(tmp_path):
+    import onnx
+
+    arch = cases.ARCHITECTURES["token"]
+    FORMATS["onnx"].write(cases.random_model(arch), cases.facts_of(arch), tmp_path / "a.onnx")
+    proto = onnx.load(tmp_path / "a.onnx")
+    assert [o.version for o in proto.opset_import if not o.domain] == [18]
+    (given,), (said,) = proto.graph.input, proto.graph.output
+    for value, name, kind, rest in (
+        (given, "pixels", onnx.TensorProto.UINT8, [8, 8, 3]),
+        (said, "probabilities", onnx.TensorProto.FLOAT, [3]),
+    ):
+        first, *others = value.type.tensor_type.shape.dim
+        assert (value.name, first.dim_param) == (name, "batch")
+        assert (value.type.tensor_type.elem_type, [d.dim_value for d in others]) == (kind, rest)
+    told = {p.key: json.loads(p.value) for p in proto.metadata_props}
+    assert told["classes"] == list(cases.CLASSES)
+    assert told["preprocessing"]["mean"] == [0.1, 0.5, 0.7]
+
+
+def test_safetensors_have_the_names_of_the_variables(tmp_path):
+    from safetensors.numpy import load_file
+
+    model = cases.random_model(cases.ARCHITECTURES["token"])
+    FORMATS["safetensors"].write(model, cases.facts_of(model.arch), tmp_path / "out")
+    weights = load_file(tmp_path / "out/model.safetensors")
+    assert weights.keys() == {v.path for v in model.variables}
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert (config["classes"], config["architecture"]["width"]) == (list(cases.CLASSES), 16)
+
+
+def _foreign_keras(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", "{}")
+
+
+WRONG = {
+    "nothing": ("nothing", lambda path: None, "neither a run folder nor an export"),
+    "a text": ("a.txt", lambda path: path.write_text("text"), "neither a run folder nor"),
+    "no facts": ("b.keras", _foreign_keras, "does not say its classes"),
+    "no onnx": ("c.onnx", lambda path: path.write_bytes(b"\x08rubbish"), "no ONNX file"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_no_export_is_refused(case, tmp_path):
+    name, make, message = WRONG[case]
+    make(tmp_path / name)
+    with pytest.raises(SettingsError, match=message):
+        load_export(tmp_path / name)
+
+
+def test_damaged_facts_are_named(tmp_path):
+    model = cases.random_model(cases.ARCHITECTURES["token"])
+    FORMATS["safetensors"].write(model, cases.facts_of(model.arch), tmp_path / "out")
+    config = tmp_path / "out/config.json"
+    told = json.loads(config.read_text())
+    told["preprocessing"]["resize"] = "stretch"
+    config.write_text(json.dumps(told))
+    with pytest.raises(SettingsError, match=r"config.json .* preprocessing.resize"):
+        load_export(tmp_path / "out")
