@@ -7,12 +7,24 @@ import json
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.cli import run_process
 from jobs.tensorflow_start import import_tensorflow
-from pipeline.config import Config, parse_config
+from pipeline.errors import SettingsError
 from pipeline.train.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from pipeline.distribute.runtime import Runtime
+    from pipeline.train.evaluation import Evaluation
+    from pipeline.train.experiment import Experiment
+
+_EPILOG = """\
+--data evaluates on another data set, or on the run's own where it has moved: a folder with
+train/, validation/, test/ and in each a folder a class, or class folders alone, or what `vit
+prepare` takes. Classes are matched by their names; it may have some of them only. Details are
+printed then: classes, the worst confusions, and the calibration error (15 bins, Guo et al. 2017).
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,46 +32,106 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument(
         "--split",
-        choices=("train", "validation", "test"),
-        help="only this one; default: validation, and test where there is one",
+        choices=("train", "validation", "test", "all"),
+        help="only this one; default: validation, and test where there is one; all: class folders "
+        "alone",
     )
-    parser.add_argument("--data", help="folder or archive of the data, if it has moved")
+    parser.add_argument("--data", help="another data set, or where the run's own is now")
+    parser.add_argument(
+        "--details", action="store_true", help="classes, confusions, calibration of the run's data"
+    )
+    parser.add_argument("--every-class", action="store_true", help="not the 20 worst alone")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE.html", help="draw the confusion matrix and the rest"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object a split")
+    parser.epilog = _EPILOG
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates the weights that were best on validation."""
     folder = RunFolder(arguments.run)
-    config = _config(folder, arguments.data)
+    config, facts = folder.config(), folder.dataset()
     import_tensorflow()
     from pipeline.data.images import bad_images_named
+    from pipeline.data.sources.other import open_other
     from pipeline.distribute.runtime import start
     from pipeline.train.best import restore_best
-    from pipeline.train.experiment import build
+    from pipeline.train.experiment import Opened, build
 
+    opened = None
+    if arguments.data is not None:
+        source = open_other(arguments.data, config.data, facts["classes"])
+        opened = Opened(source, tuple(facts["mean"]), tuple(facts["std"]))
     with (
         closing(start(config.distribute)) as runtime,
         runtime.noticing_lost_peers(),
         bad_images_named(),
     ):
-        experiment = build(config, runtime)
+        experiment = build(config, runtime, opened)
         step = restore_best(experiment, folder)
-        splits = [arguments.split] if arguments.split else ["validation", "test"]
-        for split in splits:
-            if split in experiment.source.splits:
-                count = experiment.source.splits[split].num_examples
-                row = {"step": step, "split": split, "examples": count}
-                row |= experiment.evaluate(split)
-                if runtime.is_chief:
-                    print(json.dumps(row) if arguments.json else _line(row))
+        found = []
+        for split in _splits(arguments, experiment):
+            evaluation = _evaluate(arguments, experiment, runtime, split, step)
+            found += [evaluation] if evaluation is not None else []
+        if arguments.html is not None and runtime.is_chief:
+            _draw(arguments, folder, found)
+        runtime.barrier()
     return 0
 
 
-def _config(folder: RunFolder, data: str | None) -> Config:
-    tree: dict[str, Any] = folder.config().model_dump()
-    if data is not None:
-        tree["data"]["path"] = data
-    return parse_config(tree, str(folder.path))
+def _splits(arguments: argparse.Namespace, experiment: Experiment) -> list[str]:
+    there = experiment.source.splits
+    asked = [arguments.split] if arguments.split else ["validation", "test", "all"]
+    found = [split for split in asked if split in there]
+    if not found:
+        raise SettingsError(
+            f"the data has no split {' or '.join(asked)}: it has {', '.join(there)}. Choose one "
+            "with --split"
+        )
+    return found
+
+
+def _evaluate(
+    arguments: argparse.Namespace, experiment: Experiment, runtime: Runtime, split: str, step: int
+) -> Evaluation | None:
+    """Evaluates and prints one split; its details where they are asked for."""
+    from pipeline.train.evaluation import evaluate_predictions
+    from pipeline.train.predictions import predict
+
+    count = experiment.source.splits[split].num_examples
+    row: dict[str, Any] = {"step": step, "split": split, "examples": count}
+    evaluation = None
+    details = arguments.details or arguments.every_class or arguments.html is not None
+    if arguments.data is not None or details:
+        evaluation = evaluate_predictions(
+            predict(experiment, split, step), experiment.source.classes
+        )
+        row |= {"examples": len(evaluation.predictions.label)}
+        row |= evaluation.to_json() if arguments.json else evaluation.metrics
+    else:
+        row |= experiment.evaluate(split)
+    if runtime.is_chief:
+        print(json.dumps(row) if arguments.json else _line(row))
+        if evaluation is not None and not arguments.json:
+            print("\n".join([*evaluation.lines(arguments.every_class), ""]))
+    return evaluation
+
+
+def _draw(arguments: argparse.Namespace, folder: RunFolder, found: list[Evaluation]) -> None:
+    from pipeline.monitor.report.evaluation import evaluation_page
+
+    name = arguments.data or "its own data"
+    page = evaluation_page(
+        f"{folder.path.name} on {name}",
+        [(one.predictions, one.classes, one.metrics, one.bins) for one in found],
+    )
+    try:
+        arguments.html.parent.mkdir(parents=True, exist_ok=True)
+        arguments.html.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"cannot write {arguments.html}: {error.strerror}") from None
+    print(f"vit evaluate: {arguments.html}", file=sys.stderr)
 
 
 def _line(row: dict[str, Any]) -> str:

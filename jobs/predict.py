@@ -1,57 +1,149 @@
-"""`vit predict RUN IMAGE...`"""
+"""`vit predict MODEL IMAGE...`"""
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobs.cli import run_process
 from jobs.tensorflow_start import import_tensorflow
-from pipeline.errors import DataError
+from pipeline.errors import DataError, SettingsError
 from pipeline.train.run_folder import RunFolder
 
-TOP = 5
+if TYPE_CHECKING:
+    from pipeline.export.answers import Answer
+    from pipeline.export.exported import Exported
+    from pipeline.monitor.report.gallery import Shown
+
+Top = list[tuple[str, float]]  # names and probabilities, the likeliest first
+
+_EPILOG = """\
+MODEL is a run folder, whose best weights are taken, or what `vit export` wrote, in any format.
+IMAGE is a file, a folder, of which all images below it are meant, or a pattern in quotes, such as
+'photos/**/*.jpg'. Answers come in this order. What cannot be read is named on standard error, the
+others go on, and the exit code is 3.
+
+A single image gets its classes a line each; of several, each has a line with the likeliest and the
+second. --json prints {"image": ..., "top": [{"class": ..., "probability": ...}, ...]} a line, --csv
+the columns image, class_1, probability_1, class_2, probability_2, ...
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this verb's arguments."""
-    parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image file")
-    parser.add_argument("--json", action="store_true", help="print one JSON object an image")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="run folder, or an export")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder or pattern")
+    parser.add_argument("--top", type=int, default=5, help="classes an image (default: 5)")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON object an image")
+    form.add_argument("--csv", action="store_true", help="print comma-separated values")
+    parser.add_argument(
+        "--gallery", type=Path, metavar="FILE.html", help="draw the images and answers on one page"
+    )
+    parser.epilog = _EPILOG
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the five likeliest classes of each image; reports unreadable ones and goes on."""
-    folder = RunFolder(arguments.run)
-    config = folder.config()
+    """Prints the likeliest classes of each image; reports unreadable ones and goes on."""
+    if arguments.top < 1:
+        raise SettingsError(f"--top must be at least 1. Received: {arguments.top}")
+    if arguments.gallery is not None and arguments.gallery.is_dir():
+        raise SettingsError(f"--gallery {arguments.gallery} is a folder: give a file")
     import_tensorflow()
-    from pipeline.data.images import load_image
-    from pipeline.train.best import load_predictor
+    from pipeline.export.answers import answer_all, best, find_images
+    from pipeline.monitor.report.gallery import Shown
 
-    predict = load_predictor(folder)
-    failed = 0
-    for path in arguments.images:
-        try:
-            content = path.read_bytes()
-            probabilities = predict(load_image(content, str(path), config.data))
-        except OSError as error:
-            print(f"vit predict: cannot read {path}: {error.strerror}", file=sys.stderr)
+    model = load(arguments.model)
+    classes = model.facts.classes
+    files = list(find_images(arguments.images))
+    write = _writer(arguments, len(classes), alone=len(files) == 1)
+    failed, shown = 0, []
+    for answer in answer_all(model, files):
+        top: Top = []
+        if answer.probabilities is None:
+            print(f"vit predict: {_problem(answer)}", file=sys.stderr)
             failed += 1
-            continue
-        except DataError as error:
-            print(f"vit predict: {error}", file=sys.stderr)
-            failed += 1
-            continue
-        best = list(probabilities.items())[:TOP]
-        if arguments.json:
-            top = [{"class": name, "probability": p} for name, p in best]
-            print(json.dumps({"image": str(path), "top": top}))
         else:
-            print(path)
-            print("\n".join(f"  {p:7.2%}  {name}" for name, p in best))
+            chosen = best(answer.probabilities, arguments.top)
+            top = [(classes[i], float(answer.probabilities[i])) for i in chosen]
+            write(answer.path, top)
+        if arguments.gallery is not None:
+            shown.append(Shown(answer.path, answer.pixels, top, answer.problem))
+    if arguments.gallery is not None:
+        _draw(arguments, shown, failed)
     return DataError.exit_code if failed else 0
+
+
+def load(path: Path) -> Exported:
+    """A run's best weights, or an export.
+
+    Raises:
+      SettingsError: It is neither, or the run has no checkpoint yet.
+    """
+    from pipeline.export.exported import of_model
+    from pipeline.export.facts import ExportFacts
+    from pipeline.export.formats import load_export
+    from pipeline.train.best import load_model
+
+    folder = RunFolder(path)
+    if not folder.was_begun:
+        return load_export(path)
+    model, step = load_model(folder)
+    facts = ExportFacts.of_run(folder.config(), folder.dataset(), model.arch, step)
+    return of_model(model, facts)
+
+
+def _problem(answer: Answer) -> str:
+    """One line that names the file; errors of data do so themselves."""
+    problem = answer.problem or ""
+    return problem if answer.path in problem else f"cannot read {answer.path}: {problem}"
+
+
+def _writer(arguments: argparse.Namespace, classes: int, alone: bool) -> Callable[[str, Top], None]:
+    """What prints the answer for one image."""
+    if arguments.json:
+        return _write_json
+    if arguments.csv:
+        rows = csv.writer(sys.stdout, lineterminator="\n")
+        count = min(arguments.top, classes)
+        names = [f"{what}_{i + 1}" for i in range(count) for what in ("class", "probability")]
+        rows.writerow(["image", *names])
+        return lambda path, top: rows.writerow([path, *(v for pair in top for v in pair)])
+    return _write_block if alone else _write_line
+
+
+def _write_json(path: str, top: Top) -> None:
+    said = [{"class": name, "probability": p} for name, p in top]
+    print(json.dumps({"image": path, "top": said}))
+
+
+def _write_block(path: str, top: Top) -> None:
+    print(path)
+    print("\n".join(f"  {p:7.2%}  {name}" for name, p in top))
+
+
+def _write_line(path: str, top: Top) -> None:
+    # The path comes last, since nobody knows how long the longest is.
+    print("  ".join(f"{p:7.2%}  {name:<16.16}" for name, p in top[:2]) + f"  {path}")
+
+
+def _draw(arguments: argparse.Namespace, shown: list[Shown], failed: int) -> None:
+    from pipeline.monitor.report.gallery import gallery_page
+
+    about = f"{len(shown) - failed:,} images by {arguments.model}"
+    about += f"; {failed:,} could not be read" if failed else ""
+    try:
+        arguments.gallery.parent.mkdir(parents=True, exist_ok=True)
+        page = gallery_page(f"What {arguments.model.name} says", f"{about}.", shown)
+        arguments.gallery.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"cannot write {arguments.gallery}: {error.strerror}") from None
+    print(f"vit predict: {arguments.gallery}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -5,4 +5,5 @@ exported.py            a loaded export, whatever its format; a run's own model i
 saved_model.py  onnx_file.py  keras_file.py  safetensors_folder.py      a format each
 formats.py             the table of them; which one a path holds
 write.py               writes one beside its place, compares it with the run, and puts it there
+answers.py             what it says of image files, in their order
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Any, Literal
 
 import keras
@@ -82,23 +81,3 @@ def load_model(folder: RunFolder, which: Weights = "evaluated") -> tuple[keras.M
     weights = weights_of(config, snapshot, which)
     restore_variables({v.path: v for v in model.variables}, weights, "model")
     return model, snapshot.step
-
-
-def load_predictor(folder: RunFolder) -> Callable[[np.ndarray], dict[str, float]]:
-    """A function from an image, uint8 [S, S, 3], to probabilities by class, likeliest first.
-
-    Uses the averaged weights where training evaluated them.
-    """
-    facts = folder.dataset()
-    classes: list[str] = facts["classes"]
-    model, _ = load_model(folder)
-    mean, std = np.float32(facts["mean"]), np.float32(facts["std"])
-
-    def predict(image: np.ndarray) -> dict[str, float]:
-        pixels = (image.astype(np.float32) / 255 - mean) / std
-        logits = model(pixels[None], training=False)[0]
-        probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
-        order = np.argsort(-probabilities, kind="stable")
-        return {classes[i]: float(probabilities[i]) for i in order}
-
-    return predict

@@ -20,6 +20,7 @@ from pipeline.data.augment.mix import GROUP
 from pipeline.data.images import SkippedImages
 from pipeline.data.input import Shard, eval_dataset, train_dataset
 from pipeline.data.sources.source import DataSource, measure_normalization, open_source
+from pipeline.data.split import Colour
 from pipeline.distribute.runtime import Runtime
 from pipeline.errors import SettingsError
 from pipeline.model.vit import build_vit
@@ -252,8 +253,21 @@ class Experiment:
         return tf.function(self.optimizer.swap_averages)
 
 
-def build(config: Config, runtime: Runtime) -> Experiment:
+class Opened(NamedTuple):
+    """Data that is open already, and the colours' mean and deviation in units of 0..1."""
+
+    source: DataSource
+    mean: Colour
+    std: Colour
+
+
+def build(config: Config, runtime: Runtime, opened: Opened | None = None) -> Experiment:
     """Opens the data, builds the model, and creates the optimizer's state.
+
+    Args:
+      config: All settings.
+      runtime: What it runs on.
+      opened: Other data than the settings name, to evaluate on.
 
     Raises:
       DataError: The data is missing or not what the recipe says.
@@ -263,10 +277,13 @@ def build(config: Config, runtime: Runtime) -> Experiment:
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(config.seed)
-    source = open_source(config.data, config.seed)
-    examples = source.splits["train"].num_examples
+    if opened is None:
+        source = open_source(config.data, config.seed)
+        mean, std = measure_normalization(source, config.data)
+    else:
+        source, mean, std = opened
+    examples = next(iter(source.splits.values())).num_examples  # of train, where there is one
     check_examples(examples, runtime.num_replicas)
-    mean, std = measure_normalization(source, config.data)
     with runtime.scope():
         model = build_vit(
             config.model,

@@ -39,7 +39,8 @@ def predict(experiment: Experiment, split: str, step: int) -> Predictions:
       step: For the record.
 
     Raises:
-      PredictionError: On all processes: one could not, for an image that cannot be read perhaps.
+      PredictionError: On all processes: one could not, for an image that cannot be read perhaps;
+        it has the exit code of what went wrong.
     """
     k = min(TOP_K, len(experiment.source.classes))
     own, problem = [], None
@@ -47,11 +48,14 @@ def predict(experiment: Experiment, split: str, step: int) -> Predictions:
         with bad_images_named():
             own = _own_rows(experiment, split, k)
     except Exception as error:  # the others wait for this process, whatever went wrong
-        problem = str(error)
+        problem = str(error), getattr(error, "exit_code", PredictionError.exit_code)
     parts = experiment.runtime.all_gather([problem, own])
     problems = [problem for problem, _ in parts if problem is not None]
     if problems:
-        raise PredictionError(f"cannot go through {split}: {problems[0]}")
+        said, exit_code = problems[0]
+        failed = PredictionError(f"cannot go through {split}: {said}")
+        failed.exit_code, failed.said_by_chief = exit_code, True
+        raise failed
     table = np.array([row for _, rows in parts for row in rows]).reshape(-1, 5 + 2 * k)
     table = table[np.argsort(table[:, 1])]
     fixed, top, probability = np.split(table, [5, 5 + k], axis=1)

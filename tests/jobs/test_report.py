@@ -88,19 +88,18 @@ def test_training_ends_with_a_report_of_its_test_predictions(finished):
 
 
 def test_predictions_are_what_keras_says_of_the_same_images(finished):
-    """Another way to the same numbers: `vit predict`'s, image by image, and scikit-learn's sums."""
+    """Another way to the same numbers: `vit predict`'s model, and scikit-learn's sums."""
     code = (
         "import sys, json; from pathlib import Path\n"
         "from pipeline.config import parse_config\n"
         "from pipeline.data.sources.source import open_source\n"
-        "from pipeline.train.best import load_predictor\n"
+        "from jobs.predict import load\n"
         "from pipeline.train.run_folder import RunFolder\n"
-        "folder = RunFolder(Path(sys.argv[1])); predict = load_predictor(folder)\n"
+        "folder = RunFolder(Path(sys.argv[1])); model = load(folder.path)\n"
         "config = folder.config(); source = open_source(config.data, config.seed)\n"
         "test = source.splits['test']\n"
-        "said = [predict(image) for image in test.images[:60]]\n"
-        "rows = [[one[name] for name in source.classes] for one in said]\n"
-        "print(json.dumps([test.labels.tolist(), rows]))\n"
+        "said = model.answer(test.images[:60]).tolist()\n"
+        "print(json.dumps([test.labels.tolist(), said]))\n"
     )
     done = vit(finished, start=("-c", code))
     assert done.returncode == 0, done.stderr

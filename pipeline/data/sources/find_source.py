@@ -33,13 +33,22 @@ def find_source(name: str, kind: str | None = None) -> dict[str, Any]:
         raise SettingsError(
             f"{name} does not exist. Name a folder, a list, or one of {', '.join(NAMED)}"
         )
-    found = _kind_of_file(path) if path.is_file() else _kind_of_folder(path)
+    found = kind_of(path)
     if found is None:
         raise SettingsError(
             f"cannot tell what {path} is: say it with data.source=image_folder, list, tfrecord, "
             "cifar10, cifar100 or fashion_mnist"
         )
     return {"source": found, "path": str(path)}
+
+
+def kind_of(path: Path) -> str | None:
+    """`data.source` of a file or folder; None where it could be anything.
+
+    Raises:
+      SettingsError: It is what `vit prepare` wrote.
+    """
+    return _kind_of_file(path) if path.is_file() else _kind_of_folder(path)
 
 
 def _kind_of_file(path: Path) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,6 +62,27 @@ def open_folder(config: DataConfig) -> DataSource:
         if listing.left_out
     )
     return DataSource(tuple(classes), splits, None, notes)
+
+
+def open_classes(root: Path, classes: Sequence[str], config: DataConfig) -> Split:
+    """The images of `root`/<class>/*, of some or all of the classes, which are known already.
+
+    Raises:
+      DataError: A folder is none of them, or there is no image.
+    """
+    found = _folders(root)
+    unknown = sorted(set(found) - set(classes))
+    if unknown or not found:
+        what = f"{_listed(unknown)}, which is none of the model's classes" if found else "no folder"
+        raise DataError(
+            f"{root} has {what}. Expected: {root}/<class>/*, classes being {_some(classes)}"
+        )
+    listing = _Listing(root=None if config.links_out else os.path.realpath(root))
+    _check_links(str(root), found, listing)
+    for label, name in enumerate(classes):
+        if name in found:
+            _list_class(root, name, label, listing)
+    return listing.split(str(root))
 
 
 def _find_classes(root: Path) -> list[str]:
@@ -161,6 +183,11 @@ def _folders(folder: Path) -> list[str]:
 def _listed(names: list[str]) -> str:
     shown = ", ".join(names[:5])
     return f"the folders {shown} and {len(names) - 5} more" if len(names) > 5 else f"{shown}/"
+
+
+def _some(classes: Sequence[str]) -> str:
+    rest = f" and {len(classes) - 5} more" if len(classes) > 5 else ""
+    return ", ".join(classes[:5]) + rest
 
 
 def _summary(counts: Counter[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,7 +14,7 @@ from pipeline.monitor.report.confusion import (
     heat_pixels,
     worst_confusions,
 )
-from pipeline.monitor.report.facts import RunFacts
+from pipeline.monitor.report.facts import Predictions
 from pipeline.monitor.report.html import (
     Content,
     Html,
@@ -30,56 +32,55 @@ _WORST = 20
 _SHORT = 3
 
 
-def class_sections(run: RunFacts) -> Html | None:
+def class_sections(found: Predictions | None, classes: Sequence[str]) -> Html | None:
     """Confusions and accuracy a class; None where there are no predictions."""
-    if run.predictions is None:
+    if found is None:
         return None
-    found = run.predictions
-    counts = confusion_counts(found.label, found.predicted, len(run.classes))
-    few = len(run.classes) <= _MOST_NUMBERS
+    counts = confusion_counts(found.label, found.predicted, len(classes))
+    few = len(classes) <= _MOST_NUMBERS
     of = f"{len(found.label):,} {found.split} examples, weights of step {found.step:,}"
-    worst = _worst_table(run, counts)
+    worst = _worst_table(classes, counts)
     if few:
-        matrix = _matrix(run, counts)
+        matrix = _matrix(classes, counts)
         return join(
             element("h2", "Classes"),
             element("p", f"Of {of}.", class_="soft"),
             element(
                 "div",
                 element("div", element("h3", "Confusion matrix"), matrix),
-                element("div", element("h3", "Accuracy a class"), _accuracy_table(run, counts)),
+                element("div", element("h3", "Accuracy a class"), _accuracy_table(classes, counts)),
                 class_="sides",
             ),
             element("h3", "Most frequent confusions"),
             worst,
         )
-    drawn = _heat_picture(counts) if len(run.classes) <= _MOST_CELLS else None
+    drawn = _heat_picture(counts) if len(classes) <= _MOST_CELLS else None
     return join(
         element("h2", "Classes"),
-        element("p", f"{len(run.classes):,} classes; of {of}.", class_="soft"),
+        element("p", f"{len(classes):,} classes; of {of}.", class_="soft"),
         element(
             "div",
             element("div", element("h3", "Most frequent confusions"), worst),
-            element("div", element("h3", "Accuracy a class"), _accuracy_summary(run, counts)),
+            element("div", element("h3", "Accuracy a class"), _accuracy_summary(classes, counts)),
             class_="sides",
         ),
         drawn,
-        details(f"Accuracy of all {len(run.classes):,} classes", _accuracy_table(run, counts)),
+        details(f"Accuracy of all {len(classes):,} classes", _accuracy_table(classes, counts)),
     )
 
 
-def _matrix(run: RunFacts, counts: Counts) -> Html:
+def _matrix(classes: Sequence[str], counts: Counts) -> Html:
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     rows = []
-    for name, line, share in zip(run.classes, counts, shares, strict=True):
+    for name, line, share in zip(classes, counts, shares, strict=True):
         cells = [_cell(int(n), float(s)) for n, s in zip(line, share, strict=True)]
         # Its end is cut off where it is long; the title has the whole.
         rows.append(element("tr", element("th", name, scope="row", title=name), *cells))
     caption = "A row is what it is, a column what it was taken for; number of examples"
-    names = (element("th", element("span", name), scope="col") for name in run.classes)
+    names = (element("th", element("span", name), scope="col") for name in classes)
     head = element("tr", element("td", class_="none"), *names)
     # Names of up to three characters fit above their columns, others are turned.
-    style = "matrix" if max(map(len, run.classes)) <= _SHORT else "matrix long"
+    style = "matrix" if max(map(len, classes)) <= _SHORT else "matrix long"
     return scrolling_table(element("thead", head), element("tbody", *rows), caption, style)
 
 
@@ -88,12 +89,12 @@ def _cell(count: int, share: float) -> Html:
     return element("td", count or "·", class_=style, style=f"--share:{share:.2f}")
 
 
-def _worst_table(run: RunFacts, counts: Counts) -> Html:
+def _worst_table(classes: Sequence[str], counts: Counts) -> Html:
     worst = worst_confusions(counts, _WORST)
     if not worst:
         return element("p", "There is none.")
     rows: list[tuple[Content, ...]] = [
-        (run.classes[c.label], run.classes[c.predicted], c.times, f"{c.share:.1%}") for c in worst
+        (classes[c.label], classes[c.predicted], c.times, f"{c.share:.1%}") for c in worst
     ]
     number = int(np.count_nonzero(counts) - np.count_nonzero(np.diag(counts)))
     return table(
@@ -126,15 +127,15 @@ def _heat_picture(counts: Counts) -> Html:
     )
 
 
-def _accuracy_table(run: RunFacts, counts: Counts) -> Html:
+def _accuracy_table(classes: Sequence[str], counts: Counts) -> Html:
     """Every class, the worst first."""
     accuracy = class_accuracy(counts)
     # Classes without examples come last.
     order = np.argsort(np.where(np.isnan(accuracy), 2.0, accuracy), kind="stable")
-    return _rows_of(run, counts, accuracy, order.tolist())
+    return _rows_of(classes, counts, accuracy, order.tolist())
 
 
-def _accuracy_summary(run: RunFacts, counts: Counts) -> Html:
+def _accuracy_summary(classes: Sequence[str], counts: Counts) -> Html:
     """How accuracy is spread over the classes, and the worst of them."""
     accuracy = class_accuracy(counts)
     there = np.flatnonzero(~np.isnan(accuracy))
@@ -144,20 +145,20 @@ def _accuracy_summary(run: RunFacts, counts: Counts) -> Html:
     spread = ", ".join(f"{name} {v:.1%}" for name, v in zip(names, values, strict=True))
     return join(
         element("p", spread, class_="soft"),
-        _rows_of(run, counts, accuracy, order[:_WORST].tolist()),
+        _rows_of(classes, counts, accuracy, order[:_WORST].tolist()),
     )
 
 
 def _rows_of(
-    run: RunFacts, counts: Counts, accuracy: npt.NDArray[np.float64], order: list[int]
+    classes: Sequence[str], counts: Counts, accuracy: npt.NDArray[np.float64], order: list[int]
 ) -> Html:
     examples = counts.sum(axis=1)
     rows: list[tuple[Content, ...]] = []
     for i in order:
         if np.isnan(accuracy[i]):
-            rows.append((run.classes[i], "no examples", 0, None))
+            rows.append((classes[i], "no examples", 0, None))
             continue
         filled = element("i", style=f"width:{accuracy[i]:.1%}")
         bar = element("span", filled, class_="bar", aria_hidden="true")
-        rows.append((run.classes[i], f"{accuracy[i]:.1%}", f"{examples[i]:,}", bar))
+        rows.append((classes[i], f"{accuracy[i]:.1%}", f"{examples[i]:,}", bar))
     return table(("class", "accuracy", "examples", None), rows, class_="numbers")

@@ -46,7 +46,7 @@ def report_page(run: RunFacts) -> Html:
         evaluations_table(run),
         element("h2", "How it ran") if charts else None,
         grid(machine_charts(run)),
-        class_sections(run),
+        class_sections(run.predictions, run.classes),
         examples_sections(run),
         augmented_section(run),
         _how_it_was_started(run),

@@ -1,0 +1,67 @@
+"""Another data set than a model was trained on, with labels that are the model's classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.config import DataConfig
+from pipeline.data.sources.find_source import find_source, kind_of
+from pipeline.data.sources.folder import open_classes
+from pipeline.data.sources.records import FACTS
+from pipeline.data.sources.source import open_source
+from pipeline.data.split import DataSource, Split
+from pipeline.errors import DataError
+
+WHOLE = "all"  # split of a data set that is not divided
+
+
+def open_other(name: str, config: DataConfig, classes: Sequence[str]) -> DataSource:
+    """Opens a data set by what it is, and matches its classes with the model's by their names.
+
+    It may have some of them only, and in another order. Class folders without train/ above them are
+    one split, "all".
+
+    Args:
+      name: Its folder, file, or the name of a data set.
+      config: How the model was trained.
+      classes: The model's.
+
+    Raises:
+      DataError: It has a class that the model does not know.
+      SettingsError: It does not exist, or could be anything.
+    """
+    path = Path(name).expanduser()
+    found = {"source": config.source, "path": name}
+    if (path / FACTS).is_file():
+        found["source"] = "records"
+    elif not path.exists():
+        found = find_source(name)
+    elif name != config.path:
+        kind = kind_of(path)
+        if kind is None and path.is_dir():
+            return _open_class_folders(path, config, classes)
+        found["source"] = kind or config.source
+    source = open_source(config.model_copy(update=found), seed=0)
+    unknown = sorted(set(source.classes) - set(classes))
+    if unknown:
+        raise DataError(
+            f"{name} has classes that the model does not know: {', '.join(unknown[:5])}"
+            f"{f' and {len(unknown) - 5} more' if len(unknown) > 5 else ''}. Rename or remove them"
+        )
+    place = np.array([classes.index(own) for own in source.classes], np.int32)
+    splits = {key: _relabelled(split, place) for key, split in source.splits.items()}
+    return DataSource(tuple(classes), splits, source.image_shape, source.notes)
+
+
+def _open_class_folders(path: Path, config: DataConfig, classes: Sequence[str]) -> DataSource:
+    split, folder = ("test", path / "test") if (path / "test").is_dir() else (WHOLE, path)
+    return DataSource(tuple(classes), {split: open_classes(folder, classes, config)})
+
+
+def _relabelled(split: Split, place: npt.NDArray[np.int32]) -> Split:
+    return replace(split, labels=place[split.labels])

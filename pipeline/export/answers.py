@@ -1,0 +1,94 @@
+"""What a model says of image files, in their order, whatever becomes of some of them."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.data.images import load_image
+from pipeline.data.sources.folder import EXTENSIONS
+from pipeline.errors import DataError
+from pipeline.export.exported import Exported, Pixels, Probabilities
+
+BATCH = 32  # images a call of the model
+
+
+class Answer(NamedTuple):
+    """What is said of one file, or why nothing is.
+
+    Attributes:
+      path: Of the file, or what was given in its place.
+      problem: Why there is no answer; None where there is one.
+      pixels: uint8 [S, S, 3], what the model saw.
+      probabilities: float32 [C].
+    """
+
+    path: str
+    problem: str | None = None
+    pixels: npt.NDArray[np.uint8] | None = None
+    probabilities: npt.NDArray[np.float32] | None = None
+
+
+def find_images(words: Iterable[str]) -> Iterator[Answer]:
+    """The files that are meant, in the order of the words, without answers yet.
+
+    A word is a file, a folder, of which all images below it are meant, sorted by path, or a pattern
+    such as `photos/**/*.jpg`. Where a word means nothing, that is its problem.
+    """
+    for word in words:
+        path = Path(word)
+        if path.is_dir():
+            found = [p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file()]
+            problem = f"no image below it: files that end in {', '.join(EXTENSIONS)} are looked for"
+        elif path.exists() or not glob.has_magic(word):
+            yield Answer(word)
+            continue
+        else:
+            found = [Path(name) for name in glob.glob(word, recursive=True)]
+            found = [path for path in found if path.is_file()]
+            problem = "no file fits this pattern"
+        if not found:
+            yield Answer(word, problem)
+        yield from (Answer(str(path)) for path in sorted(found))
+
+
+def answer_all(model: Exported, files: Iterable[Answer]) -> Iterator[Answer]:
+    """Answers for files, a batch at a time, in their order; unreadable ones keep their place."""
+    files = iter(files)
+    while batch := list(islice(files, BATCH)):
+        read = [_read(file, model) for file in batch]
+        pixels = [one.pixels for one in read if one.pixels is not None]
+        said = iter(_answer(model, pixels))
+        for one in read:
+            yield one if one.pixels is None else one._replace(probabilities=next(said))
+
+
+def best(probabilities: npt.NDArray[np.float32], count: int) -> list[int]:
+    """Numbers of the likeliest classes, the likeliest first; ties by class number."""
+    return np.argsort(-probabilities, kind="stable")[:count].tolist()
+
+
+def _answer(model: Exported, pixels: Sequence[npt.NDArray[np.uint8]]) -> Probabilities:
+    if not pixels:
+        return np.zeros([0, len(model.facts.classes)], np.float32)
+    batch: Pixels = np.stack(pixels)
+    return model.answer(batch)
+
+
+def _read(file: Answer, model: Exported) -> Answer:
+    if file.problem is not None:
+        return file
+    try:
+        content = Path(file.path).read_bytes()
+        pixels = load_image(content, file.path, model.facts.preprocessing.data_config())
+    except OSError as error:
+        return file._replace(problem=error.strerror or str(error))
+    except DataError as error:
+        return file._replace(problem=str(error))
+    return file._replace(pixels=pixels)

@@ -1,0 +1,59 @@
+"""A page of images with what a model says of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pipeline.monitor.report.facts import Pixels
+from pipeline.monitor.report.html import Html, element, join
+from pipeline.monitor.report.page import document
+from pipeline.monitor.report.pictures import picture
+
+
+class Shown(NamedTuple):
+    """One image of a gallery.
+
+    Attributes:
+      name: Of its file.
+      pixels: uint8 [h, w, 3]; None where it could not be read.
+      top: Class names and probabilities, the likeliest first.
+      problem: Why it could not be read.
+    """
+
+    name: str
+    pixels: Pixels | None
+    top: Sequence[tuple[str, float]]
+    problem: str | None = None
+
+
+def gallery_page(title: str, about: str, images: Sequence[Shown]) -> Html:
+    """The images in their order, as one HTML document that needs nothing from anywhere else.
+
+    Args:
+      title: Of the page.
+      about: A sentence below it.
+      images: What is shown.
+    """
+    entries = [_entry(image) for image in images]
+    return document(
+        title,
+        element("h1", title),
+        element("p", about, class_="soft"),
+        element("ul", *entries, class_="pictures large"),
+    )
+
+
+def _entry(image: Shown) -> Html:
+    short = element("div", image.name.rsplit("/", 1)[-1], class_="soft", title=image.name)
+    if image.pixels is None:
+        return element("li", short, element("div", image.problem, class_="warn"))
+    name, probability = image.top[0]
+    shown = picture(image.pixels, f"{image.name}: {name} with {probability:.1%}")
+    return element("li", shown, short, *(_bar(*one) for one in image.top))
+
+
+def _bar(name: str, probability: float) -> Html:
+    filled = element("i", style=f"width:{probability:.1%}")
+    bar = element("span", filled, class_="bar", aria_hidden="true")
+    return element("div", bar, join(" ", f"{probability:.1%} ", element("strong", name)))

@@ -1,0 +1,77 @@
+"""`vit evaluate` on other data, and its details."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.metrics import accuracy_score
+
+from jobs.cli import main
+
+
+def evaluate(capsys, *arguments):
+    code = main(["evaluate", *map(str, arguments)])
+    done = capsys.readouterr()
+    return code, done.out, done.err
+
+
+@pytest.fixture(scope="module")
+def some_digits(tmp_path_factory):
+    """Sevens, threes and ones as class folders, whose order is not that of the run's classes."""
+    folder = tmp_path_factory.mktemp("other")
+    data = load_digits()
+    for i in np.flatnonzero(np.isin(data.target, [1, 3, 7]))[:90]:
+        path = folder / str(data.target[i]) / f"{i:04d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.uint8(data.images[i] * 15)).save(path)
+    return folder
+
+
+def test_another_set_gives_what_vit_predict_says_of_its_files(digits_run, some_digits, capsys):
+    code, out, _ = evaluate(capsys, digits_run, "--data", some_digits, "--json")
+    assert code == 0
+    row = json.loads(out)
+    assert main(["predict", str(digits_run), str(some_digits), "--json", "--top", "10"]) == 0
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    labels = [one["image"].split("/")[-2] for one in said]
+    assert (row["split"], row["examples"]) == ("all", 90)
+    assert row["accuracy"] == accuracy_score(labels, [one["top"][0]["class"] for one in said])
+    own = [{t["class"]: t["probability"] for t in one["top"]}[label]
+           for one, label in zip(said, labels, strict=True)]  # fmt: skip
+    assert row["loss"] == pytest.approx(-np.mean(np.log(own)), rel=1e-4)
+    assert sum(b["examples"] for b in row["calibration"]) == 90
+    assert {c["class"] for c in row["classes"] if c["examples"]} == {"1", "3", "7"}
+
+
+def test_details_of_the_run_s_own_data_agree_with_the_short_line(digits_run, tmp_path, capsys):
+    code, short, _ = evaluate(capsys, digits_run)
+    assert code == 0
+    page = tmp_path / "new/page.html"
+    code, out, err = evaluate(capsys, digits_run, "--html", page)
+    assert code == 0
+    assert [line for line in out.splitlines() if "images" in line] == short.splitlines()
+    assert "calibration error" in out
+    assert str(page) in err
+    text = page.read_text()
+    assert text.count('aria-label="A row is what it is') == 2  # validation and test
+    assert "http" not in text
+
+
+def test_unknown_classes_and_splits_are_refused(digits_run, some_digits, tmp_path, capsys):
+    (tmp_path / "twelve").mkdir()
+    code, _, err = evaluate(capsys, digits_run, "--data", tmp_path)
+    assert (code, "twelve" in err) == (3, True)
+    code, _, err = evaluate(capsys, digits_run, "--data", some_digits, "--split", "test")
+    assert code == 2
+    assert "it has all" in err
+
+
+def test_an_unreadable_image_is_named(digits_run, tmp_path, capsys):
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7/broken.png").write_text("no image")
+    code, _, err = evaluate(capsys, digits_run, "--data", tmp_path)
+    assert code == 3
+    assert "broken.png" in err
+    assert "Traceback" not in err
