@@ -82,8 +82,8 @@ tbody th { font-weight: 500; min-width: 5rem; } .matrix tbody th { min-width: 0;
 .pictures img, .rows img { background: var(--box); border-radius: 4px; }
 .tiny { image-rendering: pixelated; }
 .pictures img { width: 100%; height: auto; max-width: 8rem; display: block; }
-.pictures.large { grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); }
-.pictures.large img { max-width: 100%; } .pictures .bar { width: 3rem; }
+.pictures.large { grid-template-columns: repeat(auto-fill, minmax(12rem, 1fr)); }
+.pictures.large img { max-width: 100%; } .pictures .bar { width: 2.5rem; }
 .rows td { border: 0; padding: .15rem .3rem .15rem 0; } .rows th { border: 0; max-width: 8rem; }
 .rows img { width: 4.2rem; height: auto; display: block; }
 details { margin: .6rem 0; } summary { cursor: pointer; color: var(--soft); }
