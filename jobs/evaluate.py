@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.cli import run_process
 from jobs.tensorflow_start import import_tensorflow
-from pipeline.errors import SettingsError
+from pipeline.errors import DataError, SettingsError
 from pipeline.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -55,27 +55,28 @@ def run(arguments: argparse.Namespace) -> int:
     import_tensorflow()
     from pipeline.data.images import bad_images_named
     from pipeline.data.sources.other import open_other
+    from pipeline.distribute.agreement import on_chief
     from pipeline.distribute.runtime import start
     from pipeline.train.best import restore_best
     from pipeline.train.experiment import Opened, build
 
-    opened = None
-    if arguments.data is not None:
-        source = open_other(arguments.data, config.data, facts["classes"])
-        opened = Opened(source, tuple(facts["mean"]), tuple(facts["std"]))
     with (
         closing(start(config.distribute)) as runtime,
         runtime.noticing_lost_peers(),
         bad_images_named(),
     ):
+        opened = None
+        if arguments.data is not None:
+            source = open_other(arguments.data, config.data, facts["classes"])
+            opened = Opened(source, tuple(facts["mean"]), tuple(facts["std"]))
         experiment = build(config, runtime, opened)
         step = restore_best(experiment, folder)
         found = []
         for split in _splits(arguments, experiment):
             evaluation = _evaluate(arguments, experiment, runtime, split, step)
             found += [evaluation] if evaluation is not None else []
-        if arguments.html is not None and runtime.is_chief:
-            _draw(arguments, folder, found)
+        if arguments.html is not None:
+            on_chief(runtime, lambda: _draw(arguments, folder, found))
         runtime.barrier()
     return 0
 
@@ -104,10 +105,11 @@ def _evaluate(
     evaluation = None
     details = arguments.details or arguments.every_class or arguments.html is not None
     if arguments.data is not None or details:
-        evaluation = evaluate_predictions(
-            predict(experiment, split, step), experiment.source.classes
-        )
-        row |= {"examples": len(evaluation.predictions.label)}
+        predictions = predict(experiment, split, step)
+        if not len(predictions.label):
+            raise DataError(f"{split}: none of its {count:,} images can be read")
+        evaluation = evaluate_predictions(predictions, experiment.source.classes)
+        row["examples"] = len(predictions.label)
         row |= evaluation.to_json() if arguments.json else evaluation.metrics
     else:
         row |= experiment.evaluate(split)

@@ -18,7 +18,7 @@ from pipeline.train.run_folder import RunFolder
 if TYPE_CHECKING:
     from pipeline.export.answers import Answer
     from pipeline.export.exported import Exported
-    from pipeline.monitor.report.gallery import Shown
+    from pipeline.monitor.report.html import Html
 
 Top = list[tuple[str, float]]  # names and probabilities, the likeliest first
 
@@ -56,13 +56,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise SettingsError(f"--gallery {arguments.gallery} is a folder: give a file")
     import_tensorflow()
     from pipeline.export.answers import answer_all, best, find_images
-    from pipeline.monitor.report.gallery import Shown
+    from pipeline.monitor.report.gallery import Shown, gallery_entry
 
     model = load(arguments.model)
     classes = model.facts.classes
     files = list(find_images(arguments.images))
     write = _writer(arguments, len(classes), alone=len(files) == 1)
-    failed, shown = 0, []
+    failed, entries = 0, []
     for answer in answer_all(model, files):
         top: Top = []
         if answer.probabilities is None:
@@ -73,9 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
             top = [(classes[i], float(answer.probabilities[i])) for i in chosen]
             write(answer.path, top)
         if arguments.gallery is not None:
-            shown.append(Shown(answer.path, answer.pixels, top, answer.problem))
+            shown = Shown(answer.path, answer.pixels, top, answer.problem)
+            entries.append(gallery_entry(shown))
     if arguments.gallery is not None:
-        _draw(arguments, shown, failed)
+        _draw(arguments, entries, failed)
     return DataError.exit_code if failed else 0
 
 
@@ -132,14 +133,14 @@ def _write_line(path: str, top: Top) -> None:
     print("  ".join(f"{p:7.2%}  {name:<16.16}" for name, p in top[:2]) + f"  {path}")
 
 
-def _draw(arguments: argparse.Namespace, shown: list[Shown], failed: int) -> None:
+def _draw(arguments: argparse.Namespace, entries: list[Html], failed: int) -> None:
     from pipeline.monitor.report.gallery import gallery_page
 
-    about = f"{len(shown) - failed:,} images by {arguments.model}"
+    about = f"{len(entries) - failed:,} images by {arguments.model}"
     about += f"; {failed:,} could not be read" if failed else ""
     try:
         arguments.gallery.parent.mkdir(parents=True, exist_ok=True)
-        page = gallery_page(f"What {arguments.model.name} says", f"{about}.", shown)
+        page = gallery_page(f"What {arguments.model.name} says", f"{about}.", entries)
         arguments.gallery.write_text(page, encoding="utf-8")
     except OSError as error:
         raise SettingsError(f"cannot write {arguments.gallery}: {error.strerror}") from None

@@ -24,13 +24,12 @@ from pipeline.export.facts import ExportFacts, from_json, no_facts
 
 OPSET = 18  # of December 2022: read by onnxruntime 1.14 and newer
 _MODEL_PROTO = b"\x08"  # how an ONNX file begins: its field 1, the version of the format
-_FACTS = "facts"
 
 
 def write(model: keras.Model, facts: ExportFacts, path: Path) -> None:
     """Writes the file: input `pixels` uint8 [batch, S, S, 3], output `probabilities` float32.
 
-    Classes and preprocessing go into its metadata, each as JSON.
+    Each of the facts is in its metadata under its name, as JSON.
 
     Raises:
       SettingsError: tf2onnx is not installed.
@@ -41,9 +40,8 @@ def write(model: keras.Model, facts: ExportFacts, path: Path) -> None:
     proto = _convert(model, facts)
     for value in (*proto.graph.input, *proto.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    told = {"classes": json.dumps(facts.classes), _FACTS: facts.to_json()}
-    told["preprocessing"] = facts.preprocessing.model_dump_json()
-    onnx.helper.set_model_props(proto, told)
+    told = facts.model_dump(mode="json")
+    onnx.helper.set_model_props(proto, {name: json.dumps(fact) for name, fact in told.items()})
     onnx.checker.check_model(proto, full_check=True)
     path.write_bytes(proto.SerializeToString())
 
@@ -112,13 +110,14 @@ def load(path: Path) -> Exported:
     except Exception as error:  # each of onnxruntime's errors is a class of its own
         raise SettingsError(f"{path} is no ONNX file that onnxruntime reads: {error}") from None
     told = session.get_modelmeta().custom_metadata_map
-    if _FACTS not in told:
+    if not ExportFacts.model_fields.keys() <= told.keys():
         raise no_facts(str(path))
+    facts = ",".join(f'"{name}":{told[name]}' for name in ExportFacts.model_fields)
 
     def answer(pixels: Pixels) -> Probabilities:
         return np.asarray(session.run(["probabilities"], {"pixels": pixels})[0])
 
-    return Exported(from_json(told[_FACTS], str(path)), answer)
+    return Exported(from_json(f"{{{facts}}}", str(path)), answer)
 
 
 def _require(package: str) -> None:

@@ -94,10 +94,11 @@ class Evaluation:
         if len(shown) < len(rows):
             text.append(f"... and {len(rows) - len(shown):,} classes better than these")
         worst = worst_confusions(self.counts, _SHOWN)
+        second = max(width, len("taken for"))
         if worst:
-            text += ["", f"{'is':<{width}}  {'taken for':<{width}}  times  of its class"]
+            text += ["", f"{'is':<{width}}  {'taken for':<{second}}  times  of its class"]
         for one in worst:
-            pair = f"{self.classes[one.label]:<{width}}  {self.classes[one.predicted]:<{width}}"
+            pair = f"{self.classes[one.label]:<{width}}  {self.classes[one.predicted]:<{second}}"
             text.append(f"{pair}  {one.times:>5,}  {one.share:>12.1%}")
         return text
 

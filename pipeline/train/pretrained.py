@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.checkpoint.snapshot import restore_variables
+from pipeline.data.sources.source import HALF, IMAGENET
 from pipeline.model.pretrained.files import read_published
 from pipeline.model.pretrained.fit import fit_weights, normalization_note
 from pipeline.model.vit import HEAD
@@ -63,7 +64,8 @@ def _start_from_published(experiment: Experiment, path: Path) -> str:
         variables, fitted.weights, f"network than {path}", optional=lambda n: n in fitted.initial
     )
     _start_averages(experiment)
-    if note := normalization_note(published, experiment.mean, experiment.std):
+    here = experiment.mean, experiment.std
+    if note := normalization_note(published, here, {"half": HALF, "imagenet": IMAGENET}):
         fitted.notes.append(note)
     numbers = sum(array.size for array in published.weights.values())
     return f"starts from {path} ({published.origin}, {numbers:,} numbers)\n{fitted.describe()}"

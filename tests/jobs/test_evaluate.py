@@ -68,6 +68,13 @@ def test_unknown_classes_and_splits_are_refused(digits_run, some_digits, tmp_pat
     assert "it has all" in err
 
 
+def test_a_page_that_cannot_be_written_is_said(digits_run, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    code, _, err = evaluate(capsys, digits_run, "--html", tmp_path / "file" / "page.html")
+    assert code == 2
+    assert "cannot write" in err
+
+
 def test_an_unreadable_image_is_named(digits_run, tmp_path, capsys):
     (tmp_path / "7").mkdir()
     (tmp_path / "7/broken.png").write_text("no image")

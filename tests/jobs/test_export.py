@@ -14,8 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from jobs.cli import main
-
-ROOT = Path(__file__).parent.parent.parent
+from tests.jobs.commands import vit
 
 # No module of this project: the folder is not on the path.
 USE = """
@@ -28,14 +27,6 @@ print(json.dumps({"classes": [c.decode() for c in answer["classes"].numpy()],
                   "probabilities": answer["probabilities"].numpy().tolist(),
                   "ours": [m for m in sys.modules if m.split(".")[0] in ("jobs", "pipeline")]}))
 """
-
-
-def vit(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "jobs.cli", *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        text=True, capture_output=True, timeout=200, check=False,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -1,33 +1,21 @@
 """`vit pretrained list`, and `vit train` from a published file, as people run them."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from pipeline.model.pretrained.catalog import CATALOG
+from tests.jobs.commands import vit
 from tests.model.pretrained import published_files as files
 
-ROOT = Path(__file__).parent.parent.parent
 NETWORK = [f"model.{key}={value}" for key, value in files.MODEL.items()]
 TINY = [
     *NETWORK, "model.gelu=tanh", "data.image_size=16", "data.resize=squash",
     "train.max_steps=1", "train.deterministic=true", "optim.base_lr=1e-30", "monitor.report=false",
     "monitor.pictures=false",
 ]  # fmt: skip
-
-
-def vit(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "jobs.cli", *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        text=True, capture_output=True, timeout=200, check=False,
-    )  # fmt: skip
 
 
 def test_the_list_has_size_source_licence_and_address_of_each():

@@ -1,10 +1,7 @@
 """`vit report` as people run it: on runs that `vit train` left, with their data and without."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,27 +9,15 @@ import pytest
 from PIL import Image
 from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 
+from tests.jobs.commands import vit
 from tests.monitor.report.parsed import parse, section
 
-ROOT = Path(__file__).parent.parent.parent
 SHORT = ["train.max_steps=30", "train.log_every_steps=10", "train.evaluate_every_steps=15"]
 # Fails where TensorFlow is imported, as it does where it is not installed.
 WITHOUT_TENSORFLOW = (
     "import sys; sys.modules['tensorflow'] = None; sys.modules['keras'] = None;"
     "from jobs.cli import main; sys.exit(main())"
 )
-
-
-def vit(*arguments, start=("-m", "jobs.cli"), cwd=ROOT):
-    return subprocess.run(
-        [sys.executable, *start, *map(str, arguments)],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        text=True,
-        capture_output=True,
-        timeout=300,
-        check=False,
-    )
 
 
 def without_tensorflow(*arguments):

@@ -28,6 +28,20 @@ def test_each_block_learns_at_a_part_of_the_next_one_s_rate():
     assert rate_factors(PATHS, None) == [1.0] * len(PATHS)
 
 
+def test_every_parameter_of_a_network_has_the_factor_of_its_layer():
+    from pipeline.config import ModelConfig
+    from pipeline.model.vit import build_vit
+
+    model = build_vit(ModelConfig(variant="Ti/8", depth=2), image_size=16, num_classes=3)
+    paths = [v.path for v in model.variables]
+    found = {}
+    for path, factor in zip(paths, rate_factors(paths, 0.5), strict=True):
+        found.setdefault(path.split("/")[1], set()).add(factor)
+    tokens = {key: {0.125} for key in ("patch_embedding", "class_token", "position_embedding")}
+    blocks = {"block_0": {0.25}, "block_1": {0.5}}
+    assert found == tokens | blocks | {"norm": {1.0}, "head": {1.0}}
+
+
 def test_a_factor_of_the_rate_is_the_update_at_that_rate():
     # Variables named as those of the last but one of two blocks, against a rate of a quarter.
     layered = [keras.Variable(v.numpy(), name=v.name) for v in make_variables()]

@@ -36,7 +36,9 @@ def read_published(path: Path) -> Published:
         arrays = _read_tensors(file)
         layout = recognise(arrays)
         if layout == "ours":
-            raise SettingsError("it is part of a checkpoint of ours: name the run's folder instead")
+            raise SettingsError(
+                "it is of a checkpoint or an export of ours: name the run's folder instead"
+            )
         if layout is None:
             some = ", ".join(sorted(arrays)[:3]) or "none"
             raise SettingsError(

@@ -25,7 +25,7 @@ import numpy as np
 
 from pipeline.errors import SettingsError
 from pipeline.model.pretrained.layouts import PATCHES, POSITIONS, Arrays
-from pipeline.model.pretrained.published import TOKEN, Published
+from pipeline.model.pretrained.published import TOKEN, Normalization, Published
 from pipeline.model.pretrained.resample import resample_patches, resample_positions
 from pipeline.model.vit import SIZES, Architecture
 
@@ -37,10 +37,6 @@ _BLOCKS = "blocks"
 _LISTED = 6
 
 _SAME_PIXELS = 2e-3  # between two ways to write the same mean or deviation
-_NORMALIZE = {
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-}
 
 
 @dataclass
@@ -151,16 +147,22 @@ def check_same_network(
 
 
 def normalization_note(
-    published: Published, mean: Iterable[float], std: Iterable[float]
+    published: Published, here: Normalization, known: Mapping[str, Normalization]
 ) -> str | None:
-    """What to say where the pixels are normalised otherwise than in the file's training."""
+    """What to say where the pixels are normalised otherwise than in the file's training.
+
+    Args:
+      published: The file's.
+      here: Mean and deviation that the recipe leads to.
+      known: Those that `data.normalize` has a name for.
+    """
     if published.normalization is None:
         return None
-    there, here = np.array(published.normalization), np.array([tuple(mean), tuple(std)])
+    there = np.array(published.normalization)
     if np.allclose(there, here, atol=_SAME_PIXELS):
         return None
     means, deviations = (" ".join(f"{x:.3g}" for x in row) for row in there)
-    fitting = (n for n, known in _NORMALIZE.items() if np.allclose(there, known, atol=_SAME_PIXELS))
+    fitting = (n for n, own in known.items() if np.allclose(there, own, atol=_SAME_PIXELS))
     setting = next((f": data.normalize={name}" for name in fitting), "")
     return f"its pixels were normalised by mean {means} and deviation {deviations}{setting}"
 

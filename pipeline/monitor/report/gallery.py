@@ -27,15 +27,14 @@ class Shown(NamedTuple):
     problem: str | None = None
 
 
-def gallery_page(title: str, about: str, images: Sequence[Shown]) -> Html:
+def gallery_page(title: str, about: str, entries: Sequence[Html]) -> Html:
     """The images in their order, as one HTML document that needs nothing from anywhere else.
 
     Args:
       title: Of the page.
       about: A sentence below it.
-      images: What is shown.
+      entries: Of `gallery_entry`, which take less room than the pixels of thousands of images.
     """
-    entries = [_entry(image) for image in images]
     return document(
         title,
         element("h1", title),
@@ -44,7 +43,8 @@ def gallery_page(title: str, about: str, images: Sequence[Shown]) -> Html:
     )
 
 
-def _entry(image: Shown) -> Html:
+def gallery_entry(image: Shown) -> Html:
+    """One image with its classes, or why it could not be read."""
     short = element("div", image.name.rsplit("/", 1)[-1], class_="soft", title=image.name)
     if image.pixels is None:
         return element("li", short, element("div", image.problem, class_="warn"))

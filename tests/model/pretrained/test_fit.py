@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from pipeline.data.sources.source import HALF, IMAGENET
 from pipeline.errors import SettingsError
 from pipeline.model.pretrained.fit import group_names, normalization_note
 from pipeline.model.pretrained.published import read_google, read_hugging_face, read_timm
@@ -13,6 +14,7 @@ from tests.model.pretrained import published_files as files
 from tests.model.pretrained.test_logits import IMAGES, assert_same, load
 from tests.reference import numpy_vit
 
+KNOWN = {"half": HALF, "imagenet": IMAGENET}
 POSITIONS = "Transformer/posembed_input/pos_embedding"
 
 
@@ -211,19 +213,19 @@ def test_hugging_faces_config_is_believed(change, said):
 def test_another_normalization_of_pixels_is_said():
     imagenet = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     published = read_timm(files.timm(), {"pretrained_cfg": imagenet})
-    said = normalization_note(published, (0.5,) * 3, (0.5,) * 3)
+    said = normalization_note(published, HALF, KNOWN)
     assert said is not None
     assert "mean 0.485 0.456 0.406" in said
     assert "data.normalize=imagenet" in said
-    assert normalization_note(published, **imagenet) is None
+    assert normalization_note(published, IMAGENET, KNOWN) is None
     google = read_google(files.google(), {})
-    assert "data.normalize=half" in str(normalization_note(google, **imagenet))
-    assert normalization_note(read_timm(files.timm(), {}), **imagenet) is None
+    assert "data.normalize=half" in str(normalization_note(google, IMAGENET, KNOWN))
+    assert normalization_note(read_timm(files.timm(), {}), IMAGENET, KNOWN) is None
 
 
 def test_a_mean_that_no_setting_has_is_said_without_one():
     odd = {"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]}
     published = read_hugging_face(files.hugging_face(), files.HUGGING_FACE_CONFIG | odd)
-    said = normalization_note(published, (0.5,) * 3, (0.5,) * 3)
+    said = normalization_note(published, HALF, KNOWN)
     assert said is not None
     assert "data.normalize=" not in said
