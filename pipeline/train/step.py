@@ -142,6 +142,8 @@ def make_gradients(
         sums = tf.zeros([len(SUMS)], tf.float64)
         gradients = [tf.zeros(v.shape) for v in variables]
         for part in tf.range(parts):
+            # Else several parts go through the model at a time, and all their activations are held.
+            tf.autograph.experimental.set_loop_options(parallel_iterations=1)
             piece = {name: value[part] for name, value in stacked.items()}
             more_sums, more = one_part(piece, tf.random.fold_in(step_seed, part))
             sums += more_sums
