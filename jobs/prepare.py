@@ -177,7 +177,7 @@ def _draw(out: Path, config: Config, file: Path) -> None:
     import_tensorflow()
     from pipeline.data.images import bad_images_named, load_example
     from pipeline.data.input import augmented_examples
-    from pipeline.model.vit import architecture, check_patches
+    from pipeline.model.architecture import architecture, check_patches
     from pipeline.monitor.preview import PreviewRow, draw_preview
 
     patch_size = architecture(config.model).patch_size

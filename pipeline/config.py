@@ -18,8 +18,7 @@ from pydantic_core import PydanticUndefined
 
 from pipeline.errors import SettingsError
 
-# The named variants; pipeline/model/vit.py holds their sizes. Kept apart so that a misspelt name
-# is reported without importing Keras.
+# The named variants; pipeline/model/architecture.py holds their sizes.
 VARIANT_PATTERN = r"(Ti|S|B|L)/[1-9]\d*|digits|cifar|keras_example"
 
 
@@ -151,6 +150,11 @@ class ModelConfig(_Stage):
     depth: int | None = _setting(None, "encoder blocks; null: the variant's", ge=1)
     num_heads: int | None = _setting(None, "attention heads; null: the variant's", ge=1)
     mlp_dim: int | None = _setting(None, "hidden units of a block's MLP; null: variant's", ge=1)
+    stem: Literal["patches", "convolutions"] = _setting(
+        "patches",
+        "what makes tokens: each patch by itself; or 3 x 3 convolutions of stride 2, with which a "
+        "network learns faster from few images",
+    )
     pool: Literal["token", "mean", "flatten"] | None = _setting(
         None, "what the head sees: class token, mean of the tokens, or all; null: the variant's"
     )
@@ -216,7 +220,9 @@ class OptimConfig(_Stage):
         (), "parameters that are not trained, as [vit/patch_embedding/*,vit/block_0/*]"
     )
     linear_probe: bool = _setting(False, "train the classifier alone")
-    accumulate_steps: int = _setting(1, "parts an update's batch is computed in", ge=1)
+    accumulate_steps: int = _setting(
+        1, "parts an update's batch is computed in, for less memory", free=True, ge=1
+    )
 
 
 class TrainConfig(_Stage):
@@ -241,6 +247,12 @@ class TrainConfig(_Stage):
     )
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = _setting(
         "float32", "numbers the model computes in; weights stay float32", free=True
+    )
+    recompute: bool = _setting(
+        False,
+        "keep of each block its input alone, and compute it again on the way back: less memory, a "
+        "third more arithmetic",
+        free=True,
     )
     deterministic: bool = _setting(False, "the same bits from run to run, at some speed")
     max_bad_steps: int = _setting(

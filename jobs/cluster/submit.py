@@ -80,8 +80,8 @@ def _manifests(job: ClusterJob, words: Sequence[str]) -> list[Manifest]:
 def _check_training(config: Config, job: ClusterJob) -> None:
     """What each of the job's processes would refuse at its start."""
     import_tensorflow()
-    from pipeline.model.vit import architecture, check_patches
-    from pipeline.train.experiment import check_batch
+    from pipeline.data.batch import check_batch
+    from pipeline.model.architecture import architecture, check_patches
 
     check_batch(config, job.num_replicas)
     check_patches(config.data.image_size, architecture(config.model).patch_size)

@@ -11,16 +11,17 @@ import numpy as np
 from jobs.doctor.finding import Finding, error, ok, warning
 from pipeline.config import CheckpointConfig, Config, ModelConfig
 from pipeline.data.augment.mix import GROUP
+from pipeline.data.batch import check_batch
 from pipeline.data.input import Shard, train_dataset
 from pipeline.data.sources.source import HALF
 from pipeline.data.split import DataSource
+from pipeline.model.architecture import architecture, check_patches
 from pipeline.model.cost import parameters
 from pipeline.model.pretrained.files import read_published
 from pipeline.model.pretrained.fit import check_same_network
-from pipeline.model.vit import architecture, check_patches
 from pipeline.optim.schedule import Schedule
-from pipeline.train.describe import estimate_memory
-from pipeline.train.experiment import check_batch, check_examples, describe_rate
+from pipeline.train.experiment import check_examples, describe_rate
+from pipeline.train.memory import estimate_memory
 from pipeline.train.run_folder import RunFolder
 
 # TensorFlow, its libraries and the input stage, a process; beside what `estimate_memory` counts.
@@ -173,7 +174,11 @@ def check_memory(
         remedy = f"optim.accumulate_steps={parts} computes the same batch in {parts} parts"
     else:
         remedy = "Take a smaller data.global_batch_size, network or data.image_size"
-    yield level("memory", text, f"{remedy}; train.precision=mixed_bfloat16 takes less")
+    yield level(
+        "memory",
+        text,
+        f"{remedy}; train.recompute=true and train.precision=mixed_bfloat16 take less",
+    )
 
 
 def check_saving(config: CheckpointConfig, size_bytes: int, total_steps: int) -> Iterator[Finding]:

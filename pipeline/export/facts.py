@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.config import Config, DataConfig
 from pipeline.errors import SettingsError
-from pipeline.model.vit import Architecture
+from pipeline.model.architecture import Architecture
 
 FILE = "export.json"  # its name, where it is a file of its own inside an export
 

@@ -17,9 +17,10 @@ from keras import layers, ops
 
 from pipeline.export.exported import Exported, Pixels, Probabilities
 from pipeline.export.facts import FILE, ExportFacts, from_json, no_facts
+from pipeline.model.architecture import Architecture
 from pipeline.model.functions import Tensor
 from pipeline.model.layers import NORM_EPSILON
-from pipeline.model.vit import Architecture
+from pipeline.model.stem import stem_channels
 
 SUFFIX = ".keras"  # Keras writes and reads no other
 
@@ -70,13 +71,7 @@ def stock_model(facts: ExportFacts) -> keras.Model:
     x = layers.Rescaling(1 / 255, name="to_unit_range")(pixels)
     variance = [value**2 for value in given.std]
     x = layers.Normalization(mean=list(given.mean), variance=variance, name="normalize")(x)
-    x = layers.Conv2D(
-        width,
-        arch.patch_size,
-        strides=arch.patch_size,
-        data_format="channels_last",
-        name="patch_embedding",
-    )(x)  # [B, S, S, 3] -> [B, h, w, D]
+    x = _patch_embedding(x, arch)  # [B, S, S, 3] -> [B, h, w, D]
     x = layers.Reshape(((size // arch.patch_size) ** 2, width), name="tokens")(x)  # -> [B, N, D]
     if arch.pool == "token":
         # The row 0 of a table of one row, for each example.
@@ -92,6 +87,26 @@ def stock_model(facts: ExportFacts) -> keras.Model:
     x = _features(x, arch)
     x = layers.Dense(len(facts.classes), name="head")(x)
     return keras.Model(pixels, layers.Softmax(name="probabilities")(x), name="vit")
+
+
+def _patch_embedding(x: Tensor, arch: Architecture) -> Tensor:
+    """[B, S, S, 3] -> [B, h, w, D]"""
+    form, name = "channels_last", "patch_embedding"
+    if arch.stem == "patches":
+        size = arch.patch_size
+        return layers.Conv2D(arch.width, size, strides=size, data_format=form, name=name)(x)
+    for index, channels in enumerate(stem_channels(arch.patch_size, arch.width)):
+        x = layers.Conv2D(
+            channels,
+            3,
+            strides=2,
+            padding="same",
+            use_bias=False,
+            data_format=form,
+            name=f"{name}_convolution_{index}",
+        )(x)
+        x = ops.relu(_norm(f"{name}_norm_{index}")(x))
+    return layers.Dense(arch.width, name=f"{name}_out")(x)
 
 
 def _block(x: Tensor, arch: Architecture, name: str) -> Tensor:
@@ -149,8 +164,9 @@ def _copy_weights(model: Any, stock: keras.Model) -> None:
 
 def _paths(layer: keras.Layer) -> list[str]:
     """The paths in a VisionTransformer of a stock layer's weights, in their order."""
-    # block_3_mlp_hidden -> block_3/mlp/hidden, block_3_mlp_norm -> block_3/mlp_norm
-    name = re.sub(r"^(block_\d+)_", r"\1/", layer.name)
+    # block_3_mlp_hidden -> block_3/mlp/hidden, block_3_mlp_norm -> block_3/mlp_norm,
+    # patch_embedding_norm_0 -> patch_embedding/norm_0
+    name = re.sub(r"^(block_\d+|patch_embedding)_", r"\1/", layer.name)
     path = "vit/" + re.sub(r"/mlp_(hidden|out)$", r"/mlp/\1", name)
     if layer.name == "class_token":
         return [f"{path}/token"]
@@ -161,4 +177,6 @@ def _paths(layer: keras.Layer) -> list[str]:
     if isinstance(layer, layers.MultiHeadAttention):
         parts = ("query", "key", "value", "out")
         return [f"{path}/{part}/{kind}" for part in parts for kind in ("kernel", "bias")]
-    return [f"{path}/kernel", f"{path}/bias"] if layer.weights else []
+    if getattr(layer, "use_bias", True):
+        return [f"{path}/kernel", f"{path}/bias"] if layer.weights else []
+    return [f"{path}/kernel"]

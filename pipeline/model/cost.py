@@ -10,7 +10,8 @@ from itertools import pairwise
 
 import keras
 
-from pipeline.model.vit import Architecture
+from pipeline.model.architecture import Architecture
+from pipeline.model.stem import stem_channels
 
 
 def count_parameters(model: keras.Model) -> int:
@@ -22,6 +23,7 @@ def parameters(arch: Architecture, image_size: int, num_classes: int) -> int:
     """Numbers in the variables of a model that need not be built.
 
     patches    (3 P P + 1) D, and learned positions T D, and a class token D
+    or a stem  9 C_i C_(i+1) + 2 C_(i+1) for each convolution and its norm, and (C + 1) D
     a block    4 D n d + 3 n d + D    query, key, value, output
              + 2 D M + M + D          MLP
              + 4 D                    two norms
@@ -32,6 +34,10 @@ def parameters(arch: Architecture, image_size: int, num_classes: int) -> int:
     length = arch.num_heads * arch.head_size
     width = arch.width
     embedding = (3 * arch.patch_size**2 + 1) * width
+    if arch.stem == "convolutions":
+        channels = stem_channels(arch.patch_size, width)
+        embedding = sum(9 * i * o + 2 * o for i, o in pairwise([3, *channels]))
+        embedding += (channels[-1] + 1) * width
     embedding += tokens * width if arch.positions == "learned" else 0
     embedding += width if arch.pool == "token" else 0
     attention = 4 * width * length + 3 * length + width
@@ -44,6 +50,7 @@ def flops_per_image(arch: Architecture, image_size: int, num_classes: int) -> fl
     """Operations of a forward pass on one image: two for each multiply-add of a matrix product.
 
         patches    N (3 P P) D
+        or a stem  (H W / 4^i) 9 C_(i-1) C_i for its convolution i = 1, 2, ..., and N C D
         a block    T (4 D n d)     query, key, value, output
                  + 2 T T n d       scores and their products with the values
                  + 2 T D M         MLP
@@ -56,6 +63,11 @@ def flops_per_image(arch: Architecture, image_size: int, num_classes: int) -> fl
     tokens = arch.num_tokens(image_size)
     length = arch.num_heads * arch.head_size
     embedding = patches * 3 * arch.patch_size**2 * arch.width
+    if arch.stem == "convolutions":
+        channels = stem_channels(arch.patch_size, arch.width)
+        embedding = patches * channels[-1] * arch.width
+        for number, (i, o) in enumerate(pairwise([3, *channels]), start=1):
+            embedding += (image_size >> number) ** 2 * 9 * i * o
     projections = tokens * 4 * arch.width * length
     products = 2 * tokens * tokens * length
     mlp = 2 * tokens * arch.width * arch.mlp_dim
@@ -64,7 +76,9 @@ def flops_per_image(arch: Architecture, image_size: int, num_classes: int) -> fl
     return 2.0 * (embedding + arch.depth * (projections + products + mlp) + head)
 
 
-def activation_bytes_per_image(arch: Architecture, image_size: int, dtype: str) -> int:
+def activation_bytes_per_image(
+    arch: Architecture, image_size: int, dtype: str, *, recompute: bool = False
+) -> int:
     """Estimate of what one image leaves in memory for the backward pass.
 
     Counted is what TensorFlow's gradients of this model's operations read, in numbers a token:
@@ -73,6 +87,8 @@ def activation_bytes_per_image(arch: Architecture, image_size: int, dtype: str) 
                    query, key, value by heads; merged output                 5 n d
                    probabilities, float32                                    n T
                    GELU: its factors and its output                          4 M, tanh form 5 M
+        a stem's convolution, in numbers a place (H W / 4^i of them):
+                   its input's share, norm and ReLU                         5 C_i
         and in place of a second copy: with mixed precision the probabilities once more, as rounded;
         where dropout is on, the masks (a byte each) and what they leave.
 
@@ -84,6 +100,7 @@ def activation_bytes_per_image(arch: Architecture, image_size: int, dtype: str) 
 
     Args:
       dtype: Keras dtype policy.
+      recompute: Of the blocks but the last, the input alone is kept.
     """
     wide, narrow = 4, keras.DTypePolicy(dtype).compute_dtype
     size = 4 if narrow == "float32" else 2
@@ -99,8 +116,15 @@ def activation_bytes_per_image(arch: Architecture, image_size: int, dtype: str) 
     masks = (arch.mlp_dim + arch.width) * (size + 1) if arch.dropout else 0
     block = tokens * (norms + qkv + arch.num_heads * tokens * probability + gelu + masks)
     pixels = 3 * image_size**2 * size
+    stem = 0
+    if arch.stem == "convolutions":
+        for number, channels in enumerate(stem_channels(arch.patch_size, arch.width), start=1):
+            stem += (image_size >> number) ** 2 * channels * (2 * wide + 3 * size)
     head = 8 * sum(_head_units(arch, tokens, 0)) * size
-    return int((arch.depth + 1) * block + pixels + head)
+    blocks = (arch.depth + 1) * block
+    if recompute:
+        blocks = 2 * block + (arch.depth - 1) * tokens * arch.width * size
+    return int(blocks + stem + pixels + head)
 
 
 def _head_units(arch: Architecture, tokens: int, num_classes: int) -> list[int]:

@@ -1,18 +1,19 @@
-"""The Vision Transformer: the table of variants, and `build_vit`, which makes one of them.
+"""The Vision Transformer, and `build_vit`, which makes the one of the settings.
 
 References: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words", arXiv 2010.11929.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
 
 from pipeline.config import ModelConfig
 from pipeline.errors import SettingsError
+from pipeline.model.architecture import Architecture, architecture, check_patches
 from pipeline.model.functions import Tensor, dropout, gelu
 from pipeline.model.initial import InitialWeights, keras_weights, vit_weights
 from pipeline.model.layers import (
@@ -26,159 +27,20 @@ from pipeline.model.layers import (
     Shape,
     layer_norm,
 )
+from pipeline.model.stem import ConvolutionalStem
 
 # What the paths of the classifier's variables begin with.
 HEAD = "vit/head/"
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """All that decides a Vision Transformer's shape, apart from the images and the classes.
-
-    Attributes:
-      head_size: Length of a head's queries, keys and values; the width over the heads, as a rule.
-      dropout: Rate after both layers of a block's MLP.
-      dropout_everywhere: The same rate also after the position embedding and the attention's
-        output layer, as the paper has it (appendix B.1).
-      stochastic_depth: Rate of the last block; it grows linearly from 0 at the first.
-      head_dims: Units of GELU layers between the encoder and the classifier.
-      head_dropout: Rate before each layer of the head.
-      mlp_activates_output: A GELU after the MLP's second layer too.
-      initial: Scheme of the initial weights: big_vision's, or Keras's own defaults.
-    """
-
-    patch_size: int
-    width: int
-    depth: int
-    num_heads: int
-    head_size: int
-    mlp_dim: int
-    pool: Literal["token", "mean", "flatten"] = "token"
-    positions: Literal["learned", "sincos2d"] = "learned"
-    gelu: Literal["exact", "tanh"] = "exact"
-    pre_logits: int = 0
-    dropout: float = 0.0
-    dropout_everywhere: bool = True
-    attention_dropout: float = 0.0
-    stochastic_depth: float = 0.0
-    head_dims: tuple[int, ...] = ()
-    head_dropout: float = 0.0
-    mlp_activates_output: bool = False
-    initial: Literal["vit", "keras"] = "vit"
-
-    @property
-    def draws_at_random(self) -> bool:
-        """Whether training drops anything, and so needs a seed at every step."""
-        rates = self.dropout, self.attention_dropout, self.stochastic_depth, self.head_dropout
-        return any(rate > 0 for rate in rates)
-
-    def num_tokens(self, image_size: int) -> int:
-        """Tokens an image becomes, the class token included."""
-        return (image_size // self.patch_size) ** 2 + (self.pool == "token")
-
-    def block_stochastic_depth(self, block: int) -> float:
-        """The rate of one block; the last one's is `stochastic_depth`, also where it is alone."""
-        return self.stochastic_depth * (block / (self.depth - 1) if self.depth > 1 else 1.0)
-
-
-# Sizes that take any patch size ("S/16"). B and L: Dosovitskiy et al. 2021, table 1; Ti and S:
-# Touvron et al. 2021 (DeiT, arXiv 2012.12877, table 1), named as in Steiner et al. 2021 ("How to
-# train your ViT?", arXiv 2106.10270, table 2).
-# fmt: off
-#                                P  width depth heads size  MLP
-SIZES = {
-    "Ti": Architecture(16,  192,   12,    3,   64,  768),
-    "S":  Architecture(16,  384,   12,    6,   64, 1536),
-    "B":  Architecture(16,  768,   12,   12,   64, 3072),
-    "L":  Architecture(16, 1024,   24,   16,   64, 4096),
-}
-# fmt: on
-
-NAMED = {
-    # Ours, for the 8 x 8 digits of scikit-learn: 16 patches of 2 x 2, 136,522 weights.
-    "digits": Architecture(2, 64, 4, 4, 16, 128, pool="mean"),
-    # For CIFAR at 32 px, 2.7 M weights: the plain ViT of Lee et al. 2021 ("Vision Transformer for
-    # Small-Size Datasets", arXiv 2112.13492; github.com/aanna0701/SPT_LSA_ViT), with its class
-    # token. Theirs has no biases on query, key and value, and an epsilon of 1e-5.
-    "cifar": Architecture(4, 192, 9, 12, 16, 384),
-    # K. Salama's Keras example, "Image classification with Vision Transformer", keras.io 2021, at
-    # 72 px: heads as long as the tokens, GELU after both layers of the MLP, all tokens to the
-    # head, which so holds 21.1 of the 21.8 million weights of its 100 classes.
-    "keras_example": Architecture(
-        6,
-        64,
-        8,
-        4,
-        64,
-        128,
-        pool="flatten",
-        dropout=0.1,
-        dropout_everywhere=False,
-        attention_dropout=0.1,
-        head_dims=(2048, 1024),
-        head_dropout=0.5,
-        mlp_activates_output=True,
-        initial="keras",
-    ),
-}
-
-
-def architecture(config: ModelConfig) -> Architecture:
-    """The variant with what the settings change in it.
-
-    A changed width carries the MLP along at the variant's ratio, and a changed width or number of
-    heads the size of a head. `model.dropout` replaces the head's rate too, so that 0 means none.
-
-    Raises:
-      SettingsError: The settings do not fit together.
-    """
-    size, slash, patch_size = config.variant.partition("/")
-    base = replace(SIZES[size], patch_size=int(patch_size)) if slash else NAMED[size]
-    width = config.width or base.width
-    num_heads = config.num_heads or base.num_heads
-    if base.num_heads * base.head_size == base.width:
-        head_size = _divide_heads(width, num_heads)
-    else:
-        head_size = width * base.head_size // base.width
-    if config.positions == "sincos2d" and (width % 4 or width < 8):
-        raise SettingsError(
-            "model.positions=sincos2d needs a model.width that is a multiple of 4 and at least 8. "
-            f"Received: {width}"
-        )
-    if config.dropout is not None:
-        in_head = config.dropout if base.head_dims else 0.0
-        base = replace(base, dropout=config.dropout, head_dropout=in_head)
-    if config.attention_dropout is not None:
-        base = replace(base, attention_dropout=config.attention_dropout)
-    return replace(
-        base,
-        patch_size=config.patch_size or base.patch_size,
-        width=width,
-        depth=config.depth or base.depth,
-        num_heads=num_heads,
-        head_size=head_size,
-        mlp_dim=config.mlp_dim or base.mlp_dim * width // base.width,
-        pool=config.pool or base.pool,
-        positions=config.positions,
-        gelu=config.gelu,
-        pre_logits=config.pre_logits,
-        stochastic_depth=config.stochastic_depth,
-    )
-
-
-def check_patches(image_size: int, patch_size: int) -> None:
-    """SettingsError where an image cannot be cut into patches."""
-    if image_size % patch_size:
-        below = image_size // patch_size * patch_size
-        fitting = [str(size) for size in (below, below + patch_size) if size]
-        raise SettingsError(
-            f"data.image_size must be a multiple of the model's patch size {patch_size}, for "
-            f"example {' or '.join(fitting)}. Received: {image_size}"
-        )
-
-
 def build_vit(
-    config: ModelConfig, *, image_size: int, num_classes: int, dtype: str = "float32", seed: int = 0
+    config: ModelConfig,
+    *,
+    image_size: int,
+    num_classes: int,
+    dtype: str = "float32",
+    seed: int = 0,
+    recompute: bool = False,
 ) -> VisionTransformer:
     """Makes the model of the settings, with its variables.
 
@@ -188,6 +50,7 @@ def build_vit(
       num_classes: Length of the logits.
       dtype: Name of a Keras dtype policy: float32, mixed_bfloat16 or mixed_float16.
       seed: Of the initial weights, which depend on nothing else.
+      recompute: See VisionTransformer.
 
     Raises:
       SettingsError: The settings do not fit together, or not to the images.
@@ -196,7 +59,9 @@ def build_vit(
     check_patches(image_size, arch.patch_size)
     if num_classes < 1:
         raise SettingsError(f"The model needs at least one class. Received: {num_classes}")
-    model = VisionTransformer(arch, image_size, num_classes, dtype=dtype, seed=seed)
+    model = VisionTransformer(
+        arch, image_size, num_classes, dtype=dtype, seed=seed, recompute=recompute
+    )
     model.build((None, image_size, image_size, 3))
     return model
 
@@ -213,6 +78,9 @@ class VisionTransformer(keras.Model):
       num_classes: Length of the logits.
       dtype: Keras dtype policy.
       seed: Of the initial weights.
+      recompute: In training, keep of each block its input alone, and compute the rest again for
+        the gradients (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", arXiv
+        1604.06174). Not of the last block, whose gradients come first.
     """
 
     def __init__(
@@ -223,14 +91,17 @@ class VisionTransformer(keras.Model):
         *,
         dtype: Any = "float32",
         seed: int = 0,
+        recompute: bool = False,
     ) -> None:
         super().__init__(name="vit", dtype=dtype)
+        self.recompute = recompute
         self.arch, self.image_size, self.num_classes = arch, image_size, num_classes
         weights = (
             vit_weights(seed, width=arch.width) if arch.initial == "vit" else keras_weights(seed)
         )
         side = image_size // arch.patch_size
-        self.patch_embedding = PatchEmbedding(
+        tokens_of = ConvolutionalStem if arch.stem == "convolutions" else PatchEmbedding
+        self.patch_embedding = tokens_of(
             arch.patch_size, arch.width, kernel=weights.patches, name="patch_embedding", dtype=dtype
         )
         self.class_token = (
@@ -293,8 +164,9 @@ class VisionTransformer(keras.Model):
         if self.class_token is not None:
             x = self.class_token(x)  # -> [B, 1 + N, D]
         x = self.position_embedding(x, seed)
-        for block in self.blocks:
-            x = block(x, seed)
+        for block in self.blocks[:-1]:
+            x = _again(block, seed)(x) if self.recompute and training else block(x, seed)
+        x = self.blocks[-1](x, seed)
         return self.head(self._features(x, seed))  # -> [B, classes]
 
     def _features(self, x: Tensor, seed: Tensor | None) -> Tensor:
@@ -365,12 +237,7 @@ def _block(arch: Architecture, index: int, weights: InitialWeights, dtype: Any) 
     )
 
 
-def _divide_heads(width: int, num_heads: int) -> int:
-    if width % num_heads:
-        fitting = [n for n in range(1, width + 1) if width % n == 0]
-        nearest = sorted(sorted(fitting, key=lambda n: abs(n - num_heads))[:3])
-        raise SettingsError(
-            f"model.num_heads must divide model.width={width}, for example "
-            f"{', '.join(map(str, nearest))}. Received: {num_heads}"
-        )
-    return width // num_heads
+def _again(block: EncoderBlock, seed: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """The block, such that its gradients compute it again."""
+    # The seed is no argument: TensorFlow would make gradients for it, and it may be None.
+    return keras.remat(lambda x: block(x, seed))

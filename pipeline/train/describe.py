@@ -15,10 +15,11 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import Config, dump_config
-from pipeline.model.cost import activation_bytes_per_image, count_parameters, flops_per_image
-from pipeline.model.vit import architecture
+from pipeline.config import dump_config
+from pipeline.model.architecture import architecture
+from pipeline.model.cost import count_parameters, flops_per_image
 from pipeline.train.experiment import Experiment
+from pipeline.train.memory import estimate_memory
 
 MIB = 2**20
 _PACKAGES = ("vit-pipeline", "keras", "numpy")
@@ -67,7 +68,10 @@ def versions() -> dict[str, str]:
 def describe(experiment: Experiment) -> str:
     """The resolved settings, the model's table, the headline and an estimate of memory."""
     memory = estimate_memory(
-        experiment.config, _parameters(experiment), experiment.runtime.num_replicas
+        experiment.config,
+        _parameters(experiment),
+        experiment.runtime.num_replicas,
+        frozen=_parameters(experiment) - _num_trained(experiment),
     )
     lines = [f"  {what:<36} {size / MIB:10,.1f} MiB" for what, size in memory.items()]
     return "\n".join(
@@ -83,33 +87,19 @@ def describe(experiment: Experiment) -> str:
     )
 
 
-def estimate_memory(config: Config, parameters: int, num_replicas: int) -> dict[str, int]:
-    """Bytes a replica needs to train, by what they are for.
-
-    Weights, gradients, moments and averages are float32, four bytes a parameter each; activations
-    are those of one part of the replica's batch, kept for the backward pass.
-    """
-    one = 4 * parameters
-    images = config.data.global_batch_size // (num_replicas * config.optim.accumulate_steps)
-    per_image = activation_bytes_per_image(
-        architecture(config.model), config.data.image_size, config.train.precision
-    )
-    parts = {"weights": one, "gradients": one, "AdamW's two moments": 2 * one}
-    if config.optim.ema_momentum is not None:
-        parts["averaged weights"] = one
-    return parts | {f"activations of {images} images": images * per_image}
-
-
 def _parameters(experiment: Experiment) -> int:
     return count_parameters(experiment.model)
 
 
 def _trained(experiment: Experiment) -> str:
     """How many parameters are trained, where some are not."""
-    model = experiment.model
-    if not model.non_trainable_variables:
+    if not experiment.model.non_trainable_variables:
         return ""
-    return f" ({sum(math.prod(v.shape) for v in model.trainable_variables):,} of them trained)"
+    return f" ({_num_trained(experiment):,} of them trained)"
+
+
+def _num_trained(experiment: Experiment) -> int:
+    return sum(math.prod(v.shape) for v in experiment.model.trainable_variables)
 
 
 def _flops(experiment: Experiment) -> float:

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from pipeline.checkpoint.snapshot import Snapshot, read_variables, restore_variables
 from pipeline.config import Config
-from pipeline.data.augment.mix import GROUP
+from pipeline.data.batch import check_batch
 from pipeline.data.images import SkippedImages
 from pipeline.data.input import Shard, eval_dataset, train_dataset
 from pipeline.data.sources.source import DataSource, measure_normalization, open_source
@@ -291,6 +291,7 @@ def build(config: Config, runtime: Runtime, opened: Opened | None = None) -> Exp
             num_classes=len(source.classes),
             dtype=config.train.precision,
             seed=config.seed,
+            recompute=config.train.recompute,
         )
         optimizer = AdamW(config.optim)
         freeze(model.variables, config.optim)
@@ -339,29 +340,4 @@ def check_examples(examples: int, num_replicas: int) -> None:
         raise SettingsError(
             f"{num_replicas} replicas would train on {examples} example(s): start at most "
             f"{examples} worker(s)"
-        )
-
-
-def check_batch(config: Config, num_replicas: int) -> None:
-    """Refuses a batch that replicas, their parts and the pairs of mixup cannot share equally.
-
-    Raises:
-      SettingsError: With the sizes nearest to it that can be.
-    """
-    batch, parts = config.data.global_batch_size, config.optim.accumulate_steps
-    mixes = bool(config.data.mixup_alpha or config.data.cutmix_alpha)
-    # A pair is mixed before the replica's batch is cut into parts.
-    unit = num_replicas * math.lcm(parts, GROUP if mixes else 1)
-    if batch % unit:
-        below, above = batch // unit * unit, (batch // unit + 1) * unit
-        sizes = f"{below} or {above}" if below else f"{above}"
-        pairs = ", and not in pairs, as mixup and CutMix need" if mixes else ""
-        raise SettingsError(
-            f"data.global_batch_size={batch} does not divide over {num_replicas} "
-            f"replica(s) in {parts} part(s) each (optim.accumulate_steps){pairs}. Use {sizes}"
-        )
-    if num_replicas > 1 and config.train.precision == "mixed_float16":
-        raise SettingsError(
-            "train.precision=mixed_float16 is not shown to train right on several replicas. Use "
-            "mixed_bfloat16, or distribute.runtime=single"
         )

@@ -10,8 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from pipeline.model.architecture import architecture
 from pipeline.model.cost import flops_per_image
-from pipeline.model.vit import architecture
 from pipeline.train.experiment import Experiment
 
 # Side of the matrices whose product measures the peak: large enough to fill the device.
@@ -61,27 +61,13 @@ class Gauges:
 
     @cached_property
     def _peak(self) -> float | None:
-        """FLOP/s of all replicas at most: what the user gives for one, or what one was seen to do.
-
-        Two matrices are multiplied, in the numbers the model computes in; the best of a few times.
-        None where there is no memory left for them.
-        """
+        """FLOP/s of all replicas at most: what the user gives for one, or one was seen to do."""
         given = self._experiment.config.monitor.peak_tflops
         replicas = self._experiment.runtime.num_replicas
         if given is not None:
             return given * 1e12 * replicas
-        side = _PEAK_SIDE["GPU" if tf.config.list_logical_devices("GPU") else "CPU"]
-        dtype = self._experiment.model.compute_dtype
-        matrix = tf.ones([side, side], dtype)
-        seconds = []
-        for _ in range(_PEAK_TIMES + 1):
-            start_s = time.perf_counter()
-            try:
-                tf.reduce_sum(tf.matmul(matrix, matrix)).numpy()
-            except tf.errors.ResourceExhaustedError:
-                return None
-            seconds.append(time.perf_counter() - start_s)
-        return 2.0 * side**3 / min(seconds[1:]) * replicas
+        measured = measure_peak(self._experiment.model.compute_dtype)
+        return None if measured is None else measured * replicas
 
     def _device_memory(self) -> dict[str, float]:
         gpus = tf.config.list_logical_devices("GPU")
@@ -90,6 +76,28 @@ class Gauges:
         used = [tf.config.experimental.get_memory_info(gpu.name.removeprefix("/device:"))
                 for gpu in gpus]  # fmt: skip
         return {"device_memory_bytes": float(max(one["peak"] for one in used))}
+
+
+def measure_peak(dtype: str) -> float | None:
+    """FLOP/s of the default device when it multiplies two large matrices, the best of a few times.
+
+    Args:
+      dtype: Of the matrices.
+
+    Returns:
+      None where there is no memory left for them.
+    """
+    side = _PEAK_SIDE["GPU" if tf.config.list_logical_devices("GPU") else "CPU"]
+    matrix = tf.ones([side, side], dtype)
+    seconds = []
+    for _ in range(_PEAK_TIMES + 1):
+        start_s = time.perf_counter()
+        try:
+            tf.reduce_sum(tf.matmul(matrix, matrix)).numpy()
+        except tf.errors.ResourceExhaustedError:
+            return None
+        seconds.append(time.perf_counter() - start_s)
+    return 2.0 * side**3 / min(seconds[1:])
 
 
 def _resident_bytes() -> float:

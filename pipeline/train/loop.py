@@ -13,16 +13,19 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from pipeline.data.images import bad_images_named
 from pipeline.distribute.agreement import on_chief
 from pipeline.errors import PipelineError, Stopped
+from pipeline.model.cost import count_parameters
 from pipeline.monitor.progress import ProgressDisplay
 from pipeline.train.callbacks import Callbacks
 from pipeline.train.clock import StretchClock
 from pipeline.train.diagnose import describe_bad_step
 from pipeline.train.experiment import Experiment
 from pipeline.train.journal import Journal
+from pipeline.train.memory import out_of_memory
 from pipeline.train.next_stretch import NextStretch, StopAgreedError
 from pipeline.train.pretrained import start_from
 from pipeline.train.profiler import Profiler
@@ -51,6 +54,7 @@ def fit(
     Raises:
       Stopped: On request; a checkpoint of the step it stopped at has been written.
       TrainingFailedError: Loss or gradient were not finite, `train.max_rollbacks` times over.
+      OutOfMemoryError: A step needs more memory than there is.
       CheckpointError: The last checkpoint could not be written.
       DataError: An image could not be read.
     """
@@ -62,6 +66,13 @@ def fit(
             return loop.finish()
     except StopAgreedError as request:
         raise loop.stop(str(request)) from None
+    except tf.errors.ResourceExhaustedError as error:
+        raise out_of_memory(
+            experiment.config,
+            count_parameters(experiment.model),
+            experiment.runtime.num_replicas,
+            error.message.strip().splitlines()[0],
+        ) from None
     finally:
         loop.close()
 

@@ -3,7 +3,8 @@
 import numpy as np
 
 from pipeline.export.facts import ExportFacts, Preprocessing
-from pipeline.model.vit import Architecture, VisionTransformer
+from pipeline.model.architecture import Architecture
+from pipeline.model.vit import VisionTransformer
 
 SIZE, CLASSES = 8, ("a", "b", "ç <d>")
 
@@ -17,6 +18,7 @@ ARCHITECTURES = {
     "fixed":      Architecture(4, 16, 1, 2,  4, 24, positions="sincos2d", pre_logits=6),
     "fixed mean": Architecture(4, 16, 1, 2,  8, 24, positions="sincos2d", pool="mean",
                                stochastic_depth=0.2),
+    "stem":       Architecture(4, 16, 1, 2,  8, 24, stem="convolutions", pool="flatten"),
 }
 # fmt: on
 

@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 
 from pipeline.config import ModelConfig
+from pipeline.model.architecture import Architecture, architecture
 from pipeline.model.cost import (
     activation_bytes_per_image,
     count_parameters,
     flops_per_image,
     parameters,
 )
-from pipeline.model.vit import Architecture, architecture, build_vit
+from pipeline.model.vit import build_vit
 
 TINY = Architecture(2, 8, 3, 2, 4, 16, pool="mean")  # at 4 px: 4 patches of 12 numbers
 
@@ -72,6 +73,7 @@ def test_parameters_are_counted_over_the_trainable_variables() -> None:
         (72, 7, {"variant": "keras_example", "depth": 2}),
         (32, 5, {"variant": "Ti/8", "depth": 2, "positions": "sincos2d", "pre_logits": 11}),
         (32, 5, {"variant": "S/16", "depth": 1, "pool": "flatten", "mlp_dim": 24}),
+        (32, 5, {"variant": "Ti/8", "depth": 1, "stem": "convolutions"}),
     ],
 )
 def test_parameters_of_a_model_that_is_not_built_are_those_of_one_that_is(
@@ -85,3 +87,15 @@ def test_parameters_of_a_model_that_is_not_built_are_those_of_one_that_is(
 def test_parameters_are_the_published_ones() -> None:
     # torchvision's vit_b_16: 86,567,656 weights at 224 px and 1,000 classes.
     assert parameters(architecture(ModelConfig(variant="B/16")), 224, 1000) == 86_567_656
+
+
+def test_a_stem_is_counted_by_hand() -> None:
+    arch = replace(TINY, patch_size=4, depth=1, stem="convolutions")  # at 8 px: 4, 8 channels
+    block = 4 * 4 * 8 * 8 + 2 * 4 * 4 * 8 + 2 * 4 * 8 * 16
+    stem = 16 * 27 * 4 + 4 * 9 * 4 * 8 + 4 * 8 * 8
+    assert flops_per_image(arch, 8, 5) == 2 * (stem + block + 8 * 5)
+    plain = replace(arch, stem="patches")
+    more = 4 * (16 * 4 + 4 * 8) * (2 + 3)  # numbers of four bytes in 16 places, then in 4
+    assert activation_bytes_per_image(arch, 8, "float32") == more + activation_bytes_per_image(
+        plain, 8, "float32"
+    )

@@ -18,8 +18,9 @@ import tensorflow as tf
 
 from pipeline.config import VARIANT_PATTERN, ModelConfig
 from pipeline.errors import SettingsError
+from pipeline.model.architecture import NAMED, SIZES, architecture
 from pipeline.model.cost import count_parameters
-from pipeline.model.vit import NAMED, SIZES, VisionTransformer, architecture, build_vit
+from pipeline.model.vit import VisionTransformer, build_vit
 
 ROOT = Path(__file__).parents[2]
 SEED = tf.constant([1, 2], "int32")

@@ -24,10 +24,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.errors import SettingsError
+from pipeline.model.architecture import SIZES, Architecture
 from pipeline.model.pretrained.layouts import PATCHES, POSITIONS, Arrays
 from pipeline.model.pretrained.published import TOKEN, Normalization, Published
 from pipeline.model.pretrained.resample import resample_patches, resample_positions
-from pipeline.model.vit import SIZES, Architecture
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -135,6 +135,10 @@ def check_same_network(
         raise SettingsError(
             f"{origin}: model.variant=keras_example has a GELU after the second layer of each MLP, "
             "which no published ViT has. Choose another model.variant"
+        )
+    if arch.stem != "patches":
+        raise SettingsError(
+            f"{origin}: its network makes a token of each patch: set model.stem=patches"
         )
     learned = POSITIONS in published.weights
     if learned != (arch.positions == "learned"):

@@ -10,11 +10,11 @@ from jobs.doctor import data, installation, machine, training
 from jobs.doctor.finding import Findings, exit_code, from_error
 from jobs.doctor.machine import GIB, MIB, Gpu
 from pipeline.config import CheckpointConfig, Config, load_config
+from pipeline.data.batch import check_batch
 from pipeline.data.split import DataSource, Split
 from pipeline.distribute.horovod_build import HorovodBuild, load_controllers
 from pipeline.errors import DataError, SettingsError
 from pipeline.optim.schedule import build_schedule
-from pipeline.train.experiment import check_batch
 from tests.jobs.doctor.doctors import ROOT
 
 L4 = Gpu("NVIDIA L4", "550.54", 23034 * MIB, 22000 * MIB)

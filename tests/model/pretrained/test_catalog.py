@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from pipeline.config import Config, parse_config
+from pipeline.model.architecture import architecture
 from pipeline.model.cost import parameters
 from pipeline.model.pretrained.catalog import CATALOG
-from pipeline.model.vit import architecture
 
 EACH = pytest.mark.parametrize("entry", CATALOG, ids=lambda entry: entry.name)
 

@@ -1,0 +1,34 @@
+"""Which global batches replicas can share."""
+
+from __future__ import annotations
+
+import math
+
+from pipeline.config import Config
+from pipeline.data.augment.mix import GROUP
+from pipeline.errors import SettingsError
+
+
+def check_batch(config: Config, num_replicas: int) -> None:
+    """Refuses a batch that replicas, their parts and the pairs of mixup cannot share equally.
+
+    Raises:
+      SettingsError: With the sizes nearest to it that can be.
+    """
+    batch, parts = config.data.global_batch_size, config.optim.accumulate_steps
+    mixes = bool(config.data.mixup_alpha or config.data.cutmix_alpha)
+    # A pair is mixed before the replica's batch is cut into parts.
+    unit = num_replicas * math.lcm(parts, GROUP if mixes else 1)
+    if batch % unit:
+        below, above = batch // unit * unit, (batch // unit + 1) * unit
+        sizes = f"{below} or {above}" if below else f"{above}"
+        pairs = ", and not in pairs, as mixup and CutMix need" if mixes else ""
+        raise SettingsError(
+            f"data.global_batch_size={batch} does not divide over {num_replicas} "
+            f"replica(s) in {parts} part(s) each (optim.accumulate_steps){pairs}. Use {sizes}"
+        )
+    if num_replicas > 1 and config.train.precision == "mixed_float16":
+        raise SettingsError(
+            "train.precision=mixed_float16 is not shown to train right on several replicas. Use "
+            "mixed_bfloat16, or distribute.runtime=single"
+        )
