@@ -31,6 +31,7 @@ VERBS = {
     "pretrained": "list published weights to start from: where they are, and their settings",
     "prepare": "write images into shards that are read by index",
     "doctor": "say what will go wrong before it does; show that N workers train what one trains",
+    "plan": "predict what N GPUs will give: time, cost, memory, and what limits them",
     "launch": "start a command as many processes, on one node or on several",
     "benchmark": "measure what the README's figures come from",
     "submit": "start a recipe, or another verb, on Kubernetes",

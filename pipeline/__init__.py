@@ -11,10 +11,11 @@
                  job that hangs
     train/       step, loop, exact metrics, the run folder and its lock, requests to stop, the
                  parity proof, and `build`, where all stages meet
+    plan/        what N GPUs will give: a written model of time and memory
     export/      a trained model as one that needs none of this: written, compared, read back
 
 Imports go one way, and tests/test_architecture.py holds it:
 
     errors <- config <- data | model | optim | distribute | checkpoint | monitor
-           <- train | export <- jobs
+           <- train | export | plan <- jobs
 """

@@ -38,9 +38,9 @@ def allowed(here: str) -> set[str]:
         return {"errors"}
     if here in STAGES:
         return base
-    if here in ("train", "export"):
+    if here in ("train", "export", "plan"):
         return base | STAGES
-    return base | STAGES | {"train", "export"}
+    return base | STAGES | {"train", "export", "plan"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -1,0 +1,68 @@
+"""A plan as a picture: images a second against GPUs, and what a step's time goes to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from pipeline.errors import SettingsError
+from pipeline.plan.scenario import Row
+
+_PARTS = {
+    "arithmetic": ("arithmetic_s", "#1f5fb4"),
+    "host": ("host_s", "#7aa6d8"),
+    "waiting for the slowest": ("straggler_s", "#d9a441"),
+    "reduction, not hidden": ("reduction_s", "#c4551d"),
+}
+
+
+def draw(rows: Sequence[Row], title: str, path: Path) -> None:
+    """Writes a PNG file.
+
+    Args:
+      rows: Of `make_plan`, at least one.
+      title: Above both.
+      path: Of the file.
+
+    Raises:
+      SettingsError: It cannot be written.
+    """
+    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    rates, times = figure.subplots(1, 2)
+    gpus = np.array([row.gpus for row in rows])
+    reached = [row.images_per_second for row in rows]
+    ideal = [row.images_per_second / row.efficiency for row in rows]
+    rates.loglog(gpus, ideal, "--", color="#888888", label="as one GPU")
+    rates.loglog(gpus, reached, "o-", color="#1f5fb4", label="planned")
+    for row in rows:
+        rates.annotate(
+            f"{row.efficiency:.0%}",
+            (row.gpus, row.images_per_second),
+            textcoords="offset points",
+            xytext=(6, -12),
+            fontsize=8,
+        )
+    rates.set(xlabel="GPUs", ylabel="images a second")
+    rates.set_xticks(gpus, [str(n) for n in gpus], minor=False)
+    rates.minorticks_off()
+    rates.grid(alpha=0.3)
+    rates.legend()
+    places, bottom = np.arange(len(rows)), np.zeros(len(rows))
+    for name, (attribute, colour) in _PARTS.items():
+        height = np.array([100 * getattr(row.step, attribute) / row.step.total_s for row in rows])
+        times.bar(places, height, 0.6, bottom, color=colour, label=name)
+        bottom += height
+    labels = [f"{row.gpus}\n{1e3 * row.step.total_s:,.0f} ms" for row in rows]
+    times.set_xticks(places, labels)
+    times.set(xlabel="GPUs, and their step", ylabel="% of a step")
+    times.legend(fontsize=8, loc="lower left")
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"cannot write {path}: {error}") from None

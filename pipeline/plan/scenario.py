@@ -1,0 +1,270 @@
+"""From a recipe and a cluster to the plan of each number of GPUs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.data.batch import check_batch
+from pipeline.errors import SettingsError
+from pipeline.model.architecture import architecture, check_patches
+from pipeline.model.cost import activation_bytes_per_image, flops_per_image, parameters
+from pipeline.plan.cluster import Gpu, Links
+from pipeline.plan.predict import StepTime, Work, smallest_parts, step_time, training_s
+
+# Kernels of a block, forward and back, and of the update of one of its sixteen parameters; and what
+# the host needs to start one. Counted in the graph roughly, and not measured on a GPU.
+_KERNELS_A_BLOCK, _KERNELS_A_PARAMETER, _KERNEL_S = 75, 4, 4e-6
+_PARAMETERS_A_BLOCK = 16
+# TensorFlow, cuDNN and NCCL on a GPU, beside what is counted.
+_FRAMEWORK_BYTES = 1.5 * 2**30
+# A core's images a second, README: from JPEG files of 500 x 375 to 224 px, augmented, where the
+# rate goes with the pixels that are decoded and not with the image size; and of CIFAR's size, from
+# memory, with RandAugment.
+_FILES_PER_CORE_AND_SECOND, _ARRAYS_PER_CORE_AND_SECOND = 400.0, 28_000.0
+_START_S = 60.0
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What the recipe is to run on.
+
+    Attributes:
+      spread: Deviation of a GPU's step time, as a part of it.
+      wake_s: Mean time until the reduction sees a gradient.
+      images_per_second: Measured on one GPU, or None for the model's.
+      image_bytes: Mean size of a stored image.
+    """
+
+    gpu: Gpu
+    links: Links
+    spread: float
+    wake_s: float
+    images_per_second: float | None
+    image_bytes: float
+
+
+@dataclass(frozen=True)
+class Data:
+    """How much there is to learn from.
+
+    Attributes:
+      in_memory: Images are arrays, and neither read nor decoded while training.
+    """
+
+    images: int
+    validation_images: int
+    classes: int
+    in_memory: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """The plan of one number of GPUs; bytes and seconds."""
+
+    gpus: int
+    batch: int
+    parts: int
+    step: StepTime
+    efficiency: float
+    training_s: float
+    memory_bytes: float
+    cores_a_node: float
+    storage_bytes_per_s: float
+    checkpoint_bytes: float
+    checkpoint_bytes_per_s: float
+    bottleneck: str
+    advice: str
+
+    @property
+    def images_per_second(self) -> float:
+        """Of all GPUs."""
+        return self.batch / self.step.total_s
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers by name, in plain units."""
+        step = self.step
+        return {
+            "gpus": self.gpus,
+            "global_batch_size": self.batch,
+            "accumulate_steps": self.parts,
+            "step_s": step.total_s,
+            "arithmetic_s": step.arithmetic_s,
+            "host_s": step.host_s,
+            "straggler_s": step.straggler_s,
+            "reduction_s": step.reduction_s,
+            "all_reduce_s": step.all_reduce_s,
+            "images_per_second": self.images_per_second,
+            "efficiency": self.efficiency,
+            "training_s": self.training_s,
+            "gpu_hours": self.training_s * self.gpus / 3600,
+            "memory_bytes": self.memory_bytes,
+            "cores_per_node": self.cores_a_node,
+            "storage_bytes_per_s": self.storage_bytes_per_s,
+            "checkpoint_bytes": self.checkpoint_bytes,
+            "checkpoint_bytes_per_s": self.checkpoint_bytes_per_s,
+            "bottleneck": self.bottleneck,
+            "advice": self.advice,
+        }
+
+
+def make_plan(
+    config: Config, cluster: Cluster, data: Data, gpus: int, batch_per_gpu: int | None
+) -> Row:
+    """What `gpus` GPUs would give.
+
+    Args:
+      config: The recipe.
+      cluster: Their kind and links.
+      data: What is trained on.
+      gpus: N.
+      batch_per_gpu: Images of each and update; None: the recipe's global batch over all of them,
+        which trains the same.
+
+    Raises:
+      SettingsError: Training would refuse the batch, the network does not fit, or not all of it is
+        trained.
+    """
+    batch = config.data.global_batch_size if batch_per_gpu is None else batch_per_gpu * gpus
+    data_config = config.data.model_copy(update={"global_batch_size": batch})
+    check_batch(config.model_copy(update={"data": data_config}), gpus)
+    if config.optim.freeze or config.optim.linear_probe:
+        raise SettingsError(
+            "a plan takes all parameters as trained: leave optim.freeze and optim.linear_probe out"
+        )
+    sizes = _sizes(config, data)
+    parts = _parts(config, cluster.gpu, sizes, batch // gpus)
+    work = _work(config, cluster, data, sizes, batch)
+    step = step_time(gpus, work, cluster.links, parts)
+    # One GPU with the same batch, in parts that fit.
+    alone = step_time(1, work, cluster.links, _parts(config, cluster.gpu, sizes, batch))
+    steps_per_epoch = data.images / batch
+    steps = config.train.max_steps or math.ceil(config.train.epochs * steps_per_epoch)
+    if config.train.max_steps and batch_per_gpu is not None:
+        steps = math.ceil(config.train.max_steps * config.data.global_batch_size / batch)
+    total_s = training_s(
+        step,
+        steps=steps,
+        batch=batch,
+        evaluations=_evaluations(config, steps, steps_per_epoch),
+        images=data.validation_images,
+        start_s=_START_S,
+    )
+    rate = batch / step.total_s
+    nodes = math.ceil(gpus / cluster.links.per_node)
+    saved = sizes["checkpoint"]
+    bottleneck, advice = _bottleneck(step, config, gpus, batch // gpus)
+    if parts > config.optim.accumulate_steps:
+        advice = "; ".join(
+            filter(None, [advice, f"optim.accumulate_steps={parts}, else too large"])
+        )
+    per_core = _ARRAYS_PER_CORE_AND_SECOND if data.in_memory else _FILES_PER_CORE_AND_SECOND
+    return Row(
+        gpus=gpus,
+        batch=batch,
+        parts=parts,
+        step=step,
+        efficiency=step.efficiency(alone),
+        training_s=total_s,
+        memory_bytes=sizes["fixed"] + batch / gpus / parts * sizes["image"] + _FRAMEWORK_BYTES,
+        cores_a_node=rate / nodes / per_core,
+        storage_bytes_per_s=0.0 if data.in_memory else rate * cluster.image_bytes,
+        checkpoint_bytes=saved,
+        checkpoint_bytes_per_s=saved / _checkpoint_interval_s(config, step, steps_per_epoch),
+        bottleneck=bottleneck,
+        advice=advice,
+    )
+
+
+def _sizes(config: Config, data: Data) -> dict[str, float]:
+    """Bytes: of a replica's weights, gradients and moments; of an image's activations; saved."""
+    arch, size = architecture(config.model), config.data.image_size
+    check_patches(size, arch.patch_size)
+    count = parameters(arch, size, data.classes)
+    kept = 3 + (config.optim.ema_momentum is not None)  # weights, two moments, averages
+    return {
+        "parameters": count,
+        "fixed": 4.0 * count * (kept + 1),
+        "checkpoint": 4.0 * count * kept,
+        "image": activation_bytes_per_image(
+            arch, size, config.train.precision, recompute=config.train.recompute
+        ),
+    }
+
+
+def _parts(config: Config, gpu: Gpu, sizes: dict[str, float], images: int) -> int:
+    memory = gpu.memory_gib * GIB - _FRAMEWORK_BYTES
+    fitting = smallest_parts(images, int(sizes["image"]), int(sizes["fixed"]), memory)
+    if fitting is None:
+        raise SettingsError(
+            f"the network does not fit a {gpu.name} of {gpu.memory_gib:g} GiB with even one image: "
+            f"{sizes['fixed'] / GIB:.1f} GiB are needed for weights, gradients and moments"
+        )
+    return max(config.optim.accumulate_steps, fitting)
+
+
+def _work(
+    config: Config, cluster: Cluster, data: Data, sizes: dict[str, float], batch: int
+) -> Work:
+    arch = architecture(config.model)
+    gpu, half = cluster.gpu, config.train.precision != "float32"
+    passes = 4 if config.train.recompute else 3  # forward, twice as much back, and forward again
+    flops = passes * flops_per_image(arch, config.data.image_size, data.classes)
+    reached = gpu.efficiency * (gpu.half_tflops if half else gpu.single_tflops) * 1e12
+    image_s = 1 / cluster.images_per_second if cluster.images_per_second else flops / reached
+    kernels = arch.depth * (_KERNELS_A_BLOCK + _PARAMETERS_A_BLOCK * _KERNELS_A_PARAMETER)
+    sent = 2 if config.distribute.compression == "float16" else 4
+    return Work(
+        global_batch_size=batch,
+        image_s=image_s,
+        kernels_s=kernels * _KERNEL_S,
+        gradient_bytes=sizes["parameters"] * sent,
+        last_fraction=1 / (arch.depth + 1),
+        wake_s=cluster.wake_s,
+        spread=cluster.spread,
+    )
+
+
+def _evaluations(config: Config, steps: int, steps_per_epoch: float) -> int:
+    train = config.train
+    if train.evaluate_every_steps is not None:
+        return math.ceil(steps / train.evaluate_every_steps)
+    if train.evaluate_every_epochs is None:
+        return 1
+    return math.ceil(steps / (train.evaluate_every_epochs * steps_per_epoch))
+
+
+def _checkpoint_interval_s(config: Config, step: StepTime, steps_per_epoch: float) -> float:
+    """Seconds between two checkpoints: the shortest of what is set."""
+    saves = config.checkpoint
+    intervals_s = [
+        saves.every_s,
+        None if saves.every_steps is None else saves.every_steps * step.total_s,
+        None if saves.every_epochs is None else saves.every_epochs * steps_per_epoch * step.total_s,
+    ]
+    return min((s for s in intervals_s if s is not None), default=math.inf)
+
+
+def _bottleneck(step: StepTime, config: Config, gpus: int, images: int) -> tuple[str, str]:
+    """What most of a step goes to, beside the arithmetic, and the setting that moves it."""
+    losses = {
+        "reduction": step.reduction_s,
+        "stragglers": step.straggler_s,
+        "host": step.host_s,
+    }
+    name = max(losses, key=lambda key: losses[key])
+    if losses[name] < 0.05 * step.total_s:
+        half = config.train.precision != "float32"
+        advice = "" if half else "train.precision=mixed_bfloat16"
+        return "arithmetic", advice
+    if name == "reduction":
+        sent = "" if config.distribute.compression == "float16" else (
+            "distribute.compression=float16, or "
+        )  # fmt: skip
+        return name, f"{sent}a larger data.global_batch_size ({images} images a GPU now)"
+    if name == "stragglers":
+        return name, f"equal nodes: the slowest of {gpus} is waited for at every step"
+    return name, f"a larger data.global_batch_size, or fewer GPUs ({images} images a GPU now)"

@@ -1,0 +1,121 @@
+"""`vit plan` as a user gives it."""
+
+import json
+import math
+
+import pytest
+from PIL import Image
+
+from tests.jobs.commands import vit
+
+
+def rows(*arguments):
+    done = vit("plan", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_plan_for_imagenet_adds_up(tmp_path):
+    one, eight, many = rows("imagenet_b16_300ep", "--gpus=1,8,64", f"--plot={tmp_path}/plan.png")
+    for row in (one, eight, many):
+        parts = (row[f"{name}_s"] for name in ("arithmetic", "host", "straggler", "reduction"))
+        assert sum(parts) == pytest.approx(row["step_s"])
+        assert row["images_per_second"] == pytest.approx(row["global_batch_size"] / row["step_s"])
+        assert row["gpu_hours"] == pytest.approx(row["training_s"] * row["gpus"] / 3600)
+    # JAX-Toolbox's figure for ViT-B/16 on one H100, which the efficiency was taken from.
+    assert one["images_per_second"] == pytest.approx(1459, rel=5e-3)
+    assert 1 == one["efficiency"] > eight["efficiency"] > many["efficiency"]
+    with Image.open(tmp_path / "plan.png") as picture:
+        assert picture.width > 600
+    # 86,567,656 weights, two moments and averages, in float32.
+    assert one["checkpoint_bytes"] == 86_567_656 * 16
+    # Of 1,281,167 images a hundredth is held out; 300 epochs, each with an evaluation and a
+    # checkpoint, which does a third of a training step's arithmetic; a minute to start.
+    trained, held_out = 1_281_167 - 12_812, 12_812
+    steps = math.ceil(300 * trained / 1024)
+    seconds = 60 + steps * one["step_s"] + 300 * held_out / (3 * one["images_per_second"])
+    assert one["training_s"] == pytest.approx(seconds, rel=1e-4)
+    epoch_s = trained / many["images_per_second"]
+    assert many["checkpoint_bytes_per_s"] == pytest.approx(86_567_656 * 16 / epoch_s)
+    # JPEG files of 110 kB; 400 of them a second and core; eight nodes.
+    assert many["storage_bytes_per_s"] == pytest.approx(110e3 * many["images_per_second"])
+    assert many["cores_per_node"] == pytest.approx(many["images_per_second"] / 400 / 8)
+
+
+def test_a_batch_that_does_not_fit_is_planned_in_parts_and_says_so():
+    (row,) = rows("imagenet_b16_300ep", "--gpus=1")
+    parts = row["accumulate_steps"]
+    assert f"optim.accumulate_steps={parts}" in row["advice"]
+    assert row["memory_bytes"] < 80 * 2**30
+    # Half as many would be too large: weights, gradients, moments and averages stay, images double.
+    fixed = 86_567_656 * 20 + 1.5 * 2**30
+    assert fixed + 2 * (row["memory_bytes"] - fixed) > 80 * 2**30
+
+
+def test_images_in_memory_need_no_storage_and_few_cores():
+    for row in rows("cifar10"):
+        assert row["storage_bytes_per_s"] == 0
+        of_a_node = row["images_per_second"] / math.ceil(row["gpus"] / 8)
+        assert row["cores_per_node"] == pytest.approx(of_a_node / 28_000)
+
+
+def test_by_default_only_numbers_are_planned_that_training_takes():
+    assert [row["gpus"] for row in rows("cifar10")] == [1, 8, 64]  # a batch of 128, in pairs
+    assert [row["gpus"] for row in rows("imagenet_s16_90ep")] == [1, 8, 64, 512]
+
+
+def test_own_images_are_counted_by_their_owner():
+    (row,) = rows("image_folder", "data.source=records", "--images=5000", "--classes=7", "--gpus=1")
+    assert row["training_s"] - 60 == pytest.approx(
+        math.ceil(100 * 4500 / 64) * row["step_s"], rel=0.05
+    )
+
+
+def test_a_measured_rate_replaces_the_models_and_a_batch_a_gpu_keeps_the_gpus_busy():
+    fixed, grown = (
+        rows("imagenet_s16_90ep", "--gpus=64", "--images-per-second=2000", *more)[0]
+        for more in ((), ("--batch-per-gpu=256",))
+    )
+    assert fixed["global_batch_size"] == 1024
+    assert grown["global_batch_size"] == 64 * 256
+    assert grown["arithmetic_s"] == pytest.approx(256 / 2000)
+    assert grown["efficiency"] > fixed["efficiency"]
+
+
+def test_the_limit_and_the_setting_that_moves_it_are_named():
+    done = vit("plan", "imagenet_b16_300ep", "--gpus=64", "--network=10Gbit", "--price=2")
+    assert done.returncode == 0, done.stderr
+    assert "limit: reduction: distribute.compression=float16" in done.stdout
+    assert "costs" in done.stdout
+    (half,) = rows("imagenet_b16_300ep", "distribute.compression=float16", "--gpus=64",
+                   "--network=10Gbit")  # fmt: skip
+    (full,) = rows("imagenet_b16_300ep", "--gpus=64", "--network=10Gbit")
+    assert half["all_reduce_s"] == pytest.approx(full["all_reduce_s"] / 2, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["cifar10", "--gpus=two"], "--gpus takes numbers"),
+        (["cifar10", "--network=fast"], "--network takes 100Gbit"),
+        (["cifar10", "--network=0Gbit"], "--network takes 100Gbit"),
+        (["cifar10", "--gpus=3"], "does not divide over 3 replica(s)"),
+        (["cifar10", "--gpus=128"], "not in pairs"),
+        (["cifar10", "--gpus-per-node=0"], "--gpus-per-node must be above 0. Received: 0"),
+        (["cifar10", "--price=-1"], "--price must not be below 0"),
+        (["cifar10", "optim.linear_probe=true"], "leave optim.freeze and optim.linear_probe out"),
+        (["image_folder"], "--images 5000 --classes 10"),
+        (["imagenet.yaml"], "imagenet.yaml"),
+        (["image_folder", "data.source=records", "--images=9"], "--images 5000 --classes 10"),
+        (["L/16.yaml"], "L/16.yaml"),
+        (
+            ["cifar10", "--gpus=1", "model.variant=L/1", "data.image_size=96", "--gpu=l4"],
+            "does not fit a l4",
+        ),
+    ],
+)
+def test_wrong_arguments_are_one_error(arguments, said):
+    done = vit("plan", *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

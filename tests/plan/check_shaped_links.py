@@ -1,0 +1,129 @@
+"""Real workers on links of known bandwidth, beside what the plan's model says of them.
+
+    python -m tests.plan.check_shaped_links --workers 2,4 --mbit 200,500,1000
+
+Each worker is a process on a host of its own (a network namespace) that Horovod joins; `tc tbf`
+shapes the links. Workers share the machine's cores. The model is given what one worker alone takes,
+how many share a core, the gradients' size and the bandwidth, and predicts the step; the exit code
+is 0 where every prediction is within --tolerance of the measured median.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+from jobs.cli import find_recipe
+from pipeline.config import dump_config, load_config
+from pipeline.plan.cluster import Links
+from pipeline.plan.predict import Work, step_time
+from tests.parallel.hosts import vit, why_not
+from tests.plan.links import Switch
+
+# Of Ethernet frames of 1,514 bytes, 1,448 are payload of TCP; tbf counts the headers.
+PAYLOAD = 1448 / 1514
+# The network for CIFAR: 2.7 million parameters in nine blocks.
+PARAMETERS, DEPTH = 2_697_610, 9
+HEADER = (
+    f"{'workers':>7}{'Mbit/s':>8}{'one alone ms':>14}{'predicted ms':>14}{'measured ms':>13}"
+    f"{'off by':>9}{'all-reduce ms':>15}{'measured':>10}"
+)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workers", default="2,4")
+    parser.add_argument("--mbit", default="200,500,1000")
+    parser.add_argument("--batch", type=int, default=32, help="images a worker")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--tolerance", type=float, default=0.15)
+    given = parser.parse_args()
+    if reason := why_not():
+        print(f"no hosts can be made here: {reason}", file=sys.stderr)
+        return 2
+    print(HEADER)
+    worst = 0.0
+    for workers in map(int, given.workers.split(",")):
+        with closing(Switch(workers)) as switch:
+            for mbit in map(float, given.mbit.split(",")):
+                switch.shape(mbit * 1e6)
+                worst = max(worst, compare(switch, mbit, given))
+    print(f"the worst prediction is off by {worst:.1%}, allowed are {given.tolerance:.0%}")
+    return 0 if worst <= given.tolerance else 1
+
+
+def compare(switch, mbit, given):
+    """Prints a line; how far the prediction is off, as a part of what was measured."""
+    workers, cores = len(switch.names), sorted(os.sched_getaffinity(0))
+    # Again at each line: this machine is not equally fast from minute to minute.
+    alone_s = given.batch / measure_alone(given, cores[0])["images_per_second"]
+    found = measure_together(switch, given, cores)
+    measured_s = workers * given.batch / found["images_per_second"]
+    work = Work(
+        global_batch_size=workers * given.batch,
+        image_s=alone_s / given.batch * max(1.0, workers / len(cores)),
+        kernels_s=0.0,
+        gradient_bytes=4 * PARAMETERS,
+        last_fraction=1 / (DEPTH + 1),
+        wake_s=10e-3,  # half of the cycle that the pipeline gives Horovod on the CPU
+    )
+    links = Links(1, mbit * 1e6 / 8 * PAYLOAD, 1e-4, hierarchical=False)
+    step = step_time(workers, work, links)
+    off = step.total_s / measured_s - 1
+    print(
+        f"{workers:>7}{mbit:>8.0f}{1e3 * alone_s:>14.0f}{1e3 * step.total_s:>14.0f}"
+        f"{1e3 * measured_s:>13.0f}{off:>9.1%}{1e3 * step.all_reduce_s:>15.0f}"
+        f"{found['reduction_ms']:>10.0f}",
+        flush=True,
+    )
+    return abs(off)
+
+
+def measure_alone(given, core):
+    """Of one worker with one core to itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = rank_command(Path(folder), "single", given, 1, [core])
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        return json.loads((Path(folder) / "result.json").read_text())
+
+
+def measure_together(switch, given, cores):
+    """Of a worker on each host, which take the cores in turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        workers = len(switch.names)
+        own = [cores[i % len(cores)] for i in range(workers)]
+        rank = rank_command(Path(folder), "horovod", given, workers, own)
+        launch = ["launch", "--hosts", ",".join(switch.names), "--slots", "1"]
+        launchers = [
+            switch.start(i, *vit(*launch, "--runtime", "horovod", "--index", i, "--", *rank))
+            for i in range(workers)
+        ]
+        outputs = [launcher.communicate()[0] for launcher in launchers]
+        if any(launcher.returncode for launcher in launchers):
+            raise RuntimeError("\n".join(outputs))
+        return json.loads((Path(folder) / "result.json").read_text())
+
+
+def rank_command(folder, runtime, given, workers, cores):
+    """The command of one process of `vit benchmark scaling`, on the network for CIFAR."""
+    images = workers * given.batch
+    config = load_config(
+        find_recipe("cifar10"),
+        ["data.source=synthetic", f"data.global_batch_size={images}", "data.threads=1",
+         f"data.num_examples={8 * images}", f"distribute.runtime={runtime}",
+         "distribute.intra_op_threads=1"],
+    )  # fmt: skip
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(dump_config(config))
+    numbers = [str(given.rounds), str(given.steps), ",".join(map(str, cores))]
+    rank = [sys.executable, "-m", "jobs.benchmark.scaling_rank"]
+    return [*rank, str(recipe), str(folder / "result.json"), *numbers]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

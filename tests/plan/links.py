@@ -1,0 +1,77 @@
+"""Hosts of one machine behind a switch, whose links carry no more than so many bits a second."""
+
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+from tests.parallel.hosts import run
+from tests.parallel.launches import ROOT
+
+
+class Switch:
+    """Network namespaces `node-0` ... joined by a bridge in one of its own.
+
+    `tc tbf` shapes what leaves each of them; what arrives has been shaped by its sender.
+    """
+
+    def __init__(self, count):
+        tag = f"vitp{os.getpid()}"
+        self.names = [f"node-{i}" for i in range(count)]
+        self._middle = f"{tag}-m"
+        self._spaces = [f"{tag}-{i}" for i in range(count)]
+        try:
+            self._join()
+        except BaseException:
+            self.close()
+            raise
+
+    def shape(self, bits_per_s):
+        """Limits what each host sends; None: no limit."""
+        for space in self._spaces:
+            command = ["ip", "netns", "exec", space, "tc", "qdisc"]
+            subprocess.run([*command, "del", "dev", "eth0", "root"], capture_output=True)
+            if bits_per_s is not None:
+                burst = max(16_000, int(bits_per_s / 8 * 5e-4))  # bytes: of half a millisecond
+                limit = ["rate", f"{bits_per_s:.0f}bit", "burst", burst, "latency", "100ms"]
+                run(*command, "add", "dev", "eth0", "root", "tbf", *limit)
+
+    def start(self, index, *command):
+        """Starts a command on a host."""
+        return subprocess.Popen(
+            ["ip", "netns", "exec", self._spaces[index], *map(str, command)],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def close(self):
+        """Ends all that runs on the hosts, and takes them away."""
+        for space in [*self._spaces, self._middle]:
+            found = subprocess.run(["ip", "netns", "pids", space], capture_output=True, text=True)
+            for process in found.stdout.split():
+                os.kill(int(process), signal.SIGKILL)
+            subprocess.run(["ip", "netns", "del", space], capture_output=True)
+            shutil.rmtree(f"/etc/netns/{space}", ignore_errors=True)
+
+    def _join(self):
+        run("ip", "netns", "add", self._middle)
+        run("ip", "-n", self._middle, "link", "add", "bridge", "type", "bridge")
+        run("ip", "-n", self._middle, "link", "set", "bridge", "up")
+        # Of the network set aside for examples; no route leads out of the namespaces.
+        addresses = [f"198.51.100.{i + 1}" for i in range(len(self.names))]
+        table = "".join(f"{a} {n}\n" for a, n in zip(addresses, self.names, strict=True))
+        for i, (space, address) in enumerate(zip(self._spaces, addresses, strict=True)):
+            run("ip", "netns", "add", space)
+            run("ip", "link", "add", "eth0", "netns", space, "type", "veth",
+                "peer", "name", f"port{i}", "netns", self._middle)  # fmt: skip
+            run("ip", "-n", self._middle, "link", "set", f"port{i}", "master", "bridge", "up")
+            run("ip", "-n", space, "address", "add", f"{address}/24", "dev", "eth0")
+            run("ip", "-n", space, "link", "set", "eth0", "up")
+            run("ip", "-n", space, "link", "set", "lo", "up")
+            etc = Path("/etc/netns", space)  # `ip netns exec` mounts what lies here over /etc
+            etc.mkdir(parents=True)
+            (etc / "hosts").write_text(f"127.0.0.1 localhost\n{table}")
