@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 NVCC := $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
 FLAVOUR := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
-.PHONY: train test lint chaos image test-image test-cluster horovod horovod-gpu-build clean
+.PHONY: train test lint chaos benchmark benchmark-accuracy check-plan image test-image test-cluster horovod horovod-gpu-build clean
 
 train: $(VENV)/installed-$(FLAVOUR)
 	$(BIN)/vit train digits
@@ -24,6 +24,20 @@ lint: $(VENV)/installed-test
 # make chaos CHAOS="--kills-single 10 --kills-two-ranks 4"
 chaos: $(VENV)/installed-test horovod
 	$(BIN)/python -m tests.chaos.chaos $(CHAOS)
+
+# Writes BENCHMARKS.md, its picture and its rows: half an hour on two cores, in which nothing else should run.
+benchmark: $(VENV)/installed-test horovod
+	$(BIN)/vit benchmark all
+
+# Two times half an hour of training: a recipe of ours and the Keras example, on a folder of images with
+# train/<class>/* and test/<class>/*: make benchmark-accuracy DATA=folder [ACCURACY="--minutes 10"]
+benchmark-accuracy: $(VENV)/installed-test
+	$(BIN)/vit benchmark accuracy --data "$(DATA)" $(ACCURACY)
+
+# Workers on hosts behind links of known bandwidth, beside what `vit plan`'s model predicts: ten minutes, as
+# root. make check-plan CHECK="--workers 2,4,8 --mbit 200,1000"
+check-plan: $(VENV)/installed-test horovod
+	$(BIN)/python -m tests.plan.check_shaped_links $(CHECK)
 
 # By docker, podman or buildah. tools/build_image.sh names the other variables: IMAGE, BASE_IMAGE ...
 image:

@@ -9,9 +9,15 @@ PARSES_IN_ORDER = True
 
 # Each is a module of this package with add_arguments(parser) and run(arguments) -> exit code.
 BENCHMARKS = {
+    "accuracy": "test accuracy against minutes: a recipe beside the Keras example",
+    "all": "all but accuracy, written as a page with a picture",
     "checkpoint": "how long a save stops training; writing and restoring beside a plain copy",
     "input": "images a second of the input stage, by stages, beside other ways to do it",
+    "loop": "the training loop beside a bare one: what rows, TensorBoard and checkpoints cost",
+    "memory": "what training takes of memory, and what recomputing and smaller parts save and cost",
     "scaling": "images a second with 1, 2, ... workers, with and without the reduction",
+    "startup": "from the command to the first step, and what takes so long",
+    "step": "images a second of training steps, beside Keras's layers and model.fit",
 }
 
 

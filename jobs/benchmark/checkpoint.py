@@ -95,8 +95,12 @@ def _measure(config: Config, folder: Path, rounds: int) -> dict[str, Any]:
         note("copied_s", _copy, source, target, False)
     saver.close()
     run.close()
-    size = {"megabytes": experiment.checkpoint_bytes / 1e6}
-    return size | {name: median(times) for name, times in seconds.items()}
+    stood_s = seconds["training_stood_s"]
+    return (
+        {"megabytes": experiment.checkpoint_bytes / 1e6}
+        | {name: median(times) for name, times in seconds.items()}
+        | {"least": min(stood_s), "most": max(stood_s)}
+    )
 
 
 def _save(saver: Saver, step: int, progress: Any, seconds: dict[str, list[float]]) -> None:

@@ -113,6 +113,8 @@ def _measure(config: Config, seconds: float, rounds: int) -> list[dict[str, Any]
         row = {
             "line": line.title,
             "images_per_second": speed[line.title],
+            "least": min(timing.images_per_second for timing in found),
+            "most": max(timing.images_per_second for timing in found),
             "cpu_us_per_image": median(timing.cpu_us_per_image for timing in found),
         }
         if line.against is not None:

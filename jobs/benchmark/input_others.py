@@ -51,7 +51,7 @@ def _in_memory(data: DataConfig, images: npt.NDArray[np.uint8], titles: list[str
 
 
 def _from_jpeg(data: DataConfig, contents: list[bytes], titles: list[str]) -> list[Line]:
-    batch, whole = data.global_batch_size, titles[-2] if COARSE in titles else titles[-1]
+    batch, whole = data.global_batch_size, AUGMENT if AUGMENT in titles else DECODE
     lines = [Line("tf.io.decode_jpeg alone", lambda: _decode_alone(contents, batch), batch, whole)]
     if COARSE in titles:
         again = "tf.io.decode_jpeg alone, again"

@@ -184,7 +184,8 @@ def _row(kind: Kind, measured: Sequence[Mapping[str, float]]) -> dict[str, float
         medians["of_without_reduction"] = median(
             one["images_per_second"] / one["without_reduction"] for one in measured
         )
-    return {"kind": kind.title, **medians}
+    rates = [one["images_per_second"] for one in measured]
+    return {"kind": kind.title, **medians, "least": min(rates), "most": max(rates)}
 
 
 def _table(rows: Sequence[Mapping[str, float | str]]) -> Iterator[str]:

@@ -104,6 +104,7 @@ def test_input_of_photographs_stands_beside_decoding_them_and_pillow():
         "order, fetch": None,
         "order, fetch, decode, resize, normalise": None,
         "and augment": None,
+        "and mix": None,
         "all of it without antialiasing": None,
         "tf.io.decode_jpeg alone": "and augment",
         "tf.io.decode_jpeg alone, again": "all of it without antialiasing",
@@ -147,3 +148,98 @@ def test_input_takes_settings_behind_options_and_refuses_too_few():
     done = benchmark("input", "cifar10", "--photographs=3", "data.source=digits")
     assert done.returncode == 2
     assert "--photographs must be at least 20. Received: 3" in done.stderr
+
+
+def json_rows(*arguments):
+    done = benchmark(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def test_step_times_ours_beside_the_example_in_both_precisions():
+    rows = json_rows(
+        "step", "--cases=keras_example", "--batch=2", "--steps=1", "--rounds=1"
+    )  # fmt: skip
+    assert [(row["precision"], row["who"]) for row in rows] == [
+        ("float32", "ours"), ("float32", "example"), ("bfloat16", "ours"), ("bfloat16", "example")
+    ]  # fmt: skip
+    # 144 patches of 6 x 6 x 3; 8 blocks: four products with [64, 256], two between 144 tokens over
+    # 256 numbers, two of the MLP; all tokens to 2048, 1024, 100. Forward, and twice as much back.
+    block = 4 * 144 * 64 * 256 + 2 * 144 * 144 * 256 + 2 * 144 * 64 * 128
+    head = 144 * 64 * 2048 + 2048 * 1024 + 1024 * 100
+    operations = 3 * 2 * (144 * 108 * 64 + 8 * block + head)
+    for ours, theirs in (rows[:2], rows[2:]):
+        for row in (ours, theirs):
+            rate = row["images_per_second"]
+            assert row["least"] <= rate <= row["most"]
+            assert row["flops_per_second"] == pytest.approx(operations * rate)
+            assert row["peak_flops_per_second"] > 0
+        ratio = ours["images_per_second"] / theirs["images_per_second"]
+        assert theirs["ours_is"] == pytest.approx(ratio)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("step", "--cases=XL/2"), "--cases takes keras_example"),
+     (("step", "--precisions=float8"), "--precisions takes float32"),
+     (("step", "--steps=0"), "--steps must be at least 1"),
+     (("startup", "--repeats=0"), "--repeats must be at least 1"),
+     (("all", "--out=nowhere/page.md"), "nothing can be written in nowhere"),
+     (("loop", "--steps=1"), "--steps must be at least 2"),
+     (("all", "--only=accuracy"), "--only takes step")],
+)  # fmt: skip
+def test_benchmarks_refuse_what_they_do_not_have(arguments, message):
+    done = benchmark(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_loop_times_the_loop_of_users_and_a_bare_one():
+    (row,) = json_rows("loop", "digits", "--steps=4", "--rounds=1")
+    assert row["share"] == row["least"] == row["most"]
+    ratio = row["images_per_second"] / row["bare_images_per_second"]
+    assert row["share"] == pytest.approx(ratio)
+    # It compares where both loops have come to from the same weights, by Adam's first four steps.
+    assert row["differ_by"] < 1e-3
+
+
+def test_memory_measures_what_each_way_adds_and_stands_beside_the_estimate():
+    rows = json_rows("memory", "cifar10", "--steps=1", "--rounds=1", "data.global_batch_size=64")
+    sizes = {row["settings"]: row for row in rows}
+    plain, parts, again = (
+        sizes[way] for way in ("as it is", "optim.accumulate_steps=4", "train.recompute=true")
+    )
+    # 64 images of some 12 MiB, or 16, or their blocks' inputs and one block.
+    for smaller in (parts, again):
+        assert smaller["added_mib"] < 0.7 * plain["added_mib"]
+        assert smaller["activations_mib"] < 0.4 * plain["activations_mib"]
+    # 2.7 million weights, gradients and two moments of four bytes.
+    assert plain["parameters_mib"] == pytest.approx(4 * 4 * 2_695_000 / 2**20, rel=0.01)
+    assert plain["of_its_rate"] == 1
+
+
+def test_startup_names_the_parts_of_a_new_start_and_of_one_that_goes_on():
+    rows = {row["what"]: row for row in json_rows("startup", "digits", "--repeats=1")}
+    assert list(rows) == [
+        "a new run", "a run that goes on", "vit --help", "a wrong setting", "python -c pass"
+    ]  # fmt: skip
+    for name in ("a new run", "a run that goes on"):
+        row = rows[name]
+        parts = row["tensorflow_s"], row["tracing_s"], row["ours_s"]
+        assert min(parts) > 0
+        assert sum(parts) == pytest.approx(row["seconds"])
+
+
+def test_all_writes_a_page_a_picture_and_the_rows(tmp_path):
+    out = tmp_path / "PAGE.md"
+    done = benchmark("all", "--quick", "--only=startup", f"--out={out}")
+    assert done.returncode == 0, done.stderr
+    page = out.read_text()
+    assert "`vit benchmark startup --repeats=1`" in page
+    written = json.loads((tmp_path / "PAGE.json").read_text())
+    assert written["machine"]["cores"] == str(len(os.sched_getaffinity(0)))
+    (section,) = written["sections"]
+    assert f"| a new run | {section['rows'][0]['seconds']:.3g} |" in page
+    with Image.open(tmp_path / "PAGE.png") as picture:
+        assert picture.size[0] == 900
