@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 
+from pipeline.errors import SettingsError
+
 PARSES_IN_ORDER = True
 
 # Each is a module of this package with add_arguments(parser) and run(arguments) -> exit code.
@@ -40,3 +42,11 @@ def run(arguments: argparse.Namespace) -> int:
     )
     module.add_arguments(parser)
     return int(module.run(parser.parse_intermixed_args(arguments.arguments)))
+
+
+def check_counts(arguments: argparse.Namespace, **least: int) -> None:
+    """SettingsError where a number that was given is below its least, by the argument's name."""
+    for name, smallest in least.items():
+        given = getattr(arguments, name)
+        if given is not None and given < smallest:
+            raise SettingsError(f"--{name} must be at least {smallest}. Received: {given}")

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jobs.benchmark import check_counts
 from jobs.cli import find_recipe
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, load_config
-from pipeline.errors import PipelineError, SettingsError
+from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
     from pipeline.train.experiment import Experiment
@@ -60,11 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Times both loops, and prints a line."""
-    if arguments.steps < 2 or arguments.rounds < 1:
-        raise SettingsError(
-            "--steps must be at least 2 and --rounds at least 1. Received: "
-            f"{arguments.steps} and {arguments.rounds}"
-        )
+    check_counts(arguments, steps=2, rounds=1)
     lengths = (
         f"train.max_steps={arguments.steps}",
         f"checkpoint.every_steps={arguments.steps // 2}",

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
+from jobs.benchmark import check_counts
 from jobs.cli import find_recipe
-from pipeline.errors import PipelineError, SettingsError
+from pipeline.errors import PipelineError
 
 _EPILOG = """\
 What training adds to the memory of a process at most, and how fast it is: as the recipe is, and
@@ -42,9 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures each way, and prints a table."""
-    for name in ("steps", "rounds"):
-        if (given := getattr(arguments, name)) < 1:
-            raise SettingsError(f"--{name} must be at least 1. Received: {given}")
+    check_counts(arguments, steps=1, rounds=1)
     recipe = str(find_recipe(arguments.recipe))
     found: dict[str, list[dict[str, float]]] = {" ".join(way): [] for way in _WAYS}
     for _ in range(arguments.rounds):

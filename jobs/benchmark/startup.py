@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
+from jobs.benchmark import check_counts
 from jobs.cli import find_recipe
-from pipeline.errors import PipelineError, SettingsError, Stopped
+from pipeline.errors import PipelineError, Stopped
 
 _EPILOG = """\
 From the command to the beginning of the first step, of a new run and of one that goes on:
@@ -36,8 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures, and prints a table."""
-    if arguments.repeats < 1:
-        raise SettingsError(f"--repeats must be at least 1. Received: {arguments.repeats}")
+    check_counts(arguments, repeats=1)
     recipe = str(find_recipe(arguments.recipe))
     starts: dict[str, list[dict[str, float]]] = {"a new run": [], "a run that goes on": []}
     for _ in range(arguments.repeats):

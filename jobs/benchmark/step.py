@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from statistics import median
 from typing import Any, NamedTuple
 
+from jobs.benchmark import check_counts
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, parse_config
 from pipeline.errors import SettingsError
@@ -69,9 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise SettingsError(f"--cases takes {', '.join(CASES)}. Received: {unknown[0]}")
     if unknown := [name for name in precisions if name not in _PRECISIONS]:
         raise SettingsError(f"--precisions takes {', '.join(_PRECISIONS)}. Received: {unknown[0]}")
-    for name in ("batch", "steps", "rounds"):
-        if (given := getattr(arguments, name)) is not None and given < 1:
-            raise SettingsError(f"--{name} must be at least 1. Received: {given}")
+    check_counts(arguments, batch=1, steps=1, rounds=1)
     import_tensorflow()
     for name in cases:
         for precision in precisions:

@@ -58,14 +58,7 @@ class Hosts:
 
     def start(self, index, *command):
         """Starts a command on a host."""
-        return subprocess.Popen(
-            ["ip", "netns", "exec", self.spaces[index], *map(str, command)],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        return start_in(self.spaces[index], *command)
 
     def sent_bytes(self, index, link=None):
         """What has left a host by its link so far."""
@@ -78,12 +71,7 @@ class Hosts:
 
     def close(self):
         """Ends all that runs on the hosts, and takes them away."""
-        for space in self.spaces:
-            found = subprocess.run(["ip", "netns", "pids", space], capture_output=True, text=True)
-            for process in found.stdout.split():
-                os.kill(int(process), signal.SIGKILL)
-            subprocess.run(["ip", "netns", "del", space], capture_output=True)
-            shutil.rmtree(f"/etc/netns/{space}", ignore_errors=True)
+        remove(self.spaces)
         for server in self._servers:
             server.wait()
 
@@ -153,3 +141,25 @@ class Hosts:
 def vit(verb, *arguments):
     """A command line of this Python's `vit`."""
     return [sys.executable, "-m", "jobs.cli", verb, *map(str, arguments)]
+
+
+def start_in(space, *command):
+    """Starts a command in a network namespace."""
+    return subprocess.Popen(
+        ["ip", "netns", "exec", space, *map(str, command)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def remove(spaces):
+    """Ends all that runs in network namespaces, and takes them away."""
+    for space in spaces:
+        found = subprocess.run(["ip", "netns", "pids", space], capture_output=True, text=True)
+        for process in found.stdout.split():
+            os.kill(int(process), signal.SIGKILL)
+        subprocess.run(["ip", "netns", "del", space], capture_output=True)
+        shutil.rmtree(f"/etc/netns/{space}", ignore_errors=True)

@@ -1,13 +1,10 @@
 """Hosts of one machine behind a switch, whose links carry no more than so many bits a second."""
 
 import os
-import shutil
-import signal
 import subprocess
 from pathlib import Path
 
-from tests.parallel.hosts import run
-from tests.parallel.launches import ROOT
+from tests.parallel.hosts import remove, run, start_in
 
 
 class Switch:
@@ -39,23 +36,11 @@ class Switch:
 
     def start(self, index, *command):
         """Starts a command on a host."""
-        return subprocess.Popen(
-            ["ip", "netns", "exec", self._spaces[index], *map(str, command)],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        return start_in(self._spaces[index], *command)
 
     def close(self):
         """Ends all that runs on the hosts, and takes them away."""
-        for space in [*self._spaces, self._middle]:
-            found = subprocess.run(["ip", "netns", "pids", space], capture_output=True, text=True)
-            for process in found.stdout.split():
-                os.kill(int(process), signal.SIGKILL)
-            subprocess.run(["ip", "netns", "del", space], capture_output=True)
-            shutil.rmtree(f"/etc/netns/{space}", ignore_errors=True)
+        remove([*self._spaces, self._middle])
 
     def _join(self):
         run("ip", "netns", "add", self._middle)
