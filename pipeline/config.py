@@ -298,7 +298,11 @@ class DistributeConfig(_Stage):
         1, "logical devices the CPU is divided into, to try mirrored without GPUs", free=True, ge=1
     )
     intra_op_threads: int | None = _setting(
-        None, "threads of one operation; null: TensorFlow's choice", free=True, ge=1
+        None,
+        "threads of one operation; null: TensorFlow's choice, but on a CPU of up to 8 cores one, "
+        "with parts of the batch side by side, one a core",
+        free=True,
+        ge=1,
     )
 
 

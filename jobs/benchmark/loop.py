@@ -151,7 +151,8 @@ def _bare(experiment: Experiment) -> Callable[[], float]:
     from pipeline.train.step import make_gradients
 
     config, optimizer = experiment.config, experiment.optimizer
-    gradients_of = make_gradients(config, experiment.model, None)
+    at_a_time = experiment.runtime.parts_at_a_time
+    gradients_of = make_gradients(config, experiment.model, None, at_a_time)
 
     @tf.function
     def train(iterator: Any, steps: tf.Tensor) -> None:

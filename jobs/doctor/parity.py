@@ -153,9 +153,6 @@ def _command(run: Run, recipe: Path, trace: Path) -> Iterator[str]:
     yield f"distribute.runtime={run.runtime}"
     if run.runtime == "mirrored":
         yield f"distribute.cpu_devices={run.workers}"
-    elif run.runtime != "single":
-        threads = max(1, len(os.sched_getaffinity(0)) // run.workers)
-        yield f"distribute.intra_op_threads={threads}"
 
 
 def _variables(run: Run) -> dict[str, str]:

@@ -15,11 +15,13 @@ class Place(NamedTuple):
     Attributes:
       kind: Who started it: horovodrun or a launcher that sets the same variables, a launcher that
         sets TF_CONFIG, or nobody.
+      local_size: Processes on this host.
     """
 
     kind: Literal["alone", "horovod", "multi_worker"]
     rank: int = 0
     world_size: int = 1
+    local_size: int = 1
 
 
 def find_place(environment: Mapping[str, str]) -> Place:
@@ -28,12 +30,11 @@ def find_place(environment: Mapping[str, str]) -> Place:
     Raises:
       SettingsError: TF_CONFIG is there and cannot be read.
     """
-    for rank, size in (
-        ("HOROVOD_RANK", "HOROVOD_SIZE"),
-        ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-    ):
-        if rank in environment and size in environment:
-            return Place("horovod", int(environment[rank]), int(environment[size]))
+    for prefix in ("HOROVOD_", "OMPI_COMM_WORLD_"):
+        rank, size = (environment.get(prefix + name) for name in ("RANK", "SIZE"))
+        if rank is not None and size is not None:
+            local_size = environment.get(f"{prefix}LOCAL_SIZE", "1")
+            return Place("horovod", int(rank), int(size), int(local_size))
     if "TF_CONFIG" in environment:
         return _from_tf_config(environment["TF_CONFIG"])
     return Place("alone")
@@ -45,8 +46,10 @@ def _from_tf_config(text: str) -> Place:
         workers, task = config["cluster"]["worker"], config["task"]
         if task["type"] != "worker" or set(config["cluster"]) != {"worker"}:
             raise ValueError("only workers are known here")
-        return Place("multi_worker", int(task["index"]), len(workers))
-    except (ValueError, KeyError, TypeError) as error:
+        hosts = [address.rpartition(":")[0] for address in workers]
+        index = int(task["index"])
+        return Place("multi_worker", index, len(workers), hosts.count(hosts[index]))
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise SettingsError(
             f"TF_CONFIG cannot be used ({error!r}). It must look like "
             '{"cluster": {"worker": ["host0:port", "host1:port"]}, '

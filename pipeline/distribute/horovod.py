@@ -58,8 +58,9 @@ class HorovodRuntime(SingleRuntime):
         return tf.constant(self.rank, tf.int32)
 
     def sum_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        # One operation a tensor: each is sent as soon as the backward pass has it, and Horovod
-        # packs what is ready at the same time. A grouped operation would wait for the last.
+        # One operation a tensor: each is sent as soon as it is there, which is in the backward pass
+        # where the batch is computed as a whole, and Horovod packs what is ready at the same time.
+        # A grouped operation would wait for the last.
         return [self._sum(g, f"gradient_{i}") for i, g in enumerate(gradients)]
 
     def sum_gradients_at_once(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:

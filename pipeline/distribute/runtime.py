@@ -9,16 +9,23 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
 
 from pipeline.config import DistributeConfig
-from pipeline.distribute.environment import find_place
+from pipeline.distribute.environment import Place, find_place
 from pipeline.errors import PeerLost, PipelineError, SettingsError
 
 Batch = dict[str, tf.Tensor]
+
+# Parts of a batch side by side on a CPU; with more cores than that, operations share them all. Each
+# part makes a gradient of its own to be summed.
+_MOST_PARTS = 8
+_THREADS = "TF_NUM_INTRAOP_THREADS"
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processor time, and in how many
 
 
 class Runtime(ABC):
@@ -31,6 +38,8 @@ class Runtime(ABC):
       world_size: Processes in all.
       num_replicas: Copies of the model in all processes.
       is_chief: Whether this process writes and speaks for all.
+      parts_at_a_time: Parts of a replica's batch to compute side by side: on a CPU with few cores
+        one a core, each with one thread.
     """
 
     name: str
@@ -38,6 +47,7 @@ class Runtime(ABC):
     local_rank: int = 0
     world_size: int = 1
     num_replicas: int = 1
+    parts_at_a_time: int = 1
 
     @property
     def is_chief(self) -> bool:
@@ -162,7 +172,14 @@ def start(config: DistributeConfig) -> Runtime:
         )
     if kind in ("horovod", "multi_worker") and place.kind != kind:
         raise SettingsError(_HOW_TO_START[kind])
-    _configure_devices(config)
+    parts = parts_of(config, place)
+    _configure_devices(config, one_thread=parts is not None)
+    runtime = _join(place, config)
+    runtime.parts_at_a_time = parts or 1
+    return runtime
+
+
+def _join(place: Place, config: DistributeConfig) -> Runtime:
     if place.kind == "horovod":
         try:
             from pipeline.distribute.horovod import HorovodRuntime
@@ -177,7 +194,7 @@ def start(config: DistributeConfig) -> Runtime:
         from pipeline.distribute.multi_worker import MultiWorkerRuntime
 
         return MultiWorkerRuntime(place)
-    return _start_alone(kind)
+    return _start_alone(config.runtime)
 
 
 _HOW_TO_START = {
@@ -211,7 +228,36 @@ def replica_devices() -> list[str]:
     return [device.name for device in tf.config.list_logical_devices(kind)]
 
 
-def _configure_devices(config: DistributeConfig) -> None:
+def parts_of(config: DistributeConfig, place: Place) -> int | None:
+    """Parts of a replica's batch to compute side by side, each with one thread; None: as a whole.
+
+    On a CPU one for each core that this process has for a replica. A network's operations are
+    short, and two threads that share each of them wait for each other: measured on two cores, two
+    halves of a batch side by side are 15 % (float32) to 40 % (bfloat16, a small network) faster
+    than one batch with two threads an operation. Where that was not measured, with more cores, and
+    where other threads were asked for, TensorFlow shares operations out as it does.
+    """
+    asked = config.intra_op_threads is not None or os.environ.get(_THREADS, "1") != "1"
+    cores = own_cores(place.local_size)
+    if asked or cores > _MOST_PARTS or tf.config.list_physical_devices("GPU"):
+        return None
+    return max(1, cores // config.cpu_devices)
+
+
+def own_cores(local_size: int) -> int:
+    """Cores of one of `local_size` processes of this host, at least 1.
+
+    Those it is bound to; or all of the host's, or of what the container may use, in equal shares.
+    """
+    cores = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):
+        quota, period = _QUOTA.read_text().split()
+        cores = min(cores, max(1, int(quota) // int(period)))  # ValueError of "max": no limit
+    bound = cores == len(os.sched_getaffinity(0)) < (os.cpu_count() or 1)
+    return max(1, cores if bound else cores // local_size)
+
+
+def _configure_devices(config: DistributeConfig, *, one_thread: bool) -> None:
     if config.device == "gpu" and not tf.config.list_physical_devices("GPU"):
         raise SettingsError(
             "distribute.device=gpu, and TensorFlow sees no GPU here. Is this tensorflow[and-cuda] "
@@ -221,6 +267,9 @@ def _configure_devices(config: DistributeConfig) -> None:
     try:
         if config.intra_op_threads is not None:
             tf.config.threading.set_intra_op_parallelism_threads(config.intra_op_threads)
+        elif one_thread:
+            with suppress(RuntimeError):  # in a process that has computed already: slower
+                tf.config.threading.set_intra_op_parallelism_threads(1)
         if config.cpu_devices > 1:
             cpu = tf.config.list_physical_devices("CPU")[0]
             tf.config.set_logical_device_configuration(

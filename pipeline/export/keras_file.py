@@ -18,7 +18,7 @@ from keras import layers, ops
 from pipeline.export.exported import Exported, Pixels, Probabilities
 from pipeline.export.facts import FILE, ExportFacts, from_json, no_facts
 from pipeline.model.architecture import Architecture
-from pipeline.model.functions import Tensor
+from pipeline.model.backend import Tensor
 from pipeline.model.layers import NORM_EPSILON
 from pipeline.model.stem import stem_channels
 

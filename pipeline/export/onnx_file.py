@@ -1,7 +1,7 @@
 """An ONNX file: pixels in, probabilities out. ONNX has no JPEG decoder, so bytes it cannot take.
 
 tf2onnx 1.17 converts the graph of TensorFlow 2.21, Keras 3.15 and NumPy 2.4 but for one operation,
-`Erfc`, of which Keras makes the exact GELU: that one is written here.
+`Erfc`, of which Keras makes its exact GELU; `pipeline.model.elementwise` makes it of `Erf`.
 """
 
 from __future__ import annotations
@@ -75,7 +75,6 @@ def _convert(model: keras.Model, facts: ExportFacts) -> Any:
         tf.function(probabilities, spec),
         spec,
         opset=OPSET,
-        custom_op_handlers={"Erfc": (_write_erfc, [])},
     )
     for node in proto.graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
@@ -127,26 +126,3 @@ def _require(package: str) -> None:
             f"ONNX needs {package}, which is not installed: pip install 'vit-pipeline[onnx]', or "
             "pip install tf2onnx onnx onnxruntime"
         )
-
-
-def _write_erfc(graph: Any, node: Any, name: str, arguments: list[Any]) -> None:
-    """The complementary error function as 1 - Erf(x), for tf2onnx.
-
-    Args:
-      graph: tf2onnx's Graph.
-      node: The Node to be replaced.
-      name: Of it.
-      arguments: None are registered.
-    """
-    shapes, dtypes = node.output_shapes, node.output_dtypes
-    one = graph.make_const(f"{name}/one", np.array(1, np.float32))
-    erf = graph.make_node("Erf", [node.input[0]])
-    graph.remove_node(name)
-    graph.make_node(
-        "Sub",
-        [one.output[0], erf.output[0]],
-        outputs=[node.output[0]],
-        name=name,
-        shapes=shapes,
-        dtypes=dtypes,
-    )

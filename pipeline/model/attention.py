@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from keras import ops
 
-from pipeline.model.functions import Tensor, attention_probabilities, split_heads
+from pipeline.model.attend import attention_probabilities, split_heads
+from pipeline.model.backend import Tensor
 from pipeline.model.vit import VisionTransformer
 
 
@@ -25,4 +26,5 @@ def last_attention(model: VisionTransformer, images: Tensor) -> Tensor:
     query, key = (
         split_heads(layer(x), attention.num_heads) for layer in (attention.query, attention.key)
     )
+    query = query * attention.head_size**-0.5
     return ops.cast(attention_probabilities(query, key), "float32")

@@ -1,4 +1,6 @@
-"""The layers of a Vision Transformer: thin Keras layers over `functions`, whose letters they use.
+"""The layers of a Vision Transformer: thin Keras layers over the functions beside them.
+
+The letters in shapes are those of `functions`.
 
 No layer holds random state. Where something is dropped, the caller gives `dropout_seed`, an
 integer tensor [2]; `dropout_seed=None` means that nothing is dropped: layers know of no training
@@ -12,17 +14,11 @@ from typing import Any, Literal
 import numpy as np
 from keras import layers, ops
 
-from pipeline.model.functions import (
-    Tensor,
-    attention_probabilities,
-    dropout,
-    gelu,
-    image_to_patches,
-    linear,
-    merge_heads,
-    sincos_positions,
-    split_heads,
-)
+from pipeline.model.attend import attend, merge_heads, split_heads
+from pipeline.model.backend import Tensor
+from pipeline.model.dropout import dropout, scale_of_kept
+from pipeline.model.elementwise import gelu, layer_norm
+from pipeline.model.functions import image_to_patches, linear, sincos_positions
 from pipeline.model.initial import ZEROS, Draw, InitialWeights
 
 Shape = tuple[Any, ...]  # None where it is open, as the batch
@@ -54,6 +50,10 @@ class Linear(layers.Layer):
     def call(self, x: Tensor) -> Tensor:
         return linear(x, self.kernel, self.bias)
 
+    def scaled(self, x: Tensor, scale: float) -> Tensor:
+        """`scale` times the result, by kernel and bias: they are smaller than what comes out."""
+        return linear(x, self.kernel * scale, self.bias * scale)
+
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.units)
 
@@ -73,8 +73,8 @@ class PatchEmbedding(Linear):
     def build(self, input_shape: Shape) -> None:
         super().build((None, self.patch_size**2 * input_shape[-1]))
 
-    def call(self, images: Tensor) -> Tensor:
-        return super().call(image_to_patches(images, self.patch_size))
+    def call(self, x: Tensor) -> Tensor:
+        return super().call(image_to_patches(x, self.patch_size))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         batch, height, width, _ = input_shape
@@ -188,14 +188,18 @@ class SelfAttention(layers.Layer):
         self.out.build((*input_shape[:-1], length))
 
     def call(self, x: Tensor, dropout_seed: Tensor | None = None) -> Tensor:
-        query, key, value = (
-            split_heads(layer(x), self.num_heads) for layer in (self.query, self.key, self.value)
-        )  # [B, T, D] -> 3 x [B, n, T, d]
-        shares = attention_probabilities(query, key)  # -> [B, n, T, T]
-        shares = dropout(
-            shares, self.probability_dropout, dropout_seed, f"{self.path}/probabilities"
+        rate = self.probability_dropout if dropout_seed is not None else 0.0
+        parts = (
+            self.query.scaled(x, self.head_size**-0.5),
+            self.key(x),
+            self.value.scaled(x, scale_of_kept(rate)) if rate else self.value(x),
         )
-        x = self.out(merge_heads(ops.matmul(shares, value)))  # -> [B, T, D]
+        query, key, value = (
+            split_heads(part, self.num_heads) for part in parts
+        )  # 3 x [B, T, n d] -> 3 x [B, n, T, d]
+        place = f"{self.path}/probabilities"
+        x = attend(query, key, value, rate, dropout_seed, place)
+        x = self.out(merge_heads(x))  # [B, n, T, d] -> [B, T, D]
         return dropout(x, self.output_dropout, dropout_seed, f"{self.path}/out")
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -244,9 +248,21 @@ class Mlp(layers.Layer):
         return input_shape
 
 
-def layer_norm(name: str, dtype: Any) -> layers.LayerNormalization:
-    """A LayerNormalization over the width, computed in float32."""
-    return layers.LayerNormalization(epsilon=NORM_EPSILON, name=name, dtype=dtype)
+class LayerNorm(layers.Layer):
+    """A layer normalization over the last axis [..., D]; variables gamma and beta, float32 [D]."""
+
+    def build(self, input_shape: Shape) -> None:
+        self.gamma, self.beta = (
+            self.add_weight(name=name, shape=input_shape[-1:], initializer=start, autocast=False)
+            for name, start in (("gamma", "ones"), ("beta", "zeros"))
+        )
+
+    def call(self, x: Tensor) -> Tensor:
+        # TensorFlow's custom gradients take tensors, and no variables.
+        return layer_norm(x, ops.copy(self.gamma), ops.copy(self.beta), NORM_EPSILON)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return input_shape
 
 
 class EncoderBlock(layers.Layer):
@@ -270,9 +286,9 @@ class EncoderBlock(layers.Layer):
     ) -> None:
         super().__init__(name=name, dtype=dtype)
         self.stochastic_depth = stochastic_depth
-        self.attention_norm = layer_norm("attention_norm", dtype)
+        self.attention_norm = LayerNorm(name="attention_norm", dtype=dtype)
         self.attention = attention
-        self.mlp_norm = layer_norm("mlp_norm", dtype)
+        self.mlp_norm = LayerNorm(name="mlp_norm", dtype=dtype)
         self.mlp = mlp
 
     def build(self, input_shape: Shape) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 from keras import layers, ops
 
-from pipeline.model.functions import Tensor
+from pipeline.model.backend import Tensor
 from pipeline.model.initial import Draw
-from pipeline.model.layers import Linear, Shape, layer_norm
+from pipeline.model.layers import LayerNorm, Linear, Shape
 
 
 class ConvolutionalStem(layers.Layer):
@@ -35,7 +35,9 @@ class ConvolutionalStem(layers.Layer):
             _Convolution(channels, kernel=kernel, name=f"convolution_{i}", dtype=dtype)
             for i, channels in enumerate(stem_channels(patch_size, width))
         ]
-        self.norms = [layer_norm(f"norm_{i}", dtype) for i in range(len(self.convolutions))]
+        self.norms = [
+            LayerNorm(name=f"norm_{i}", dtype=dtype) for i in range(len(self.convolutions))
+        ]
         self.out = Linear(width, kernel=kernel, name="out", dtype=dtype)
 
     def build(self, input_shape: Shape) -> None:

@@ -14,18 +14,20 @@ from keras import ops
 from pipeline.config import ModelConfig
 from pipeline.errors import SettingsError
 from pipeline.model.architecture import Architecture, architecture, check_patches
-from pipeline.model.functions import Tensor, dropout, gelu
+from pipeline.model.backend import Tensor
+from pipeline.model.dropout import dropout
+from pipeline.model.elementwise import gelu
 from pipeline.model.initial import InitialWeights, keras_weights, vit_weights
 from pipeline.model.layers import (
     ClassToken,
     EncoderBlock,
+    LayerNorm,
     Linear,
     Mlp,
     PatchEmbedding,
     PositionEmbedding,
     SelfAttention,
     Shape,
-    layer_norm,
 )
 from pipeline.model.stem import ConvolutionalStem
 
@@ -118,7 +120,7 @@ class VisionTransformer(keras.Model):
             dtype=dtype,
         )
         self.blocks = [_block(arch, i, weights, dtype) for i in range(arch.depth)]
-        self.norm = layer_norm("norm", dtype)
+        self.norm = LayerNorm(name="norm", dtype=dtype)
         self.head_layers = [
             Linear(units, kernel=weights.hidden, name=f"head_{i}", dtype=dtype)
             for i, units in enumerate(arch.head_dims)

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 
 # The watchdog's own thread says more, but needs the interpreter; should something hold that, the
 # interpreter's own timer, which does not, ends the process a little later.
@@ -46,7 +47,8 @@ class Watchdog:
         with self._lock:
             self._doing, self._since_s = doing, time.monotonic()
             self._limit_s = self._timeout_s + extra_s
-        faulthandler.dump_traceback_later(self._limit_s + _LATER_S, exit=True, file=2)
+        with suppress(RuntimeError):  # of no thread: where memory is full, that is what to say
+            faulthandler.dump_traceback_later(self._limit_s + _LATER_S, exit=True, file=2)
 
     def close(self) -> None:
         """Watches no more."""

@@ -50,7 +50,9 @@ def _compute(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Examples [B] of the global batch; which losses [B] and replicas [R] are bad, 0 or 1."""
     runtime, model = experiment.runtime, experiment.model
-    gradients_of = make_gradients(experiment.config, model, experiment.loss_scale)
+    gradients_of = make_gradients(
+        experiment.config, model, experiment.loss_scale, runtime.parts_at_a_time
+    )
     pieces = runtime.num_replicas
 
     def look(batch: Batch) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

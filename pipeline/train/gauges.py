@@ -66,7 +66,8 @@ class Gauges:
         replicas = self._experiment.runtime.num_replicas
         if given is not None:
             return given * 1e12 * replicas
-        measured = measure_peak(self._experiment.model.compute_dtype)
+        parts = self._experiment.runtime.parts_at_a_time
+        measured = measure_peak(self._experiment.model.compute_dtype, parts)
         return None if measured is None else measured * replicas
 
     def _device_memory(self) -> dict[str, float]:
@@ -78,26 +79,32 @@ class Gauges:
         return {"device_memory_bytes": float(max(one["peak"] for one in used))}
 
 
-def measure_peak(dtype: str) -> float | None:
-    """FLOP/s of the default device when it multiplies two large matrices, the best of a few times.
+def measure_peak(dtype: str, at_a_time: int = 1) -> float | None:
+    """FLOP/s of the default device when it multiplies large matrices, the best of a few times.
 
     Args:
       dtype: Of the matrices.
+      at_a_time: Products side by side, where one takes no more than one core.
 
     Returns:
       None where there is no memory left for them.
     """
     side = _PEAK_SIDE["GPU" if tf.config.list_logical_devices("GPU") else "CPU"]
-    matrix = tf.ones([side, side], dtype)
+
+    @tf.function
+    def multiply(matrices: list[tf.Tensor]) -> tf.Tensor:
+        return tf.add_n([tf.reduce_sum(tf.matmul(matrix, matrix)) for matrix in matrices])
+
     seconds = []
-    for _ in range(_PEAK_TIMES + 1):
-        start_s = time.perf_counter()
-        try:
-            tf.reduce_sum(tf.matmul(matrix, matrix)).numpy()
-        except tf.errors.ResourceExhaustedError:
-            return None
-        seconds.append(time.perf_counter() - start_s)
-    return 2.0 * side**3 / min(seconds[1:])
+    try:
+        matrices = [tf.ones([side, side], dtype) for _ in range(at_a_time)]
+        for _ in range(_PEAK_TIMES + 1):
+            start_s = time.perf_counter()
+            multiply(matrices).numpy()
+            seconds.append(time.perf_counter() - start_s)
+    except tf.errors.ResourceExhaustedError:
+        return None
+    return at_a_time * 2.0 * side**3 / min(seconds[1:])
 
 
 def _resident_bytes() -> float:

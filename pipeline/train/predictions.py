@@ -17,6 +17,7 @@ from pipeline.errors import PipelineError
 from pipeline.monitor.report.facts import Examples, Pixels, Predictions
 from pipeline.train.experiment import Experiment
 from pipeline.train.metrics import TOP_K
+from pipeline.train.step import predict_logits
 
 SIDE = 112  # of a picture at most, in pixels: a page shows none larger
 
@@ -112,7 +113,8 @@ def _own_rows(experiment: Experiment, split: str, k: int) -> list[list[float]]:
     """The rows of `_make_step` of this process's examples, without the padding."""
     iterator, steps = experiment.eval_iterator(split)
     look = _make_step(experiment, k)
-    if steps > _FEW_BATCHES or experiment.runtime.num_replicas > 1:
+    runtime = experiment.runtime
+    if steps > _FEW_BATCHES or runtime.num_replicas > 1 or runtime.parts_at_a_time > 1:
         look = tf.function(look)
     with experiment.averaged_weights():
         rows = np.concatenate([look(iterator).numpy() for _ in range(steps)])
@@ -128,7 +130,7 @@ def _make_step(experiment: Experiment, k: int) -> Callable[[Any], tf.Tensor]:
     runtime, model = experiment.runtime, experiment.model
 
     def step(batch: Batch) -> tf.Tensor:
-        logits = model(batch["image"], training=False)  # [b, C]
+        logits = predict_logits(model, batch["image"], runtime.parts_at_a_time)  # [b, C]
         probabilities = tf.nn.softmax(logits)
         best = tf.math.top_k(probabilities, k)
         columns = [

@@ -51,12 +51,17 @@ def make_train_steps(
     skipped update. The graph ends early at `train.max_bad_steps` of them in a row.
     """
     max_bad_steps = config.train.max_bad_steps
-    gradients_of = make_gradients(config, model, loss_scale)
+    gradients_of = make_gradients(config, model, loss_scale, runtime.parts_at_a_time)
     time_after = _no_time_after if config.train.deterministic else _time_after
 
-    def train_step(batch: Batch, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def train_step(
+        batch: Batch, arrived_s: tf.Tensor, step: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        # A single thread would else do the whole step first, and read the clock after it.
+        batch = _once(arrived_s, batch)
         sums, gradients = gradients_of(batch, step, runtime.replica_index())
-        # Only the clock waits for the last of its gradients: the first are being summed by then.
+        # Only the clock waits for the last of its gradients: where the batch is computed as a
+        # whole, the first are being summed by then.
         ready_s = time_after(gradients)
         gradients = runtime.sum_gradients(gradients)
         waited_s = (time_after(gradients) - ready_s) / runtime.local_replicas
@@ -83,8 +88,10 @@ def make_train_steps(
             start_s = time_after([totals])
             with tf.control_dependencies([start_s]):
                 batch = next(iterator)
-            input_wait_s = time_after(batch) - start_s
-            sums, norm, reduce_wait_s = runtime.run(train_step, batch, optimizer.iterations.value)
+            arrived_s = time_after(batch)
+            input_wait_s = arrived_s - start_s
+            step = optimizer.iterations.value
+            sums, norm, reduce_wait_s = runtime.run(train_step, batch, arrived_s, step)
             times_s = times_s.write(done, tf.stack([start_s, input_wait_s, reduce_wait_s]))
             optimizer.iterations.assign_add(1)
             finite = tf.math.is_finite(norm)
@@ -101,15 +108,16 @@ def make_train_steps(
 
 
 def make_gradients(
-    config: Config, model: keras.Model, loss_scale: LossScale | None
+    config: Config, model: keras.Model, loss_scale: LossScale | None, at_a_time: int = 1
 ) -> Callable[[Batch, tf.Tensor, tf.Tensor], tuple[tf.Tensor, list[tf.Tensor]]]:
     """The function from a replica's batch to its sums and its share of the gradient.
 
     The loss is summed over examples and divided by the global batch, so the sum of the shares over
     replicas is the gradient of the mean. With `optim.accumulate_steps` the batch goes through the
-    model in parts, and only one part's activations are held at a time.
+    model in parts, and only one part's activations are held at a time; each of them in `at_a_time`
+    parts, which are computed side by side. What is dropped is drawn for each part.
     """
-    parts = config.optim.accumulate_steps
+    in_turn = config.optim.accumulate_steps
     global_batch_size = config.data.global_batch_size
     # [V], resource variables: the tape must not watch keras's wrappers.
     variables = [v.value for v in model.trainable_variables]
@@ -132,19 +140,17 @@ def make_gradients(
         batch: Batch, step: tf.Tensor, replica: tf.Tensor
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         step_seed = tf.random.fold_in(tf.random.fold_in(seed, step), replica)
+        size = batch["weight"].shape[0]  # None under MultiWorkerMirrored
+        side_by_side = at_a_time if size is None else min(at_a_time, size // in_turn)
+        parts = in_turn * side_by_side
         if parts == 1:
             return one_part(batch, step_seed)
-        stacked = {
-            # [b, ...] -> [parts, b/parts, ...]
-            name: tf.reshape(value, [parts, -1, *value.shape[1:]])
-            for name, value in batch.items()
-        }
         sums = tf.zeros([len(SUMS)], tf.float64)
         gradients = [tf.zeros(v.shape) for v in variables]
         for part in tf.range(parts):
-            # Else several parts go through the model at a time, and all their activations are held.
-            tf.autograph.experimental.set_loop_options(parallel_iterations=1)
-            piece = {name: value[part] for name, value in stacked.items()}
+            # TensorFlow's own choice is ten, and all their activations would be held.
+            tf.autograph.experimental.set_loop_options(parallel_iterations=side_by_side)
+            piece = take_part(batch, part, parts)
             more_sums, more = one_part(piece, tf.random.fold_in(step_seed, part))
             sums += more_sums
             gradients = [g + m for g, m in zip(gradients, more, strict=True)]
@@ -153,11 +159,22 @@ def make_gradients(
     return gradients_of
 
 
+def take_part(batch: Batch, part: tf.Tensor, parts: int) -> Batch:
+    """Part number `part` of a batch, whose parts' sizes differ by one at most."""
+    known, size = batch["weight"].shape[0], tf.shape(batch["weight"])[0]
+    rows = known // parts if known is not None and known % parts == 0 else None
+    start, end = part * size // parts, (part + 1) * size // parts
+    return {
+        name: tf.ensure_shape(value[start:end], [rows, *value.shape[1:]])
+        for name, value in batch.items()
+    }
+
+
 def make_eval_steps(runtime: Runtime, model: keras.Model) -> EvalSteps:
     """The graph that evaluates n batches."""
 
     def eval_step(batch: Batch) -> tf.Tensor:
-        logits = model(batch["image"], training=False)
+        logits = predict_logits(model, batch["image"], runtime.parts_at_a_time)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["label"], logits)
         return sum_metrics(logits, batch["label"], losses, batch["weight"])
 
@@ -170,6 +187,23 @@ def make_eval_steps(runtime: Runtime, model: keras.Model) -> EvalSteps:
     return eval_steps
 
 
+def predict_logits(model: keras.Model, images: tf.Tensor, at_a_time: int) -> tf.Tensor:
+    """Logits [b, C] of images [b, H, W, 3], in `at_a_time` parts side by side."""
+    if at_a_time == 1:
+        return model(images, training=False)
+    size = tf.shape(images)[0]
+    rows = -(-size // at_a_time)
+    more = rows * at_a_time - size
+    padded = tf.pad(images, [[0, more], [0, 0], [0, 0], [0, 0]])
+    logits = tf.map_fn(
+        lambda part: model(part, training=False),
+        tf.reshape(padded, [at_a_time, rows, *images.shape[1:]]),
+        fn_output_signature=tf.float32,
+        parallel_iterations=at_a_time,
+    )
+    return tf.reshape(logits, [at_a_time * rows, -1])[:size]
+
+
 def _time_after(tensors: Any) -> tf.Tensor:
     """Seconds since 1970 once these are there, float64 scalar.
 
@@ -180,6 +214,12 @@ def _time_after(tensors: Any) -> tf.Tensor:
         number = tf.identity(tf.reshape(first, [-1])[:1])
     with tf.device("CPU:0"), tf.control_dependencies([tf.identity(number)]):
         return tf.timestamp()
+
+
+def _once(event: tf.Tensor, batch: Batch) -> Batch:
+    """The same batch, to be had once `event` is there."""
+    with tf.control_dependencies([event]):
+        return {name: tf.identity(value) for name, value in batch.items()}
 
 
 def _no_time_after(tensors: Any) -> tf.Tensor:

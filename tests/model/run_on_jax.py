@@ -1,6 +1,7 @@
 """Run with KERAS_BACKEND=jax: the forward pass of weights computed elsewhere, and a compiled step.
 
-python run_on_jax.py FILE.npz     variables by path, `images`, and the expected `logits`
+python run_on_jax.py FILE.npz     variables by path, `images`, and what is expected: `logits`, and
+                                  of the sum of their sines the gradients, as gradient/PATH
 """
 
 from __future__ import annotations
@@ -42,6 +43,14 @@ def main(path: str) -> None:
     first, again, other = (np.asarray(train(values, np.array([1, s], "uint32"))) for s in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert np.any(first != other)
+
+    def loss(variables: list[jax.Array]) -> jax.Array:
+        logits, _ = model.stateless_call(variables, [], saved["images"])
+        return jax.numpy.sin(logits).sum()
+
+    for variable, gradient in zip(model.trainable_variables, jax.grad(loss)(values), strict=True):
+        expected = saved[f"gradient/{variable.path}"]
+        np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-4, err_msg=variable.path)
     gradients = jax.grad(lambda v: train(v, np.array([1, 1], "uint32")).sum())(values)
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 

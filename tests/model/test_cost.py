@@ -46,9 +46,10 @@ def test_flops_of_heads_and_tokens_counted_by_hand() -> None:
 
 
 def test_activations_of_a_tiny_model_counted_by_hand() -> None:
-    numbers = 8 * 8 + 5 * 8 + 2 * 4 + 4 * 16  # norms, query to output, probabilities, GELU
-    block = 4 * numbers * 4  # tokens, bytes
-    assert activation_bytes_per_image(TINY, 4, "float32") == (3 + 1) * block + 48 * 4 + 8 * 8 * 4
+    numbers = 4 * 8 + 5 * 8 + 2 * 4 + 2 * 16  # norms, query to output, probabilities, GELU
+    block, scores = 4 * numbers * 4, 3 * 2 * 4 * 4 * 4  # tokens, bytes
+    expected = (3 + 1) * block + scores + 48 * 4 + 8 * 8 * 4
+    assert activation_bytes_per_image(TINY, 4, "float32") == expected
 
 
 def test_activations_shrink_with_precision_and_grow_with_dropout() -> None:
@@ -95,7 +96,7 @@ def test_a_stem_is_counted_by_hand() -> None:
     stem = 16 * 27 * 4 + 4 * 9 * 4 * 8 + 4 * 8 * 8
     assert flops_per_image(arch, 8, 5) == 2 * (stem + block + 8 * 5)
     plain = replace(arch, stem="patches")
-    more = 4 * (16 * 4 + 4 * 8) * (2 + 3)  # numbers of four bytes in 16 places, then in 4
+    more = 4 * (16 * 4 + 4 * 8) * 2  # numbers of four bytes in 16 places, then in 4
     assert activation_bytes_per_image(arch, 8, "float32") == more + activation_bytes_per_image(
         plain, 8, "float32"
     )

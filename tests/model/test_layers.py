@@ -10,15 +10,10 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from pipeline.model.functions import (
-    attention_probabilities,
-    dropout,
-    fold_in,
-    gelu,
-    image_to_patches,
-    linear,
-    sincos_positions,
-)
+from pipeline.model.attend import attention_probabilities
+from pipeline.model.dropout import dropout, fold_in
+from pipeline.model.elementwise import gelu
+from pipeline.model.functions import image_to_patches, linear, sincos_positions
 from pipeline.model.initial import Draw, vit_weights
 from pipeline.model.layers import (
     ClassToken,

@@ -205,11 +205,17 @@ def test_mixed_precision_gives_close_logits_in_float32(dtype: str) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
-def test_the_jax_backend_gives_the_same_logits(tmp_path: Path) -> None:
+def test_the_jax_backend_gives_the_same_logits_and_gradients(tmp_path: Path) -> None:
     model = small(pool="token")
     randomize(model)
     saved = {v.path: np.asarray(v.value) for v in model.variables}
-    np.savez(tmp_path / "w.npz", images=images(3), logits=np.asarray(model(images(3))), **saved)
+    variables = [v.value for v in model.trainable_variables]
+    with tf.GradientTape() as tape:
+        logits = model(images(3))
+        loss = tf.reduce_sum(tf.sin(logits))
+    for v, gradient in zip(model.trainable_variables, tape.gradient(loss, variables), strict=True):
+        saved[f"gradient/{v.path}"] = gradient.numpy()
+    np.savez(tmp_path / "w.npz", images=images(3), logits=np.asarray(logits), **saved)
     _python(
         str(Path(__file__).with_name("run_on_jax.py")), str(tmp_path / "w.npz"), KERAS_BACKEND="jax"
     )

@@ -31,9 +31,12 @@ def test_the_first_batch_is_what_the_model_is_given(tmp_path):
     np.testing.assert_array_equal(targets, batch["target"])
 
 
-@pytest.mark.parametrize("pool", ["token", "mean"])
-def test_pictures_are_drawn_with_and_without_a_class_token(tmp_path, pool):
-    experiment = tiny(tmp_path, f"model.pool={pool}")
+@pytest.mark.parametrize(
+    ("pool", "precision"),
+    [("token", "float32"), ("mean", "float32"), ("mean", "mixed_bfloat16")],
+)
+def test_pictures_are_drawn_with_and_without_a_class_token(tmp_path, pool, precision):
+    experiment = tiny(tmp_path, f"model.pool={pool}", f"train.precision={precision}")
     drawn = dict([*first_pictures(experiment), *last_pictures(experiment)])
     assert list(drawn) == ["first batch", "patches", "positions", "attention"]
     assert all(Image.open(io.BytesIO(png)).format == "PNG" for png in drawn.values())

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.train.step import TRAIN_SUMS, empty_train_sums, make_gradients
+from pipeline.distribute.single import SingleRuntime
+from pipeline.train.step import (
+    TRAIN_SUMS,
+    empty_train_sums,
+    make_gradients,
+    predict_logits,
+    take_part,
+)
 from tests.train.experiments import tiny
 
 ROOT = Path(__file__).parent.parent.parent
@@ -29,6 +36,56 @@ def test_gradients_in_parts_equal_those_of_the_whole_batch(tmp_path):
     np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-6)
     for a, b in zip(results[0][1], results[1][1], strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("in_turn", [1, 2])
+def test_gradients_of_parts_side_by_side_equal_those_of_the_whole_batch(tmp_path, in_turn):
+    experiment = tiny(tmp_path, f"optim.accumulate_steps={in_turn}")
+    batch = next(experiment.train_iterator(0))
+    one, several = (
+        tf.function(make_gradients(experiment.config, experiment.model, None, at_a_time))(
+            batch, tf.constant(0, tf.int64), tf.constant(0)
+        )
+        for at_a_time in (1, 5)  # of 12 images, and of 6 in two turns
+    )
+    np.testing.assert_allclose(several[0], one[0], rtol=1e-6)
+    for a, b in zip(several[1], one[1], strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_logits_in_parts_are_those_of_the_whole_batch_in_its_order(tmp_path):
+    experiment = tiny(tmp_path)
+    images = next(experiment.train_iterator(0))["image"]
+    whole = experiment.model(images, training=False)
+    for at_a_time in (1, 2, 5):
+        parts = tf.function(predict_logits)(experiment.model, images, at_a_time)
+        np.testing.assert_allclose(parts, whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("parts", [1, 4, 5, 12])
+def test_parts_are_the_batch_in_its_order_and_of_nearly_one_size(parts):
+    batch = {"weight": tf.range(12), "image": tf.reshape(tf.range(24), [12, 2])}
+    pieces = [take_part(batch, tf.constant(part), parts) for part in range(parts)]
+    for name, whole in batch.items():
+        np.testing.assert_array_equal(tf.concat([piece[name] for piece in pieces], 0), whole)
+    sizes = {len(piece["weight"]) for piece in pieces}
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_run_in_parts_trains_what_one_that_computes_batches_as_a_whole_trains(tmp_path):
+    ends = []
+    for name, parts in (("whole", 1), ("parts", 5)):
+        one = SingleRuntime("CPU:0")
+        one.parts_at_a_time = parts
+        folder = tmp_path / name
+        folder.mkdir()
+        experiment = tiny(folder, runtime=one)
+        experiment.train(experiment.train_iterator(0), empty_train_sums(), 6)
+        ends.append((weights(experiment), experiment.evaluate("test")))
+    (whole, scores), (parts, other_scores) = ends
+    for path, value in whole.items():
+        np.testing.assert_allclose(parts[path], value, atol=2e-5, err_msg=path)
+    assert other_scores == pytest.approx(scores, abs=1e-4)
 
 
 def test_the_gradient_is_that_of_the_mean_over_the_global_batch(tmp_path):
