@@ -22,7 +22,8 @@ def main(arguments: Sequence[str]) -> None:
     """Trains, and prints."""
     recipe, steps, *settings = arguments
     config = load_config(recipe, ["distribute.runtime=single", "data.source=synthetic",
-                                  "data.resize=none", *settings])  # fmt: skip
+                                  "data.resize=none", "data.augment.resized_crop_min_area=null",
+                                  *settings])  # fmt: skip
     import_tensorflow()
     import tensorflow as tf
 
@@ -32,10 +33,11 @@ def main(arguments: Sequence[str]) -> None:
     from pipeline.train.memory import estimate_memory
     from pipeline.train.step import empty_train_sums
 
+    runtime = start(config.distribute)
     # Something is computed first: TensorFlow's threads and libraries come with it.
     tf.reduce_sum(tf.matmul(tf.ones([512, 512]), tf.ones([512, 512]))).numpy()
     before = _resident_bytes()
-    experiment = build(config, start(config.distribute))
+    experiment = build(config, runtime)
     iterator = iter(tf.data.Dataset.from_tensors(next(experiment.train_iterator(0))).repeat())
     experiment.train(iterator, empty_train_sums(), 2)
     start_s = time.perf_counter()

@@ -25,8 +25,8 @@ Trains on synthetic images, a fixed number a worker. Without GPUs each worker ha
 and one thread. In the same processes, turn by turn, the step is timed as it is, and with the
 reduction of gradients left out; "reduction" is the reduction alone. Processes are started --repeats
 times, all kinds in turn, and figures are medians. Beside them stand one process on one core, as
-many processes that do not know each other, and, on the CPU, one process that has all those cores,
-with as many threads and the same global batch.
+many processes that do not know each other, and, on the CPU, one process that has all those cores
+and the same global batch.
 
 --variant measures Horovod again with other settings of its own, such as HOROVOD_CYCLE_TIME=5
 (milliseconds) or HOROVOD_FUSION_THRESHOLD=0 (bytes); "grouped" is one operation for all gradients
@@ -47,7 +47,7 @@ class Kind:
     def title(self) -> str:
         words = [f"{self.runtime}, {self.workers} worker{'s' if self.workers > 1 else ''}"]
         if self.runtime == "single":
-            words = [f"one process, {self.cores} thread{'s' if self.cores > 1 else ''}"]
+            words = [f"one process, {self.cores} core{'s' if self.cores > 1 else ''}"]
         if self.runtime == "apart":
             words = [f"{self.workers} processes that know nothing of each other"]
         return " ".join(words + [f"{name}={value}" for name, value in self.variables])
@@ -158,8 +158,8 @@ def _config(kind: Kind, config: Config, batch: int, on_cpu: bool) -> Config:
     tree["distribute"]["runtime"] = "single" if kind.runtime == "apart" else kind.runtime
     if on_cpu:
         tree["data"]["threads"] = 1
-        threads = kind.cores if kind.runtime == "single" else 1
-        tree["distribute"]["intra_op_threads"] = threads
+        if kind.runtime != "single":
+            tree["distribute"]["intra_op_threads"] = 1
     return Config.model_validate(tree)
 
 

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple, Self
 
 from jobs.benchmark import check_counts
+from jobs.benchmark.reference import ROOT
 from jobs.tensorflow_start import import_tensorflow
-from pipeline.config import Config, parse_config
-from pipeline.errors import SettingsError
+from pipeline.config import Config, dump_config, parse_config
+from pipeline.errors import PipelineError, SettingsError
 
 _EPILOG = """\
 Images a second of training steps on random images that lie in memory: forward and backward pass,
-clipping where the recipe has it, and the optimizer. The contenders take turns in one process, after
-a turn each that makes their graph; figures are medians, with the smallest and the largest.
+clipping where the recipe has it, and the optimizer. The contenders take turns, each in a process of
+its own that has made its graph before; figures are medians, with the smallest and the largest.
 
   ours       this pipeline's step
   example    the Keras example's layers with Keras's AdamW, by model.fit (case keras_example)
@@ -83,13 +91,13 @@ def run(arguments: argparse.Namespace) -> int:
 def _measure(
     case: Case, name: str, precision: str, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    from jobs.benchmark.step_contenders import contenders, flops_of, peak_flops_per_s
+    from jobs.benchmark.step_contenders import contenders, flops_of
 
     batch = arguments.batch or case.batch
     config = _config(case, precision, batch)
-    steps = {who: make(arguments.steps) for who, make in contenders(config, name).items()}
-    seconds = _time_in_turn(steps, arguments.rounds)
-    peak, flops = peak_flops_per_s(config.train.precision), flops_of(config)
+    found = _ask_in_turn([*contenders(name), "peak"], config, arguments)
+    peak, seconds = max(found.pop("peak")), found
+    flops = flops_of(config)
     rows = []
     for who, times in seconds.items():
         rates = [arguments.steps * batch / s for s in times]
@@ -124,14 +132,64 @@ def _config(case: Case, precision: str, batch: int) -> Config:
     return parse_config(tree, "vit benchmark step")
 
 
-def _time_in_turn(steps: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {who: [] for who in steps}
-    for number in range(rounds + 1):
-        for who, function in steps.items():
-            took_s = function()
-            if number:  # the first makes the graph
-                seconds[who].append(took_s)
+def _ask_in_turn(
+    names: list[str], config: Config, arguments: argparse.Namespace
+) -> dict[str, list[float]]:
+    with ExitStack() as stack:
+        recipe = Path(
+            stack.enter_context(TemporaryDirectory(prefix="vit-benchmark-")), "recipe.yaml"
+        )
+        recipe.write_text(dump_config(config))
+        started = {
+            who: stack.enter_context(_Contender(who, recipe, arguments.steps)) for who in names
+        }
+        seconds: dict[str, list[float]] = {who: [] for who in names}
+        for _ in range(arguments.rounds):
+            for who, contender in started.items():
+                seconds[who].append(contender.ask())
     return seconds
+
+
+class _Contender:
+    """A process that waits for its turns."""
+
+    def __init__(self, who: str, recipe: Path, steps: int) -> None:
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        self._who = who
+        self._process: Any = subprocess.Popen(
+            [sys.executable, "-m", "jobs.benchmark.step_contenders", str(recipe), who, str(steps)],
+            env=os.environ | {"PYTHONPATH": path},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        try:
+            self._wait_for("ready")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        with suppress(BrokenPipeError):
+            self._process.communicate()
+
+    def ask(self) -> float:
+        """Seconds of its steps."""
+        with suppress(BrokenPipeError):  # it has ended, and has said why
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+        return float(self._wait_for("took "))
+
+    def _wait_for(self, start: str) -> str:
+        """The rest of the next line that begins so; what libraries print is passed over."""
+        other: deque[str] = deque(maxlen=40)
+        for line in self._process.stdout:
+            if line.startswith(start):
+                return str(line.removeprefix(start))
+            other.append(line)
+        raise PipelineError(f"{self._who} ended:\n{''.join(other)}")
 
 
 def _table(rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -1,11 +1,20 @@
-"""What takes turns in the step benchmark: each makes a function that times so many steps."""
+"""What takes turns in the step benchmark, each in a process of its own.
+
+How many threads TensorFlow has is chosen once a process, and not all choose the same.
+
+`python -m jobs.benchmark.step_contenders RECIPE WHO STEPS` makes the graph, prints "ready", and
+then for each line that it reads does so many steps and prints "took" and the seconds. WHO may be
+"peak": then it is a product of two large matrices, and FLOP/s.
+"""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from jobs.benchmark.reference import load_reference
-from pipeline.config import Config
+from pipeline.config import Config, load_config
 from pipeline.distribute.runtime import start
 from pipeline.errors import PipelineError
 from pipeline.model.architecture import architecture
@@ -25,14 +34,25 @@ from pipeline.train.step import empty_train_sums
 Steps = Callable[[], float]  # does them; seconds they took
 
 
-def contenders(config: Config, case: str) -> dict[str, Callable[[int], Steps]]:
-    """Those that there are for a case, by name; each takes the number of steps of a timing."""
-    found = {"ours": lambda steps: _ours(config, steps)}
+def main() -> None:
+    """Reads the arguments."""
+    recipe, who, steps = sys.argv[1:]
+    for gpu in tf.config.list_physical_devices("GPU"):
+        # Else the first process takes all of its memory.
+        tf.config.experimental.set_memory_growth(gpu, True)
+    make = {"ours": _ours, "example": _example, "keras-hub": _keras_hub, "peak": _peak}[who]
+    do = make(load_config(Path(recipe), []), int(steps))
+    do()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        print(f"took {do()}", flush=True)
+
+
+def contenders(case: str) -> list[str]:
+    """Who there is for a case."""
     if case == "keras_example":
-        found["example"] = lambda steps: _fit(_example(config), config, steps)
-    elif find_spec("keras_hub") is not None:
-        found["keras-hub"] = lambda steps: _fit(_keras_hub(config), config, steps)
-    return found
+        return ["ours", "example"]
+    return ["ours"] + ["keras-hub"] * (find_spec("keras_hub") is not None)
 
 
 def flops_of(config: Config) -> float:
@@ -41,12 +61,16 @@ def flops_of(config: Config) -> float:
     return 3 * flops_per_image(arch, data.image_size, data.num_classes)
 
 
-def peak_flops_per_s(precision: str) -> float:
-    """Of a product of two large matrices in the numbers that the network computes in."""
-    peak = measure_peak(keras.DTypePolicy(precision).compute_dtype)
-    if peak is None:
-        raise PipelineError("no memory is left for two large matrices, to measure the peak with")
-    return peak
+def _peak(config: Config, steps: int) -> Steps:
+    """In the numbers that the network computes in, with all threads; `steps` is not read."""
+
+    def do() -> float:
+        peak = measure_peak(keras.DTypePolicy(config.train.precision).compute_dtype)
+        if peak is None:
+            raise PipelineError("no memory is left for two large matrices, to measure the peak")
+        return peak
+
+    return do
 
 
 def _ours(config: Config, steps: int) -> Steps:
@@ -99,15 +123,16 @@ class _AfterFirst(keras.callbacks.Callback):
             self.start_s = time.perf_counter()
 
 
-def _example(config: Config) -> keras.Model:
+def _example(config: Config, steps: int) -> Steps:
     """The Keras example's network from Keras's layers, in the precision of the settings."""
     with _policy(config.train.precision):
-        return load_reference("keras_example").keras_example(
+        model = load_reference("keras_example").keras_example(
             config.data.num_classes, config.data.image_size
         )
+    return _fit(model, config, steps)
 
 
-def _keras_hub(config: Config) -> keras.Model:
+def _keras_hub(config: Config, steps: int) -> Steps:
     import keras_hub
 
     arch, size = architecture(config.model), config.data.image_size
@@ -121,9 +146,10 @@ def _keras_hub(config: Config) -> keras.Model:
         use_class_token=arch.pool == "token",
         dtype=config.train.precision,
     )
-    return keras_hub.models.ViTImageClassifier(
+    model = keras_hub.models.ViTImageClassifier(
         backbone, num_classes=config.data.num_classes, dtype=config.train.precision
     )
+    return _fit(model, config, steps)
 
 
 @contextmanager
@@ -135,3 +161,7 @@ def _policy(name: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 from PIL import Image
+
+from jobs.benchmark.reduction import Model, fit
+from jobs.benchmark.scaling_rank import different_tensors
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -31,8 +35,8 @@ def test_scaling_measures_every_kind_with_and_without_the_reduction():
     assert done.returncode == 0, done.stderr
     rows = {row["kind"]: row for row in map(json.loads, done.stdout.splitlines())}
     assert list(rows) == [
-        "one process, 1 thread",
-        "one process, 2 threads",
+        "one process, 1 core",
+        "one process, 2 cores",
         "2 processes that know nothing of each other",
         "horovod, 2 workers",
     ]
@@ -104,7 +108,6 @@ def test_input_of_photographs_stands_beside_decoding_them_and_pillow():
         "order, fetch": None,
         "order, fetch, decode, resize, normalise": None,
         "and augment": None,
-        "and mix": None,
         "all of it without antialiasing": None,
         "tf.io.decode_jpeg alone": "and augment",
         "tf.io.decode_jpeg alone, again": "all of it without antialiasing",
@@ -186,6 +189,8 @@ def test_step_times_ours_beside_the_example_in_both_precisions():
      (("startup", "--repeats=0"), "--repeats must be at least 1"),
      (("all", "--out=nowhere/page.md"), "nothing can be written in nowhere"),
      (("loop", "--steps=1"), "--steps must be at least 2"),
+     (("reduction", "--workers=1"), "--workers takes numbers of 2 or more"),
+     (("reduction", "--kib=0"), "--kib takes numbers of 1 or more"),
      (("all", "--only=accuracy"), "--only takes step")],
 )  # fmt: skip
 def test_benchmarks_refuse_what_they_do_not_have(arguments, message):
@@ -193,6 +198,33 @@ def test_benchmarks_refuse_what_they_do_not_have(arguments, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(find_spec("horovod") is None, reason="Horovod is not built: make horovod")
+def test_reduction_measures_sums_and_fits_the_plans_ring():
+    *rows, model = json_rows(
+        "reduction", "--workers=2", "--kib=1,32768", "--times=2", "--repeats=1"
+    )
+    assert [(row["workers"], row["kib"]) for row in rows] == [(2, 1), (2, 32768)]
+    for row in rows:
+        assert 0 < row["least"] <= row["seconds"] <= row["most"]
+        expected = model["wake_s"] + 2 * (
+            model["latency_s"] + 1024 * row["kib"] / 2 / model["bytes_per_s"]
+        )
+        assert row["fitted_s"] == pytest.approx(expected)
+        assert row["off_by"] == pytest.approx(expected / row["seconds"] - 1)
+
+
+def test_the_fit_finds_the_numbers_that_made_the_rows():
+    made = Model(2e-3, 1e-4, 5e8)
+    rows = [(n, size, made.seconds(n, size)) for n in (2, 4, 8) for size in (1e3, 1e6, 1e8)]
+    assert fit(rows) == pytest.approx(made, rel=1e-6)
+
+
+def test_tensors_to_reduce_are_all_different():
+    tensors = different_tensors([(2, 3), (2, 3), (4,)], tf.constant(0.5))
+    assert [tuple(tensor.shape) for tensor in tensors] == [(2, 3), (2, 3), (4,)]
+    assert len({float(tf.reshape(tensor, [-1])[0]) for tensor in tensors}) == 3
 
 
 def test_loop_times_the_loop_of_users_and_a_bare_one():
