@@ -67,7 +67,7 @@ def test_by_default_only_numbers_are_planned_that_training_takes():
 def test_own_images_are_counted_by_their_owner():
     (row,) = rows("image_folder", "data.source=records", "--images=5000", "--classes=7", "--gpus=1")
     assert row["training_s"] - 60 == pytest.approx(
-        math.ceil(100 * 4500 / 64) * row["step_s"], rel=0.05
+        math.ceil(100 * 4500 / 32) * row["step_s"], rel=0.05
     )
 
 
