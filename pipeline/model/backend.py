@@ -1,7 +1,6 @@
 """What Keras has no word for, on TensorFlow and on JAX: the one file here that asks which it is.
 
-Transposed products and 16-bit draws are a fifth of a training step's time on a CPU, and Keras's own
-ways to them are detours: copies, float32 numbers.
+Keras's own ways to transposed products and to random bits are detours: copies, float32 numbers.
 """
 
 from __future__ import annotations
