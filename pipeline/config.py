@@ -254,6 +254,12 @@ class TrainConfig(_Stage):
         "third more arithmetic",
         free=True,
     )
+    xla: Literal["auto", "always", "never"] = _setting(
+        "auto",
+        "compile a step's forward and backward pass with XLA; auto: on a GPU what is faster there, "
+        "timed at the start; on a CPU not, where it was slower (README)",
+        free=True,
+    )
     deterministic: bool = _setting(False, "the same bits from run to run, at some speed")
     max_bad_steps: int = _setting(
         10,

@@ -148,11 +148,9 @@ def _bare(experiment: Experiment) -> Callable[[], float]:
     import tensorflow as tf
 
     from pipeline.optim.optimizer import clip_scale
-    from pipeline.train.step import make_gradients
 
     config, optimizer = experiment.config, experiment.optimizer
-    at_a_time = experiment.runtime.parts_at_a_time
-    gradients_of = make_gradients(config, experiment.model, None, at_a_time)
+    gradients_of = experiment.gradients_of
 
     @tf.function
     def train(iterator: Any, steps: tf.Tensor) -> None:

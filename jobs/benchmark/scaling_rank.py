@@ -78,7 +78,7 @@ def measure(config: Config, runtime: Runtime, rounds: int, steps: int) -> dict[s
         name: make_train_steps(
             config,
             OtherReduction(runtime, function),  # type: ignore[arg-type]
-            experiment.model,
+            experiment.gradients_of,
             experiment.optimizer,
             experiment.schedule,
             None,

@@ -40,7 +40,8 @@ def main() -> None:
     for gpu in tf.config.list_physical_devices("GPU"):
         # Else the first process takes all of its memory.
         tf.config.experimental.set_memory_growth(gpu, True)
-    make = {"ours": _ours, "example": _example, "keras-hub": _keras_hub, "peak": _peak}[who]
+    make = {"ours": _ours, "ours-xla": _ours_with_xla, "example": _example,
+            "keras-hub": _keras_hub, "peak": _peak}[who]  # fmt: skip
     do = make(load_config(Path(recipe), []), int(steps))
     do()
     print("ready", flush=True)
@@ -51,8 +52,8 @@ def main() -> None:
 def contenders(case: str) -> list[str]:
     """Who there is for a case."""
     if case == "keras_example":
-        return ["ours", "example"]
-    return ["ours"] + ["keras-hub"] * (find_spec("keras_hub") is not None)
+        return ["ours", "ours-xla", "example"]
+    return ["ours", "ours-xla"] + ["keras-hub"] * (find_spec("keras_hub") is not None)
 
 
 def flops_of(config: Config) -> float:
@@ -85,6 +86,11 @@ def _ours(config: Config, steps: int) -> Steps:
         return time.perf_counter() - start_s
 
     return do
+
+
+def _ours_with_xla(config: Config, steps: int) -> Steps:
+    train = config.train.model_copy(update={"xla": "always"})
+    return _ours(config.model_copy(update={"train": train}), steps)
 
 
 def _fit(model: keras.Model, config: Config, steps: int) -> Steps:

@@ -28,7 +28,16 @@ from pipeline.optim.optimizer import AdamW, LossScale
 from pipeline.optim.parameters import freeze
 from pipeline.optim.schedule import Schedule, build_schedule
 from pipeline.train.metrics import SUMS, mean_metrics
-from pipeline.train.step import TRAIN_SUMS, EvalSteps, TrainSteps, make_eval_steps, make_train_steps
+from pipeline.train.step import (
+    TRAIN_SUMS,
+    EvalSteps,
+    Gradients,
+    TrainSteps,
+    make_eval_steps,
+    make_gradients,
+    make_train_steps,
+)
+from pipeline.train.xla import Choice, choose
 
 # Places of the sums that each process has whole, where it has its part of the others.
 _COUNTED_BY_EACH = [TRAIN_SUMS.index(n) for n in ("skipped_updates", "steps")]
@@ -239,9 +248,30 @@ class Experiment:
         return describe_rate(self.config, self.schedule)
 
     @cached_property
+    def xla(self) -> Choice:
+        """Whether XLA compiles the gradients; every process must ask, with its own first step."""
+        on_gpu = bool(tf.config.list_logical_devices("GPU"))
+        classes = len(self.source.classes)
+        return choose(self.config, self.runtime, classes, self._make_gradients, on_gpu=on_gpu)
+
+    @cached_property
+    def gradients_of(self) -> Gradients:
+        """The gradients as training computes them."""
+        return self._make_gradients(self.xla.compiles)
+
+    def _make_gradients(self, xla: bool) -> Gradients:
+        parts = self.runtime.parts_at_a_time
+        return make_gradients(self.config, self.model, self.loss_scale, parts, xla=xla)
+
+    @cached_property
     def _train_steps(self) -> TrainSteps:
         return make_train_steps(
-            self.config, self.runtime, self.model, self.optimizer, self.schedule, self.loss_scale
+            self.config,
+            self.runtime,
+            self.gradients_of,
+            self.optimizer,
+            self.schedule,
+            self.loss_scale,
         )
 
     @cached_property

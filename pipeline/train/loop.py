@@ -132,6 +132,9 @@ class Loop:
 
     def train(self) -> None:
         """Runs stretches of steps until the end, an early stop, or a request."""
+        self._next.expect("timing gradients with XLA and without", slow=True)
+        if (why := self._experiment.xla.why) is not None:
+            self._display.message(why)
         iterator = self._iterator()
         self._callbacks.train_begin()
         while self._goes_on():

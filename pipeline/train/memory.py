@@ -23,7 +23,8 @@ def estimate_memory(
     """Bytes a replica needs to train, by what they are for.
 
     Weights, gradients, moments and averages are float32, four bytes a parameter each; activations
-    are those of one part of the replica's batch, kept for the backward pass.
+    are those of one part of the replica's batch, kept for the backward pass. Of several parts there
+    are the sum of the gradients and one part's.
 
     Args:
       config: Network, batch, precision.
@@ -37,7 +38,8 @@ def estimate_memory(
         architecture(config.model), config.data.image_size, config.train.precision,
         recompute=config.train.recompute,
     )  # fmt: skip
-    parts = {"weights": 4 * parameters, "gradients": one, "AdamW's two moments": 2 * one}
+    gradients = one if config.optim.accumulate_steps == 1 else 2 * one
+    parts = {"weights": 4 * parameters, "gradients": gradients, "AdamW's two moments": 2 * one}
     if config.optim.ema_momentum is not None:
         parts["averaged weights"] = one
     return parts | {f"activations of {images} images": images * per_image}

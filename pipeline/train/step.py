@@ -33,6 +33,9 @@ def empty_train_sums() -> np.ndarray:
 TrainSteps = Callable[
     [Any, tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 ]
+# (batch, step int64, number of the replica int32)
+#   -> sums of `metrics.SUMS` float64 [4], gradient of each trainable variable
+Gradients = Callable[[Batch, tf.Tensor, tf.Tensor], tuple[tf.Tensor, list[tf.Tensor]]]
 # (iterator, sums so far float64 [4], steps int32 scalar) -> sums float64 [4]
 EvalSteps = Callable[[Any, tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -40,7 +43,7 @@ EvalSteps = Callable[[Any, tf.Tensor, tf.Tensor], tf.Tensor]
 def make_train_steps(
     config: Config,
     runtime: Runtime,
-    model: keras.Model,
+    gradients_of: Gradients,
     optimizer: AdamW,
     schedule: Schedule,
     loss_scale: LossScale | None,
@@ -51,7 +54,6 @@ def make_train_steps(
     skipped update. The graph ends early at `train.max_bad_steps` of them in a row.
     """
     max_bad_steps = config.train.max_bad_steps
-    gradients_of = make_gradients(config, model, loss_scale, runtime.parts_at_a_time)
     time_after = _no_time_after if config.train.deterministic else _time_after
 
     def train_step(
@@ -108,14 +110,20 @@ def make_train_steps(
 
 
 def make_gradients(
-    config: Config, model: keras.Model, loss_scale: LossScale | None, at_a_time: int = 1
-) -> Callable[[Batch, tf.Tensor, tf.Tensor], tuple[tf.Tensor, list[tf.Tensor]]]:
+    config: Config,
+    model: keras.Model,
+    loss_scale: LossScale | None,
+    at_a_time: int = 1,
+    *,
+    xla: bool = False,
+) -> Gradients:
     """The function from a replica's batch to its sums and its share of the gradient.
 
     The loss is summed over examples and divided by the global batch, so the sum of the shares over
     replicas is the gradient of the mean. With `optim.accumulate_steps` the batch goes through the
     model in parts, and only one part's activations are held at a time; each of them in `at_a_time`
-    parts, which are computed side by side. What is dropped is drawn for each part.
+    parts, which are computed side by side. What is dropped is drawn for each part. With `xla`, XLA
+    compiles what is done to a part: not the sum over replicas, which Horovod does outside of XLA.
     """
     in_turn = config.optim.accumulate_steps
     global_batch_size = config.data.global_batch_size
@@ -135,6 +143,9 @@ def make_gradients(
         # Every replica must know of a loss that is not finite, and gradients are what is summed.
         first += tf.where(tf.math.is_finite(loss), 0.0, np.nan)
         return sum_metrics(logits, label, losses, batch["weight"]), [first, *others]
+
+    if xla:
+        one_part = tf.function(one_part, jit_compile=True, autograph=False)
 
     def gradients_of(
         batch: Batch, step: tf.Tensor, replica: tf.Tensor

@@ -1,0 +1,125 @@
+"""`train.xla`: what is compiled trains the same, and what is faster is chosen."""
+
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline.distribute.single import SingleRuntime
+from pipeline.train.xla import choose
+from tests.train.experiments import tiny, tiny_config
+
+STEP, REPLICA = tf.constant(5, tf.int64), tf.constant(0)
+
+
+def with_a_head(experiment):
+    """A new network's head is zero, and no gradient would come past it."""
+    kernel = experiment.model.head.kernel
+    kernel.assign(np.random.default_rng(0).normal(size=kernel.shape, scale=0.3))
+    return experiment
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("mixed_bfloat16", 3e-2)])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_compiled_gradients_are_those_that_are_not(tmp_path, precision, tolerance, parts):
+    settings = (f"optim.accumulate_steps={parts}", f"train.precision={precision}")
+    results = []
+    for xla in ("never", "always"):
+        experiment = with_a_head(tiny(tmp_path, f"train.xla={xla}", *settings))
+        batch = next(experiment.train_iterator(0))
+        results.append(tf.function(experiment.gradients_of)(batch, STEP, REPLICA))
+    (sums, plain), (compiled_sums, compiled) = results
+    np.testing.assert_allclose(compiled_sums, sums, rtol=tolerance)
+    scale = tf.linalg.global_norm(plain)
+    for a, b in zip(compiled, plain, strict=True):
+        assert tf.norm(b) > 0
+        assert tf.norm(a - b) <= tolerance * scale
+
+
+@pytest.mark.parametrize("recompute", ["false", "true"])
+def test_what_is_dropped_is_the_same_on_the_way_back(tmp_path, recompute):
+    # The derivative in the direction of the gradient is its norm, where the same is dropped again.
+    experiment = with_a_head(
+        tiny(tmp_path, "train.xla=always", "model.dropout=0.3", "model.attention_dropout=0.3",
+             "model.stochastic_depth=0.3", f"train.recompute={recompute}")
+    )  # fmt: skip
+    batch = next(experiment.train_iterator(0))
+    gradients_of = tf.function(experiment.gradients_of)
+    _, gradients = gradients_of(batch, STEP, REPLICA)
+    norm = tf.linalg.global_norm(gradients)
+    variables = experiment.model.trainable_variables
+    losses = []
+    for distance in (0.01, -0.02):
+        for variable, gradient in zip(variables, gradients, strict=True):
+            variable.assign(variable + distance * gradient / norm)
+        losses.append(gradients_of(batch, STEP, REPLICA)[0][0] / 12)
+    np.testing.assert_allclose((losses[0] - losses[1]) / 0.02, norm, rtol=0.01)
+
+
+def test_other_steps_drop_other_places(tmp_path):
+    experiment = with_a_head(tiny(tmp_path, "train.xla=always", "model.dropout=0.3"))
+    batch = next(experiment.train_iterator(0))
+    gradients_of = tf.function(experiment.gradients_of)
+    steps = [tf.constant(step, tf.int64) for step in (5, 6, 5)]
+    losses = [float(gradients_of(batch, step, REPLICA)[0][0]) for step in steps]
+    assert losses[0] == losses[2] != losses[1]
+
+
+def test_xla_compiles_a_part_only_where_it_is_asked_to(tmp_path):
+    for xla, compiles in (("never", False), ("auto", False), ("always", True)):
+        experiment = tiny(tmp_path, f"train.xla={xla}")
+        batch = next(experiment.train_iterator(0))
+        graph = tf.function(experiment.gradients_of).get_concrete_function(batch, STEP, REPLICA)
+        functions = graph.graph.as_graph_def().library.function
+        marked = any(f.attr["_XlaMustCompile"].b for f in functions)
+        assert marked == compiles, xla
+        assert experiment.xla.why is None
+
+
+def slow(seconds):
+    """Gradients that take a while."""
+
+    def gradients_of(batch, step, replica):
+        wait = tf.py_function(lambda: time.sleep(seconds) or 0.0, [], tf.float32)
+        return tf.zeros([4], tf.float64), [wait + tf.reduce_sum(batch["weight"])]
+
+    return gradients_of
+
+
+def failing(batch, step, replica):
+    wrong = tf.debugging.Assert(batch["weight"][0] > 1.0, ["XLA cannot do this"])
+    with tf.control_dependencies([wrong]):
+        return tf.zeros([4], tf.float64), [tf.identity(batch["weight"])]
+
+
+@pytest.mark.parametrize(
+    ("plain", "compiled", "keep"),
+    [
+        (slow(0.05), slow(0.0), "always"),
+        (slow(0.0), slow(0.05), "never"),
+        (slow(0.0), failing, "never"),
+    ],
+)
+def test_on_a_gpu_auto_takes_what_is_faster_and_says_how_to_keep_it(
+    tmp_path, plain, compiled, keep
+):
+    config = tiny_config(tmp_path)
+    choice = choose(
+        config, SingleRuntime("CPU:0"), 4, lambda xla: compiled if xla else plain, on_gpu=True
+    )
+    assert choice.compiles == (keep == "always")
+    assert choice.why.endswith(f"train.xla={keep}")
+    assert ("more than this device can do" in choice.why) == (compiled is failing)
+
+
+def test_the_slowest_process_decides_for_all(tmp_path):
+    class OneOfTwo(SingleRuntime):
+        def all_gather(self, value):
+            return [value, [0.001, 9.0]]
+
+    choice = choose(
+        tiny_config(tmp_path), OneOfTwo("CPU:0"), 4, lambda xla: slow(0.0 if xla else 0.05),
+        on_gpu=True,
+    )  # fmt: skip
+    assert not choice.compiles
