@@ -39,3 +39,12 @@ class PeerLost(PipelineError):
     """Another process of the job went away: start all of them again."""
 
     exit_code = 76
+
+
+def cause(message: str) -> str:
+    """The line of a TensorFlow error that says what went wrong, without where it was defined.
+
+    A graph's errors begin with that: one paragraph with the lines of Python, then the cause.
+    """
+    paragraphs = message.strip().split("\n\n")
+    return paragraphs[-1 if message.startswith("Graph execution error") else 0].splitlines()[0]

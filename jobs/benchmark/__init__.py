@@ -17,6 +17,7 @@ BENCHMARKS = {
     "input": "images a second of the input stage, by stages, beside other ways to do it",
     "loop": "the training loop beside a bare one: what rows, TensorBoard and checkpoints cost",
     "memory": "what training takes of memory, and what recomputing and smaller parts save and cost",
+    "operations": "what the time of a training step goes by, operation by operation",
     "reduction": "seconds to sum a tensor over workers, and latency and bandwidth fitted to them",
     "scaling": "images a second with 1, 2, ... workers, with and without the reduction",
     "startup": "from the command to the first step, and what takes so long",

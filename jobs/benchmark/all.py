@@ -20,8 +20,9 @@ from pipeline.monitor.whole_file import replace_file
 
 _EPILOG = """\
 Writes the page --out, beside it a picture and a JSON file with the same rows: what this machine is,
-the versions, and for each benchmark its command, its rows and how long it took. Rows are medians,
-"least" and "most" the smallest and the largest of what they are medians of. Each command can be
+the versions, and for each benchmark its command, its rows and how long it took. Rows are medians
+(operations: of one trace); "least" and "most" are the smallest and the largest rate, or time where
+there is no rate, of what they are medians of. Each command can be
 given by itself. On two cores it takes about half an hour, in which nothing else should run.
 """
 
@@ -43,6 +44,7 @@ class Section(NamedTuple):
 _PHOTOGRAPHS = ("image_folder", "--photographs", "256", "data.image_size=224")
 SECTIONS = (
     Section("Step", ("step",), "images_per_second"),
+    Section("Operations of a step", ("operations",), "of_all"),
     Section("Loop", ("loop",), "share"),
     Section(
         "Input, small images in memory",
@@ -77,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 _QUICK = {
     "step": ("--cases=keras_example", "--batch=8", "--steps=1", "--rounds=1"),
+    "operations": ("digits", "--steps=1"),
     "loop": ("digits", "--steps=4", "--rounds=1"),
     "input": ("--seconds=0.1", "--rounds=1", "data.global_batch_size=8"),
     "scaling": ("--batch=4", "--steps=1", "--rounds=1", "--repeats=1"),
@@ -170,7 +173,7 @@ def machine() -> dict[str, str]:
 def page(facts: dict[str, str], found: list[dict[str, Any]], picture: str) -> Iterator[str]:
     """The page, line by line."""
     yield "# Benchmarks\n"
-    yield "Written by `make benchmark`. Rows are medians; least and most: of what they are of.\n"
+    yield "Written by `make benchmark`. Rows are medians; operations: of one trace.\n"
     yield ", ".join(f"{name} {value}" for name, value in facts.items()) + ".\n"
     yield f"![all of them]({picture})\n"
     for one in found:

@@ -13,8 +13,10 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from jobs.benchmark import check_counts
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, parse_config
+from pipeline.errors import SettingsError
 
 if TYPE_CHECKING:
     from pipeline.train.saver import Saver
@@ -45,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures each variant."""
+    check_counts(arguments, rounds=1)
+    if arguments.dir is not None and not Path(arguments.dir).is_dir():
+        raise SettingsError(f"--dir takes a folder that is there. Received: {arguments.dir}")
     rows = []
     for variant in arguments.variants:
         config = parse_config(

@@ -20,7 +20,7 @@ from jobs.benchmark import check_counts
 from jobs.cli import find_recipe
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, load_config
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, SettingsError
 
 if TYPE_CHECKING:
     from pipeline.train.experiment import Experiment
@@ -67,6 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
         f"checkpoint.every_steps={arguments.steps // 2}",
     )
     config = load_config(find_recipe(arguments.recipe), [*_SETTINGS, *lengths, *arguments.settings])
+    if config.train.precision == "mixed_float16":
+        raise SettingsError("the bare loop knows no loss scale: take mixed_bfloat16 or float32")
     import_tensorflow()
     found = {"recipe": arguments.recipe} | _measure(config, arguments.rounds)
     print(json.dumps(found) if arguments.json else _line(found))
@@ -150,7 +152,7 @@ def _bare(experiment: Experiment) -> Callable[[], float]:
     from pipeline.optim.optimizer import clip_scale
 
     config, optimizer = experiment.config, experiment.optimizer
-    gradients_of = experiment.gradients_of
+    gradients_of = experiment.gradients.gradients_of
 
     @tf.function
     def train(iterator: Any, steps: tf.Tensor) -> None:

@@ -23,14 +23,14 @@ def main(arguments: Sequence[str]) -> None:
     recipe, steps, *settings = arguments
     config = load_config(recipe, ["distribute.runtime=single", "data.source=synthetic",
                                   "data.resize=none", "data.augment.resized_crop_min_area=null",
+                                  "train.xla=never",
                                   *settings])  # fmt: skip
     import_tensorflow()
     import tensorflow as tf
 
     from pipeline.distribute.runtime import start
-    from pipeline.model.cost import count_parameters
     from pipeline.train.experiment import build
-    from pipeline.train.memory import estimate_memory
+    from pipeline.train.memory import memory_of
     from pipeline.train.step import empty_train_sums
 
     runtime = start(config.distribute)
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> None:
     if gpus:
         name = gpus[0].name.removeprefix("/device:")
         added = tf.config.experimental.get_memory_info(name)["peak"]
-    estimated = estimate_memory(config, count_parameters(experiment.model), 1)
+    estimated = memory_of(experiment)
     activations = sum(size for what, size in estimated.items() if what.startswith("activations"))
     print(
         json.dumps(

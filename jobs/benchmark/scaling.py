@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from jobs.benchmark import check_counts
 from jobs.cli import find_recipe
 from jobs.launch import find_gpus, launch_here
 from pipeline.config import Config, dump_config, load_config
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's arguments."""
     parser.add_argument("recipe", nargs="?", default="cifar10", help="default: cifar10")
     parser.add_argument("settings", nargs="*", metavar="section.key=value")
-    parser.add_argument("--workers", default="1,2", help="numbers of workers (default: 1,2)")
+    parser.add_argument("--workers", help="numbers (default: 1, and 2 where there is a place)")
     parser.add_argument(
         "--runtimes", default=",".join(RUNTIMES), help=f"some of {','.join(RUNTIMES)}"
     )
@@ -74,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures every kind, and prints a table."""
+    check_counts(arguments, batch=1, steps=1, rounds=1, repeats=1)
     gpus = find_gpus(os.environ)
     cores = [] if gpus else sorted(os.sched_getaffinity(0))
     config = load_config(find_recipe(arguments.recipe), arguments.settings)
@@ -92,7 +94,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _kinds(arguments: argparse.Namespace, places: int, on_gpus: bool) -> Iterator[Kind]:
-    texts = arguments.workers.split(",")
+    usual = "1,2" if places > 1 else "1"
+    texts = (usual if arguments.workers is None else arguments.workers).split(",")
     counts = [int(text) for text in texts if text.isdecimal()]
     runtimes = arguments.runtimes.split(",")
     if len(counts) < len(texts) or min(counts) < 1 or max(counts) > places:
@@ -155,6 +158,8 @@ def _config(kind: Kind, config: Config, batch: int, on_cpu: bool) -> Config:
     tree["data"] |= {
         "source": "synthetic", "global_batch_size": images, "num_examples": 8 * images,
     }  # fmt: skip
+    if tree["train"]["xla"] == "auto":  # each would choose for itself
+        tree["train"]["xla"] = "never"
     tree["distribute"]["runtime"] = "single" if kind.runtime == "apart" else kind.runtime
     if on_cpu:
         tree["data"]["threads"] = 1

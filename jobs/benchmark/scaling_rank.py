@@ -78,10 +78,10 @@ def measure(config: Config, runtime: Runtime, rounds: int, steps: int) -> dict[s
         name: make_train_steps(
             config,
             OtherReduction(runtime, function),  # type: ignore[arg-type]
-            experiment.gradients_of,
+            experiment.gradients.gradients_of,
             experiment.optimizer,
             experiment.schedule,
-            None,
+            experiment.loss_scale,
         )
         for name, function in reductions.items()
     }

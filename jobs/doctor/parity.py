@@ -186,8 +186,10 @@ def _name(run: Run) -> str:
 
 
 def _lines(run: Run, c: Comparison) -> Iterator[str]:
-    figures = "".join(f"{x:>10.1e}" for x in (c.whole, c.loss, c.gradient_norm, c.apart))
+    others = (c.whole, c.loss, c.gradient_norm, c.apart)
+    figures = "".join(f"{x:>10.1e}" for x in others)
     verdict = "same" if c.is_same else "DIFFERENT"
-    yield f"{_name(run):<24}{c.worst:>14.1e}{figures}  {verdict}  {c.tensor}"
+    tensor = c.tensor if any((c.worst, *others)) else "to the last bit"
+    yield f"{_name(run):<24}{c.worst:>14.1e}{figures}  {verdict}  {tensor}"
     if c.examples[0] != c.examples[1]:
         yield f"{'':<24}counted {c.examples[0]:g} examples a step instead of {c.examples[1]:g}"

@@ -3,7 +3,8 @@
 A step on one worker, with b of the batch's images:
 
     compute     b x seconds an image, or as long as the host needs to start the step's kernels,
-                whichever is longer; two thirds of it are the backward pass
+                whichever is longer; two thirds of it are the backward pass, or three quarters where
+                the forward pass is done again in it
     stragglers  how much longer than the mean the slowest of N workers takes, whose times are
                 normally distributed about it (Blom 1958, "Statistical Estimates and Transformed
                 Beta-Variables": the largest of N is at the quantile (N - 3/8) / (N + 1/4))
@@ -22,9 +23,6 @@ from statistics import NormalDist
 from pipeline.plan.cluster import Links
 from pipeline.plan.reduction import all_reduce_s
 
-BACKWARD = 2 / 3  # of the compute: two products for each one of the forward pass
-_EVALUATION = 1 / 3  # of a training step's arithmetic
-
 
 @dataclass(frozen=True)
 class Work:
@@ -33,18 +31,25 @@ class Work:
     Attributes:
       global_batch_size: Images.
       image_s: Seconds an image takes one worker that is never kept waiting, forward and back.
-      kernels_s: Seconds the host needs to start the kernels of a step, one part of a batch.
+      part_kernels_s: Seconds the host needs to start the kernels of one part of a batch.
+      update_kernels_s: And of an update.
       gradient_bytes: To be summed.
       last_fraction: Part of them that is ready only when the backward pass has ended.
+      passes: Through the network an image, each as long: one forward, as many as two back, and one
+        more forward where activations are computed again.
+      overlaps: Whether gradients are summed while others are computed.
       wake_s: Until the reduction notices that a gradient is there, on the mean: Horovod's cycle.
       spread: Deviation of a worker's step time, as a part of it.
     """
 
     global_batch_size: int
     image_s: float
-    kernels_s: float
+    part_kernels_s: float
+    update_kernels_s: float
     gradient_bytes: float
     last_fraction: float
+    passes: int = 3
+    overlaps: bool = True
     wake_s: float = 0.0
     spread: float = 0.0
 
@@ -88,13 +93,14 @@ def step_time(workers: int, work: Work, links: Links, parts: int = 1) -> StepTim
       parts: Of a worker's batch, one after the other.
     """
     arithmetic_s = work.global_batch_size / workers * work.image_s
-    host_s = max(0.0, parts * work.kernels_s - arithmetic_s)
+    host_s = max(0.0, parts * work.part_kernels_s + work.update_kernels_s - arithmetic_s)
     compute_s = arithmetic_s + host_s
     whole_s = all_reduce_s(workers, work.gradient_bytes, links)
     last_s = all_reduce_s(workers, work.gradient_bytes * work.last_fraction, links)
     exposed_s = 0.0
     if workers > 1:
-        hidden_s = BACKWARD * compute_s / parts
+        backward_s = compute_s * (work.passes - 1) / work.passes
+        hidden_s = backward_s / parts if work.overlaps else 0.0
         exposed_s = max(whole_s - hidden_s, last_s) + work.wake_s
     straggler_s = compute_s * work.spread * _largest_of(workers)
     return StepTime(workers, arithmetic_s, host_s, straggler_s, exposed_s, whole_s)
@@ -106,31 +112,44 @@ def _largest_of(count: int) -> float:
 
 
 def training_s(
-    step: StepTime, *, steps: int, batch: int, evaluations: int, images: int, start_s: float
+    step: StepTime,
+    work: Work,
+    *,
+    steps: int,
+    evaluations: int,
+    images: int,
+    start_s: float,
 ) -> float:
     """Seconds from the start to the end of a run.
 
     Args:
       step: Of one update.
+      work: Of one update.
       steps: Updates.
-      batch: Images an update.
       evaluations: How often the validation images are looked at.
       images: How many there are.
       start_s: Until the first update.
     """
-    image_s = (step.arithmetic_s + step.host_s) * _EVALUATION / batch
+    # One pass of those that an image of an update takes.
+    image_s = (step.arithmetic_s + step.host_s) / work.passes / work.global_batch_size
     return start_s + steps * step.total_s + evaluations * images * image_s
 
 
-def smallest_parts(images: int, per_image: int, fixed: int, memory: float) -> int | None:
+def smallest_parts(
+    images: int, per_image: int, fixed: int, of_parts: int, memory: float
+) -> int | None:
     """Parts a worker's batch must be computed in to fit; None where not even one image does.
 
     Args:
       images: Of one worker and update.
       per_image: Bytes of activations.
       fixed: Bytes of weights, gradients, moments.
+      of_parts: More of them where there are several parts, whose gradients are summed.
       memory: Bytes there are.
     """
-    room = int((memory - fixed) // per_image)
-    fitting = (parts for parts in range(1, images + 1) if images % parts == 0)
-    return next((parts for parts in fitting if images // parts <= room), None)
+
+    def needed(parts: int) -> int:
+        return fixed + (of_parts if parts > 1 else 0) + images // parts * per_image
+
+    divisors = (parts for parts in range(1, images + 1) if images % parts == 0)
+    return next((parts for parts in divisors if needed(parts) <= memory), None)

@@ -147,14 +147,14 @@ def make_plan(
         steps = math.ceil(config.train.max_steps * config.data.global_batch_size / batch)
     total_s = training_s(
         step,
+        work,
         steps=steps,
-        batch=batch,
         evaluations=_evaluations(config, steps, steps_per_epoch),
         images=data.validation_images,
         start_s=_START_S,
     )
     rate = batch / step.total_s
-    nodes = math.ceil(gpus / cluster.links.per_node)
+    of_a_node = min(gpus, cluster.links.per_node) / gpus  # of one whose places are all taken
     saved = sizes["checkpoint"]
     bottleneck, advice = _bottleneck(step, config, gpus, batch // gpus)
     if parts > config.optim.accumulate_steps:
@@ -169,8 +169,11 @@ def make_plan(
         step=step,
         efficiency=step.efficiency(alone),
         training_s=total_s,
-        memory_bytes=sizes["fixed"] + batch / gpus / parts * sizes["image"] + _FRAMEWORK_BYTES,
-        cores_a_node=rate / nodes / per_core,
+        memory_bytes=sizes["fixed"]
+        + (sizes["gradients"] if parts > 1 else 0)
+        + batch / gpus / parts * sizes["image"]
+        + _FRAMEWORK_BYTES,
+        cores_a_node=rate * of_a_node / per_core,
         storage_bytes_per_s=0.0 if data.in_memory else rate * cluster.image_bytes,
         checkpoint_bytes=saved,
         checkpoint_bytes_per_s=saved / _checkpoint_interval_s(config, step, steps_per_epoch),
@@ -180,13 +183,14 @@ def make_plan(
 
 
 def _sizes(config: Config, data: Data) -> dict[str, float]:
-    """Bytes: of a replica's weights, gradients and moments; of an image's activations; saved."""
+    """Bytes of a replica: weights, gradients and moments; an image's activations; a checkpoint."""
     arch, size = architecture(config.model), config.data.image_size
     check_patches(size, arch.patch_size)
     count = parameters(arch, size, data.classes)
     kept = 3 + (config.optim.ema_momentum is not None)  # weights, two moments, averages
     return {
         "parameters": count,
+        "gradients": 4.0 * count,
         "fixed": 4.0 * count * (kept + 1),
         "checkpoint": 4.0 * count * kept,
         "image": activation_bytes_per_image(
@@ -197,7 +201,9 @@ def _sizes(config: Config, data: Data) -> dict[str, float]:
 
 def _parts(config: Config, gpu: Gpu, sizes: dict[str, float], images: int) -> int:
     memory = gpu.memory_gib * GIB - _FRAMEWORK_BYTES
-    fitting = smallest_parts(images, int(sizes["image"]), int(sizes["fixed"]), memory)
+    fitting = smallest_parts(
+        images, int(sizes["image"]), int(sizes["fixed"]), int(sizes["gradients"]), memory
+    )
     if fitting is None:
         raise SettingsError(
             f"the network does not fit a {gpu.name} of {gpu.memory_gib:g} GiB with even one image: "
@@ -215,26 +221,31 @@ def _work(
     flops = passes * flops_per_image(arch, config.data.image_size, data.classes)
     reached = gpu.efficiency * (gpu.half_tflops if half else gpu.single_tflops) * 1e12
     image_s = 1 / cluster.images_per_second if cluster.images_per_second else flops / reached
-    kernels = arch.depth * (_KERNELS_A_BLOCK + _PARAMETERS_A_BLOCK * _KERNELS_A_PARAMETER)
     sent = 2 if config.distribute.compression == "float16" else 4
     return Work(
         global_batch_size=batch,
         image_s=image_s,
-        kernels_s=kernels * _KERNEL_S,
+        part_kernels_s=arch.depth * _KERNELS_A_BLOCK * _KERNEL_S,
+        update_kernels_s=arch.depth * _PARAMETERS_A_BLOCK * _KERNELS_A_PARAMETER * _KERNEL_S,
         gradient_bytes=sizes["parameters"] * sent,
         last_fraction=1 / (arch.depth + 1),
+        passes=passes,
+        overlaps=config.train.xla != "always",  # whose gradients come all at the end
         wake_s=cluster.wake_s,
         spread=cluster.spread,
     )
 
 
 def _evaluations(config: Config, steps: int, steps_per_epoch: float) -> int:
+    """Of the validation images: at the first step past each period, and at the last step."""
     train = config.train
-    if train.evaluate_every_steps is not None:
-        return math.ceil(steps / train.evaluate_every_steps)
-    if train.evaluate_every_epochs is None:
-        return 1
-    return math.ceil(steps / (train.evaluate_every_epochs * steps_per_epoch))
+    period: float | None = train.evaluate_every_steps
+    if period is None:
+        if train.evaluate_every_epochs is None:
+            return 1
+        period = train.evaluate_every_epochs * steps_per_epoch
+    whole = int(steps / period)
+    return whole + (math.ceil(whole * period) < steps)
 
 
 def _checkpoint_interval_s(config: Config, step: StepTime, steps_per_epoch: float) -> float:

@@ -19,7 +19,7 @@ from pipeline.config import dump_config
 from pipeline.model.architecture import architecture
 from pipeline.model.cost import count_parameters, flops_per_image
 from pipeline.train.experiment import Experiment
-from pipeline.train.memory import estimate_memory
+from pipeline.train.memory import memory_of
 
 MIB = 2**20
 _PACKAGES = ("vit-pipeline", "keras", "numpy")
@@ -67,12 +67,7 @@ def versions() -> dict[str, str]:
 
 def describe(experiment: Experiment) -> str:
     """The resolved settings, the model's table, the headline and an estimate of memory."""
-    memory = estimate_memory(
-        experiment.config,
-        _parameters(experiment),
-        experiment.runtime.num_replicas,
-        frozen=_parameters(experiment) - _num_trained(experiment),
-    )
+    memory = memory_of(experiment)
     lines = [f"  {what:<36} {size / MIB:10,.1f} MiB" for what, size in memory.items()]
     return "\n".join(
         [

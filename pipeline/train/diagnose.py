@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from pipeline.distribute.runtime import Batch
 from pipeline.train.experiment import Experiment
-from pipeline.train.step import make_gradients
 
 _LISTED = 5
 
@@ -50,9 +49,7 @@ def _compute(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Examples [B] of the global batch; which losses [B] and replicas [R] are bad, 0 or 1."""
     runtime, model = experiment.runtime, experiment.model
-    gradients_of = make_gradients(
-        experiment.config, model, experiment.loss_scale, runtime.parts_at_a_time
-    )
+    gradients_of = experiment.gradients.gradients_of  # which draw the same again
     pieces = runtime.num_replicas
 
     def look(batch: Batch) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -248,27 +248,22 @@ class Experiment:
         return describe_rate(self.config, self.schedule)
 
     @cached_property
-    def xla(self) -> Choice:
-        """Whether XLA compiles the gradients; every process must ask, with its own first step."""
-        on_gpu = bool(tf.config.list_logical_devices("GPU"))
-        classes = len(self.source.classes)
-        return choose(self.config, self.runtime, classes, self._make_gradients, on_gpu=on_gpu)
-
-    @cached_property
-    def gradients_of(self) -> Gradients:
-        """The gradients as training computes them."""
-        return self._make_gradients(self.xla.compiles)
-
-    def _make_gradients(self, xla: bool) -> Gradients:
+    def gradients(self) -> Choice:
+        """The gradients as training computes them, with XLA or without."""
         parts = self.runtime.parts_at_a_time
-        return make_gradients(self.config, self.model, self.loss_scale, parts, xla=xla)
+
+        def make(xla: bool) -> Gradients:
+            return make_gradients(self.config, self.model, self.loss_scale, parts, xla=xla)
+
+        on_gpu = bool(tf.config.list_logical_devices("GPU"))
+        return choose(self.config, self.runtime, len(self.source.classes), make, on_gpu=on_gpu)
 
     @cached_property
     def _train_steps(self) -> TrainSteps:
         return make_train_steps(
             self.config,
             self.runtime,
-            self.gradients_of,
+            self.gradients.gradients_of,
             self.optimizer,
             self.schedule,
             self.loss_scale,

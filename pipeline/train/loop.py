@@ -17,15 +17,14 @@ import tensorflow as tf
 
 from pipeline.data.images import bad_images_named
 from pipeline.distribute.agreement import on_chief
-from pipeline.errors import PipelineError, Stopped
-from pipeline.model.cost import count_parameters
+from pipeline.errors import PipelineError, Stopped, cause
 from pipeline.monitor.progress import ProgressDisplay
 from pipeline.train.callbacks import Callbacks
 from pipeline.train.clock import StretchClock
 from pipeline.train.diagnose import describe_bad_step
 from pipeline.train.experiment import Experiment
 from pipeline.train.journal import Journal
-from pipeline.train.memory import out_of_memory
+from pipeline.train.memory import memory_of, out_of_memory
 from pipeline.train.next_stretch import NextStretch, StopAgreedError
 from pipeline.train.pretrained import start_from
 from pipeline.train.profiler import Profiler
@@ -69,9 +68,9 @@ def fit(
     except tf.errors.ResourceExhaustedError as error:
         raise out_of_memory(
             experiment.config,
-            count_parameters(experiment.model),
+            lambda config: sum(memory_of(experiment, config).values()),
             experiment.runtime.num_replicas,
-            error.message.strip().splitlines()[0],
+            cause(error.message),
         ) from None
     finally:
         loop.close()
@@ -132,9 +131,6 @@ class Loop:
 
     def train(self) -> None:
         """Runs stretches of steps until the end, an early stop, or a request."""
-        self._next.expect("timing gradients with XLA and without", slow=True)
-        if (why := self._experiment.xla.why) is not None:
-            self._display.message(why)
         iterator = self._iterator()
         self._callbacks.train_begin()
         while self._goes_on():
@@ -223,6 +219,8 @@ class Loop:
         stretch = self._experiment.train(
             iterator, np.asarray(progress.sums), steps, progress.bad_steps
         )
+        if not self._clock.compiled and (why := self._experiment.gradients.why) is not None:
+            self._display.message(why)
         self._clock.add(stretch.steps, time.monotonic() - start_s, stretch.seconds)
         progress.sums, progress.bad_steps = stretch.sums.tolist(), stretch.bad_steps
         self._step += stretch.steps

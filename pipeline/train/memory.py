@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from pipeline.config import Config
 from pipeline.errors import PipelineError
 from pipeline.model.architecture import architecture
-from pipeline.model.cost import activation_bytes_per_image
+from pipeline.model.cost import activation_bytes_per_image, count_parameters
+
+if TYPE_CHECKING:
+    from pipeline.train.experiment import Experiment
 
 _GIB = 2**30
 _MOST_PARTS = 16
@@ -18,19 +23,20 @@ class OutOfMemoryError(PipelineError):
 
 
 def estimate_memory(
-    config: Config, parameters: int, num_replicas: int, *, frozen: int = 0
+    config: Config, parameters: int, num_replicas: int, *, frozen: int = 0, side_by_side: int = 1
 ) -> dict[str, int]:
     """Bytes a replica needs to train, by what they are for.
 
     Weights, gradients, moments and averages are float32, four bytes a parameter each; activations
-    are those of one part of the replica's batch, kept for the backward pass. Of several parts there
-    are the sum of the gradients and one part's.
+    are those of one part of the replica's batch, kept for the backward pass. Where there are
+    several, beside the sum of the gradients there are those of each part that is being computed.
 
     Args:
       config: Network, batch, precision.
       parameters: Of the network, the frozen ones too.
       num_replicas: In all.
       frozen: How many have weights alone.
+      side_by_side: Parts that are computed at a time, of each that is computed in turn.
     """
     one = 4 * (parameters - frozen)
     images = config.data.global_batch_size // (num_replicas * config.optim.accumulate_steps)
@@ -38,28 +44,42 @@ def estimate_memory(
         architecture(config.model), config.data.image_size, config.train.precision,
         recompute=config.train.recompute,
     )  # fmt: skip
-    gradients = one if config.optim.accumulate_steps == 1 else 2 * one
+    in_parts = config.optim.accumulate_steps * side_by_side > 1
+    gradients = one * (1 + side_by_side if in_parts else 1)
     parts = {"weights": 4 * parameters, "gradients": gradients, "AdamW's two moments": 2 * one}
     if config.optim.ema_momentum is not None:
         parts["averaged weights"] = one
     return parts | {f"activations of {images} images": images * per_image}
 
 
+def memory_of(experiment: Experiment, config: Config | None = None) -> dict[str, int]:
+    """`estimate_memory` of an experiment, as it is or with another batch or precision."""
+    model, runtime = experiment.model, experiment.runtime
+    parameters = count_parameters(model)
+    trained = sum(math.prod(v.shape) for v in model.trainable_variables)
+    return estimate_memory(
+        config or experiment.config,
+        parameters,
+        runtime.num_replicas,
+        frozen=parameters - trained,
+        side_by_side=runtime.parts_at_a_time,
+    )
+
+
 def out_of_memory(
-    config: Config, parameters: int, num_replicas: int, what: str
+    config: Config, need_of: Callable[[Config], float], num_replicas: int, what: str
 ) -> OutOfMemoryError:
     """The error, with the settings that need less and what they are estimated to need.
 
     Args:
       config: Of the run.
-      parameters: Of the network.
+      need_of: Bytes that a replica needs with some settings, of `estimate_memory`.
       num_replicas: In all.
       what: The device's own words.
     """
-    need = _gib(config, parameters, num_replicas)
+    need = need_of(config) / _GIB
     smaller = {
-        text: _gib(candidate, parameters, num_replicas)
-        for text, candidate in _candidates(config, num_replicas)
+        text: need_of(candidate) / _GIB for text, candidate in _candidates(config, num_replicas)
     }
     lines = [f"  {text:<48} {size:6.1f} GiB" for text, size in smaller.items() if size < need]
     remedy = ["Take a smaller data.global_batch_size, network or data.image_size"]
@@ -71,10 +91,6 @@ def out_of_memory(
         f"the memory is full: {what}. A replica was estimated to need {need:.1f} GiB beside "
         "TensorFlow itself. " + "\n".join(remedy)
     )
-
-
-def _gib(config: Config, parameters: int, num_replicas: int) -> float:
-    return sum(estimate_memory(config, parameters, num_replicas).values()) / _GIB
 
 
 def _candidates(config: Config, num_replicas: int) -> Iterator[tuple[str, Config]]:

@@ -102,6 +102,8 @@ def proof_config(config: Config, clip_norm: float | None) -> Config:
     optim |= {"clip_norm": clip_norm, "warmup_steps": 5, "ema_momentum": 0.9}
     optim["weight_decay"] = optim["weight_decay"] or 0.05
     tree["train"] |= {"max_steps": STEPS, "precision": "float32"}
+    if tree["train"]["xla"] == "auto":  # one GPU may choose otherwise than several
+        tree["train"]["xla"] = "never"
     tree["distribute"]["compression"] = "none"
     return parse_config(tree, "parity")
 

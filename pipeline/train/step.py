@@ -123,7 +123,7 @@ def make_gradients(
     replicas is the gradient of the mean. With `optim.accumulate_steps` the batch goes through the
     model in parts, and only one part's activations are held at a time; each of them in `at_a_time`
     parts, which are computed side by side. What is dropped is drawn for each part. With `xla`, XLA
-    compiles what is done to a part: not the sum over replicas, which Horovod does outside of XLA.
+    compiles what is done to a part, and gives all of its gradients at once.
     """
     in_turn = config.optim.accumulate_steps
     global_batch_size = config.data.global_batch_size
@@ -154,6 +154,8 @@ def make_gradients(
         size = batch["weight"].shape[0]  # None under MultiWorkerMirrored
         side_by_side = at_a_time if size is None else min(at_a_time, size // in_turn)
         parts = in_turn * side_by_side
+        # No more: what XLA has compiled for other batches is to serve this one.
+        batch = {name: batch[name] for name in ("image", "target", "weight")}
         if parts == 1:
             return one_part(batch, step_seed)
         sums = tf.zeros([len(SUMS)], tf.float64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,20 +10,23 @@ import tensorflow as tf
 
 from pipeline.config import Config
 from pipeline.distribute.runtime import Batch, Runtime
+from pipeline.errors import cause
 from pipeline.train.step import Gradients
 
 _TIMES = 5
+# Of the other's time; between equals no program is to be another than the last time.
+_FASTER = 0.97
 
 
 class Choice(NamedTuple):
     """What was chosen.
 
     Attributes:
-      compiles: Whether XLA does.
-      why: What was timed; None where the settings or the device decide.
+      gradients_of: To train with; compiled already where it was timed.
+      why: What was timed; None where settings and device decide.
     """
 
-    compiles: bool
+    gradients_of: Gradients
     why: str | None = None
 
 
@@ -36,35 +38,43 @@ def choose(
     *,
     on_gpu: bool,
 ) -> Choice:
-    """What `train.xla` comes to on this device; every process must call it.
+    """What `train.xla` comes to on this device.
+
+    `auto` is XLA where that is faster, on one GPU. Not with several replicas: what XLA compiles
+    gives all gradients at its end, when nothing is left to compute while they are summed. Nor where
+    the same bits are asked for, which no clock may decide.
 
     Args:
       config: Of the run.
-      runtime: Its processes: the slowest decides for all.
+      runtime: Of this process.
       num_classes: Length of a target.
       make: The gradients with XLA or without.
-      on_gpu: Whether `auto` is to time them.
+      on_gpu: Whether it computes on one.
     """
-    if config.train.xla != "auto" or not on_gpu:
-        return Choice(config.train.xla == "always")
-    own_s = [_time(config, runtime, num_classes, make(compiles)) for compiles in (False, True)]
-    everyone_s = runtime.all_gather(own_s)
-    plain_s, compiled_s = (max(one[i] for one in everyone_s) for i in (0, 1))
-    compiles = compiled_s < plain_s
-    keep = "always" if compiles else "never"
+    several = runtime.num_replicas > 1
+    if config.train.xla != "auto" or config.train.deterministic or several or not on_gpu:
+        return Choice(make(config.train.xla == "always"))
+    plain, compiled = make(False), make(True)
+    plain_s = _time(config, runtime, num_classes, plain)
+    try:
+        compiled_s = _time(config, runtime, num_classes, compiled)
+    except tf.errors.OpError as error:
+        why = f"train.xla=auto: not with XLA, which fails here: {cause(error.message)}"
+        return Choice(plain, why)
+    faster, keep = (compiled, "always") if compiled_s < _FASTER * plain_s else (plain, "never")
     return Choice(
-        compiles,
-        f"train.xla=auto: gradients of a step take {_words(compiled_s)} compiled with XLA and "
-        f"{_words(plain_s)} without. Another start spares itself this with train.xla={keep}",
+        faster,
+        f"train.xla=auto: a step's gradients take {compiled_s:.3g} s compiled with XLA and "
+        f"{plain_s:.3g} s without. With train.xla={keep} a start does not try",
     )
 
 
 def _time(config: Config, runtime: Runtime, num_classes: int, gradients_of: Gradients) -> float:
-    """Seconds of one call, the least of a few; infinite where it cannot be compiled or held.
+    """Seconds of one call, the least of a few.
 
     The images are all zero: how long it takes does not depend on what is in them.
     """
-    images, size = config.data.global_batch_size // runtime.num_replicas, config.data.image_size
+    images, size = config.data.global_batch_size, config.data.image_size
     batch = {
         "image": tf.zeros([images, size, size, 3]),
         "target": tf.one_hot(tf.zeros(images, tf.int32), num_classes),
@@ -80,15 +90,8 @@ def _time(config: Config, runtime: Runtime, num_classes: int, gradients_of: Grad
         return runtime.run(on_replica, batch)
 
     seconds = []
-    try:
-        for _ in range(1 + _TIMES):
-            start_s = time.perf_counter()
-            once(batch).numpy()
-            seconds.append(time.perf_counter() - start_s)
-    except tf.errors.OpError:
-        return math.inf
+    for _ in range(1 + _TIMES):
+        start_s = time.perf_counter()
+        once(batch).numpy()
+        seconds.append(time.perf_counter() - start_s)
     return min(seconds[1:])  # the first call compiles
-
-
-def _words(seconds: float) -> str:
-    return f"{seconds:.3g} s" if math.isfinite(seconds) else "more than this device can do"

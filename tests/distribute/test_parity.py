@@ -80,8 +80,9 @@ def single(tmp_path_factory):
         ("distribute.cpu_devices=2",),
         ("distribute.cpu_devices=3", "optim.accumulate_steps=2"),
         ("distribute.cpu_devices=4",),
+        ("distribute.cpu_devices=2", "train.xla=always"),
     ],
-    ids=["two", "three in two parts", "four"],
+    ids=["two", "three in two parts", "four", "two with XLA"],
 )
 def test_mirrored_devices_end_with_the_weights_of_one(tmp_path, single, settings):
     ours, rows = train(tmp_path, "distribute.runtime=mirrored", *settings)
@@ -89,14 +90,16 @@ def test_mirrored_devices_end_with_the_weights_of_one(tmp_path, single, settings
 
 
 @pytest.mark.skipif(find_spec("horovod") is None, reason="Horovod is not built: `make horovod`")
-@pytest.mark.parametrize("workers", [2, 4])
-def test_horovod_ends_with_the_weights_of_one_process(tmp_path, single, workers):
+@pytest.mark.parametrize(("workers", "xla"), [(2, "never"), (4, "never"), (2, "always")])
+def test_horovod_ends_with_the_weights_of_one_process(tmp_path, single, workers, xla):
     horovodrun = Path(sys.executable).with_name("horovodrun")
     launch = [str(horovodrun), "--gloo", "-np", str(workers)]
-    assert_same_training(single, train(tmp_path, "distribute.runtime=horovod", launch=launch))
+    settings = ["distribute.runtime=horovod", f"train.xla={xla}"]
+    assert_same_training(single, train(tmp_path, *settings, launch=launch))
 
 
-def test_multi_worker_mirrored_ends_with_the_weights_of_one_process(tmp_path, single):
+@pytest.mark.parametrize("xla", ["never", "always"])
+def test_multi_worker_mirrored_ends_with_the_weights_of_one_process(tmp_path, single, xla):
     workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
     environments = [
         {"TF_CONFIG": json.dumps(
@@ -104,7 +107,7 @@ def test_multi_worker_mirrored_ends_with_the_weights_of_one_process(tmp_path, si
         )}
         for index in range(2)
     ]  # fmt: skip
-    settings = ["distribute.runtime=multi_worker"]
+    settings = ["distribute.runtime=multi_worker", f"train.xla={xla}"]
     assert_same_training(single, train(tmp_path, *settings, environments=environments))
 
 

@@ -34,7 +34,7 @@ def test_a_plan_for_imagenet_adds_up(tmp_path):
     trained, held_out = 1_281_167 - 12_812, 12_812
     steps = math.ceil(300 * trained / 1024)
     seconds = 60 + steps * one["step_s"] + 300 * held_out / (3 * one["images_per_second"])
-    assert one["training_s"] == pytest.approx(seconds, rel=1e-4)
+    assert one["training_s"] == pytest.approx(seconds, rel=1e-6)
     epoch_s = trained / many["images_per_second"]
     assert many["checkpoint_bytes_per_s"] == pytest.approx(86_567_656 * 16 / epoch_s)
     # JPEG files of 110 kB; 400 of them a second and core; eight nodes.
@@ -48,7 +48,7 @@ def test_a_batch_that_does_not_fit_is_planned_in_parts_and_says_so():
     assert f"optim.accumulate_steps={parts}" in row["advice"]
     assert row["memory_bytes"] < 80 * 2**30
     # Half as many would be too large: weights, gradients, moments and averages stay, images double.
-    fixed = 86_567_656 * 20 + 1.5 * 2**30
+    fixed = 86_567_656 * 24 + 1.5 * 2**30  # with a part's gradients beside their sum
     assert fixed + 2 * (row["memory_bytes"] - fixed) > 80 * 2**30
 
 

@@ -1,12 +1,17 @@
 """A step's time by hand, against chance, and against scaling that others have published."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from pipeline.plan.cluster import Links
 from pipeline.plan.predict import Work, smallest_parts, step_time, training_s
 
-WORK = Work(1024, image_s=1e-3, kernels_s=0.0, gradient_bytes=4e8, last_fraction=0.1)
+WORK = Work(
+    1024, image_s=1e-3, part_kernels_s=0.0, update_kernels_s=0.0, gradient_bytes=4e8,
+    last_fraction=0.1,
+)  # fmt: skip
 FAST, SLOW = (Links(1, rate, 0.0) for rate in (1e12, 1e9))
 
 
@@ -30,17 +35,25 @@ def test_only_the_last_part_of_a_batch_hides_the_reduction():
     assert step.reduction_s == pytest.approx(0.4 - 0.512 * 2 / 3 / 4)
 
 
+def test_what_is_computed_again_hides_more_and_gradients_that_come_at_once_hide_nothing():
+    again = step_time(2, replace(WORK, passes=4), Links(1, 5e8, 0.0))  # 0.8 s to sum
+    assert again.reduction_s == pytest.approx(0.8 - 0.512 * 3 / 4)
+    assert step_time(2, replace(WORK, overlaps=False), SLOW).reduction_s == pytest.approx(0.4)
+
+
 def test_a_small_batch_waits_for_the_host_and_horovods_cycle_is_waited_for():
-    work = Work(64, 1e-3, kernels_s=5e-3, gradient_bytes=0, last_fraction=0.1, wake_s=1e-3)
+    work = Work(64, 1e-3, 4e-3, 1e-3, gradient_bytes=0, last_fraction=0.1, wake_s=1e-3)
     step = step_time(32, work, FAST)
     assert (step.arithmetic_s, step.host_s) == pytest.approx((2e-3, 3e-3))
+    # In two parts the kernels of the network start twice, and those of the update once.
+    assert step_time(32, work, FAST, parts=2).host_s == pytest.approx(7e-3)
     assert step.reduction_s == pytest.approx(1e-3)
     assert step_time(1, work, FAST).reduction_s == 0
 
 
 @pytest.mark.parametrize("workers", [2, 8, 512])
 def test_the_slowest_of_n_is_as_slow_as_chance_makes_it(workers):
-    work = Work(workers, 1.0, 0.0, 0.0, 0.1, spread=0.05)
+    work = Work(workers, 1.0, 0.0, 0.0, 0.0, 0.1, spread=0.05)
     drawn = np.random.default_rng(0).normal(1, 0.05, (4000, workers)).max(axis=1).mean()
     assert step_time(workers, work, FAST).total_s == pytest.approx(drawn, rel=5e-3)
 
@@ -50,7 +63,7 @@ def test_horovods_published_efficiency_at_512_gpus():
     servers of four P100 with 25 Gbit/s RoCE. ResNet-101 has 44.5 M parameters; batch, rate of one
     P100 and spread are not in the paper, and assumed. The sum is hidden but for its last part, so
     what decides is the spread: this says that the model does not contradict the figure, no more."""
-    work = Work(64 * 512, 1 / 130, 0.0, 44.5e6 * 4, 1 / 33, wake_s=2.5e-3, spread=0.02)
+    work = Work(64 * 512, 1 / 130, 0.0, 0.0, 44.5e6 * 4, 1 / 33, wake_s=2.5e-3, spread=0.02)
     links = Links(4, 25e9 / 8 * 0.95, 1e-5, 10e9, 5e-6)
     step, one = step_time(512, work, links), step_time(1, work, links)
     assert step.efficiency(one) == pytest.approx(0.90, abs=0.05)
@@ -60,7 +73,7 @@ def test_efficientnets_published_efficiency_at_16_gpus():
     """NVIDIA's DeepLearningExamples: EfficientNetV2 keeps 95 % on 16 A100. V2-S has 21.5 M
     parameters; batch and rate of one A100 are assumed, on two nodes of eight; the spread decides
     here too."""
-    work = Work(460 * 16, 1 / 830, 0.0, 21.5e6 * 4, 1 / 40, wake_s=0.5e-3, spread=0.02)
+    work = Work(460 * 16, 1 / 830, 0.0, 0.0, 21.5e6 * 4, 1 / 40, wake_s=0.5e-3, spread=0.02)
     links = Links(8, 8 * 200e9 / 8 * 0.95, 1e-5, 300e9, 3e-6)
     step, one = step_time(16, work, links), step_time(1, work, links)
     assert step.efficiency(one) == pytest.approx(0.95, abs=0.05)
@@ -68,15 +81,18 @@ def test_efficientnets_published_efficiency_at_16_gpus():
 
 def test_a_run_is_its_start_its_updates_and_its_evaluations():
     step = step_time(2, WORK, FAST)
-    seconds = training_s(
-        step, steps=100, batch=1024, evaluations=3, images=5000, start_s=60
-    )  # fmt: skip
+    seconds = training_s(step, WORK, steps=100, evaluations=3, images=5000, start_s=60)
     forward_s = 0.512 / 1024 / 3
     assert seconds == pytest.approx(60 + 100 * step.total_s + 3 * 5000 * forward_s)
 
 
 def test_the_fewest_parts_that_fit_are_taken():
-    assert smallest_parts(96, per_image=10, fixed=100, memory=1060) == 1
-    assert smallest_parts(96, per_image=10, fixed=100, memory=1059) == 2
-    assert smallest_parts(96, per_image=10, fixed=100, memory=400) == 4  # 24 images, room for 30
-    assert smallest_parts(96, per_image=10, fixed=100, memory=109) is None
+    def parts(memory, of_parts=0):
+        return smallest_parts(96, per_image=10, fixed=100, of_parts=of_parts, memory=memory)
+
+    assert parts(1060) == 1
+    assert parts(1059) == 2
+    assert parts(400) == 4  # 24 images, room for 30
+    assert parts(109) is None
+    assert parts(1060, of_parts=50) == 1
+    assert parts(580, of_parts=50) == 3  # 100 and 50, and 32 images, where 48 would need 630

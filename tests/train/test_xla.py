@@ -13,6 +13,10 @@ from tests.train.experiments import tiny, tiny_config
 STEP, REPLICA = tf.constant(5, tf.int64), tf.constant(0)
 
 
+def gradients_of(experiment):
+    return experiment.gradients.gradients_of
+
+
 def with_a_head(experiment):
     """A new network's head is zero, and no gradient would come past it."""
     kernel = experiment.model.head.kernel
@@ -28,7 +32,7 @@ def test_compiled_gradients_are_those_that_are_not(tmp_path, precision, toleranc
     for xla in ("never", "always"):
         experiment = with_a_head(tiny(tmp_path, f"train.xla={xla}", *settings))
         batch = next(experiment.train_iterator(0))
-        results.append(tf.function(experiment.gradients_of)(batch, STEP, REPLICA))
+        results.append(tf.function(gradients_of(experiment))(batch, STEP, REPLICA))
     (sums, plain), (compiled_sums, compiled) = results
     np.testing.assert_allclose(compiled_sums, sums, rtol=tolerance)
     scale = tf.linalg.global_norm(plain)
@@ -45,24 +49,24 @@ def test_what_is_dropped_is_the_same_on_the_way_back(tmp_path, recompute):
              "model.stochastic_depth=0.3", f"train.recompute={recompute}")
     )  # fmt: skip
     batch = next(experiment.train_iterator(0))
-    gradients_of = tf.function(experiment.gradients_of)
-    _, gradients = gradients_of(batch, STEP, REPLICA)
+    function = tf.function(gradients_of(experiment))
+    _, gradients = function(batch, STEP, REPLICA)
     norm = tf.linalg.global_norm(gradients)
     variables = experiment.model.trainable_variables
     losses = []
     for distance in (0.01, -0.02):
         for variable, gradient in zip(variables, gradients, strict=True):
             variable.assign(variable + distance * gradient / norm)
-        losses.append(gradients_of(batch, STEP, REPLICA)[0][0] / 12)
+        losses.append(function(batch, STEP, REPLICA)[0][0] / 12)
     np.testing.assert_allclose((losses[0] - losses[1]) / 0.02, norm, rtol=0.01)
 
 
 def test_other_steps_drop_other_places(tmp_path):
     experiment = with_a_head(tiny(tmp_path, "train.xla=always", "model.dropout=0.3"))
     batch = next(experiment.train_iterator(0))
-    gradients_of = tf.function(experiment.gradients_of)
+    function = tf.function(gradients_of(experiment))
     steps = [tf.constant(step, tf.int64) for step in (5, 6, 5)]
-    losses = [float(gradients_of(batch, step, REPLICA)[0][0]) for step in steps]
+    losses = [float(function(batch, step, REPLICA)[0][0]) for step in steps]
     assert losses[0] == losses[2] != losses[1]
 
 
@@ -70,11 +74,10 @@ def test_xla_compiles_a_part_only_where_it_is_asked_to(tmp_path):
     for xla, compiles in (("never", False), ("auto", False), ("always", True)):
         experiment = tiny(tmp_path, f"train.xla={xla}")
         batch = next(experiment.train_iterator(0))
-        graph = tf.function(experiment.gradients_of).get_concrete_function(batch, STEP, REPLICA)
-        functions = graph.graph.as_graph_def().library.function
+        traced = tf.function(gradients_of(experiment)).get_concrete_function(batch, STEP, REPLICA)
+        functions = traced.graph.as_graph_def().library.function
         marked = any(f.attr["_XlaMustCompile"].b for f in functions)
         assert marked == compiles, xla
-        assert experiment.xla.why is None
 
 
 def slow(seconds):
@@ -93,33 +96,37 @@ def failing(batch, step, replica):
         return tf.zeros([4], tf.float64), [tf.identity(batch["weight"])]
 
 
-@pytest.mark.parametrize(
-    ("plain", "compiled", "keep"),
-    [
-        (slow(0.05), slow(0.0), "always"),
-        (slow(0.0), slow(0.05), "never"),
-        (slow(0.0), failing, "never"),
-    ],
-)
-def test_on_a_gpu_auto_takes_what_is_faster_and_says_how_to_keep_it(
-    tmp_path, plain, compiled, keep
-):
-    config = tiny_config(tmp_path)
-    choice = choose(
-        config, SingleRuntime("CPU:0"), 4, lambda xla: compiled if xla else plain, on_gpu=True
-    )
-    assert choice.compiles == (keep == "always")
-    assert choice.why.endswith(f"train.xla={keep}")
-    assert ("more than this device can do" in choice.why) == (compiled is failing)
-
-
-def test_the_slowest_process_decides_for_all(tmp_path):
-    class OneOfTwo(SingleRuntime):
-        def all_gather(self, value):
-            return [value, [0.001, 9.0]]
-
-    choice = choose(
-        tiny_config(tmp_path), OneOfTwo("CPU:0"), 4, lambda xla: slow(0.0 if xla else 0.05),
+def chosen(folder, plain, compiled, *settings, runtime=None):
+    return choose(
+        tiny_config(folder, "train.deterministic=false", *settings),
+        runtime or SingleRuntime("CPU:0"),
+        4,
+        lambda xla: compiled if xla else plain,
         on_gpu=True,
-    )  # fmt: skip
-    assert not choice.compiles
+    )
+
+
+@pytest.mark.parametrize(("plain_s", "compiled_s"), [(0.05, 0.0), (0.0, 0.05)])
+def test_on_a_gpu_auto_takes_what_is_faster_and_says_how_to_keep_it(tmp_path, plain_s, compiled_s):
+    plain, compiled = slow(plain_s), slow(compiled_s)
+    choice = chosen(tmp_path, plain, compiled)
+    assert choice.gradients_of is (compiled if compiled_s < plain_s else plain)
+    assert f"train.xla={'always' if compiled_s < plain_s else 'never'} " in choice.why
+
+
+def test_where_xla_fails_it_is_not_taken_and_the_reason_is_told(tmp_path):
+    plain = slow(0.0)
+    choice = chosen(tmp_path, plain, failing)
+    assert choice.gradients_of is plain
+    assert "XLA cannot do this" in choice.why
+
+
+def test_no_clock_decides_what_must_be_the_same_or_on_several_replicas(tmp_path):
+    plain, compiled = slow(0.05), slow(0.0)
+    two = SingleRuntime("CPU:0")
+    two.num_replicas = 2
+    for choice in (
+        chosen(tmp_path, plain, compiled, "train.deterministic=true"),
+        chosen(tmp_path, plain, compiled, runtime=two),
+    ):
+        assert choice == (plain, None)
