@@ -43,9 +43,9 @@ class Section(NamedTuple):
 
 _PHOTOGRAPHS = ("image_folder", "--photographs", "256", "data.image_size=224")
 SECTIONS = (
-    Section("Step", ("step",), "images_per_second"),
+    Section("Step", ("step", "--rounds", "3"), "images_per_second"),
     Section("Operations of a step", ("operations",), "of_all"),
-    Section("Loop", ("loop",), "share"),
+    Section("Loop", ("loop", "--steps", "60"), "share"),
     Section(
         "Input, small images in memory",
         ("input", "cifar10", "data.source=synthetic", "data.num_examples=50000"),
@@ -54,7 +54,7 @@ SECTIONS = (
     Section("Input, photographs", ("input", *_PHOTOGRAPHS), "images_per_second"),
     Section("Scaling", ("scaling", "--repeats", "2"), "images_per_second"),
     Section("Reduction", ("reduction",), "seconds"),
-    Section("Memory", ("memory",), "added_mib"),
+    Section("Memory", ("memory", "--rounds", "1"), "added_mib"),
     Section("Checkpoint", ("checkpoint",), "training_stood_s"),
     Section("Start", ("startup",), "seconds"),
 )
