@@ -256,8 +256,8 @@ class TrainConfig(_Stage):
     )
     xla: Literal["auto", "always", "never"] = _setting(
         "auto",
-        "compile a step's forward and backward pass with XLA; auto: on one GPU what is faster, timed "
-        "at the start; else not (README)",
+        "compile a step's forward and backward pass with XLA; auto: on one GPU what is faster, "
+        "timed at the start; else not (README)",
         free=True,
     )
     deterministic: bool = _setting(False, "the same bits from run to run, at some speed")

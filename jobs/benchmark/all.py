@@ -98,20 +98,24 @@ def run(arguments: argparse.Namespace) -> int:
         raise SettingsError(f"--only takes {','.join(names)}. Received: {unknown[0]}")
     if not os.access(arguments.out.parent, os.W_OK):  # better known before half an hour
         raise SettingsError(f"--out: nothing can be written in {arguments.out.parent}")
-    found = []
+    found: list[dict[str, Any]] = []
     for section in (s for s in SECTIONS if s.command[0] in wanted):
         more = _QUICK[section.command[0]] if arguments.quick else ()
         found.append(_measure(section, [*section.command, *more]))
-    facts = machine() | {"date": time.strftime("%Y-%m-%d", time.gmtime())}
-    content = json.dumps({"machine": facts, "sections": found}, indent=1)
-    _write(arguments.out.with_suffix(".json"), content + "\n")
-    picture = arguments.out.with_suffix(".png")
-    from jobs.benchmark.bars import draw
-
-    draw([(one["title"], one["drawn"], one["rows"]) for one in found if one["rows"]], picture)
-    _write(arguments.out, "\n".join(page(facts, found, picture.name)))
+        _write_all(arguments.out, found)  # what is stopped has what it came to
     print(f"written: {arguments.out}", file=sys.stderr)
     return int(any(not one["rows"] for one in found))
+
+
+def _write_all(out: Path, found: list[dict[str, Any]]) -> None:
+    from jobs.benchmark.bars import draw
+
+    facts = machine() | {"date": time.strftime("%Y-%m-%d", time.gmtime())}
+    content = json.dumps({"machine": facts, "sections": found}, indent=1)
+    _write(out.with_suffix(".json"), content + "\n")
+    picture = out.with_suffix(".png")
+    draw([(one["title"], one["drawn"], one["rows"]) for one in found if one["rows"]], picture)
+    _write(out, "\n".join(page(facts, found, picture.name)))
 
 
 def _write(path: Path, text: str) -> None:

@@ -63,12 +63,13 @@ def run(arguments: argparse.Namespace) -> int:
     runtime = start(config.distribute)
     threads, wall_s = _trace(build(config, runtime), arguments.steps)
     rows = rows_of(threads, wall_s * own_cores(1), arguments.steps)
-    shown = rows[: arguments.most]
-    shown += _others(rows[arguments.most :])
+    shown = rows[: arguments.most] + _others(rows[arguments.most :])
     if arguments.json:
         print("\n".join(map(json.dumps, shown)))
-    else:
-        print("\n".join(_table(shown, wall_s / arguments.steps, runtime.parts_at_a_time)))
+        return 0
+    print("\n".join(_table(shown, wall_s / arguments.steps, runtime.parts_at_a_time)))
+    products = sum(row["of_all"] for row in rows if row["is"] == "matrix product")
+    print(f"matrix products {products:.1%}, all of these {sum(r['of_all'] for r in rows):.1%}")
     return 0
 
 
@@ -167,5 +168,3 @@ def _table(rows: list[dict[str, Any]], step_s: float, threads: int) -> Iterator[
             f"{row['operation']:<28}{1e3 * row['seconds']:>10.1f}{row['of_all']:>8.1%}"
             f"{row['calls']:>8,.0f}"
         )
-    products = sum(row["of_all"] for row in rows if row["is"] == "matrix product")
-    yield f"matrix products {products:.1%}, all with a name {sum(r['of_all'] for r in rows):.1%}"

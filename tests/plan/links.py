@@ -30,7 +30,9 @@ class Switch:
             command = ["ip", "netns", "exec", space, "tc", "qdisc"]
             subprocess.run([*command, "del", "dev", "eth0", "root"], capture_output=True)
             if bits_per_s is not None:
-                burst = max(16_000, int(bits_per_s / 8 * 5e-4))  # bytes: of half a millisecond
+                # Bytes: of half a millisecond, and some of the 64 KiB that TCP hands down at once.
+                # A smaller bucket has the kernel cut those into frames, on the cores that train.
+                burst = max(200_000, int(bits_per_s / 8 * 5e-4))
                 limit = ["rate", f"{bits_per_s:.0f}bit", "burst", burst, "latency", "100ms"]
                 run(*command, "add", "dev", "eth0", "root", "tbf", *limit)
 
