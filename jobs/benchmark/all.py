@@ -23,7 +23,7 @@ Writes the page --out, beside it a picture and a JSON file with the same rows: w
 the versions, and for each benchmark its command, its rows and how long it took. Rows are medians
 (operations: of one trace); "least" and "most" are the smallest and the largest rate, or time where
 there is no rate, of what they are medians of. Each command can be
-given by itself. On two cores it takes about half an hour, in which nothing else should run.
+given by itself. On two cores it takes about 40 minutes, in which nothing else should run.
 """
 
 
@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     wanted = arguments.only.split(",") if arguments.only else names
     if unknown := [name for name in wanted if name not in names]:
         raise SettingsError(f"--only takes {','.join(names)}. Received: {unknown[0]}")
-    if not os.access(arguments.out.parent, os.W_OK):  # better known before half an hour
+    if not os.access(arguments.out.parent, os.W_OK):  # better known before it has measured
         raise SettingsError(f"--out: nothing can be written in {arguments.out.parent}")
     found: list[dict[str, Any]] = []
     for section in (s for s in SECTIONS if s.command[0] in wanted):
