@@ -25,7 +25,7 @@ lint: $(VENV)/installed-test
 chaos: $(VENV)/installed-test horovod
 	$(BIN)/python -m tests.chaos.chaos $(CHAOS)
 
-# Writes BENCHMARKS.md, its picture and its rows: half an hour on two cores, in which nothing else should run.
+# Writes BENCHMARKS.md, its picture and its rows; nothing else should run meanwhile.
 benchmark: $(VENV)/installed-test horovod
 	$(BIN)/vit benchmark all
 
@@ -34,7 +34,7 @@ benchmark: $(VENV)/installed-test horovod
 benchmark-accuracy: $(VENV)/installed-test
 	$(BIN)/vit benchmark accuracy --data "$(DATA)" $(ACCURACY)
 
-# Workers on hosts behind links of known bandwidth, beside what `vit plan`'s model predicts: five minutes, as
+# Workers on hosts behind links of known bandwidth, beside what `vit plan`'s model predicts: ten minutes, as
 # root. make check-plan CHECK="--workers 2 --mbit 200,1000"
 check-plan: $(VENV)/installed-test horovod
 	$(BIN)/python -m tests.plan.check_shaped_links $(CHECK)

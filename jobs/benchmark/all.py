@@ -22,8 +22,8 @@ _EPILOG = """\
 Writes the page --out, beside it a picture and a JSON file with the same rows: what this machine is,
 the versions, and for each benchmark its command, its rows and how long it took. Rows are medians
 (operations: of one trace); "least" and "most" are the smallest and the largest rate, or time where
-there is no rate, of what they are medians of. Each command can be
-given by itself. On two cores it takes about 40 minutes, in which nothing else should run.
+there is no rate, of what they are medians of. Each command can be given by itself. The page is
+written after each, and says how long it took; nothing else should run meanwhile.
 """
 
 

@@ -9,7 +9,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 _BAR_INCHES, _AROUND_INCHES = 0.24, 0.9
-_LARGE_RANGE = 100.0  # above it, the smallest would not be seen on a linear axis
 
 
 def draw(panels: list[tuple[str, str, list[dict[str, Any]]]], path: Path) -> None:
@@ -35,8 +34,6 @@ def draw(panels: list[tuple[str, str, list[dict[str, Any]]]], path: Path) -> Non
         axes.bar_label(bars, fmt="%.4g", padding=3, fontsize=8)
         axes.set_yticks(range(len(rows)), labels, fontsize=8)
         axes.invert_yaxis()
-        if min(values) > 0 and max(values) > _LARGE_RANGE * min(values):
-            axes.set_xscale("log")
         axes.margins(x=0.12)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_title(title, loc="left", fontsize=10, fontweight="bold")

@@ -19,6 +19,11 @@ def count_parameters(model: keras.Model) -> int:
     return sum(math.prod(variable.shape) for variable in model.variables)
 
 
+def count_trained(model: keras.Model) -> int:
+    """Numbers in the variables that are not frozen."""
+    return sum(math.prod(variable.shape) for variable in model.trainable_variables)
+
+
 def parameters(arch: Architecture, image_size: int, num_classes: int) -> int:
     """Numbers in the variables of a model that need not be built.
 

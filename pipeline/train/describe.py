@@ -17,7 +17,7 @@ from rich.table import Table
 
 from pipeline.config import dump_config
 from pipeline.model.architecture import architecture
-from pipeline.model.cost import count_parameters, flops_per_image
+from pipeline.model.cost import count_parameters, count_trained, flops_per_image
 from pipeline.train.experiment import Experiment
 from pipeline.train.memory import memory_of
 
@@ -90,11 +90,7 @@ def _trained(experiment: Experiment) -> str:
     """How many parameters are trained, where some are not."""
     if not experiment.model.non_trainable_variables:
         return ""
-    return f" ({_num_trained(experiment):,} of them trained)"
-
-
-def _num_trained(experiment: Experiment) -> int:
-    return sum(math.prod(v.shape) for v in experiment.model.trainable_variables)
+    return f" ({count_trained(experiment.model):,} of them trained)"
 
 
 def _flops(experiment: Experiment) -> float:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from pipeline.config import Config
 from pipeline.errors import PipelineError
 from pipeline.model.architecture import architecture
-from pipeline.model.cost import activation_bytes_per_image, count_parameters
+from pipeline.model.cost import activation_bytes_per_image, count_parameters, count_trained
 
 if TYPE_CHECKING:
     from pipeline.train.experiment import Experiment
@@ -56,12 +55,11 @@ def memory_of(experiment: Experiment, config: Config | None = None) -> dict[str,
     """`estimate_memory` of an experiment, as it is or with another batch or precision."""
     model, runtime = experiment.model, experiment.runtime
     parameters = count_parameters(model)
-    trained = sum(math.prod(v.shape) for v in model.trainable_variables)
     return estimate_memory(
         config or experiment.config,
         parameters,
         runtime.num_replicas,
-        frozen=parameters - trained,
+        frozen=parameters - count_trained(model),
         side_by_side=runtime.parts_at_a_time,
     )
 

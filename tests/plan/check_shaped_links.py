@@ -1,6 +1,6 @@
 """Real workers on links of known bandwidth, beside what the plan's model says of them.
 
-    python -m tests.plan.check_shaped_links --workers 2 --mbit 200,500,1000
+    python -m tests.plan.check_shaped_links --workers 2,4 --mbit 200,500,1000
 
 Each worker is a process on a host of its own (a network namespace) that Horovod joins; `tc tbf`
 shapes the links. Workers share the machine's cores and memory. The model is given what a step takes
@@ -37,9 +37,7 @@ HEADER = (
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--workers", default="2", help="more than cores share them, which is not modelled"
-    )
+    parser.add_argument("--workers", default="2,4")
     parser.add_argument("--mbit", default="200,500,1000")
     parser.add_argument("--batch", type=int, default=32, help="images a worker")
     parser.add_argument("--rounds", type=int, default=4)
