@@ -11,7 +11,7 @@ from typing import Any
 
 from keras import ops
 
-from pipeline.model.backend import Tensor, fused, product
+from pipeline.model.backend import Tensor, attention_in_one_kernel, fused, product
 from pipeline.model.dropout import kept_places
 
 
@@ -57,7 +57,8 @@ def attend(
       place: As for `dropout`.
     """
     if seed is None or rate == 0:
-        return _attend(query, key, value)
+        result = attention_in_one_kernel(query, key, value)
+        return _attend(query, key, value) if result is None else result
     heads, tokens = query.shape[1:3]
     shape = (ops.shape(query)[0], heads, tokens, tokens)
     return _attend(query, key, value, kept_places(shape, rate, seed, place))

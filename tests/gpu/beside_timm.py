@@ -3,10 +3,10 @@
     KERAS_BACKEND=jax python -m tests.gpu.beside_timm --variants S/16,B/16
 
 Ours is the model stage alone, on Keras's JAX backend, compiled as a whole with AdamW; timm's is
-compiled by torch.compile, with PyTorch's fused AdamW under autocast. Each takes the largest batch
-of 64, 128, 256, ... that fits, in a process of its own, and both are timed --rounds times in turn.
-"of peak" is the arithmetic of the matrix products against a product of two matrices of 8192 x 8192
-on the same GPU. Prints one JSON object a line. `--who ours` needs no PyTorch.
+compiled by torch.compile, with PyTorch's fused AdamW under autocast. Each is timed in processes of
+its own, --rounds times in turn: first at all of --batches that fit, then at its fastest. "of peak"
+is the arithmetic of the matrix products against the product of two matrices of 8192 x 8192 random
+numbers on the same GPU. Prints one JSON object a line. `--who ours` needs no PyTorch.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from statistics import median
@@ -27,39 +28,47 @@ NAMES = {"Ti/16": "vit_tiny_patch16_224", "S/16": "vit_small_patch16_224",
 CLASSES = 1000
 LEARNING_RATE, DECAY, BETAS, EPSILON = 1e-3, 0.05, (0.9, 0.999), 1e-8
 
-Step = Callable[[], None]  # one update; returns when the device has done it
+Step = Callable[[], Any]  # one update; returns what to wait for
+Contender = tuple[Step, Callable[[Any], None]]  # and how to wait for it
 
 
 def measure(who: str, given: argparse.Namespace) -> dict[str, Any]:
-    """Images a second of one contender at the largest batch that fits."""
+    """Images a second of one contender at the batch where it is fastest."""
     make, peak = (_ours, _jax_peak) if who == "ours" else (_timm, _torch_peak)
-    batches = [given.batch] if given.batch else [64 << i for i in range(7)]
-    best: dict[str, Any] = {}
-    for batch in batches:
+    rates: dict[int, float] = {}
+    for batch in (int(batch) for batch in given.batches.split(",")):
         try:
-            step = make(given.variants, given.image_size, batch)
-            for _ in range(3):
-                step()
+            rates[batch] = batch / _seconds(make(given.variants, given.image_size, batch), given)
         except Exception as error:  # each framework has its own for a full memory
-            if not best:
+            if not rates:
                 raise
             print(f"{who}: {batch} images do not fit: {type(error).__name__}", file=sys.stderr)
             break
-        start_s = time.perf_counter()
-        for _ in range(given.steps):
-            step()
-        rate = given.steps * batch / (time.perf_counter() - start_s)
-        best = {"batch": batch, "images_per_second": rate}
-    return best | {"peak_flops_per_second": peak(given.peak_side)}
+    best = max(rates, key=lambda batch: rates[batch])
+    return {"batch": best, "images_per_second": rates[best], "batches": rates,
+            "peak_flops_per_second": peak(given.peak_side)}  # fmt: skip
 
 
-def _ours(variant: str, size: int, batch: int) -> Step:
+def _seconds(contender: Contender, given: argparse.Namespace) -> float:
+    """Of a step, with steps as in training: none waits for the one before."""
+    step, wait = contender
+    for _ in range(3):
+        wait(step())
+    start_s = time.perf_counter()
+    for _ in range(given.steps - 1):
+        step()
+    wait(step())
+    return (time.perf_counter() - start_s) / given.steps
+
+
+def _ours(variant: str, size: int, batch: int) -> Contender:
     import jax
     import jax.numpy as jnp
 
     from pipeline.config import ModelConfig
     from pipeline.model.vit import build_vit
 
+    _check_attention()
     model = build_vit(ModelConfig(variant=variant, gelu="tanh"), image_size=size,
                       num_classes=CLASSES, dtype="mixed_bfloat16")  # fmt: skip
     images = jax.random.normal(jax.random.key(0), (batch, size, size, 3), jnp.bfloat16)
@@ -88,13 +97,34 @@ def _ours(variant: str, size: int, batch: int) -> Step:
     zeros = [jnp.zeros_like(value) for value in values]
     state = [(jnp.float32(0), values, zeros, [jnp.copy(zero) for zero in zeros])]
 
-    def step() -> None:
-        state[0] = jax.block_until_ready(compiled(state[0], images, labels))
+    def step() -> Any:
+        state[0] = compiled(state[0], images, labels)
+        return state[0]
 
-    return step
+    return step, jax.block_until_ready
 
 
-def _timm(variant: str, size: int, batch: int) -> Step:
+def _check_attention() -> None:
+    """In bfloat16, which may have a kernel of the device's own, against float32, which has none."""
+    import jax
+    import jax.numpy as jnp
+
+    from pipeline.model.attend import attend
+
+    given = [jax.random.normal(jax.random.key(i), (4, 3, 197, 64)) for i in range(4)]
+    query, key, value, upstream = (x.astype("bfloat16").astype("float32") for x in given)
+    found = []
+    for dtype in ("bfloat16", "float32"):
+        parts = (x.astype(dtype) for x in (query / 8, key, value))
+        result, back = jax.vjp(lambda *parts: attend(*parts, 0.0, None, "check"), *parts)
+        found.append([x.astype("float32") for x in (result, *back(upstream.astype(dtype)))])
+    for ours, exact in zip(*found, strict=True):
+        error = jnp.linalg.norm(ours - exact) / jnp.linalg.norm(exact)
+        if not error < 0.01:
+            raise AssertionError(f"attention is off by {float(error):.2g} of its norm")
+
+
+def _timm(variant: str, size: int, batch: int) -> Contender:
     import timm
     import torch
 
@@ -114,40 +144,40 @@ def _timm(variant: str, size: int, batch: int) -> Step:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if device == "cuda":
-            torch.cuda.synchronize()
 
-    return step
+    return step, _torch_wait
+
+
+def _torch_wait(_: Any) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _jax_peak(side: int) -> float:
     import jax
     import jax.numpy as jnp
 
-    matrix = jnp.ones((side, side), jnp.bfloat16)
+    matrix = jax.random.normal(jax.random.key(0), (side, side), jnp.bfloat16)
     product = jax.jit(lambda a: a @ a)
-    return _peak(lambda: jax.block_until_ready(product(matrix)), side)
+    return _peak((lambda: product(matrix), jax.block_until_ready), side)
 
 
 def _torch_peak(side: int) -> float:
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    matrix = torch.ones(side, side, dtype=torch.bfloat16, device=device)
-
-    def product() -> None:
-        matrix @ matrix
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    return _peak(product, side)
+    matrix = torch.randn(side, side, dtype=torch.bfloat16, device=device)
+    return _peak((lambda: matrix @ matrix, _torch_wait), side)
 
 
-def _peak(product: Callable[[], Any], side: int) -> float:
+def _peak(contender: Contender, side: int) -> float:
+    product, wait = contender
     seconds = []
-    for _ in range(6):
+    for _ in range(11):
         start_s = time.perf_counter()
-        product()
+        wait(product())
         seconds.append(time.perf_counter() - start_s)
     return 2 * side**3 / min(seconds[1:])
 
@@ -167,7 +197,7 @@ def main() -> None:
     parser.add_argument("--variants", default="S/16,B/16")
     parser.add_argument("--who", default=",".join(CONTENDERS))
     parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--batch", type=int, help="default: the largest that fits")
+    parser.add_argument("--batches", default="64,128,256,512,1024", help="up to what fits")
     parser.add_argument("--steps", type=int, default=20, help="in each timing")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--peak-side", type=int, default=8192)
@@ -180,23 +210,31 @@ def main() -> None:
         rows: dict[str, list[dict[str, Any]]] = {who: [] for who in given.who.split(",")}
         for _ in range(given.rounds):
             for who, found in rows.items():
-                found.append(_in_a_process(who, variant, given))
+                batches = str(found[0]["batch"]) if found else given.batches
+                found.append(_in_a_process(who, variant, batches, given))
+        peak = max(row["peak_flops_per_second"] for found in rows.values() for row in found)
         for who, found in rows.items():
             rate = median(row["images_per_second"] for row in found)
             reached = operations_per_image(variant, given.image_size) * rate
-            peak = max(row["peak_flops_per_second"] for row in found)
             print(json.dumps({"variant": variant, "who": who, "batch": found[0]["batch"],
                               "images_per_second": rate, "of_peak": reached / peak,
+                              "rounds": [row["images_per_second"] for row in found],
+                              "batches": found[0]["batches"],
                               "peak_flops_per_second": peak}), flush=True)  # fmt: skip
 
 
-def _in_a_process(who: str, variant: str, given: argparse.Namespace) -> dict[str, Any]:
+def _in_a_process(
+    who: str, variant: str, batches: str, given: argparse.Namespace
+) -> dict[str, Any]:
     command = [sys.executable, "-m", "tests.gpu.beside_timm", "--one", who, "--variants", variant]
+    command += ["--batches", batches]
     for name in ("image_size", "steps", "peak_side"):
         command += [f"--{name.replace('_', '-')}", str(getattr(given, name))]
-    if given.batch:
-        command += ["--batch", str(given.batch)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ)
+    # A later round finds what the first compiled, as torch.compile does.
+    kept = os.path.join(tempfile.gettempdir(), "beside_timm_jax")
+    settings = {"JAX_COMPILATION_CACHE_DIR": kept, "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True,
+                          env=settings | os.environ)  # fmt: skip
     return json.loads(done.stdout.splitlines()[-1])
 
 
