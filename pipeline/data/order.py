@@ -22,6 +22,7 @@ SHUFFLE_ROUNDS = 16
 # Keeps the keys of the order apart from the numbers `uniform` draws, whose draw is small.
 _ORDER_STREAM = 0x6F72_6465_72
 
+_WORD = 2**64
 _GOLDEN = 0x9E37_79B9_7F4A_7C15
 _MULTIPLIER_1 = 0xBF58_476D_1CE4_E5B9
 _MULTIPLIER_2 = 0x94D0_49BB_1331_11EB
@@ -38,10 +39,14 @@ def hash64(*words: Word) -> tf.Tensor:
     Returns:
       uint64, in the words' common shape.
     """
-    state = tf.constant(0, tf.uint64)
+    # What is known while the graph is built needs no part of it: that is half of its operations.
+    state: Word = 0
     for word in words:
-        state = _finalise(tf.bitwise.bitwise_xor(state, _as_uint64(word)))
-    return state
+        if isinstance(state, int) and isinstance(word, int):
+            state = _finalise_integer(state ^ word % _WORD)
+        else:
+            state = _finalise(tf.bitwise.bitwise_xor(_as_uint64(state), _as_uint64(word)))
+    return _as_uint64(state)
 
 
 def uniform(seed: Word, epoch: Word, index: Word, draw: int) -> tf.Tensor:
@@ -56,7 +61,7 @@ def uniform(seed: Word, epoch: Word, index: Word, draw: int) -> tf.Tensor:
     Returns:
       float32 [B].
     """
-    # Scalars first: they are hashed once for the batch.
+    # Numbers first: they are hashed once.
     bits = tf.bitwise.right_shift(hash64(seed, draw, epoch, index), tf.constant(40, tf.uint64))
     return tf.cast(tf.cast(bits, tf.int32), tf.float32) * 2.0**-24
 
@@ -88,6 +93,13 @@ def positions_to_examples(
     return epoch, index
 
 
+def _finalise_integer(state: int) -> int:
+    state = (state + _GOLDEN) % _WORD
+    state = (state ^ state >> 30) * _MULTIPLIER_1 % _WORD
+    state = (state ^ state >> 27) * _MULTIPLIER_2 % _WORD
+    return state ^ state >> 31
+
+
 def _finalise(state: tf.Tensor) -> tf.Tensor:
     state += tf.constant(_GOLDEN, tf.uint64)
     state = _xor_shift(state, 30) * tf.constant(_MULTIPLIER_1, tf.uint64)
@@ -102,5 +114,5 @@ def _xor_shift(state: tf.Tensor, bits: int) -> tf.Tensor:
 
 def _as_uint64(word: Word) -> tf.Tensor:
     if isinstance(word, int):
-        return tf.constant(word % 2**64, tf.uint64)
+        return tf.constant(word % _WORD, tf.uint64)
     return tf.cast(word, tf.uint64)
