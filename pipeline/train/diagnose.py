@@ -68,7 +68,7 @@ def _compute(
         bad_here = tf.cast(~tf.math.is_finite(tf.linalg.global_norm(gradients)), tf.int64)
         return in_place(batch["index"]), in_place(~good), mine * bad_here
 
-    @tf.function
+    @tf.function(autograph=False)
     def run(batch: Batch) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         return runtime.run(look, batch)
 

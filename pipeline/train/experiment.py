@@ -275,7 +275,7 @@ class Experiment:
 
     @cached_property
     def _swap_averages(self) -> Any:
-        return tf.function(self.optimizer.swap_averages)
+        return tf.function(self.optimizer.swap_averages, autograph=False)
 
 
 class Opened(NamedTuple):

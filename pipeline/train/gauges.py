@@ -50,7 +50,7 @@ class Gauges:
         """Global norm of the weights, and of their difference to the averages."""
         model, averages = self._experiment.model, self._experiment.optimizer.averages
 
-        @tf.function
+        @tf.function(autograph=False)
         def norms() -> tuple[tf.Tensor, tf.Tensor]:
             weights = [v.value for v in model.variables]
             apart = [v.value - averages[v.path].value for v in model.trainable_variables
@@ -91,7 +91,7 @@ def measure_peak(dtype: str, at_a_time: int = 1) -> float | None:
     """
     side = _PEAK_SIDE["GPU" if tf.config.list_logical_devices("GPU") else "CPU"]
 
-    @tf.function
+    @tf.function(autograph=False)
     def multiply(matrices: list[tf.Tensor]) -> tf.Tensor:
         return tf.add_n([tf.reduce_sum(tf.matmul(matrix, matrix)) for matrix in matrices])
 

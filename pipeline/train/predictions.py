@@ -115,7 +115,7 @@ def _own_rows(experiment: Experiment, split: str, k: int) -> list[list[float]]:
     look = _make_step(experiment, k)
     runtime = experiment.runtime
     if steps > _FEW_BATCHES or runtime.num_replicas > 1 or runtime.parts_at_a_time > 1:
-        look = tf.function(look)
+        look = tf.function(look, autograph=False)
     with experiment.averaged_weights():
         rows = np.concatenate([look(iterator).numpy() for _ in range(steps)])
     return rows[rows[:, 0] > 0].tolist()
@@ -149,6 +149,6 @@ def _make_step(experiment: Experiment, k: int) -> Callable[[Any], tf.Tensor]:
         return tf.reshape(blocks, [-1, 5 + 2 * k])  # [r, b, F] -> [r b, F]
 
     def next_rows(iterator: Any) -> tf.Tensor:
-        return runtime.run(step, next(iterator))
+        return runtime.run(step, iterator.get_next())
 
     return next_rows

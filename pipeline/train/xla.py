@@ -85,7 +85,7 @@ def _time(config: Config, runtime: Runtime, num_classes: int, gradients_of: Grad
         _, gradients = gradients_of(batch, tf.constant(0, tf.int64), runtime.replica_index())
         return tf.linalg.global_norm(gradients)  # a number that needs all of them
 
-    @tf.function
+    @tf.function(autograph=False)
     def once(batch: Batch) -> tf.Tensor:
         return runtime.run(on_replica, batch)
 
