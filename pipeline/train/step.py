@@ -1,8 +1,8 @@
 """One training step and one evaluation step, and the graphs that run several of them.
 
 Nothing is read back from the device inside: sums travel through the loop and are returned once.
-Loops are `tf.while_loop`s and not Python's: AutoGraph, which would rewrite those, rewrites the model
-and all that it calls too, which was a fifth of the time before the first step.
+Loops are `tf.while_loop`s and not Python's: AutoGraph, which would rewrite those, rewrites the
+model and all that it calls too, which was a quarter of the time to trace it (3.6 s of digits).
 """
 
 from __future__ import annotations
