@@ -45,7 +45,7 @@ _PHOTOGRAPHS = ("image_folder", "--photographs", "256", "data.image_size=224")
 SECTIONS = (
     Section("Step", ("step", "--rounds", "3"), "images_per_second"),
     Section("Operations of a step", ("operations",), "of_all"),
-    Section("Loop", ("loop", "--steps", "60"), "share"),
+    Section("Loop", ("loop", "--steps", "50"), "share"),
     Section(
         "Input, small images in memory",
         ("input", "cifar10", "data.source=synthetic", "data.num_examples=50000"),

@@ -19,6 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 LINE_EVERY_S = 10.0
+# Ten, as rich has it, take 2 % of one of the cores that train.
+_REFRESHES_PER_SECOND = 2
 _NARROW = 100  # columns, below which the bar has room for two facts only
 
 
@@ -162,6 +164,7 @@ def _bar(console: Console) -> Progress:
         console=console,
         expand=True,
         transient=True,
+        refresh_per_second=_REFRESHES_PER_SECOND,
     )
 
 
