@@ -20,14 +20,14 @@ from pipeline.plan.cluster import GPUS, Links
 if TYPE_CHECKING:
     from pipeline.plan.scenario import Cluster, Data, Row
 
-# Training and validation images, and classes, of data sets whose size is no secret.
+# Training and validation images, test images and classes of data sets whose size is no secret.
 _KNOWN = {
-    "digits": (1437, 10),
-    "cifar10": (50_000, 10),
-    "cifar100": (50_000, 100),
-    "fashion_mnist": (60_000, 10),
+    "digits": (1430, 367, 10),
+    "cifar10": (50_000, 10_000, 10),
+    "cifar100": (50_000, 10_000, 100),
+    "fashion_mnist": (60_000, 10_000, 10),
 }
-_IMAGENET = (1_281_167, 1000)
+_IMAGENET = (1_281_167, 50_000, 1000)
 _USUAL = (1, 8, 64, 512)
 _BITS = {"mbit": 1e6, "gbit": 1e9}
 _WIRE = 0.95  # of a link's bits are gradients: headers of TCP/IP or RoCE at the usual packet sizes
@@ -157,14 +157,14 @@ def _data(arguments: argparse.Namespace, config: Config) -> Data:
 
     source = config.data.source
     in_memory = source in _KNOWN or source == "synthetic"
-    every, classes = _KNOWN.get(source, (None, None))
+    every, tested, classes = _KNOWN.get(source, (None, 0, None))
     if Path(arguments.recipe).stem.startswith("imagenet"):
-        every, classes = _IMAGENET
+        every, tested, classes = _IMAGENET
     if source == "synthetic":
         classes = config.data.num_classes
         if arguments.images is None:
             held_out = -(-config.data.num_examples // 4)
-            return Data(config.data.num_examples, held_out, classes, in_memory)
+            return Data(config.data.num_examples, held_out, held_out, classes, in_memory)
     every, classes = arguments.images or every, arguments.classes or classes
     if every is None or classes is None:
         raise SettingsError(
@@ -172,7 +172,9 @@ def _data(arguments: argparse.Namespace, config: Config) -> Data:
             "--images 5000 --classes 10"
         )
     held_out = round(every * config.data.validation_fraction)
-    return Data(every - held_out, held_out, classes, in_memory)
+    if arguments.images is not None:
+        tested = held_out  # as good a guess as any, of data that we do not know
+    return Data(every - held_out, held_out, tested, classes, in_memory)
 
 
 def _lines(

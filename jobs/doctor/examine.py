@@ -189,7 +189,7 @@ def _check_training(
     gpus: Sequence[Gpu] | None,
 ) -> None:
     from jobs.doctor import training
-    from pipeline.train.experiment import plan_schedule
+    from pipeline.optim.schedule import plan_schedule
 
     examples = None if source is None else source.splits["train"].num_examples
     found.check("pretrained", training.check_pretrained, config.model)

@@ -11,7 +11,7 @@ import numpy as np
 from jobs.doctor.finding import Finding, error, ok, warning
 from pipeline.config import CheckpointConfig, Config, ModelConfig
 from pipeline.data.augment.mix import GROUP
-from pipeline.data.batch import check_batch
+from pipeline.data.batch import check_batch, check_examples
 from pipeline.data.input import Shard, train_dataset
 from pipeline.data.sources.source import HALF
 from pipeline.data.split import DataSource
@@ -19,8 +19,7 @@ from pipeline.model.architecture import architecture, check_patches
 from pipeline.model.cost import parameters
 from pipeline.model.pretrained.files import read_published
 from pipeline.model.pretrained.fit import check_same_network
-from pipeline.optim.schedule import Schedule
-from pipeline.train.experiment import check_examples, describe_rate
+from pipeline.optim.schedule import Schedule, describe_rate
 from pipeline.train.memory import estimate_memory
 from pipeline.train.run_folder import RunFolder
 

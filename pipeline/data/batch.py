@@ -1,4 +1,4 @@
-"""Which global batches replicas can share."""
+"""Which global batches, and how few examples, replicas can share."""
 
 from __future__ import annotations
 
@@ -31,4 +31,13 @@ def check_batch(config: Config, num_replicas: int) -> None:
         raise SettingsError(
             "train.precision=mixed_float16 is not shown to train right on several replicas. Use "
             "mixed_bfloat16, or distribute.runtime=single"
+        )
+
+
+def check_examples(examples: int, num_replicas: int) -> None:
+    """SettingsError where there are more replicas than training examples."""
+    if examples < num_replicas:
+        raise SettingsError(
+            f"{num_replicas} replicas would train on {examples} example(s): start at most "
+            f"{examples} worker(s)"
         )

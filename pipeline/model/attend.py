@@ -43,10 +43,11 @@ def attend(
 ) -> Tensor:
     """P = softmax(Q K^T) with some of it zeroed, times V [B, n, T, d]: likewise.
 
-    With a value that was scaled by `scale_of_kept(rate)` that is dropout(P) V. The gradient is in
-    closed form: what the softmax's needs of each row of P and its gradient, the sum of their
-    products, is the sum over d of the products of the result and its gradient. So passes over T T
-    numbers fall away, and the scores are not kept.
+    With a value that was scaled by `scale_of_kept(rate)` that is dropout(P) V. Without dropout it
+    is the device's own kernel where there is one (`backend.attention_in_one_kernel`). Else the
+    gradient is in closed form: what the softmax's needs of each row of P and its gradient, the sum
+    of their products, is the sum over d of the products of the result and its gradient. So passes
+    over T T numbers fall away, and the scores are not kept.
 
     Args:
       query: With 1 / sqrt(d) in it.

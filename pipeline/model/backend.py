@@ -30,15 +30,21 @@ def product(
 def attention_in_one_kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor | None:
     """softmax(Q K^T) V [B, n, T, d] by the device's own kernel, or None where there is none.
 
-    JAX has one on NVIDIA GPUs, for 16-bit numbers (cuDNN's); TensorFlow has none.
+    JAX has one (cuDNN's), for 16-bit numbers on NVIDIA GPUs from Ampere on: a training step of B/16
+    with 256 images on an H200 ran at 3,488 images/s with it, and at 2,875 as plain products.
+    TensorFlow has none.
     """
     if keras.backend.backend() != "jax":
         return None
     import jax
 
-    if jax.default_backend() != "gpu" or query.dtype.itemsize != 2:
+    batch, _, tokens, size = query.shape
+    device = jax.devices()[0]
+    on_nvidia = device.platform == "gpu" and "NVIDIA" in device.device_kind
+    if not on_nvidia or float(device.compute_capability) < 8:
         return None
-    batch, _, tokens, _ = query.shape
+    if query.dtype.itemsize != 2 or size % 8 or size > 128:
+        return None
     # JAX 0.11 refuses odd numbers of tokens when it trains: one more, that nobody looks at.
     pad = [(0, 0), (0, tokens % 2), (0, 0), (0, 0)]
     lengths = jax.numpy.full(batch, tokens, "int32") if tokens % 2 else None

@@ -30,8 +30,8 @@ def gelu(x: Tensor, form: Literal["exact", "tanh"]) -> Tensor:
 def layer_norm(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> Tensor:
     """(x - mean) / deviation * gamma + beta over the last axis (Ba et al. 2016, arXiv 1607.06450).
 
-    Computed on rows: TensorFlow sums over one axis faster than over two (forward and back as above,
-    3.6 -> 3.3 ms in float32, the same in bfloat16).
+    Computed on rows: TensorFlow sums over one axis faster than over two (forward and back by 8 % in
+    float32, in bfloat16 as fast).
 
     Args:
       x: [B, ..., D].
@@ -42,7 +42,7 @@ def layer_norm(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> Tensor
 
     @ops.custom_gradient
     def function(x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Callable[..., Any]]:
-        mean = ops.mean(_float32(x), axis=-1, keepdims=True)  # [..., 1]
+        mean = ops.mean(_float32(x), axis=-1, keepdims=True)  # [R, 1]
         centred = _float32(x) - mean
         variance = ops.mean(ops.square(centred), axis=-1, keepdims=True)
         inverse = ops.rsqrt(variance + epsilon)
@@ -60,7 +60,8 @@ def layer_norm(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> Tensor
         return ops.cast(centred * (inverse * gamma) + beta, x.dtype), gradients
 
     rows = ops.reshape(x, (-1, x.shape[-1]))  # [B, ..., D] -> [R, D]
-    return ops.reshape(function(rows, gamma, beta), (-1, *x.shape[1:]))
+    rows = function(rows, gamma, beta)
+    return ops.reshape(rows, (-1, *x.shape[1:]))  # [R, D] -> [B, ..., D]
 
 
 @ops.custom_gradient

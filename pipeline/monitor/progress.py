@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 LINE_EVERY_S = 10.0
-# Ten, as rich has it, take 2 % of one of the cores that train.
+# Ten, as rich has it, take 2 % of a core, and it is one of those that train.
 _REFRESHES_PER_SECOND = 2
 _NARROW = 100  # columns, below which the bar has room for two facts only
 

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import tensorflow as tf
 
-from pipeline.config import OptimConfig
+from pipeline.config import Config, OptimConfig
 
 REFERENCE_BATCH_SIZE = 256
 
@@ -76,4 +76,25 @@ def build_schedule(
         warmup_steps=warmup_steps,
         total_steps=total_steps,
         kind=config.schedule,
+    )
+
+
+def plan_schedule(config: Config, examples: int) -> Schedule:
+    """Learning rate and number of updates of a run on so many training examples."""
+    steps_per_epoch = examples / config.data.global_batch_size
+    return build_schedule(
+        config.optim,
+        global_batch_size=config.data.global_batch_size,
+        total_steps=config.train.max_steps or math.ceil(config.train.epochs * steps_per_epoch),
+        steps_per_epoch=steps_per_epoch,
+    )
+
+
+def describe_rate(config: Config, schedule: Schedule) -> str:
+    """The effective learning rate in words."""
+    optim, batch = config.optim, config.data.global_batch_size
+    return (
+        f"peak learning rate {schedule.peak_lr:.3g} = optim.base_lr {optim.base_lr:g} x "
+        f"{optim.lr_scaling} scaling of batch {batch} / 256, warm-up "
+        f"{schedule.warmup_steps} steps, then {schedule.kind}"
     )

@@ -116,8 +116,7 @@ def training_s(
     work: Work,
     *,
     steps: int,
-    evaluations: int,
-    images: int,
+    evaluated: int,
     start_s: float,
 ) -> float:
     """Seconds from the start to the end of a run.
@@ -126,13 +125,12 @@ def training_s(
       step: Of one update.
       work: Of one update.
       steps: Updates.
-      evaluations: How often the validation images are looked at.
-      images: How many there are.
+      evaluated: Images that are looked at without learning from them.
       start_s: Until the first update.
     """
     # One pass of those that an image of an update takes.
     image_s = (step.arithmetic_s + step.host_s) / work.passes / work.global_batch_size
-    return start_s + steps * step.total_s + evaluations * images * image_s
+    return start_s + steps * step.total_s + evaluated * image_s
 
 
 def smallest_parts(

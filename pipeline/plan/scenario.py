@@ -20,10 +20,11 @@ _KERNELS_A_BLOCK, _KERNELS_A_PARAMETER, _KERNEL_S = 75, 4, 4e-6
 _PARAMETERS_A_BLOCK = 16
 # TensorFlow, cuDNN and NCCL on a GPU, beside what is counted.
 _FRAMEWORK_BYTES = 1.5 * 2**30
-# A core's images a second, README: from JPEG files of 500 x 375 to 224 px, augmented, where the
-# rate goes with the pixels that are decoded and not with the image size; and of CIFAR's size, from
-# memory, with RandAugment.
-_FILES_PER_CORE_AND_SECOND, _ARRAYS_PER_CORE_AND_SECOND = 400.0, 28_000.0
+# What the input takes of a core, README: a JPEG file of 500 x 375, where the time goes with the
+# pixels that are decoded and not with the image size; a pixel from memory; and once more a pixel
+# for each operation of RandAugment (8 ns at 224 px, 14 at 32). Flip and crop are in the first two;
+# mixing, jitter and erasing take less and are left out.
+_FILE_CORE_S, _PIXEL_CORE_S, _RAND_AUGMENT_CORE_S = 1 / 400, 7.3e-9, 11e-9
 _START_S = 60.0
 GIB = 2**30
 
@@ -52,11 +53,13 @@ class Data:
     """How much there is to learn from.
 
     Attributes:
+      test_images: Looked at once at the end, and once more for the report.
       in_memory: Images are arrays, and neither read nor decoded while training.
     """
 
     images: int
     validation_images: int
+    test_images: int
     classes: int
     in_memory: bool = False
 
@@ -149,8 +152,8 @@ def make_plan(
         step,
         work,
         steps=steps,
-        evaluations=_evaluations(config, steps, steps_per_epoch),
-        images=data.validation_images,
+        evaluated=_evaluations(config, steps, steps_per_epoch) * data.validation_images
+        + (1 + config.monitor.report) * data.test_images,
         start_s=_START_S,
     )
     rate = batch / step.total_s
@@ -161,7 +164,6 @@ def make_plan(
         advice = "; ".join(
             filter(None, [advice, f"optim.accumulate_steps={parts}, else too large"])
         )
-    per_core = _ARRAYS_PER_CORE_AND_SECOND if data.in_memory else _FILES_PER_CORE_AND_SECOND
     return Row(
         gpus=gpus,
         batch=batch,
@@ -173,13 +175,20 @@ def make_plan(
         + (sizes["gradients"] if parts > 1 else 0)
         + batch / gpus / parts * sizes["image"]
         + _FRAMEWORK_BYTES,
-        cores_a_node=rate * of_a_node / per_core,
+        cores_a_node=rate * of_a_node * _input_core_s(config, data),
         storage_bytes_per_s=0.0 if data.in_memory else rate * cluster.image_bytes,
         checkpoint_bytes=saved,
         checkpoint_bytes_per_s=saved / _checkpoint_interval_s(config, step, steps_per_epoch),
         bottleneck=bottleneck,
         advice=advice,
     )
+
+
+def _input_core_s(config: Config, data: Data) -> float:
+    """Seconds of one core that an image takes the input stage."""
+    pixels, operations = config.data.image_size**2, config.data.augment.rand_augment_layers
+    read_s = pixels * _PIXEL_CORE_S if data.in_memory else _FILE_CORE_S
+    return read_s + operations * pixels * _RAND_AUGMENT_CORE_S
 
 
 def _sizes(config: Config, data: Data) -> dict[str, float]:

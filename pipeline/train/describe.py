@@ -18,6 +18,7 @@ from rich.table import Table
 from pipeline.config import dump_config
 from pipeline.model.architecture import architecture
 from pipeline.model.cost import count_parameters, count_trained, flops_per_image
+from pipeline.optim.schedule import describe_rate
 from pipeline.train.experiment import Experiment
 from pipeline.train.memory import memory_of
 
@@ -36,7 +37,7 @@ def headline(experiment: Experiment) -> str:
         f"{experiment.total_steps:,} steps of {config.data.global_batch_size} "
         f"({experiment.total_steps / experiment.steps_per_epoch:.4g} epochs) on "
         f"{experiment.runtime.describe()}, {config.train.precision}\n"
-        f"{experiment.describe_rate()}"
+        f"{describe_rate(config, experiment.schedule)}"
     )
 
 

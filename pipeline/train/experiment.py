@@ -16,17 +16,16 @@ import tensorflow as tf
 
 from pipeline.checkpoint.snapshot import Snapshot, read_variables, restore_variables
 from pipeline.config import Config
-from pipeline.data.batch import check_batch
+from pipeline.data.batch import check_batch, check_examples
 from pipeline.data.images import SkippedImages
 from pipeline.data.input import Shard, eval_dataset, train_dataset
 from pipeline.data.sources.source import DataSource, measure_normalization, open_source
 from pipeline.data.split import Colour
 from pipeline.distribute.runtime import Runtime
-from pipeline.errors import SettingsError
 from pipeline.model.vit import build_vit
 from pipeline.optim.optimizer import AdamW, LossScale
 from pipeline.optim.parameters import freeze
-from pipeline.optim.schedule import Schedule, build_schedule
+from pipeline.optim.schedule import Schedule, plan_schedule
 from pipeline.train.metrics import SUMS, mean_metrics
 from pipeline.train.step import (
     TRAIN_SUMS,
@@ -243,10 +242,6 @@ class Experiment:
         groups = self.variables.values()
         self.runtime.broadcast([v.value for group in groups for v in group.values()])
 
-    def describe_rate(self) -> str:
-        """The effective learning rate in words."""
-        return describe_rate(self.config, self.schedule)
-
     @cached_property
     def gradients(self) -> Choice:
         """The gradients as training computes them, with XLA or without."""
@@ -336,33 +331,3 @@ def build(config: Config, runtime: Runtime, opened: Opened | None = None) -> Exp
         schedule.total_steps,
         SkippedImages(),
     )
-
-
-def plan_schedule(config: Config, examples: int) -> Schedule:
-    """Learning rate and number of updates of a run on so many training examples."""
-    steps_per_epoch = examples / config.data.global_batch_size
-    return build_schedule(
-        config.optim,
-        global_batch_size=config.data.global_batch_size,
-        total_steps=config.train.max_steps or math.ceil(config.train.epochs * steps_per_epoch),
-        steps_per_epoch=steps_per_epoch,
-    )
-
-
-def describe_rate(config: Config, schedule: Schedule) -> str:
-    """The effective learning rate in words."""
-    optim, batch = config.optim, config.data.global_batch_size
-    return (
-        f"peak learning rate {schedule.peak_lr:.3g} = optim.base_lr {optim.base_lr:g} x "
-        f"{optim.lr_scaling} scaling of batch {batch} / 256, warm-up "
-        f"{schedule.warmup_steps} steps, then {schedule.kind}"
-    )
-
-
-def check_examples(examples: int, num_replicas: int) -> None:
-    """SettingsError where there are more replicas than training examples."""
-    if examples < num_replicas:
-        raise SettingsError(
-            f"{num_replicas} replicas would train on {examples} example(s): start at most "
-            f"{examples} worker(s)"
-        )

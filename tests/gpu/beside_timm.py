@@ -105,23 +105,28 @@ def _ours(variant: str, size: int, batch: int) -> Contender:
 
 
 def _check_attention() -> None:
-    """In bfloat16, which may have a kernel of the device's own, against float32, which has none."""
+    """The kernel, which takes 16-bit numbers, against plain products in float32."""
     import jax
     import jax.numpy as jnp
 
     from pipeline.model.attend import attend
+    from pipeline.model.backend import attention_in_one_kernel
 
-    given = [jax.random.normal(jax.random.key(i), (4, 3, 197, 64)) for i in range(4)]
-    query, key, value, upstream = (x.astype("bfloat16").astype("float32") for x in given)
-    found = []
-    for dtype in ("bfloat16", "float32"):
-        parts = (x.astype(dtype) for x in (query / 8, key, value))
-        result, back = jax.vjp(lambda *parts: attend(*parts, 0.0, None, "check"), *parts)
-        found.append([x.astype("float32") for x in (result, *back(upstream.astype(dtype)))])
-    for ours, exact in zip(*found, strict=True):
-        error = jnp.linalg.norm(ours - exact) / jnp.linalg.norm(exact)
-        if not error < 0.01:
-            raise AssertionError(f"attention is off by {float(error):.2g} of its norm")
+    for tokens in (196, 197):
+        shape = (4, 3, tokens, 64)
+        given = [jax.random.normal(jax.random.key(i), shape, jnp.bfloat16) for i in range(4)]
+        if jax.devices()[0].platform == "gpu" and attention_in_one_kernel(*given[:3]) is None:
+            raise AssertionError("attention has no kernel on this GPU")
+        query, key, value, upstream = (x.astype("float32") for x in given)
+        found = []
+        for dtype in ("bfloat16", "float32"):
+            parts = (x.astype(dtype) for x in (query / 8, key, value))
+            result, back = jax.vjp(lambda *parts: attend(*parts, 0.0, None, "check"), *parts)
+            found.append([x.astype("float32") for x in (result, *back(upstream.astype(dtype)))])
+        for ours, exact in zip(*found, strict=True):
+            error = jnp.linalg.norm(ours - exact) / jnp.linalg.norm(exact)
+            if not error < 0.02:
+                raise AssertionError(f"attention is off by {float(error):.2g} of its norm")
 
 
 def _timm(variant: str, size: int, batch: int) -> Contender:

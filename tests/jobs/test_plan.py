@@ -29,17 +29,21 @@ def test_a_plan_for_imagenet_adds_up(tmp_path):
         assert picture.width > 600
     # 86,567,656 weights, two moments and averages, in float32.
     assert one["checkpoint_bytes"] == 86_567_656 * 16
-    # Of 1,281,167 images a hundredth is held out; 300 epochs, each with an evaluation and a
-    # checkpoint, which does a third of a training step's arithmetic; a minute to start.
+    # Of 1,281,167 images a hundredth is held out; 300 epochs, each with an evaluation, which does a
+    # third of a training step's arithmetic, and a checkpoint; 50,000 test images at the end and
+    # again for the report; a minute to start.
     trained, held_out = 1_281_167 - 12_812, 12_812
     steps = math.ceil(300 * trained / 1024)
-    seconds = 60 + steps * one["step_s"] + 300 * held_out / (3 * one["images_per_second"])
+    seconds = 60 + steps * one["step_s"]
+    seconds += (300 * held_out + 2 * 50_000) / (3 * one["images_per_second"])
     assert one["training_s"] == pytest.approx(seconds, rel=1e-6)
     epoch_s = trained / many["images_per_second"]
     assert many["checkpoint_bytes_per_s"] == pytest.approx(86_567_656 * 16 / epoch_s)
-    # JPEG files of 110 kB; 400 of them a second and core; eight nodes.
+    # JPEG files of 110 kB; 400 of them a second and core, and two operations of RandAugment of 11
+    # ns a pixel; eight nodes.
+    core_s = 1 / 400 + 2 * 224**2 * 11e-9
     assert many["storage_bytes_per_s"] == pytest.approx(110e3 * many["images_per_second"])
-    assert many["cores_per_node"] == pytest.approx(many["images_per_second"] / 400 / 8)
+    assert many["cores_per_node"] == pytest.approx(many["images_per_second"] * core_s / 8)
 
 
 def test_a_batch_that_does_not_fit_is_planned_in_parts_and_says_so():
@@ -56,7 +60,18 @@ def test_images_in_memory_need_no_storage_and_few_cores():
     for row in rows("cifar10"):
         assert row["storage_bytes_per_s"] == 0
         of_a_node = row["images_per_second"] / math.ceil(row["gpus"] / 8)
-        assert row["cores_per_node"] == pytest.approx(of_a_node / 28_000)
+        core_s = 32**2 * (7.3e-9 + 2 * 11e-9)  # read, and two operations of RandAugment
+        assert row["cores_per_node"] == pytest.approx(of_a_node * core_s)
+
+
+def test_other_images_than_the_known_sets_have_as_many_to_test_on_as_are_held_out():
+    settings = ("--gpus=1", "--images=1000", "--classes=10", "data.validation_fraction=0.1")
+    with_report, without = (
+        rows("cifar10", *settings, f"monitor.report={on}", "train.max_steps=1")[0]
+        for on in ("true", "false")
+    )
+    looked_at_s = 100 / (3 * without["images_per_second"])
+    assert with_report["training_s"] - without["training_s"] == pytest.approx(looked_at_s, rel=1e-3)
 
 
 def test_by_default_only_numbers_are_planned_that_training_takes():

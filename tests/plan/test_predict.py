@@ -81,9 +81,9 @@ def test_efficientnets_published_efficiency_at_16_gpus():
 
 def test_a_run_is_its_start_its_updates_and_its_evaluations():
     step = step_time(2, WORK, FAST)
-    seconds = training_s(step, WORK, steps=100, evaluations=3, images=5000, start_s=60)
+    seconds = training_s(step, WORK, steps=100, evaluated=15_000, start_s=60)
     forward_s = 0.512 / 1024 / 3
-    assert seconds == pytest.approx(60 + 100 * step.total_s + 3 * 5000 * forward_s)
+    assert seconds == pytest.approx(60 + 100 * step.total_s + 15_000 * forward_s)
 
 
 def test_the_fewest_parts_that_fit_are_taken():
