@@ -61,7 +61,7 @@ def uniform(seed: Word, epoch: Word, index: Word, draw: int) -> tf.Tensor:
     Returns:
       float32 [B].
     """
-    # Numbers first: they are hashed once.
+    # What is known beforehand comes first: it is hashed while the graph is built.
     bits = tf.bitwise.right_shift(hash64(seed, draw, epoch, index), tf.constant(40, tf.uint64))
     return tf.cast(tf.cast(bits, tf.int32), tf.float32) * 2.0**-24
 
