@@ -2,6 +2,7 @@
 
     errors       the ways a run can end, each with its exit code
     config       frozen, validated settings; load_config()
+    splitmix     random bits as a function of integers
     data/        where examples come from, their order, augmentation: the tf.data graph
     model/       the Vision Transformer on keras.ops, and the table of variants
     optim/       learning-rate schedule; what is trained; AdamW: clipping, decay, averaged weights
@@ -16,6 +17,6 @@
 
 Imports go one way, and tests/test_architecture.py holds it:
 
-    errors <- config <- data | model | optim | distribute | checkpoint | monitor
+    errors, splitmix <- config <- data | model | optim | distribute | checkpoint | monitor
            <- train | export | plan <- jobs
 """

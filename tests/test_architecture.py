@@ -31,8 +31,8 @@ def imports(path: Path) -> set[str]:
 
 def allowed(here: str) -> set[str]:
     """Which rooms a room may import, itself apart."""
-    base = {"errors", "config"}
-    if here in ("errors", "pipeline"):
+    base = {"errors", "config", "splitmix"}
+    if here in ("errors", "pipeline", "splitmix"):
         return set()
     if here == "config":
         return {"errors"}

@@ -15,6 +15,7 @@ BENCHMARKS = {
     "all": "all but accuracy, written as a page with a picture",
     "checkpoint": "how long a save stops training; writing and restoring beside a plain copy",
     "input": "images a second of the input stage, by stages, beside other ways to do it",
+    "kernels": "pieces of a training step that are not TensorFlow's own, beside those that are",
     "loop": "the training loop beside a bare one: what rows, TensorBoard and checkpoints cost",
     "memory": "what training takes of memory, and what recomputing and smaller parts save and cost",
     "operations": "what the time of a training step goes by, operation by operation",

@@ -26,8 +26,9 @@ waited, helped an operation on another core, or did what has no name.
 On a CPU; on a GPU look at the trace of `monitor.profile_steps` in TensorBoard.
 """
 
-# The kernel's name in a trace: node, and kind of operation.
+# The kernel's name in a trace: node, and kind of operation; or what XLA has compiled.
 _OPERATION = re.compile(r"[^:\s]+:(?P<kind>[A-Za-z_]\w*)$")
+_COMPILED = re.compile("CpuExecutable::Execute")
 _PRODUCTS = re.compile(r"_?(Fused|Mkl|Batch|Native)*_?(MatMul|Conv2D)")
 
 
@@ -135,6 +136,8 @@ def _operations(events: Iterable[Event]) -> Iterator[Event]:
     for event in events:
         if (found := _OPERATION.match(event.name)) is not None:
             yield event._replace(name=found["kind"])
+        elif _COMPILED.match(event.name):
+            yield event._replace(name="XLA's loops")
 
 
 def own_seconds(events: list[Event]) -> Iterator[tuple[str, float]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from keras import ops
 
-from pipeline.model.backend import Tensor, attention_in_one_kernel, fused, product
+from pipeline.model.backend import Tensor, attention_in_one_kernel, fused, product, softmax
 from pipeline.model.dropout import kept_places
 
 
@@ -29,13 +29,8 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 def attention_probabilities(query: Tensor, key: Tensor) -> Tensor:
-    """softmax(Q K^T) for query and key [B, n, T, d]: [B, n, T, T], rows sum to one.
-
-    The softmax is computed in float32 also in mixed precision: the sum over T in bfloat16 would
-    lose what small probabilities add.
-    """
-    scores = ops.cast(product(query, key, transpose_b=True), "float32")
-    return ops.cast(ops.softmax(scores, axis=-1), query.dtype)
+    """softmax(Q K^T) for query and key [B, n, T, d]: [B, n, T, T], rows sum to one."""
+    return softmax(product(query, key, transpose_b=True))
 
 
 def attend(
@@ -76,7 +71,7 @@ def _attend(
     shares = attention_probabilities(query, key)
     dropped = shares
     for kept in masks:
-        dropped = ops.where(kept, shares, ops.zeros((), shares.dtype))
+        dropped = _kept(shares, kept)
     result = product(dropped, value)
 
     def gradients(upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -92,6 +87,10 @@ def _attend(
 
 
 @fused
+def _kept(shares: Tensor, kept: Tensor) -> Tensor:
+    return ops.where(kept, shares, ops.zeros((), shares.dtype))
+
+
 def _row_sums(a: Tensor, b: Tensor) -> Tensor:
     return ops.sum(ops.cast(a, "float32") * ops.cast(b, "float32"), axis=-1, keepdims=True)
 

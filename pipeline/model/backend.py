@@ -5,7 +5,10 @@ Keras's own ways to transposed products and to random bits are detours: copies, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -68,7 +71,8 @@ def random_words(shape: Any, seed: Tensor) -> Tensor:
     """All numbers of 16 bits with equal probability, uint16 of a shape.
 
     Half the work of keras.random's float32 draws; and its seeds are constants of the graph, or
-    variables.
+    variables. TensorFlow's generator takes seven times as long on a CPU as SplitMix64 compiled by
+    XLA (`vit benchmark kernels`), which many numbers come from inside `fusing`.
 
     Args:
       shape: Numbers or scalar tensors.
@@ -81,33 +85,121 @@ def random_words(shape: Any, seed: Tensor) -> Tensor:
     import tensorflow as tf
 
     count = tf.reduce_prod(tf.cast(tf.stack(shape), tf.int64))
-    pairs = tf.random.stateless_uniform(
-        [(count + 1) // 2], seed, minval=None, maxval=None, dtype=tf.uint32
-    )
-    words = tf.reshape(tf.bitcast(pairs, tf.uint16), [-1])  # [m] -> [m, 2] -> [2 m]
+    if _is_worth_compiling(shape):
+        from pipeline.splitmix import stream64
+
+        key = tf.cast(tf.bitcast(seed, tf.int64), tf.uint64)
+        drawn = _compiled(stream64)(key, (count + 3) // 4)
+    else:
+        drawn = tf.random.stateless_uniform(
+            [(count + 1) // 2], seed, minval=None, maxval=None, dtype=tf.uint32
+        )
+    words = tf.reshape(tf.bitcast(drawn, tf.uint16), [-1])  # [m] -> [m, 2 or 4] -> [2 m or 4 m]
     return tf.reshape(words[:count], shape)
 
 
-def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A chain of elementwise operations as one loop, where TensorFlow does bfloat16 on a CPU.
+@contextmanager
+def fusing() -> Iterator[None]:
+    """Where `fused` does it, on a CPU: in training alone, as what is exported must not need XLA."""
+    token = _FUSES.set(True)
+    try:
+        yield
+    finally:
+        _FUSES.reset(token)
 
-    There each operation by itself converts its numbers both ways: compiled by XLA, a training step
-    of the Keras example's network is 10 % faster. With float32 TensorFlow's own operations are as
-    fast, JAX compiles the whole step, and on GPUs nothing was measured. For gradients alone: what
-    is exported must not need XLA.
+
+def fused(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A chain of elementwise operations as one loop of XLA's, for large tensors inside `fusing`.
+
+    TensorFlow's operations go through memory one by one, and in bfloat16 convert their numbers both
+    ways each: a compiled chain takes half the time or less (`vit benchmark kernels`). JAX compiles
+    the whole step, and on GPUs nothing was measured.
     """
 
-    def call(*tensors: Tensor) -> Tensor:
-        if keras.backend.backend() != "tensorflow":
-            return function(*tensors)
-        import tensorflow as tf
-
-        on_cpu = not tf.config.list_physical_devices("GPU")
-        if on_cpu and tensors[0].dtype == tf.bfloat16:
+    def call(*tensors: Tensor) -> Any:
+        if keras.backend.backend() == "tensorflow" and _is_worth_compiling(tensors[0].shape):
             return _compiled(function)(*tensors)
         return function(*tensors)
 
     return call
+
+
+def affine(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+    """x [R, I] times kernel [I, O] plus bias [O].
+
+    With 16 bits TensorFlow on a CPU takes longer to add a bias than for a product of this network's
+    sizes, and longer for the bias's gradient than a product with ones. There a column of ones is
+    put beside x, and the bias below the kernel: one product gives the result, one both gradients,
+    and what is added is added in float32. Forward and back that is 1.4 times as fast (`vit
+    benchmark kernels`). Not where the kernel, which is copied for it, is larger than x.
+    """
+    in_16_bits = keras.backend.backend() == "tensorflow" and x.dtype.size == 2 and not _has_gpu()
+    rows, inputs = x.shape
+    if not in_16_bits or (rows is not None and rows < inputs):
+        # Unlike `+`, this is what TensorFlow joins with the product.
+        return ops.add(ops.matmul(x, kernel), bias)
+    # TensorFlow's custom gradients take tensors, and no variables.
+    return _affine_in_one(x, ops.cast(kernel, x.dtype), ops.cast(bias, x.dtype))
+
+
+def _affine_in_one(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def function(
+        x: Tensor, kernel: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
+        one = tf.ones([tf.shape(x)[0], 1], x.dtype)
+        x_one = tf.concat([x, one], axis=1)  # [R, I + 1]
+
+        def gradients(upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            both = tf.matmul(x_one, upstream, transpose_a=True)  # [I + 1, O]
+            return tf.matmul(upstream, kernel, transpose_b=True), both[:-1], both[-1]
+
+        return tf.matmul(x_one, tf.concat([kernel, bias[tf.newaxis]], axis=0)), gradients
+
+    return function(x, kernel, bias)
+
+
+def softmax(x: Tensor) -> Tensor:
+    """Over the last axis, computed in float32 also in 16 bits.
+
+    The sum over T in bfloat16 would lose what small probabilities add. TensorFlow's own softmax of
+    16 bits computes so with oneDNN, in half the time (`vit benchmark kernels`).
+    """
+    if keras.backend.backend() == "tensorflow" and _softmax_is_in_float32(x.dtype):
+        return ops.softmax(x, axis=-1)
+    return ops.cast(ops.softmax(ops.cast(x, "float32"), axis=-1), x.dtype)
+
+
+@cache
+def _softmax_is_in_float32(dtype: Any) -> bool:
+    """Whether TensorFlow's softmax gives the same with and without a conversion to float32."""
+    import tensorflow as tf
+
+    with tf.init_scope():
+        scores = tf.random.stateless_normal([64, 197], [1, 2], dtype=dtype)
+        exact = tf.cast(tf.nn.softmax(tf.cast(scores, tf.float32)), dtype)
+        return bool(tf.reduce_all(tf.nn.softmax(scores) == exact))
+
+
+# A compilation takes 30 to 150 ms, and of this many numbers saves less than a millisecond a call.
+_FEW_NUMBERS = 2**18
+_FUSES = ContextVar("fuses", default=False)
+
+
+def _is_worth_compiling(shape: Any) -> bool:
+    """Of many numbers; or of who knows how many: MultiWorkerMirrored's batches."""
+    if not _FUSES.get() or _has_gpu():
+        return False
+    known = [size for size in shape if isinstance(size, int)]
+    return len(known) < len(shape) or math.prod(known) >= _FEW_NUMBERS
+
+
+def _has_gpu() -> bool:
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 @cache

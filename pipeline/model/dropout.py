@@ -6,12 +6,13 @@ model folds in a constant of its own, so places draw independently.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from keras import ops
 
-from pipeline.model.backend import Tensor, random_words, seed_dtype
+from pipeline.model.backend import Tensor, fused, random_words, seed_dtype
 from pipeline.model.initial import path_words
 
 _STEPS = 65_536  # what a draw of 16 bits can be
@@ -31,11 +32,21 @@ def dropout(
     """
     if seed is None or rate == 0:
         return x
-    scale, nothing = scale_of_kept(rate), ops.zeros((), x.dtype)
+    scale = ops.full((), scale_of_kept(rate), x.dtype)
     if whole_examples:
         kept = kept_places((ops.shape(x)[0], *[1] * (len(x.shape) - 1)), rate, seed, place)
-        return x * ops.where(kept, ops.full((), scale, x.dtype), nothing)
-    return ops.where(kept_places(ops.shape(x), rate, seed, place), x * scale, nothing)
+        return x * ops.where(kept, scale, ops.zeros((), x.dtype))
+    return _scale_kept(x, kept_places(ops.shape(x), rate, seed, place), scale)
+
+
+@ops.custom_gradient
+def _scale_kept(x: Tensor, kept: Tensor, scale: Tensor) -> tuple[Tensor, Callable[..., Any]]:
+    return _kept(x, kept, scale), lambda upstream: (_kept(upstream, kept, scale), None, None)
+
+
+@fused
+def _kept(x: Tensor, kept: Tensor, scale: Tensor) -> Tensor:
+    return ops.where(kept, x * scale, ops.zeros((), x.dtype))
 
 
 def kept_places(shape: Any, rate: float, seed: Tensor, place: str) -> Tensor:

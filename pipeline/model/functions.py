@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from keras import ops
 
-from pipeline.model.backend import Tensor
+from pipeline.model.backend import Tensor, affine
 
 
 def image_to_patches(images: Tensor, patch_size: int) -> Tensor:
@@ -39,11 +39,10 @@ def image_to_patches(images: Tensor, patch_size: int) -> Tensor:
 def linear(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     """x [..., I] times kernel [I, O] plus bias [O], as one product of two matrices.
 
-    On the CPU this is faster than a batched product with a shared kernel; and `ops.add`, unlike
-    `+`, becomes TensorFlow's BiasAdd, whose gradient is a reduction made for it.
+    On the CPU this is faster than a batched product with a shared kernel.
     """
     flat = ops.reshape(x, (-1, x.shape[-1]))  # [..., I] -> [R, I]
-    flat = ops.add(ops.matmul(flat, kernel), bias)  # [R, I] -> [R, O]
+    flat = affine(flat, kernel, bias)  # [R, I] -> [R, O]
     return ops.reshape(flat, (-1, *x.shape[1:-1], kernel.shape[-1]))  # [R, O] -> [..., O]
 
 

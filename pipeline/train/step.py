@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from pipeline.config import Config
 from pipeline.distribute.runtime import Batch, Runtime
+from pipeline.model.backend import fusing
 from pipeline.optim.optimizer import AdamW, LossScale, clip_scale
 from pipeline.optim.schedule import Schedule
 from pipeline.train.metrics import SUMS, sum_metrics
@@ -153,6 +154,8 @@ def make_gradients(
 
     if xla:
         one_part = tf.function(one_part, jit_compile=True, autograph=False)
+    else:
+        one_part = fusing()(one_part)
 
     def gradients_of(
         batch: Batch, step: tf.Tensor, replica: tf.Tensor

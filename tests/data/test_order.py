@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from pipeline.data.order import hash64, positions_to_examples, uniform
+from pipeline.data.order import positions_to_examples, uniform
 
 SIZES = (1437, 45_000, 1_281_167)
 
@@ -21,15 +21,6 @@ def order(num_examples, epoch, seed=0):
 
 def correlation(a, b):
     return abs(np.corrcoef(a, b)[0, 1])
-
-
-def splitmix64(state):
-    """The published function on Python's unbounded integers."""
-    mask = 2**64 - 1
-    state = (state + 0x9E3779B97F4A7C15) & mask
-    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
-    return state ^ (state >> 31)
 
 
 @pytest.mark.parametrize("num_examples", [1, 2, 3, 5, 64, *SIZES])
@@ -70,21 +61,6 @@ def test_a_batch_runs_on_across_the_end_of_an_epoch():
     epochs, index = positions_to_examples(tf.range(5, 15, dtype=tf.int64), 10, 0)
     assert epochs.numpy().tolist() == [0] * 5 + [1] * 5
     assert index.numpy().tolist() == order(10, 0)[5:].tolist() + order(10, 1)[:5].tolist()
-
-
-def test_the_hash_is_splitmix64_of_its_words():
-    assert int(hash64(0)) == 0xE220A8397B1DCDAF  # the generator's first number from state 0
-    words = (7, 123_456_789, 2**40)
-    state = 0
-    for word in words:
-        state = splitmix64(state ^ word)
-    assert int(hash64(*words)) == state
-    tensors = [tf.constant([word], tf.int64) for word in words]
-    assert hash64(*tensors).numpy().tolist() == [state]
-    assert hash64(words[0], tensors[1], words[2]).numpy().tolist() == [state]
-    # Negative ones are taken modulo 2^64, known beforehand or not.
-    assert int(hash64(-5, 3)) == int(hash64(tf.constant(-5, tf.int64), 3))
-    assert int(hash64(-5, 3)) == splitmix64(splitmix64(2**64 - 5) ^ 3)
 
 
 def test_draws_are_uniform():

@@ -1,0 +1,16 @@
+"""What several of the model's tests need."""
+
+import pytest
+
+from pipeline.model import backend
+
+
+@pytest.fixture(params=["plain", "fused"])
+def how(request, monkeypatch):
+    """As in training, where chains of operations are compiled by XLA; and as everywhere else."""
+    if request.param == "plain":
+        yield
+        return
+    monkeypatch.setattr(backend, "_FEW_NUMBERS", 1)
+    with backend.fusing():
+        yield

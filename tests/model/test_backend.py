@@ -1,0 +1,96 @@
+"""What the backend does its own way on a CPU gives what the plain operations give."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline.model import backend
+from pipeline.model.backend import affine, fused, fusing, random_words, softmax
+from tests.test_splitmix import GOLDEN, WORD, splitmix64
+
+SEED = tf.constant([3, -4], tf.int32)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def compiles(function):
+    """Whether the graph holds a function that must be compiled by XLA."""
+    graph = tf.function(function).get_concrete_function().graph.as_graph_def(add_shapes=False)
+    functions = graph.library.function
+    return any("_XlaMustCompile" in f.attr and f.attr["_XlaMustCompile"].b for f in functions)
+
+
+def test_many_words_are_splitmix64_from_the_seeds_bits():
+    shape = (3, 11, 10_001)  # odd: the last number's bits are not all needed
+    with fusing():
+        words = random_words(shape, SEED).numpy()
+    assert words.dtype == np.uint16
+    assert words.shape == shape
+    key = 3 + (-4 % 2**32 << 32)
+    first = [splitmix64((key + i * GOLDEN) % WORD) for i in range(100)]
+    expected = [number >> 16 * part & 0xFFFF for number in first for part in range(4)]
+    assert words.ravel()[:400].tolist() == expected
+
+
+@pytest.mark.parametrize("shape", [(1000, 1000), (100, 100)])
+def test_words_are_uniform_and_another_seeds_do_not_correlate_with_them(shape):
+    with fusing():
+        one, other = (random_words(shape, tf.constant([1, s])).numpy().ravel() for s in (1, 2))
+    count = len(one)
+    expected = count / 64
+    counts = np.bincount(one >> 10, minlength=64)
+    assert np.sum((counts - expected) ** 2) / expected < 63 + 5 * np.sqrt(2 * 63)
+    for a, b in ((one, other), (one[1:], one[:-1]), (one[4:], one[:-4])):
+        assert abs(np.corrcoef(a, b)[0, 1]) < 5 / np.sqrt(count)
+
+
+def test_only_large_chains_inside_fusing_are_compiled():
+    double = fused(lambda x: x * 2 + 1)
+    small, large = tf.zeros([100]), tf.zeros([2**18])
+    assert not compiles(lambda: double(large))
+    with fusing():
+        assert compiles(lambda: double(large))
+        assert not compiles(lambda: double(small))
+    assert not compiles(lambda: double(large))
+
+
+def test_a_batch_of_unknown_size_is_taken_for_large():
+    unknown = tf.TensorSpec([None, 4])
+    with fusing():
+        assert backend._is_worth_compiling(unknown.shape)
+    assert not backend._is_worth_compiling(unknown.shape)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("rows", [5, 300])  # fewer than inputs, and more
+def test_affine_and_its_gradients_are_those_of_the_formula(rows, dtype):
+    x, kernel, bias, upstream = normal(rows, 12), normal(12, 7, seed=1), normal(7), normal(rows, 7)
+    inputs = [tf.cast(t, dtype) for t in (x, kernel, bias)]
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        y = affine(*inputs)
+    found = [y, *tape.gradient(y, inputs, tf.cast(upstream, dtype))]
+    x, kernel, bias, upstream = (
+        np.asarray(tf.cast(t, "float64")) for t in (*inputs, tf.cast(upstream, dtype))
+    )
+    expected = [x @ kernel + bias, upstream @ kernel.T, x.T @ upstream, upstream.sum(0)]
+    near = {"float32": 1e-5, "bfloat16": 8e-3, "float16": 1e-3}[dtype]
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == dtype
+        np.testing.assert_allclose(tf.cast(a, "float64"), b, rtol=near, atol=near * np.abs(b).max())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_softmax_is_rounded_once(dtype):
+    scores = tf.cast(normal(50, 1000), dtype)
+    exact = np.exp(np.asarray(tf.cast(scores, "float64")))
+    exact /= exact.sum(-1, keepdims=True)
+    near = {"float32": 1e-5, "bfloat16": 2**-8, "float16": 2**-10}[dtype]
+    np.testing.assert_allclose(tf.cast(softmax(scores), "float64"), exact, rtol=near, atol=1e-7)
+
+
+def test_a_softmax_that_adds_in_16_bits_is_not_used(monkeypatch):
+    monkeypatch.setattr(backend, "_softmax_is_in_float32", lambda dtype: False)
+    test_softmax_is_rounded_once("bfloat16")
