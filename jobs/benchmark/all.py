@@ -45,6 +45,7 @@ _PHOTOGRAPHS = ("image_folder", "--photographs", "256", "data.image_size=224")
 SECTIONS = (
     Section("Step", ("step", "--rounds", "3"), "images_per_second"),
     Section("Operations of a step", ("operations",), "of_all"),
+    Section("Pieces of a step", ("kernels",), "milliseconds"),
     Section("Loop", ("loop", "--steps", "50"), "share"),
     Section(
         "Input, small images in memory",
@@ -80,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 _QUICK = {
     "step": ("--cases=keras_example", "--batch=8", "--steps=1", "--rounds=1"),
     "operations": ("digits", "--steps=1"),
+    "kernels": ("--images=8", "--rounds=1"),
     "loop": ("digits", "--steps=4", "--rounds=1"),
     "input": ("--seconds=0.1", "--rounds=1", "data.global_batch_size=8"),
     "scaling": ("--batch=4", "--steps=1", "--rounds=1", "--repeats=1"),

@@ -66,18 +66,24 @@ class Journal:
         self.last_row = kept[-1] if kept else {}
 
     def begin(self, step: int) -> None:
-        """On the chief: shows what the run is, and on a new one draws what it begins with."""
-        board, experiment = self._board, self._experiment
+        """On the chief: shows what the run is."""
+        board, config = self._board, self._experiment.config
         if board is None:
             raise ValueError("rewind must come first")
         starts = self._folder.starts()
         start = starts[-1] if starts else None
-        for title, markdown in start_texts(experiment.config, start).items():
+        for title, markdown in start_texts(config, start).items():
             board.text(title, markdown, step)
-        board.hparams(comparable_settings(experiment))
-        if experiment.config.monitor.pictures and step == 0:
-            # In a thread: a batch must be read for it, and drawing takes about a second.
-            self._drawing = self._pool.submit(lambda: list(first_pictures(experiment)))
+        board.hparams(comparable_settings(self._experiment))
+
+    def draw_beginning(self) -> None:
+        """On the chief: begins to draw what training begins with, in a thread.
+
+        Not before the first steps: it makes a graph of the input stage of its own, and while both
+        were made at a time, the one that training waits for took twice as long.
+        """
+        if self._experiment.config.monitor.pictures:
+            self._drawing = self._pool.submit(lambda: list(first_pictures(self._experiment)))
 
     def end(self, step: int, best_step: int | None) -> None:
         """On the chief: shows the results, and draws what the weights have learned."""

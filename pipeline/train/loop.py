@@ -219,6 +219,8 @@ class Loop:
         stretch = self._experiment.train(
             iterator, np.asarray(progress.sums), steps, progress.bad_steps
         )
+        if self._step == 0 and self._runtime.is_chief:
+            self._journal.draw_beginning()
         if not self._clock.compiled and (why := self._experiment.gradients.why) is not None:
             self._display.message(why)
         self._clock.add(stretch.steps, time.monotonic() - start_s, stretch.seconds)

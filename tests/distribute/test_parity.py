@@ -89,6 +89,16 @@ def test_mirrored_devices_end_with_the_weights_of_one(tmp_path, single, settings
     assert_same_training(single, (ours, rows))
 
 
+def test_mirrored_devices_do_so_with_batches_that_have_compiled_loops(tmp_path):
+    single, two = tmp_path / "single", tmp_path / "two"
+    for folder in (single, two):
+        folder.mkdir()
+    batch = "data.global_batch_size=768"  # 384 images a device: 786,432 numbers that a GELU takes
+    expected = train(single, "distribute.runtime=single", batch)
+    ours = train(two, "distribute.runtime=mirrored", "distribute.cpu_devices=2", batch)
+    assert_same_training(expected, ours)
+
+
 @pytest.mark.skipif(find_spec("horovod") is None, reason="Horovod is not built: `make horovod`")
 @pytest.mark.parametrize(("workers", "xla"), [(2, "never"), (4, "never"), (2, "always")])
 def test_horovod_ends_with_the_weights_of_one_process(tmp_path, single, workers, xla):

@@ -189,6 +189,7 @@ def test_step_times_ours_beside_the_example_in_both_precisions():
      (("step", "--steps=0"), "--steps must be at least 1"),
      (("startup", "--repeats=0"), "--repeats must be at least 1"),
      (("all", "--out=nowhere/page.md"), "nothing can be written in nowhere"),
+     (("kernels", "--images=0"), "--images must be at least 1"),
      (("loop", "--steps=1"), "--steps must be at least 2"),
      (("reduction", "--workers=1"), "--workers takes numbers of 2 or more"),
      (("reduction", "--kib=0"), "--kib takes numbers of 1 or more"),
@@ -226,6 +227,16 @@ def test_tensors_to_reduce_are_all_different():
     tensors = different_tensors([(2, 3), (2, 3), (4,)], tf.constant(0.5))
     assert [tuple(tensor.shape) for tensor in tensors] == [(2, 3), (2, 3), (4,)]
     assert len({float(tf.reshape(tensor, [-1])[0]) for tensor in tensors}) == 3
+
+
+def test_kernels_are_timed_in_two_ways_in_both_precisions():
+    rows = {row["what"]: row for row in json_rows("kernels", "--images=4", "--rounds=1")}
+    assert len(rows) == 2 * 8
+    for name in ("GELU, float32", "attention with dropout, bfloat16", "linear layer, bfloat16"):
+        row = rows[name]
+        assert 0 < row["least"] <= row["milliseconds"] <= row["most"]
+        ratio = row["other_milliseconds"] / row["milliseconds"]
+        assert row["ours_is"] == pytest.approx(ratio)
 
 
 def test_loop_times_the_loop_of_users_and_a_bare_one():

@@ -31,6 +31,16 @@ def test_operations_of_a_kind_are_summed_over_threads_a_step():
     assert rows == [{"operation": "Tanh"} | tanh, {"operation": "MatMul"} | product]
 
 
+def test_what_xla_has_compiled_is_one_kind():
+    events = [
+        Event("ExecutorState::Process", 0.0, 5.0),
+        Event("CpuExecutable::ExecuteAsyncOnStream", 1.0, 3.0),
+        Event("broadcast_select_fusion", 1.5, 2.5),
+    ]
+    (row,) = rows_of([events], available_s=4.0, steps=1)
+    assert (row["operation"], row["seconds"]) == ("XLA's loops", 2.0)
+
+
 def test_a_real_step_updates_each_variable_once_and_is_named_for_the_most_part():
     command = [sys.executable, "-m", "jobs.cli", "benchmark", "operations", "cifar10",
                "data.global_batch_size=32", "--steps=2", "--most=100", "--json"]  # fmt: skip
@@ -41,4 +51,5 @@ def test_a_real_step_updates_each_variable_once_and_is_named_for_the_most_part()
     assert rows["ResourceApplyAdam"]["calls"] == 152
     products = sum(row["of_all"] for row in rows.values() if row["is"] == "matrix product")
     assert products > 0.25
+    assert rows["XLA's loops"]["calls"] > 9 * 2  # each block's GELU, forward and back
     assert 0.6 < sum(row["of_all"] for row in rows.values()) <= 1
