@@ -100,7 +100,10 @@ def random_words(shape: Any, seed: Tensor) -> Tensor:
 
 @contextmanager
 def fusing() -> Iterator[None]:
-    """Where `fused` does it, on a CPU: in training alone, as what is exported must not need XLA."""
+    """Where TensorFlow on a CPU takes the ways that `fused`, `affine` and `softmax` tell of.
+
+    In training alone: what is exported must need neither XLA nor oneDNN.
+    """
     token = _FUSES.set(True)
     try:
         yield
@@ -117,7 +120,7 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def call(*tensors: Tensor) -> Any:
-        if keras.backend.backend() == "tensorflow" and _is_worth_compiling(tensors[0].shape):
+        if _is_worth_compiling(tensors[0].shape):
             return _compiled(function)(*tensors)
         return function(*tensors)
 
@@ -133,9 +136,9 @@ def affine(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     and what is added is added in float32. Forward and back that is 1.4 times as fast (`vit
     benchmark kernels`). Not where the kernel, which is copied for it, is larger than x.
     """
-    in_16_bits = keras.backend.backend() == "tensorflow" and x.dtype.size == 2 and not _has_gpu()
     rows, inputs = x.shape
-    if not in_16_bits or (rows is not None and rows < inputs):
+    in_one = _fuses() and x.dtype.size == 2 and (rows is None or rows >= inputs)
+    if not in_one:
         # Unlike `+`, this is what TensorFlow joins with the product.
         return ops.add(ops.matmul(x, kernel), bias)
     # TensorFlow's custom gradients take tensors, and no variables.
@@ -167,7 +170,7 @@ def softmax(x: Tensor) -> Tensor:
     The sum over T in bfloat16 would lose what small probabilities add. TensorFlow's own softmax of
     16 bits computes so with oneDNN, in half the time (`vit benchmark kernels`).
     """
-    if keras.backend.backend() == "tensorflow" and _softmax_is_in_float32(x.dtype):
+    if _fuses() and _softmax_is_in_float32(x.dtype):
         return ops.softmax(x, axis=-1)
     return ops.cast(ops.softmax(ops.cast(x, "float32"), axis=-1), x.dtype)
 
@@ -190,16 +193,17 @@ _FUSES = ContextVar("fuses", default=False)
 
 def _is_worth_compiling(shape: Any) -> bool:
     """Of many numbers; or of who knows how many: MultiWorkerMirrored's batches."""
-    if not _FUSES.get() or _has_gpu():
-        return False
     known = [size for size in shape if isinstance(size, int)]
-    return len(known) < len(shape) or math.prod(known) >= _FEW_NUMBERS
+    return _fuses() and (len(known) < len(shape) or math.prod(known) >= _FEW_NUMBERS)
 
 
-def _has_gpu() -> bool:
+def _fuses() -> bool:
+    """Whether this is inside `fusing`, and on a CPU."""
+    if not _FUSES.get() or keras.backend.backend() != "tensorflow":
+        return False
     import tensorflow as tf
 
-    return bool(tf.config.list_physical_devices("GPU"))
+    return not tf.config.list_physical_devices("GPU")
 
 
 @cache

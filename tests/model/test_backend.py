@@ -1,5 +1,7 @@
 """What the backend does its own way on a CPU gives what the plain operations give."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -56,6 +58,18 @@ def test_only_large_chains_inside_fusing_are_compiled():
     assert not compiles(lambda: double(large))
 
 
+def test_what_is_done_outside_fusing_needs_no_ones_and_one_softmax_of_float32():
+    x, kernel, bias = (tf.zeros(shape, tf.bfloat16) for shape in ((30, 4), (4, 5), (5,)))
+
+    def kinds():
+        graph = tf.function(lambda: softmax(affine(x, kernel, bias))).get_concrete_function().graph
+        return {op.type for op in graph.get_operations()}
+
+    assert {"BiasAdd", "Cast"} <= kinds()
+    with fusing():
+        assert not {"BiasAdd", "Cast"} & kinds()
+
+
 def test_a_batch_of_unknown_size_is_taken_for_large():
     unknown = tf.TensorSpec([None, 4])
     with fusing():
@@ -68,7 +82,7 @@ def test_a_batch_of_unknown_size_is_taken_for_large():
 def test_affine_and_its_gradients_are_those_of_the_formula(rows, dtype):
     x, kernel, bias, upstream = normal(rows, 12), normal(12, 7, seed=1), normal(7), normal(rows, 7)
     inputs = [tf.cast(t, dtype) for t in (x, kernel, bias)]
-    with tf.GradientTape() as tape:
+    with tf.GradientTape() as tape, fusing():
         tape.watch(inputs)
         y = affine(*inputs)
     found = [y, *tape.gradient(y, inputs, tf.cast(upstream, dtype))]
@@ -88,7 +102,10 @@ def test_softmax_is_rounded_once(dtype):
     exact = np.exp(np.asarray(tf.cast(scores, "float64")))
     exact /= exact.sum(-1, keepdims=True)
     near = {"float32": 1e-5, "bfloat16": 2**-8, "float16": 2**-10}[dtype]
-    np.testing.assert_allclose(tf.cast(softmax(scores), "float64"), exact, rtol=near, atol=1e-7)
+    for inside in (nullcontext(), fusing()):
+        with inside:
+            found = tf.cast(softmax(scores), "float64")
+        np.testing.assert_allclose(found, exact, rtol=near, atol=1e-7)
 
 
 def test_a_softmax_that_adds_in_16_bits_is_not_used(monkeypatch):
