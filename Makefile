@@ -35,7 +35,7 @@ benchmark-accuracy: $(VENV)/installed-test
 	$(BIN)/vit benchmark accuracy --data "$(DATA)" $(ACCURACY)
 
 # Workers on hosts behind links of known bandwidth, beside what `vit plan`'s model predicts; as root.
-# make check-plan CHECK="--workers 2 --mbit 200,1000"
+# make check-plan CHECK="--compute waits --workers 2 --mbit 200,1000"
 check-plan: $(VENV)/installed-test horovod
 	$(BIN)/python -m tests.plan.check_shaped_links $(CHECK)
 

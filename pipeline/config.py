@@ -257,7 +257,7 @@ class TrainConfig(_Stage):
     xla: Literal["auto", "always", "never"] = _setting(
         "auto",
         "compile a step's forward and backward pass with XLA; auto: on one GPU what is faster, "
-        "timed at the start; else not (README)",
+        "timed at the start; on a CPU the chains of operations in it alone (README)",
         free=True,
     )
     deterministic: bool = _setting(False, "the same bits from run to run, at some speed")

@@ -23,7 +23,6 @@ def main(arguments: Sequence[str]) -> None:
     recipe, steps, *settings = arguments
     config = load_config(recipe, ["distribute.runtime=single", "data.source=synthetic",
                                   "data.resize=none", "data.augment.resized_crop_min_area=null",
-                                  "train.xla=never",
                                   *settings])  # fmt: skip
     import_tensorflow()
     import tensorflow as tf
@@ -33,6 +32,9 @@ def main(arguments: Sequence[str]) -> None:
     from pipeline.train.memory import memory_of
     from pipeline.train.step import empty_train_sums
 
+    if tf.config.list_physical_devices("GPU") and config.train.xla == "auto":
+        train = config.train.model_copy(update={"xla": "never"})  # it would try both, and hold more
+        config = config.model_copy(update={"train": train})
     runtime = start(config.distribute)
     # Something is computed first: TensorFlow's threads and libraries come with it.
     tf.reduce_sum(tf.matmul(tf.ones([512, 512]), tf.ones([512, 512]))).numpy()

@@ -21,14 +21,15 @@ _EPILOG = """\
 What the time of a training step goes by, operation by operation, on random images that lie in
 memory: from TensorFlow's trace of --steps steps. An operation's time is its own, without that of
 operations inside it. "of all" is the part of the time of all cores: what is missing to 100 % they
-waited, helped an operation on another core, or did what has no name.
+waited, helped an operation on another core, or did what has no name. "XLA's loops" are chains of
+operations that were compiled.
 
 On a CPU; on a GPU look at the trace of `monitor.profile_steps` in TensorBoard.
 """
 
 # The kernel's name in a trace: node, and kind of operation; or what XLA has compiled.
 _OPERATION = re.compile(r"[^:\s]+:(?P<kind>[A-Za-z_]\w*)$")
-_COMPILED = re.compile("CpuExecutable::Execute")
+_COMPILED = "CpuExecutable::ExecuteAsyncOnStream"
 _PRODUCTS = re.compile(r"_?(Fused|Mkl|Batch|Native)*_?(MatMul|Conv2D)")
 
 
@@ -136,7 +137,7 @@ def _operations(events: Iterable[Event]) -> Iterator[Event]:
     for event in events:
         if (found := _OPERATION.match(event.name)) is not None:
             yield event._replace(name=found["kind"])
-        elif _COMPILED.match(event.name):
+        elif event.name == _COMPILED:
             yield event._replace(name="XLA's loops")
 
 

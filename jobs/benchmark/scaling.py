@@ -158,7 +158,7 @@ def _config(kind: Kind, config: Config, batch: int, on_cpu: bool) -> Config:
     tree["data"] |= {
         "source": "synthetic", "global_batch_size": images, "num_examples": 8 * images,
     }  # fmt: skip
-    if tree["train"]["xla"] == "auto":  # each would choose for itself
+    if tree["train"]["xla"] == "auto" and not on_cpu:  # each would choose for itself
         tree["train"]["xla"] = "never"
     tree["distribute"]["runtime"] = "single" if kind.runtime == "apart" else kind.runtime
     if on_cpu:

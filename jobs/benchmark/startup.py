@@ -19,7 +19,8 @@ from pipeline.errors import PipelineError, Stopped
 _EPILOG = """\
 From the command to the beginning of the first step, of a new run and of one that goes on:
   TensorFlow   its import and Keras's
-  tracing      the first call of the training graph, without the steps that it then does
+  tracing      the first call of the training graph, XLA's compilation in its first step included;
+               without what the second step takes
   ours         the rest: Python, settings, data, model, checkpoint, run folder, the first batch
 Beside them, how soon `vit --help` and a wrong setting are answered, and an empty Python.
 Medians of --repeats starts.

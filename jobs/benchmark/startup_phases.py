@@ -48,9 +48,11 @@ def watch(stations: dict[str, float]) -> None:
             stretch = train(experiment, *arguments)
             if "stretch_begins" not in stations:
                 stations["stretch_begins"], stations["stretch_ends"] = begins, now_s()
-                step_s, input_wait_s = stretch.seconds[:, :2].sum(axis=0)
-                stations["steps"] = float(step_s - input_wait_s)
-                stations["input"] = float(input_wait_s)
+                # The first stretch is one step, in which XLA compiles its loops; another step takes
+                # what a step takes.
+                stations["input"] = float(stretch.seconds[:, 1].sum())
+                again = train(experiment, *arguments).seconds
+                stations["steps"] = float((again[:, 0] - again[:, 1]).sum())
                 os.kill(os.getpid(), signal.SIGTERM)
             return stretch
 

@@ -26,8 +26,8 @@ Images a second of training steps on random images that lie in memory: forward a
 clipping where the recipe has it, and the optimizer. The contenders take turns, each in a process of
 its own that has made its graph before; figures are medians, with the smallest and the largest.
 
-  ours       this pipeline's step, with train.xla=never
-  ours-xla   the same with train.xla=always
+  ours       this pipeline's step, as it is
+  ours-xla   with train.xla=always
   example    the Keras example's layers with Keras's AdamW, by model.fit (case keras_example)
   keras-hub  keras_hub.models.ViTImageClassifier of the same sizes by model.fit, where keras-hub is
              installed (not case keras_example: its heads are longer than keras-hub's can be)
@@ -127,7 +127,7 @@ def _config(case: Case, precision: str, batch: int) -> Config:
                  "global_batch_size": batch},
         "model": {"variant": case.variant},
         "optim": {"weight_decay": 0.1, "lr_scaling": "none"},
-        "train": {"precision": _PRECISIONS[precision], "xla": "never"},
+        "train": {"precision": _PRECISIONS[precision], "xla": "auto"},
         "distribute": {"runtime": "single"},
     }  # fmt: skip
     return parse_config(tree, "vit benchmark step")

@@ -71,7 +71,7 @@ def _attend(
     shares = attention_probabilities(query, key)
     dropped = shares
     for kept in masks:
-        dropped = _kept(shares, kept)
+        dropped = _where_kept(shares, kept)
     result = product(dropped, value)
 
     def gradients(upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -87,11 +87,12 @@ def _attend(
 
 
 @fused
-def _kept(shares: Tensor, kept: Tensor) -> Tensor:
+def _where_kept(shares: Tensor, kept: Tensor) -> Tensor:
     return ops.where(kept, shares, ops.zeros((), shares.dtype))
 
 
 def _row_sums(a: Tensor, b: Tensor) -> Tensor:
+    # Not compiled: of so few numbers a row XLA's sum takes half as long again in float32.
     return ops.sum(ops.cast(a, "float32") * ops.cast(b, "float32"), axis=-1, keepdims=True)
 
 

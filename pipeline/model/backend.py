@@ -85,11 +85,11 @@ def random_words(shape: Any, seed: Tensor) -> Tensor:
     import tensorflow as tf
 
     count = tf.reduce_prod(tf.cast(tf.stack(shape), tf.int64))
-    if _is_worth_compiling(shape):
-        from pipeline.splitmix import stream64
+    if _compiles(shape):
+        from pipeline.splitmix import hash64, stream64
 
-        key = tf.cast(tf.bitcast(seed, tf.int64), tf.uint64)
-        drawn = _compiled(stream64)(key, (count + 3) // 4)
+        # Hashed: streams of keys that are near each other would be one, shifted.
+        drawn = _compiled(stream64)(hash64(seed[0], seed[1]), (count + 3) // 4)
     else:
         drawn = tf.random.stateless_uniform(
             [(count + 1) // 2], seed, minval=None, maxval=None, dtype=tf.uint32
@@ -112,15 +112,15 @@ def fusing() -> Iterator[None]:
 
 
 def fused(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A chain of elementwise operations as one loop of XLA's, for large tensors inside `fusing`.
+    """A chain of operations as loops of XLA's, for large tensors inside `fusing`.
 
     TensorFlow's operations go through memory one by one, and in bfloat16 convert their numbers both
-    ways each: a compiled chain takes half the time or less (`vit benchmark kernels`). JAX compiles
-    the whole step, and on GPUs nothing was measured.
+    ways each: with one thread an operation, GELU and dropout take half the time so (`vit benchmark
+    kernels`). JAX compiles the whole step, and on GPUs nothing was measured.
     """
 
     def call(*tensors: Tensor) -> Any:
-        if _is_worth_compiling(tensors[0].shape):
+        if _compiles(tensors[0].shape):
             return _compiled(function)(*tensors)
         return function(*tensors)
 
@@ -130,38 +130,32 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
 def affine(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     """x [R, I] times kernel [I, O] plus bias [O].
 
-    With 16 bits TensorFlow on a CPU takes longer to add a bias than for a product of this network's
-    sizes, and longer for the bias's gradient than a product with ones. There a column of ones is
-    put beside x, and the bias below the kernel: one product gives the result, one both gradients,
-    and what is added is added in float32. Forward and back that is 1.4 times as fast (`vit
-    benchmark kernels`). Not where the kernel, which is copied for it, is larger than x.
+    In bfloat16 TensorFlow on a CPU takes longer to add a bias than for the product of a narrow
+    network's layer, and longer for the bias's gradient than for a product with ones. There a column
+    of ones is put beside x, and the bias below the kernel: one product gives the result, one both
+    gradients, and what is added is added in float32. Forward and back that is 1.4 times as fast
+    (`vit benchmark kernels`). Not where the kernel, which is copied for it, is larger than x.
     """
-    rows, inputs = x.shape
-    in_one = _fuses() and x.dtype.size == 2 and (rows is None or rows >= inputs)
-    if not in_one:
+    rows, _ = x.shape
+    outputs = kernel.shape[1]
+    if not _fuses() or x.dtype != "bfloat16" or (rows is not None and rows < outputs):
         # Unlike `+`, this is what TensorFlow joins with the product.
         return ops.add(ops.matmul(x, kernel), bias)
     # TensorFlow's custom gradients take tensors, and no variables.
     return _affine_in_one(x, ops.cast(kernel, x.dtype), ops.cast(bias, x.dtype))
 
 
-def _affine_in_one(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
-    import tensorflow as tf
+@ops.custom_gradient
+def _affine_in_one(
+    x: Tensor, kernel: Tensor, bias: Tensor
+) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
+    x_one = ops.concatenate([x, ops.ones_like(x[:, :1])], axis=1)  # [R, I + 1]
 
-    @tf.custom_gradient
-    def function(
-        x: Tensor, kernel: Tensor, bias: Tensor
-    ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
-        one = tf.ones([tf.shape(x)[0], 1], x.dtype)
-        x_one = tf.concat([x, one], axis=1)  # [R, I + 1]
+    def gradients(upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        both = product(x_one, upstream, transpose_a=True)  # [I + 1, O]
+        return product(upstream, kernel, transpose_b=True), both[:-1], both[-1]
 
-        def gradients(upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            both = tf.matmul(x_one, upstream, transpose_a=True)  # [I + 1, O]
-            return tf.matmul(upstream, kernel, transpose_b=True), both[:-1], both[-1]
-
-        return tf.matmul(x_one, tf.concat([kernel, bias[tf.newaxis]], axis=0)), gradients
-
-    return function(x, kernel, bias)
+    return product(x_one, ops.concatenate([kernel, bias[None]], axis=0)), gradients
 
 
 def softmax(x: Tensor) -> Tensor:
@@ -170,7 +164,7 @@ def softmax(x: Tensor) -> Tensor:
     The sum over T in bfloat16 would lose what small probabilities add. TensorFlow's own softmax of
     16 bits computes so with oneDNN, in half the time (`vit benchmark kernels`).
     """
-    if _fuses() and _softmax_is_in_float32(x.dtype):
+    if x.dtype == "float32" or (_fuses() and _softmax_is_in_float32(x.dtype)):
         return ops.softmax(x, axis=-1)
     return ops.cast(ops.softmax(ops.cast(x, "float32"), axis=-1), x.dtype)
 
@@ -191,8 +185,8 @@ _FEW_NUMBERS = 2**18
 _FUSES = ContextVar("fuses", default=False)
 
 
-def _is_worth_compiling(shape: Any) -> bool:
-    """Of many numbers; or of who knows how many: MultiWorkerMirrored's batches."""
+def _compiles(shape: Any) -> bool:
+    """Inside `fusing`, of many numbers; or of who knows how many: MultiWorkerMirrored's batches."""
     known = [size for size in shape if isinstance(size, int)]
     return _fuses() and (len(known) < len(shape) or math.prod(known) >= _FEW_NUMBERS)
 
@@ -203,7 +197,7 @@ def _fuses() -> bool:
         return False
     import tensorflow as tf
 
-    return not tf.config.list_physical_devices("GPU")
+    return not tf.config.list_logical_devices("GPU")
 
 
 @cache

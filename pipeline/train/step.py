@@ -131,7 +131,8 @@ def make_gradients(
     replicas is the gradient of the mean. With `optim.accumulate_steps` the batch goes through the
     model in parts, and only one part's activations are held at a time; each of them in `at_a_time`
     parts, which are computed side by side. What is dropped is drawn for each part. With `xla`, XLA
-    compiles what is done to a part, and gives all of its gradients at once.
+    compiles what is done to a part, and gives all of its gradients at once; without, on a CPU, it
+    compiles chains of operations (`backend.fusing`), unless `train.xla` is never.
     """
     in_turn = config.optim.accumulate_steps
     global_batch_size = config.data.global_batch_size
@@ -154,7 +155,7 @@ def make_gradients(
 
     if xla:
         one_part = tf.function(one_part, jit_compile=True, autograph=False)
-    else:
+    elif config.train.xla != "never":
         one_part = fusing()(one_part)
 
     def gradients_of(

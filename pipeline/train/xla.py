@@ -40,9 +40,9 @@ def choose(
 ) -> Choice:
     """What `train.xla` comes to on this device.
 
-    `auto` is XLA where that is faster, on one GPU. Not with several replicas: what XLA compiles
-    gives all gradients at its end, when nothing is left to compute while they are summed. Nor where
-    the same bits are asked for, which no clock may decide.
+    `auto` is the whole of it by XLA where that is faster, on one GPU. Not with several replicas:
+    what XLA compiles gives all gradients at its end, when nothing is left to compute while they are
+    summed. Nor where the same bits are asked for, which no clock may decide.
 
     Args:
       config: Of the run.

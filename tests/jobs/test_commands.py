@@ -145,6 +145,17 @@ def test_tensorboard_reads_the_curves(finished):
         np.testing.assert_allclose([v for _, v in got], [v for _, v in expected], rtol=1e-6)
 
 
+def test_tensorboard_has_the_first_batch_and_what_was_learned(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, _ = finished
+    events = EventAccumulator(str(folder / "tensorboard" / "train")).Reload()
+    shown = {e.step for tag in ("first batch", "patches") for e in events.Tensors(tag)}
+    assert shown == {0}
+    last = max(row["step"] for row in rows(folder) if row["split"] == "train")
+    assert [e.step for e in events.Tensors("positions")] == [last]
+
+
 def test_predict_names_five_classes_and_goes_on_past_an_unreadable_file(finished, tmp_path):
     from sklearn.datasets import load_digits
 

@@ -43,7 +43,8 @@ def test_what_xla_has_compiled_is_one_kind():
 
 def test_a_real_step_updates_each_variable_once_and_is_named_for_the_most_part():
     command = [sys.executable, "-m", "jobs.cli", "benchmark", "operations", "cifar10",
-               "data.global_batch_size=32", "--steps=2", "--most=100", "--json"]  # fmt: skip
+               "data.global_batch_size=32", "distribute.intra_op_threads=1",
+               "--steps=2", "--most=100", "--json"]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = {row["operation"]: row for row in map(json.loads, done.stdout.splitlines())}
@@ -51,5 +52,7 @@ def test_a_real_step_updates_each_variable_once_and_is_named_for_the_most_part()
     assert rows["ResourceApplyAdam"]["calls"] == 152
     products = sum(row["of_all"] for row in rows.values() if row["is"] == "matrix product")
     assert products > 0.25
-    assert rows["XLA's loops"]["calls"] > 9 * 2  # each block's GELU, forward and back
+    # Of the 32 images as a whole: of each block's GELU and norms, forward and back, and the last
+    # block's are no less.
+    assert rows["XLA's loops"]["calls"] >= 9 * 6
     assert 0.6 < sum(row["of_all"] for row in rows.values()) <= 1

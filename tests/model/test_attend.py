@@ -23,7 +23,7 @@ def plain(query, key, value, rate):
     return tf.einsum("bnts,bnsd->bntd", shares, value)
 
 
-@pytest.mark.usefixtures("how")
+@pytest.mark.usefixtures("plain_and_compiled")
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 def test_result_and_gradients_are_those_of_the_formula(rate):
     inputs, upstream = [normal(i) for i in range(3)], normal(3)
@@ -37,7 +37,7 @@ def test_result_and_gradients_are_those_of_the_formula(rate):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.usefixtures("how")
+@pytest.mark.usefixtures("plain_and_compiled")
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 def test_bfloat16_is_close_to_float32(rate):
     inputs, upstream = [normal(i) for i in range(3)], normal(3)

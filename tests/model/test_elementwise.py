@@ -16,7 +16,7 @@ def normal(*shape, seed=0, scale=1.0):
     return (scale * np.random.default_rng(seed).normal(size=shape)).astype("float32")
 
 
-@pytest.mark.usefixtures("how")
+@pytest.mark.usefixtures("plain_and_compiled")
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("form", ["exact", "tanh"])
 def test_gelu_and_its_gradient_are_those_of_the_definition(form, dtype):
@@ -42,16 +42,18 @@ def test_gelu_and_its_gradient_are_those_of_the_definition(form, dtype):
         slope = share + value * change / (2 * np.cosh(inner) ** 2)
     y, gradient = both(x)
     assert y.dtype == gradient.dtype == x.dtype
+    # XLA's erf is 1e-7 off where it is -1, which is times x here.
     near = {"rtol": TOLERANCE[dtype], "atol": TOLERANCE[dtype] / 2}
     np.testing.assert_allclose(tf.cast(y, tf.float64), value * share, **near)
     np.testing.assert_allclose(tf.cast(gradient, tf.float64), above * slope, **near)
 
 
-@pytest.mark.usefixtures("how")
+@pytest.mark.usefixtures("plain_and_compiled")
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_layer_norm_and_its_gradients_are_those_of_keras(dtype):
-    x = tf.cast(normal(3, 5, 64, scale=3) + 1, dtype)
-    upstream = tf.cast(normal(3, 5, 64, seed=1), dtype)
+    shape = (3, 50, 64)
+    x = tf.cast(normal(*shape, scale=3) + 1, dtype)
+    upstream = tf.cast(normal(*shape, seed=1), dtype)
     gamma, beta = tf.constant(1 + normal(64, seed=2)), tf.constant(normal(64, seed=3))
     stock = keras.layers.LayerNormalization(
         epsilon=1e-6, dtype="float32" if dtype == "float32" else "mixed_bfloat16"

@@ -151,6 +151,7 @@ def test_the_class_token_comes_first_and_the_positions_of_all_are_learned() -> N
     np.testing.assert_allclose(layer(y) - y, np.tile(layer.positions, (3, 1, 1)), atol=1e-6)
 
 
+@pytest.mark.usefixtures("plain_and_compiled")
 def test_dropout_zeroes_the_given_part_and_scales_the_rest() -> None:
     y = np.asarray(dropout(np.ones((400, 500), "float32"), 0.25, seed(1), "place"))
     zeros = np.mean(y == 0)
@@ -158,6 +159,7 @@ def test_dropout_zeroes_the_given_part_and_scales_the_rest() -> None:
     np.testing.assert_allclose(y[y != 0], 1 / 0.75, rtol=1e-6)
 
 
+@pytest.mark.usefixtures("plain_and_compiled")
 def test_dropout_keeps_its_rate_in_bfloat16() -> None:
     # 128 steps below one would make 13/128 = 0.1016 of it.
     y = dropout(ops.ones((1000, 1000), "bfloat16"), 0.1, seed(1), "place")
@@ -172,6 +174,7 @@ def test_without_seed_or_rate_nothing_is_dropped() -> None:
     assert dropout(x, 0.0, seed(1), "place") is x
 
 
+@pytest.mark.usefixtures("plain_and_compiled")
 @pytest.mark.parametrize("dtype", ["int32", "int64", "uint32"])
 def test_masks_are_a_function_of_seed_and_place(dtype: str) -> None:
     def mask(first: int, second: int, place: str) -> np.ndarray:

@@ -30,6 +30,7 @@ def gradients_of(recompute: bool, dtype: str) -> tuple[VisionTransformer, Any]:
     return model, gradients
 
 
+@pytest.mark.usefixtures("plain_and_compiled")
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_gradients_are_the_same_also_where_something_is_dropped(dtype: str) -> None:
     (model, plain), (_, again) = (gradients_of(recompute, dtype) for recompute in (False, True))

@@ -8,9 +8,9 @@ other, the gradients' size and the bandwidth, and predicts the step; the exit co
 prediction is within --tolerance of the measured median.
 
 What a worker does until it has gradients is one of two, of --compute. "network": it trains the
-network for CIFAR, on a core of its own; asked for alone, also where workers share a core, which the
-model does not know. "waits": it waits as long as a step is to take, as the host of a GPU does, and
-the cores are left to the sums.
+network for CIFAR, on a core of its own. Workers that share a core wait for each other, which the
+model does not know: they are left out, unless --compute is "network" alone. "waits": it waits as
+long as a step is to take, as the host of a GPU does, and the cores are left to the sums.
 """
 
 import argparse
@@ -42,7 +42,8 @@ HEADER = (
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--compute", default="network,waits")
+    parser.add_argument("--compute", default="network,waits",
+                        choices=["network,waits", "network", "waits"])  # fmt: skip
     parser.add_argument("--workers", default="2,4,8")
     parser.add_argument("--mbit", default="200,500,1000")
     parser.add_argument("--batch", type=int, default=32, help="images a worker")
@@ -58,6 +59,7 @@ def main():
     worst, cores = 0.0, len(os.sched_getaffinity(0))
     for compute, workers in product(given.compute.split(","), map(int, given.workers.split(","))):
         if compute == "network" and workers > cores and given.compute != "network":
+            print(f"{compute:<9}{workers:>7}   left out: they would share {cores} cores")
             continue
         with closing(Switch(workers)) as switch:
             for mbit in map(float, given.mbit.split(",")):

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline.distribute.single import SingleRuntime
+from pipeline.model import backend
 from pipeline.train.xla import choose
 from tests.train.experiments import tiny, tiny_config
 
@@ -41,11 +42,13 @@ def test_compiled_gradients_are_those_that_are_not(tmp_path, precision, toleranc
         assert tf.norm(a - b) <= tolerance * scale
 
 
+@pytest.mark.parametrize("xla", ["never", "auto", "always"])
 @pytest.mark.parametrize("recompute", ["false", "true"])
-def test_what_is_dropped_is_the_same_on_the_way_back(tmp_path, recompute):
+def test_what_is_dropped_is_the_same_on_the_way_back(tmp_path, monkeypatch, recompute, xla):
+    monkeypatch.setattr(backend, "_FEW_NUMBERS", 1)
     # The derivative in the direction of the gradient is its norm, where the same is dropped again.
     experiment = with_a_head(
-        tiny(tmp_path, "train.xla=always", "model.dropout=0.3", "model.attention_dropout=0.3",
+        tiny(tmp_path, f"train.xla={xla}", "model.dropout=0.3", "model.attention_dropout=0.3",
              "model.stochastic_depth=0.3", f"train.recompute={recompute}")
     )  # fmt: skip
     batch = next(experiment.train_iterator(0))
@@ -61,8 +64,10 @@ def test_what_is_dropped_is_the_same_on_the_way_back(tmp_path, recompute):
     np.testing.assert_allclose((losses[0] - losses[1]) / 0.02, norm, rtol=0.01)
 
 
-def test_other_steps_drop_other_places(tmp_path):
-    experiment = with_a_head(tiny(tmp_path, "train.xla=always", "model.dropout=0.3"))
+@pytest.mark.parametrize("xla", ["auto", "always"])
+def test_other_steps_drop_other_places(tmp_path, monkeypatch, xla):
+    monkeypatch.setattr(backend, "_FEW_NUMBERS", 1)
+    experiment = with_a_head(tiny(tmp_path, f"train.xla={xla}", "model.dropout=0.3"))
     batch = next(experiment.train_iterator(0))
     function = tf.function(gradients_of(experiment))
     steps = [tf.constant(step, tf.int64) for step in (5, 6, 5)]
@@ -70,14 +75,26 @@ def test_other_steps_drop_other_places(tmp_path):
     assert losses[0] == losses[2] != losses[1]
 
 
-def test_xla_compiles_a_part_only_where_it_is_asked_to(tmp_path):
-    for xla, compiles in (("never", False), ("auto", False), ("always", True)):
-        experiment = tiny(tmp_path, f"train.xla={xla}")
-        batch = next(experiment.train_iterator(0))
-        traced = tf.function(gradients_of(experiment)).get_concrete_function(batch, STEP, REPLICA)
-        functions = traced.graph.as_graph_def().library.function
-        marked = any(f.attr["_XlaMustCompile"].b for f in functions)
-        assert marked == compiles, xla
+@pytest.mark.parametrize(
+    ("xla", "few", "compiles"),
+    [
+        ("never", 1, set()),
+        ("auto", 2**18, set()),
+        ("auto", 1, {"call"}),
+        ("always", 1, {"one_part"}),
+    ],
+)
+def test_xla_compiles_a_part_or_chains_in_it_where_it_is_asked_to(
+    tmp_path, monkeypatch, xla, few, compiles
+):
+    monkeypatch.setattr(backend, "_FEW_NUMBERS", few)
+    experiment = tiny(tmp_path, f"train.xla={xla}")
+    batch = next(experiment.train_iterator(0))
+    traced = tf.function(gradients_of(experiment)).get_concrete_function(batch, STEP, REPLICA)
+    functions = traced.graph.as_graph_def().library.function
+    found = {f.signature.name for f in functions if f.attr["_XlaMustCompile"].b}
+    whole = any("one_part" in name for name in found)
+    assert (whole, bool(found)) == ("one_part" in compiles, bool(compiles)), found
 
 
 def slow(seconds):
