@@ -79,8 +79,9 @@ class Journal:
     def draw_beginning(self) -> None:
         """On the chief: begins to draw what training begins with, in a thread.
 
-        Not before the first steps: it makes a graph of the input stage of its own, and while both
-        were made at a time, the one that training waits for took twice as long.
+        Not before the first step: it makes a graph of the input stage of its own, and while both
+        were made at a time, the one that training waits for took twice as long. The next steps
+        share the cores with it for a second or two.
         """
         if self._experiment.config.monitor.pictures:
             self._drawing = self._pool.submit(lambda: list(first_pictures(self._experiment)))
