@@ -71,8 +71,8 @@ def random_words(shape: Any, seed: Tensor) -> Tensor:
     """All numbers of 16 bits with equal probability, uint16 of a shape.
 
     Half the work of keras.random's float32 draws; and its seeds are constants of the graph, or
-    variables. TensorFlow's generator takes seven times as long on a CPU as SplitMix64 compiled by
-    XLA (`vit benchmark kernels`), which many numbers come from inside `fusing`.
+    variables. TensorFlow's generator takes five to seven times as long on a CPU as SplitMix64
+    compiled by XLA (`vit benchmark kernels`), which many numbers come from inside `fusing`.
 
     Args:
       shape: Numbers or scalar tensors.

@@ -3,9 +3,9 @@
 What Keras composes of small operations keeps the result of each for the gradient, and goes through
 all of them once more on the way back. Here the input is kept, and of a norm two numbers a row. Both
 ways are computed in float32 whatever the numbers are: as fast on a CPU, where each operation on
-bfloat16 converts its numbers both ways by itself. In training on a CPU
-each way is compiled (`backend.fused`); with norms compiled too, a step of the Keras example's
-network on two cores was 2 % faster in float32 and 6 % in bfloat16.
+bfloat16 converts its numbers both ways by itself. In training on a CPU each way is compiled
+(`backend.fused`); with norms compiled too, a step of the Keras example's network on two cores was
+2 % faster in float32 and 6 % in bfloat16.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ from pipeline.model import backend
 def plain_and_compiled(request, monkeypatch):
     """As in training, where chains of operations are compiled by XLA; and as everywhere else."""
     if request.param == "plain":
-        yield
+        yield request.param
         return
     monkeypatch.setattr(backend, "_FEW_NUMBERS", 1)
     with backend.fusing():
         assert backend._compiles((1,))
-        yield
+        yield request.param
