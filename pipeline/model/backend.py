@@ -71,7 +71,7 @@ def random_words(shape: Any, seed: Tensor) -> Tensor:
     """All numbers of 16 bits with equal probability, uint16 of a shape.
 
     Half the work of keras.random's float32 draws; and its seeds are constants of the graph, or
-    variables. TensorFlow's generator takes five to seven times as long on a CPU as SplitMix64
+    variables. TensorFlow's generator takes three to seven times as long on a CPU as SplitMix64
     compiled by XLA (`vit benchmark kernels`), which many numbers come from inside `fusing`.
 
     Args:
@@ -115,8 +115,8 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     """A chain of operations as loops of XLA's, for large tensors inside `fusing`.
 
     TensorFlow's operations go through memory one by one, and in bfloat16 convert their numbers both
-    ways each: with one thread an operation, GELU and dropout take half the time so (`vit benchmark
-    kernels`). JAX compiles the whole step, and on GPUs nothing was measured.
+    ways each: with one thread an operation, GELU and dropout take about half the time (`vit
+    benchmark kernels`). JAX compiles the whole step, and on GPUs nothing was measured.
     """
 
     def call(*tensors: Tensor) -> Any:
