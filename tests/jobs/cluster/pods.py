@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -154,9 +155,10 @@ class Pod:
         return None if code is None else code if code >= 0 else 128 - code
 
     def terminate(self):
-        """SIGTERM to process 1, as a kubelet does first."""
-        (first,) = self._children(self.process.pid)
-        os.kill(first, signal.SIGTERM)
+        """SIGTERM to process 1, as a kubelet does first; nothing if it has just ended by itself."""
+        for first in self._children(self.process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(first, signal.SIGTERM)
 
     def delete(self):
         """As a kubelet does it: preStop, then SIGTERM."""
