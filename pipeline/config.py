@@ -390,6 +390,16 @@ class Config(_Stage):
             )
         return self
 
+    @model_validator(mode="after")
+    def _random_crops_are_resized(self) -> Config:
+        if self.data.resize == "none" and self.data.augment.resized_crop_min_area is not None:
+            raise ValueError(
+                "data.augment.resized_crop_min_area cuts boxes of any size out of the images, and "
+                "data.resize=none leaves them so: set data.resize=squash or crop, or the former to "
+                "null"
+            )
+        return self
+
     @property
     def run_dir(self) -> Path:
         """The run folder; `load_config` has put the default in place."""

@@ -9,8 +9,10 @@ References:
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 _WORD = 2**64
@@ -18,26 +20,28 @@ _GOLDEN = 0x9E37_79B9_7F4A_7C15
 _MULTIPLIER_1 = 0xBF58_476D_1CE4_E5B9
 _MULTIPLIER_2 = 0x94D0_49BB_1331_11EB
 
-Word: TypeAlias = "int | tf.Tensor"
+Known: TypeAlias = "int | npt.NDArray[np.integer[Any]]"
+Word: TypeAlias = "Known | tf.Tensor"
 
 
 def hash64(*words: Word) -> tf.Tensor:
     """A 64-bit hash of integers, element by element.
 
     Args:
-      *words: Integers or integer tensors, broadcast against one another; their order matters.
+      *words: Integers, arrays of them or integer tensors, broadcast against one another; their
+        order matters.
 
     Returns:
       uint64, in the words' common shape.
     """
     # What is known while the graph is built needs no part of it: that is half of its operations.
-    state: Word = 0
-    for word in words:
-        if isinstance(state, int) and isinstance(word, int):
-            state = _finalise_integer(state ^ word % _WORD)
-        else:
-            state = _finalise(tf.bitwise.bitwise_xor(_as_uint64(state), _as_uint64(word)))
-    return _as_uint64(state)
+    known, rest = np.array(0, np.uint64), list(words)
+    while rest and not tf.is_tensor(rest[0]):
+        known = _finalise_known(known ^ _known_uint64(rest.pop(0)))
+    state = tf.constant(known)
+    for word in rest:
+        state = _finalise(tf.bitwise.bitwise_xor(state, _as_uint64(word)))
+    return state
 
 
 def stream64(key: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
@@ -54,11 +58,18 @@ def stream64(key: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     return _finalise(key + steps * tf.constant(_GOLDEN, tf.uint64))
 
 
-def _finalise_integer(state: int) -> int:
-    state = (state + _GOLDEN) % _WORD
-    state = (state ^ state >> 30) * _MULTIPLIER_1 % _WORD
-    state = (state ^ state >> 27) * _MULTIPLIER_2 % _WORD
-    return state ^ state >> 31
+def _known_uint64(word: Known) -> npt.NDArray[np.uint64]:
+    if isinstance(word, int):
+        return np.array(word % _WORD, np.uint64)
+    return word.astype(np.uint64)
+
+
+def _finalise_known(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    with np.errstate(over="ignore"):  # modulo 2**64 is what is wanted
+        state = state + np.uint64(_GOLDEN)
+        state = (state ^ state >> np.uint64(30)) * np.uint64(_MULTIPLIER_1)
+        state = (state ^ state >> np.uint64(27)) * np.uint64(_MULTIPLIER_2)
+    return state ^ state >> np.uint64(31)
 
 
 def _finalise(state: tf.Tensor) -> tf.Tensor:
@@ -74,6 +85,4 @@ def _xor_shift(state: tf.Tensor, bits: int) -> tf.Tensor:
 
 
 def _as_uint64(word: Word) -> tf.Tensor:
-    if isinstance(word, int):
-        return tf.constant(word % _WORD, tf.uint64)
-    return tf.cast(word, tf.uint64)
+    return tf.cast(word, tf.uint64) if tf.is_tensor(word) else tf.constant(_known_uint64(word))

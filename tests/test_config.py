@@ -75,6 +75,7 @@ def test_a_wrong_setting_is_named_with_what_to_do(recipe, override, message):
     [
         ("a: [", "not valid YAML"),
         ("- 1", "must hold settings"),
+        ("data: {resize: none, augment: {resized_crop_min_area: 0.2}}", "data.resize=squash or"),
         ("base: recipe.yaml", "itself"),
         ("base: nowhere.yaml", "cannot read the recipe"),
     ],

@@ -27,6 +27,9 @@ def test_the_hash_is_splitmix64_of_its_words():
     tensors = [tf.constant([word], tf.int64) for word in words]
     assert hash64(*tensors).numpy().tolist() == [state]
     assert hash64(words[0], tensors[1], words[2]).numpy().tolist() == [state]
+    several = hash64(words[0], np.array([[words[1]], [5]]), tensors[2])
+    assert several.shape == (2, 1)
+    assert several.numpy()[0].tolist() == [state]
     # Negative ones are taken modulo 2^64, known beforehand or not.
     assert int(hash64(-5, 3)) == int(hash64(tf.constant(-5, tf.int64), 3))
     assert int(hash64(-5, 3)) == splitmix64(splitmix64(2**64 - 5) ^ 3)

@@ -9,13 +9,13 @@ import math
 
 import tensorflow as tf
 
-from pipeline.data.order import uniform
+from pipeline.data.order import uniforms
 
 _TRIES = 10
 _ASPECT = (3 / 4, 4 / 3)
 
 # augment.py, rand_augment.py and mix.py count their draws from 0, 100 and 1000.
-_AREA, _RATIO, _TOP, _LEFT = 200, 200 + _TRIES, 200 + 2 * _TRIES, 201 + 2 * _TRIES
+_DRAWS = range(200, 200 + 2 * _TRIES + 2)  # areas, aspect ratios, top, left
 
 
 def whole_box(sizes: tf.Tensor) -> tf.Tensor:
@@ -54,14 +54,12 @@ def random_box(
       Szegedy et al., https://arxiv.org/abs/1409.4842, section 6; torchvision's RandomResizedCrop
       is the form that recipes mean.
     """
-
-    def draw(first: int) -> tf.Tensor:
-        return tf.stack([uniform(seed, epoch, index, first + t) for t in range(_TRIES)], axis=1)
-
+    drawn = tf.transpose(uniforms(seed, epoch, index, _DRAWS))  # [B, draws]
+    area_draw, aspect_draw, top_draw, left_draw = tf.split(drawn, [_TRIES, _TRIES, 1, 1], axis=1)
     height, width = (tf.cast(sizes[:, i : i + 1], tf.float32) for i in (0, 1))  # [B, 1]
-    area = height * width * (min_area + draw(_AREA) * (1.0 - min_area))  # [B, tries]
+    area = height * width * (min_area + area_draw * (1.0 - min_area))  # [B, tries]
     low, high = (math.log(ratio) for ratio in _ASPECT)
-    aspect = tf.exp(low + draw(_RATIO) * (high - low))
+    aspect = tf.exp(low + aspect_draw * (high - low))
     tried_width, tried_height = tf.round(tf.sqrt(area * aspect)), tf.round(tf.sqrt(area / aspect))
     fits = (tf.minimum(tried_width, tried_height) >= 1.0) & (tried_width <= width)
     fits &= tried_height <= height
@@ -73,8 +71,8 @@ def random_box(
     box_width = tf.where(found, tf.gather(tried_width, first, batch_dims=1), box_width[:, 0])
     box_height = tf.where(found, tf.gather(tried_height, first, batch_dims=1), box_height[:, 0])
     spare_height, spare_width = height[:, 0] - box_height, width[:, 0] - box_width
-    top = tf.floor(uniform(seed, epoch, index, _TOP) * (spare_height + 1.0))
-    left = tf.floor(uniform(seed, epoch, index, _LEFT) * (spare_width + 1.0))
+    top = tf.floor(top_draw[:, 0] * (spare_height + 1.0))
+    left = tf.floor(left_draw[:, 0] * (spare_width + 1.0))
     top = tf.where(found, top, tf.floor(spare_height / 2.0))
     left = tf.where(found, left, tf.floor(spare_width / 2.0))
     return tf.cast(tf.stack([top, left, box_height, box_width], axis=1), tf.int32)

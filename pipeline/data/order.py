@@ -6,6 +6,9 @@ of workers and threads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import tensorflow as tf
 
 from pipeline.splitmix import Word, hash64
@@ -14,24 +17,26 @@ from pipeline.splitmix import Word, hash64
 # correlate by 0.68 at 45,000 examples; 16 rounds are at chance (tests/data/test_order.py).
 SHUFFLE_ROUNDS = 16
 
-# Keeps the keys of the order apart from the numbers `uniform` draws, whose draw is small.
+# Keeps the keys of the order apart from the numbers `uniforms` draws, whose draws are small.
 _ORDER_STREAM = 0x6F72_6465_72
 
 
-def uniform(seed: Word, epoch: Word, index: Word, draw: int) -> tf.Tensor:
+def uniforms(seed: Word, epoch: Word, index: Word, draws: Sequence[int]) -> tf.Tensor:
     """Random numbers in [0, 1), each a multiple of 2**-24, so exact in float32.
 
     Args:
       seed: The run's seed.
       epoch: int64 [B].
       index: int64 [B], the example in its data set.
-      draw: Which of the numbers of this example in this epoch, counted from 0.
+      draws: Which of the numbers of an example in an epoch, counted from 0; together, since a graph
+        of one hash is made sooner than one of n.
 
     Returns:
-      float32 [B].
+      float32 [n, B].
     """
     # What is known beforehand comes first: it is hashed while the graph is built.
-    bits = tf.bitwise.right_shift(hash64(seed, draw, epoch, index), tf.constant(40, tf.uint64))
+    hashed = hash64(seed, np.array(draws)[:, np.newaxis], epoch, index)
+    bits = tf.bitwise.right_shift(hashed, tf.constant(40, tf.uint64))
     return tf.cast(tf.cast(bits, tf.int32), tf.float32) * 2.0**-24
 
 

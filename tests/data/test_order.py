@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from pipeline.data.order import positions_to_examples, uniform
+from pipeline.data.order import positions_to_examples, uniforms
 
 SIZES = (1437, 45_000, 1_281_167)
 
@@ -64,7 +64,7 @@ def test_a_batch_runs_on_across_the_end_of_an_epoch():
 
 
 def test_draws_are_uniform():
-    values = uniform(0, 0, tf.range(100_000, dtype=tf.int64), 0).numpy()
+    values = uniforms(0, 0, tf.range(100_000, dtype=tf.int64), [0]).numpy()[0]
     assert values.dtype == np.float32
     assert values.min() >= 0
     assert values.max() < 1
@@ -75,21 +75,22 @@ def test_draws_are_uniform():
 
 def test_draws_of_neighbours_are_independent():
     index = tf.range(100_000, dtype=tf.int64)
-    base = uniform(0, 0, index, 0).numpy()
+    base, other_draw = uniforms(0, 0, index, [0, 1]).numpy()
     others = {
-        "draw": uniform(0, 0, index, 1),
-        "epoch": uniform(0, 1, index, 0),
-        "seed": uniform(1, 0, index, 0),
-        "index": uniform(0, 0, index + 1, 0),
+        "draw": other_draw,
+        "epoch": uniforms(0, 1, index, [0]).numpy()[0],
+        "seed": uniforms(1, 0, index, [0]).numpy()[0],
+        "index": uniforms(0, 0, index + 1, [0]).numpy()[0],
     }
     for name, other in others.items():
-        assert stats.pearsonr(base, other.numpy()).pvalue > 1e-3, name
-        cells = (base * 16).astype(int) * 16 + (other.numpy() * 16).astype(int)
+        assert stats.pearsonr(base, other).pvalue > 1e-3, name
+        cells = (base * 16).astype(int) * 16 + (other * 16).astype(int)
         assert stats.chisquare(np.bincount(cells, minlength=256)).pvalue > 1e-3, name
 
 
 def test_a_draw_depends_on_its_arguments_only():
     index = tf.constant([3, 1, 4, 1, 5], tf.int64)
-    batch = uniform(2, tf.fill([5], tf.constant(6, tf.int64)), index, 1).numpy()
-    alone = [uniform(2, 6, index[i : i + 1], 1).numpy()[0] for i in range(5)]
-    assert batch.tolist() == alone
+    batch = uniforms(2, tf.fill([5], tf.constant(6, tf.int64)), index, [7, 1]).numpy()
+    alone = [uniforms(2, 6, index[i : i + 1], [1]).numpy()[0, 0] for i in range(5)]
+    assert batch.shape == (2, 5)
+    assert batch[1].tolist() == alone

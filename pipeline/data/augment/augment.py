@@ -12,13 +12,14 @@ from pipeline.data.augment import color
 from pipeline.data.augment.erase import erase
 from pipeline.data.augment.groups import change_by_group
 from pipeline.data.augment.rand_augment import rand_augment
-from pipeline.data.order import uniform
+from pipeline.data.order import uniforms
 
 # The draw of each random number. A new augmentation takes a new number: reusing one would
 # correlate two changes, and renumbering would change what an existing recipe trains.
-_FLIP, _CROP_TOP, _CROP_LEFT, _ANGLE, _ZOOM_HEIGHT, _ZOOM_WIDTH = range(6)
-_BRIGHTNESS, _CONTRAST, _SATURATION, _ONE_OF_THREE, _BLUR = range(6, 11)
-_ERASE, _ERASED_AREA, _ERASED_ASPECT, _ERASED_TOP, _ERASED_LEFT = range(11, 16)
+_DRAWS = range(11)
+_FLIP, _CROP_TOP, _CROP_LEFT, _ANGLE, _ZOOM_HEIGHT, _ZOOM_WIDTH = _DRAWS[:6]
+_BRIGHTNESS, _CONTRAST, _SATURATION, _ONE_OF_THREE, _BLUR = _DRAWS[6:]
+_ERASE_DRAWS = range(11, 16)  # whether, area, aspect, top, left
 
 _BLUR_RADIUS = (0.1, 2.0)  # of DeiT III, in pixels
 
@@ -38,34 +39,31 @@ def augment(
     Returns:
       uint8 [B, H, W, 3], or float32 in 0..255 where images were rotated or zoomed.
     """
-
-    def draw(number: int) -> tf.Tensor:
-        return uniform(seed, epoch, index, number)
-
+    drawn = tf.unstack(uniforms(seed, epoch, index, _DRAWS))
     if config.flip:
-        images = flip(images, draw(_FLIP) < 0.5)
+        images = flip(images, drawn[_FLIP] < 0.5)
     if config.crop_padding:
-        images = crop(images, draw(_CROP_TOP), draw(_CROP_LEFT), config.crop_padding)
+        images = crop(images, drawn[_CROP_TOP], drawn[_CROP_LEFT], config.crop_padding)
     if config.rand_augment_layers:
         images = rand_augment(
             images, config.rand_augment_layers, config.rand_augment_magnitude, seed, epoch, index
         )
     if config.three_augment:
         low, high = _BLUR_RADIUS
-        choice = tf.cast(draw(_ONE_OF_THREE) * 3.0, tf.int32)
-        images = color.three_augment(images, choice, low + draw(_BLUR) * (high - low))
+        choice = tf.cast(drawn[_ONE_OF_THREE] * 3.0, tf.int32)
+        images = color.three_augment(images, choice, low + drawn[_BLUR] * (high - low))
     if config.color_jitter:
-
-        def factor(number: int) -> tf.Tensor:
-            return 1.0 + (2.0 * draw(number) - 1.0) * config.color_jitter
-
-        images = color.jitter(images, factor(_BRIGHTNESS), factor(_CONTRAST), factor(_SATURATION))
+        factors = [
+            1.0 + (2.0 * drawn[number] - 1.0) * config.color_jitter
+            for number in (_BRIGHTNESS, _CONTRAST, _SATURATION)
+        ]
+        images = color.jitter(images, *factors)
     if config.rotation or config.zoom:
         images = rotate_and_zoom(
             images,
-            angle=(2.0 * draw(_ANGLE) - 1.0) * (2.0 * math.pi * config.rotation),
-            height_zoom=1.0 + (2.0 * draw(_ZOOM_HEIGHT) - 1.0) * config.zoom,
-            width_zoom=1.0 + (2.0 * draw(_ZOOM_WIDTH) - 1.0) * config.zoom,
+            angle=(2.0 * drawn[_ANGLE] - 1.0) * (2.0 * math.pi * config.rotation),
+            height_zoom=1.0 + (2.0 * drawn[_ZOOM_HEIGHT] - 1.0) * config.zoom,
+            width_zoom=1.0 + (2.0 * drawn[_ZOOM_WIDTH] - 1.0) * config.zoom,
         )
     return images
 
@@ -85,10 +83,7 @@ def erase_some(
     Returns:
       As `images`.
     """
-    chosen, *places = (
-        uniform(seed, epoch, index, number)
-        for number in (_ERASE, _ERASED_AREA, _ERASED_ASPECT, _ERASED_TOP, _ERASED_LEFT)
-    )
+    chosen, *places = tf.unstack(uniforms(seed, epoch, index, _ERASE_DRAWS))
     return erase(images, chosen < probability, *places)
 
 

@@ -11,13 +11,13 @@ import tensorflow as tf
 from scipy.special import betaincinv
 
 from pipeline.config import DataConfig
-from pipeline.data.order import uniform
+from pipeline.data.order import uniforms
 
 # Examples that are mixed with one another.
 GROUP = 2
 
 # augment.py counts its draws from 0.
-_MIXUP_LAMBDA, _CUTMIX_LAMBDA, _CUTMIX_ROW, _CUTMIX_COLUMN, _SWITCH, _MIXED = range(1000, 1006)
+_DRAWS = range(1000, 1006)  # mixup's part, CutMix's part, row, column, which of both, whether
 
 # Knots of the quantile function between which it is taken as straight.
 _KNOTS = 4096
@@ -64,26 +64,26 @@ def mix(
     Returns:
       images and target, as they came.
     """
-
-    def draw(number: int) -> tf.Tensor:
-        # One number for both of a pair: it belongs to the first.
-        return tf.repeat(uniform(seed, epoch[::GROUP], index[::GROUP], number), GROUP)
-
+    # One number for both of a pair: it belongs to the first.
+    drawn = uniforms(seed, epoch[::GROUP], index[::GROUP], _DRAWS)
+    mixup_part, cutmix_part, row, column, switch, mixed = tf.unstack(
+        tf.repeat(drawn, GROUP, axis=1)
+    )
     height, width = images.shape[1:3]
     keep = tf.ones_like(index, tf.float32)
     own = tf.ones([1, height, width, 1])  # how much of each pixel is the image's own
     if config.mixup_alpha:
-        keep = beta_quantile(config.mixup_alpha, draw(_MIXUP_LAMBDA))
+        keep = beta_quantile(config.mixup_alpha, mixup_part)
         own = keep[:, tf.newaxis, tf.newaxis, tf.newaxis]
     if config.cutmix_alpha:
-        wanted = beta_quantile(config.cutmix_alpha, draw(_CUTMIX_LAMBDA))
-        box = cutmix_box(wanted, draw(_CUTMIX_ROW), draw(_CUTMIX_COLUMN), height, width)
+        wanted = beta_quantile(config.cutmix_alpha, cutmix_part)
+        box = cutmix_box(wanted, row, column, height, width)
         probability = config.cutmix_probability if config.mixup_alpha else 1.0
-        cut = draw(_SWITCH) < probability
+        cut = switch < probability
         # The box is cut off at the border, so its true area counts.
         keep = tf.where(cut, 1.0 - tf.reduce_mean(box, axis=[1, 2, 3]), keep)
         own = tf.where(cut[:, tf.newaxis, tf.newaxis, tf.newaxis], 1.0 - box, own)
-    alone = ~swap_partners(readable) | (draw(_MIXED) >= config.mix_probability)
+    alone = ~swap_partners(readable) | (mixed >= config.mix_probability)
     keep = tf.where(alone, 1.0, keep)
     own = tf.where(alone[:, tf.newaxis, tf.newaxis, tf.newaxis], 1.0, own)
     return blend_partners(images, own), blend_partners(target, keep[:, tf.newaxis])

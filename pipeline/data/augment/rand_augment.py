@@ -18,7 +18,7 @@ import tensorflow as tf
 from pipeline.data.augment import color, levels
 from pipeline.data.augment.affine import resample
 from pipeline.data.augment.groups import change_by_group
-from pipeline.data.order import uniform
+from pipeline.data.order import uniforms
 
 OPERATIONS = (
     "identity", "autocontrast", "equalize", "posterize", "solarize", "brightness", "contrast",
@@ -57,12 +57,18 @@ def rand_augment(
     Returns:
       As `images`.
     """
-    for layer in range(layers):
-        draw = uniform(seed, epoch, index, _FIRST_DRAW + 2 * layer)
-        operation = tf.cast(draw * len(OPERATIONS), tf.int32)
-        sign = uniform(seed, epoch, index, _FIRST_DRAW + 2 * layer + 1) < 0.5
-        strength = tf.where(sign, -magnitude, magnitude) / LARGEST_MAGNITUDE
-        images = apply(images, operation, strength)
+    draws = range(_FIRST_DRAW, _FIRST_DRAW + 2 * layers)
+    drawn = tf.reshape(uniforms(seed, epoch, index, draws), [layers, 2, -1])
+    operations = tf.cast(drawn[:, 0] * len(OPERATIONS), tf.int32)  # [layers, B]
+    strengths = tf.where(drawn[:, 1] < 0.5, -magnitude, magnitude) / LARGEST_MAGNITUDE
+
+    def change(layer: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return layer + 1, apply(images, operations[layer], strengths[layer])
+
+    # A loop in the graph, since the operations' part of it takes a quarter of a second to make.
+    _, images = tf.while_loop(
+        lambda layer, _: layer < layers, change, (tf.constant(0), images), parallel_iterations=1
+    )
     return images
 
 
