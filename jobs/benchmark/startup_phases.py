@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,13 @@ def watch(stations: dict[str, float]) -> None:
         stations["import_ends"] = now_s()
         from pipeline.train.experiment import Experiment
 
-        train = Experiment.train
+        train, make_iterator = Experiment.train, Experiment.train_iterator
+
+        def watched_iterator(experiment: Experiment, start_step: int) -> Iterator[Any]:
+            stations["input_graph_begins"] = now_s()
+            iterator = make_iterator(experiment, start_step)
+            stations["input_graph_ends"] = now_s()
+            return iterator
 
         def watched_train(experiment: Experiment, *arguments: Any) -> Any:
             begins = now_s()
@@ -57,6 +63,7 @@ def watch(stations: dict[str, float]) -> None:
             return stretch
 
         setattr(Experiment, "train", watched_train)  # noqa: B010
+        setattr(Experiment, "train_iterator", watched_iterator)  # noqa: B010
 
     jobs.train.import_tensorflow = watched_import
 

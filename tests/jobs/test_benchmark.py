@@ -275,7 +275,7 @@ def test_startup_names_the_parts_of_a_new_start_and_of_one_that_goes_on():
     ]  # fmt: skip
     for name in ("a new run", "a run that goes on"):
         row = rows[name]
-        parts = row["tensorflow_s"], row["tracing_s"], row["ours_s"]
+        parts = [row[f"{part}_s"] for part in ("tensorflow", "tracing", "input_graph", "ours")]
         assert min(parts) > 0
         assert sum(parts) == pytest.approx(row["seconds"])
 
