@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,23 +13,16 @@ from pipeline.config import DataConfig
 from pipeline.data.augment.augment import augment, erase_some
 from pipeline.data.augment.mix import GROUP, mix, one_hot
 from pipeline.data.crop_box import random_box
-from pipeline.data.images import (
-    Boxes,
-    SkippedImages,
-    decode_batch,
-    eval_boxes,
-    read_contents,
-)
+from pipeline.data.images import Boxes, SkippedImages
 from pipeline.data.order import positions_to_examples
-from pipeline.data.preprocess import normalize, resize, resize_box
+from pipeline.data.preprocess import normalize
+from pipeline.data.reader import Batch, Reader, make_reader
 from pipeline.data.split import Split, check_labels
 from pipeline.errors import SettingsError
 
 # Batches of files read at a time: one being read while the next begins. Within a batch the files
 # are read by all threads, so that memory does not grow with the number of cores.
 _BATCHES_IN_FLIGHT = 2
-
-Batch = dict[str, tf.Tensor]
 
 
 @dataclass(frozen=True)
@@ -116,7 +108,7 @@ def train_dataset(
         _check_pairs(piece_size, shard)
     with tf.device("CPU:0"):
         labels = tf.constant(check_labels(split.labels, num_classes, split.title))
-    reader = _make_reader(split, config, piece_size, skipped)
+    reader = make_reader(split, config, piece_size, skipped)
 
     def look(number: tf.Tensor) -> Batch:
         positions = _positions(number, batch_size, piece_size, shard)
@@ -186,7 +178,7 @@ def eval_dataset(
     num_examples = split.num_examples
     with tf.device("CPU:0"):
         labels = tf.constant(split.labels)
-    reader = _make_reader(split, config, piece_size, skipped)
+    reader = make_reader(split, config, piece_size, skipped)
 
     def look(number: tf.Tensor) -> Batch:
         positions = _positions(number, batch_size, piece_size, shard)
@@ -222,7 +214,7 @@ def augmented_examples(
       tf.errors.OpError: An image cannot be read; see `bad_images_named`.
     """
     size, count = config.image_size, len(indices) * epochs
-    reader = _make_reader(split, config, count, None)
+    reader = make_reader(split, config, count, None)
 
     @tf.function(autograph=False)
     def make() -> tf.Tensor:
@@ -277,7 +269,7 @@ def _assemble(
     look: Callable[[tf.Tensor], Batch],
     decode: Callable[[Batch], Batch],
     finish: Callable[[Batch], Batch],
-    reader: _Reader,
+    reader: Reader,
     config: DataConfig,
 ) -> tf.data.Dataset:
     parallel = config.threads or tf.data.AUTOTUNE
@@ -297,75 +289,3 @@ def _assemble(
     if config.threads is not None:
         options.threading.private_threadpool_size = config.threads
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """How the images of a split are had, in two steps, so that one batch is decoded while the next
-    is fetched.
-
-    Attributes:
-      encoded: Whether there is anything to fetch.
-      look: index int64 [b] to what `decode` needs of it.
-      decode: A batch with that, and the part of each image that is seen (None: what evaluation
-        sees), to images uint8 [b, S, S, 3] and readable bool [b].
-    """
-
-    encoded: bool
-    look: Callable[[tf.Tensor], Batch]
-    decode: Callable[[Batch, Boxes | None], tuple[tf.Tensor, tf.Tensor]]
-
-
-def _make_reader(
-    split: Split, config: DataConfig, piece_size: int, skipped: SkippedImages | None
-) -> _Reader:
-    if split.images is not None:
-        return _memory_reader(split, config)
-    found = SkippedImages() if skipped is None else skipped
-    parallel = config.threads or os.cpu_count() or 1
-
-    def look(index: tf.Tensor) -> Batch:
-        contents, sizes = read_contents(split, index, piece_size, config, parallel)
-        return {"contents": contents, "sizes": sizes}
-
-    def decode(batch: Batch, boxes: Boxes | None) -> tuple[tf.Tensor, tf.Tensor]:
-        seen = eval_boxes(config) if boxes is None else boxes
-        index, contents, sizes = (batch[name] for name in ("index", "contents", "sizes"))
-        return decode_batch(
-            split, index, contents, sizes, seen, piece_size, config, parallel, found
-        )
-
-    return _Reader(True, look, decode)
-
-
-def _memory_reader(split: Split, config: DataConfig) -> _Reader:
-    height, width = split.images.shape[1:3]  # type: ignore[union-attr]
-    size, mode = config.image_size, config.resize
-    if mode == "none" and (height, width) != (size, size):
-        raise SettingsError(
-            f"{split.title} has images of {width} x {height} pixels, but data.resize=none and "
-            f"data.image_size={size}. Set data.resize=squash, or the size the images have"
-        )
-    # An eager tensor that the graph captures; as a constant of the graph it would be copied into
-    # it, and a graph holds 2 GiB at most.
-    with tf.device("CPU:0"):
-        pixels = tf.constant(split.images)
-    whole = eval_boxes(config)(tf.constant([[height, width]]), tf.constant([0]))
-    top, left, box_height, box_width = whole[0].numpy().tolist()
-
-    def decode(batch: Batch, boxes: Boxes | None) -> tuple[tf.Tensor, tf.Tensor]:
-        index = batch["index"]
-        images = tf.gather(pixels, index)  # [b, H, W, 3]
-        if boxes is None:
-            images = images[:, top : top + box_height, left : left + box_width]
-            images = resize(images, size, config.antialias)
-        else:
-            sizes = tf.tile([[height, width]], [tf.size(index), 1])
-            images = tf.map_fn(
-                lambda pair: resize_box(pair[0], pair[1], size, mode, config.antialias),
-                (images, boxes(sizes, tf.range(tf.size(index)))),
-                fn_output_signature=tf.TensorSpec([size, size, 3], tf.uint8),
-            )
-        return images, tf.ones_like(index, tf.bool)
-
-    return _Reader(False, lambda index: {}, decode)

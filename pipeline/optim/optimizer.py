@@ -142,23 +142,11 @@ class AdamW:
             if average is not None:
                 average.assign_sub((average - variable) * (1.0 - momentum))
 
+        decays_by = [config.weight_decay if decays(p) else 0.0 for p in self._parameters]
+        slots = [[s.value for s in slots] for slots in (self._momentum, self._velocity)]
         averages = [a.value for a in self._average] or [None] * len(self._parameters)
-        update(
-            update_one,
-            [p.value for p in self._parameters],
-            [
-                (f, config.weight_decay if decays(p) else 0.0, g, m.value, v.value, a)
-                for p, f, g, m, v, a in zip(
-                    self._parameters,
-                    self._rate_factors,
-                    gradients,
-                    self._momentum,
-                    self._velocity,
-                    averages,
-                    strict=True,
-                )
-            ],
-        )
+        arguments = zip(self._rate_factors, decays_by, gradients, *slots, averages, strict=True)
+        update(update_one, [p.value for p in self._parameters], list(arguments))
 
     def swap_averages(self) -> None:
         """Exchanges weights and averages, so that evaluation sees the averages; again undoes it."""

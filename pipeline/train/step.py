@@ -58,30 +58,9 @@ def make_train_steps(
     """
     max_bad_steps = config.train.max_bad_steps
     time_after = _no_time_after if config.train.deterministic else _time_after
-
-    def train_step(
-        batch: Batch, arrived_s: tf.Tensor, step: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        # A single thread would else do the whole step first, and read the clock after it.
-        batch = _once(arrived_s, batch)
-        sums, gradients = gradients_of(batch, step, runtime.replica_index())
-        # Only the clock waits for the last of its gradients: where the batch is computed as a
-        # whole, the first are being summed by then.
-        ready_s = time_after(gradients)
-        gradients = runtime.sum_gradients(gradients)
-        waited_s = (time_after(gradients) - ready_s) / runtime.local_replicas
-        loss_factor = 1.0 if loss_scale is None else 1.0 / loss_scale.value.value
-        norm = tf.linalg.global_norm(gradients) * loss_factor
-        optimizer.apply(
-            gradients,
-            learning_rate=schedule(step),
-            step=step,
-            update=runtime.update,
-            scale=clip_scale(norm, config.optim.clip_norm) * loss_factor,
-        )
-        # The norm is that of the sum, equal on all replicas: each reports its share of it.
-        share = tf.cast(norm, tf.float64) / runtime.num_replicas
-        return sums, share, waited_s
+    train_step = _make_train_step(
+        config, runtime, gradients_of, optimizer, schedule, loss_scale, time_after
+    )
 
     @tf.function(autograph=False)
     def train_steps(
@@ -117,6 +96,44 @@ def make_train_steps(
     return train_steps
 
 
+def _make_train_step(
+    config: Config,
+    runtime: Runtime,
+    gradients_of: Gradients,
+    optimizer: AdamW,
+    schedule: Schedule,
+    loss_scale: LossScale | None,
+    time_after: Callable[[Any], tf.Tensor],
+) -> Callable[[Batch, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
+    """An update in replica context: its sums, its share of the norm, and seconds it waited."""
+
+    def train_step(
+        batch: Batch, arrived_s: tf.Tensor, step: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        # A single thread would else do the whole step first, and read the clock after it.
+        batch = _once(arrived_s, batch)
+        sums, gradients = gradients_of(batch, step, runtime.replica_index())
+        # Only the clock waits for the last of its gradients: where the batch is computed as a
+        # whole, the first are being summed by then.
+        ready_s = time_after(gradients)
+        gradients = runtime.sum_gradients(gradients)
+        waited_s = (time_after(gradients) - ready_s) / runtime.local_replicas
+        loss_factor = 1.0 if loss_scale is None else 1.0 / loss_scale.value.value
+        norm = tf.linalg.global_norm(gradients) * loss_factor
+        optimizer.apply(
+            gradients,
+            learning_rate=schedule(step),
+            step=step,
+            update=runtime.update,
+            scale=clip_scale(norm, config.optim.clip_norm) * loss_factor,
+        )
+        # The norm is that of the sum, equal on all replicas: each reports its share of it.
+        share = tf.cast(norm, tf.float64) / runtime.num_replicas
+        return sums, share, waited_s
+
+    return train_step
+
+
 def make_gradients(
     config: Config,
     model: keras.Model,
@@ -135,28 +152,8 @@ def make_gradients(
     compiles chains of operations (`backend.fusing`), unless `train.xla` is never.
     """
     in_turn = config.optim.accumulate_steps
-    global_batch_size = config.data.global_batch_size
-    # [V], resource variables: the tape must not watch keras's wrappers.
-    variables = [v.value for v in model.trainable_variables]
     seed = tf.constant([config.seed, 0x5EED], tf.int32)
-
-    def one_part(batch: Batch, dropout_seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        with tf.GradientTape() as tape:
-            logits = model(batch["image"], dropout_seed=dropout_seed, training=True)
-            losses = tf.nn.softmax_cross_entropy_with_logits(batch["target"], logits)  # [b]
-            loss = tf.reduce_sum(losses * batch["weight"]) / global_batch_size
-            if loss_scale is not None:
-                loss *= loss_scale.value.value
-        label = tf.argmax(batch["target"], axis=1, output_type=tf.int32)
-        first, *others = tape.gradient(loss, variables)
-        # Every replica must know of a loss that is not finite, and gradients are what is summed.
-        first += tf.where(tf.math.is_finite(loss), 0.0, np.nan)
-        return sum_metrics(logits, label, losses, batch["weight"]), [first, *others]
-
-    if xla:
-        one_part = tf.function(one_part, jit_compile=True, autograph=False)
-    elif config.train.xla != "never":
-        one_part = fusing()(one_part)
+    one_part = _make_one_part(config, model, loss_scale, xla=xla)
 
     def gradients_of(
         batch: Batch, step: tf.Tensor, replica: tf.Tensor
@@ -178,7 +175,8 @@ def make_gradients(
             gradients = [g + m for g, m in zip(gradients, more, strict=True)]
             return part + 1, sums + more_sums, gradients
 
-        nothing = tf.zeros([len(SUMS)], tf.float64), [tf.zeros(v.shape) for v in variables]
+        no_gradients = [tf.zeros(v.shape) for v in model.trainable_variables]
+        nothing = tf.zeros([len(SUMS)], tf.float64), no_gradients
         # TensorFlow's own choice is ten at a time, and all their activations would be held.
         _, sums, gradients = tf.while_loop(
             lambda part, *_: part < parts, add_part, (0, *nothing), parallel_iterations=side_by_side
@@ -186,6 +184,32 @@ def make_gradients(
         return sums, gradients
 
     return gradients_of
+
+
+def _make_one_part(
+    config: Config, model: keras.Model, loss_scale: LossScale | None, *, xla: bool
+) -> Callable[[Batch, tf.Tensor], tuple[tf.Tensor, list[tf.Tensor]]]:
+    """The function from a part of a batch and a seed int32 [2] of dropout to sums and gradients."""
+    global_batch_size = config.data.global_batch_size
+    # [V], resource variables: the tape must not watch keras's wrappers.
+    variables = [v.value for v in model.trainable_variables]
+
+    def one_part(batch: Batch, dropout_seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        with tf.GradientTape() as tape:
+            logits = model(batch["image"], dropout_seed=dropout_seed, training=True)
+            losses = tf.nn.softmax_cross_entropy_with_logits(batch["target"], logits)  # [b]
+            loss = tf.reduce_sum(losses * batch["weight"]) / global_batch_size
+            if loss_scale is not None:
+                loss *= loss_scale.value.value
+        label = tf.argmax(batch["target"], axis=1, output_type=tf.int32)
+        first, *others = tape.gradient(loss, variables)
+        # Every replica must know of a loss that is not finite, and gradients are what is summed.
+        first += tf.where(tf.math.is_finite(loss), 0.0, np.nan)
+        return sum_metrics(logits, label, losses, batch["weight"]), [first, *others]
+
+    if xla:
+        return tf.function(one_part, jit_compile=True, autograph=False)
+    return one_part if config.train.xla == "never" else fusing()(one_part)
 
 
 def take_part(batch: Batch, part: tf.Tensor, parts: int) -> Batch:
