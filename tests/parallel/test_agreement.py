@@ -71,7 +71,8 @@ def test_17_examples_on_4_workers_in_batches_of_8_are_each_counted_once(vit, tmp
         Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).save(folder / f"{i}.png")
     common = (
         f"{TRAIN} digits data.source=image_folder data.path={tmp_path}/images train.max_steps=1 "
-        "data.global_batch_size=8 data.eval_batch_size=8 optim.base_lr=1e-3"
+        "data.global_batch_size=8 data.eval_batch_size=8 optim.base_lr=1e-3 "
+        "monitor.pictures=false monitor.report=false"
     )
     rows = []
     for number, slots in ((0, 4), (1, 1)):
