@@ -7,6 +7,10 @@ compiled by torch.compile, with PyTorch's fused AdamW under autocast. Each is ti
 its own, --rounds times in turn: first at all of --batches that fit, then at its fastest. "of peak"
 is the arithmetic of the matrix products against the product of two matrices of 8192 x 8192 random
 numbers on the same GPU. Prints one JSON object a line. `--who ours` needs no PyTorch.
+
+`--feed FOLDER` times ours once more where our input stage makes its batches of FOLDER/train/CLASS/*
+meanwhile (decoded, cut out at random, resized, mirrored). TensorFlow must be installed for it, with
+or without its GPU libraries.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from statistics import median
 from typing import Any
 
@@ -45,8 +49,12 @@ def measure(who: str, given: argparse.Namespace) -> dict[str, Any]:
             print(f"{who}: {batch} images do not fit: {type(error).__name__}", file=sys.stderr)
             break
     best = max(rates, key=lambda batch: rates[batch])
-    return {"batch": best, "images_per_second": rates[best], "batches": rates,
-            "peak_flops_per_second": peak(given.peak_side)}  # fmt: skip
+    found = {"batch": best, "images_per_second": rates[best], "batches": rates,
+             "peak_flops_per_second": peak(given.peak_side)}  # fmt: skip
+    if who == "ours" and given.feed is not None:
+        fed = _ours(given.variants, given.image_size, best, given.feed)
+        found["fed_images_per_second"] = best / _seconds(fed, given)
+    return found
 
 
 def _seconds(contender: Contender, given: argparse.Namespace) -> float:
@@ -61,7 +69,7 @@ def _seconds(contender: Contender, given: argparse.Namespace) -> float:
     return (time.perf_counter() - start_s) / given.steps
 
 
-def _ours(variant: str, size: int, batch: int) -> Contender:
+def _ours(variant: str, size: int, batch: int, feed: str | None = None) -> Contender:
     import jax
     import jax.numpy as jnp
 
@@ -97,11 +105,37 @@ def _ours(variant: str, size: int, batch: int) -> Contender:
     zeros = [jnp.zeros_like(value) for value in values]
     state = [(jnp.float32(0), values, zeros, [jnp.copy(zero) for zero in zeros])]
 
+    lying = (images, labels)
+    batches = None if feed is None else _fed_batches(feed, size, batch)
+
     def step() -> Any:
-        state[0] = compiled(state[0], images, labels)
+        state[0] = compiled(state[0], *(lying if batches is None else next(batches)))
         return state[0]
 
     return step, jax.block_until_ready
+
+
+def _fed_batches(folder: str, size: int, batch: int) -> Iterator[tuple[Any, Any]]:
+    """Of our input stage: images bfloat16 [batch, size, size, 3] and labels, on the device."""
+    import jax.numpy as jnp
+    import tensorflow as tf
+
+    from pipeline.config import AugmentConfig, DataConfig
+    from pipeline.data.input import Shard, train_dataset
+    from pipeline.data.sources.source import open_source
+
+    tf.config.set_visible_devices([], "GPU")  # it would take the memory that JAX has
+    augment = AugmentConfig(resized_crop_min_area=0.05, flip=True)
+    config = DataConfig(source="image_folder", path=folder, image_size=size,
+                        global_batch_size=batch, augment=augment)  # fmt: skip
+    source = open_source(config, seed=0)
+    half = (0.5, 0.5, 0.5)
+    dataset = train_dataset(
+        source.splits["train"], config, num_classes=len(source.classes), mean=half, std=half,
+        seed=0, start_step=0, shard=Shard(),
+    )  # fmt: skip
+    for made in dataset.as_numpy_iterator():
+        yield jnp.asarray(made["image"], jnp.bfloat16), jnp.asarray(made["target"].argmax(axis=1))
 
 
 def _check_attention() -> None:
@@ -206,6 +240,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="in each timing")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--peak-side", type=int, default=8192)
+    parser.add_argument("--feed", metavar="FOLDER", help="of images, for the input stage")
     parser.add_argument("--one", choices=CONTENDERS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one is not None:
@@ -221,11 +256,13 @@ def main() -> None:
         for who, found in rows.items():
             rate = median(row["images_per_second"] for row in found)
             reached = operations_per_image(variant, given.image_size) * rate
-            print(json.dumps({"variant": variant, "who": who, "batch": found[0]["batch"],
-                              "images_per_second": rate, "of_peak": reached / peak,
-                              "rounds": [row["images_per_second"] for row in found],
-                              "batches": found[0]["batches"],
-                              "peak_flops_per_second": peak}), flush=True)  # fmt: skip
+            row = {"variant": variant, "who": who, "batch": found[0]["batch"],
+                   "images_per_second": rate, "of_peak": reached / peak,
+                   "rounds": [row["images_per_second"] for row in found],
+                   "batches": found[0]["batches"], "peak_flops_per_second": peak}  # fmt: skip
+            if "fed_images_per_second" in found[0]:
+                row["fed_images_per_second"] = median(r["fed_images_per_second"] for r in found)
+            print(json.dumps(row), flush=True)
 
 
 def _in_a_process(
@@ -235,6 +272,7 @@ def _in_a_process(
     command += ["--batches", batches]
     for name in ("image_size", "steps", "peak_side"):
         command += [f"--{name.replace('_', '-')}", str(getattr(given, name))]
+    command += [] if given.feed is None else ["--feed", given.feed]
     # A later round finds what the first compiled, as torch.compile does.
     kept = os.path.join(tempfile.gettempdir(), "beside_timm_jax")
     settings = {"JAX_COMPILATION_CACHE_DIR": kept, "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92"}
