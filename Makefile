@@ -12,9 +12,8 @@ train: $(VENV)/installed-$(FLAVOUR)
 	$(BIN)/vit train digits
 
 test: lint horovod $(if $(NVCC),horovod-gpu-build)
-	# A file at a time is handed out, since its tests share what takes long to set up; in the order of
-	# their names, which ends with short ones.
-	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+	# One test at a time is handed out: some take a minute, and at the end both cores have one.
+	$(BIN)/python -m pytest -n 2 --maxschedchunk 1
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
