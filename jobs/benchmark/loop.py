@@ -31,8 +31,9 @@ The loop that `vit train` runs, with rows of metrics, TensorBoard, the terminal'
 checkpoints: one that is still being written at the first step, one half way, one at the end. And a
 bare loop in one graph that takes the same batches through the same gradients and the same update,
 and does nothing else. Both begin with a new iterator, made before the clock starts, and take turns
-in one process. The share is the median of the pairs. Before that, both train once from the same
-weights, and must end with the same: "differ by" is the relative distance.
+in one process; every other pair begins with the bare one. The share is the median of the pairs.
+Before that, both train once from the same weights, and must end with the same: "differ by" is the
+relative distance.
 
 Left out is what a run does once: the input stage's graph (vit benchmark startup), pictures and the
 machine's peak, in its first minute. Evaluations are left out too, since the bare loop has none.
@@ -86,9 +87,11 @@ def _measure(config: Config, rounds: int) -> dict[str, Any]:
     loops = {"ours": lambda: _time_ours(experiment), "bare": _bare(experiment)}
     differ_by = _compare(experiment, loops.values())
     seconds: dict[str, list[float]] = {name: [] for name in loops}
+    order = list(loops)
     for _ in range(rounds):
-        for name, loop in loops.items():
-            seconds[name].append(loop())
+        for name in order:
+            seconds[name].append(loops[name]())
+        order.reverse()  # a machine that gets slower or faster all the time favours neither
     images = experiment.total_steps * config.data.global_batch_size
     shares = [bare / ours for ours, bare in zip(seconds["ours"], seconds["bare"], strict=True)]
     return {
