@@ -135,7 +135,7 @@ class DataConfig(_Stage):
     )
     augment: AugmentConfig = _setting(AugmentConfig(), "random changes to training images")
     threads: int | None = _setting(
-        None, "threads of the input stage; null lets tf.data choose", free=True, ge=1
+        None, "threads of the input stage; null: as many as cores", free=True, ge=1
     )
 
 

@@ -185,6 +185,13 @@ def test_the_number_of_threads_changes_nothing(split):
     assert_same(batches[0], batches[2])
 
 
+def test_nothing_tunes_while_it_runs_for_whoever_lets_go_would_wait_for_its_next_look(split):
+    evaluated = eval_dataset(split, CONFIG, mean=MEAN, std=STD, shard=Shard())
+    for dataset in (train(split), evaluated):
+        # The race in TensorFlow that makes one wait is rarely lost with a graph as small as this.
+        assert dataset.options().autotune.enabled is False
+
+
 def test_an_epoch_holds_every_example_once_and_batches_run_across_its_end(split):
     batches = take(train(split), 10)  # 120 positions: 4 epochs of 30 in 10 batches of 12
     index = joined(batches)["index"]
