@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?", default="cifar10", help="default: cifar10")
     parser.add_argument("settings", nargs="*", metavar="section.key=value")
     parser.add_argument("--steps", type=int, default=100, help="in each timing (default: 100)")
-    parser.add_argument("--rounds", type=int, default=3, help="pairs of timings (default: 3)")
+    parser.add_argument("--rounds", type=int, default=4, help="pairs of timings (default: 4)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.epilog = _EPILOG
 
