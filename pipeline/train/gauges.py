@@ -49,7 +49,7 @@ class Gauges:
     def _norms(self) -> tuple[float, float]:
         """Global norm of the weights, and of their difference to the averages.
 
-        Without a graph: training stood still while it was traced (0.2 s of a ViT with 12 blocks, in
+        Without a graph: training stood still while it was traced (0.2 s of a ViT with 9 blocks, in
         all of 50 rows saved less).
         """
         model, averages = self._experiment.model, self._experiment.optimizer.averages
