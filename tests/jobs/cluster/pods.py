@@ -194,6 +194,10 @@ class Pod:
     def destroy(self):
         """Ends all of it, and takes its network away."""
         if self.process.poll() is None:
+            # `unshare --kill-child` holds no longer for a process 1 that has changed its user.
+            for first in self._children(self.process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(first, signal.SIGKILL)
             self.process.kill()
             self.process.wait()
         subprocess.run(["ip", "netns", "del", self._space], capture_output=True)
