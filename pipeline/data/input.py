@@ -292,8 +292,8 @@ def _assemble(
     options = tf.data.Options()
     options.deterministic = True
     # The thread that tunes looks ever less often, in the end once a minute, and whoever lets go of
-    # an iterator waits for its next look: evaluations of 15.6 s took 20.7. Nor does it tune well: on
-    # two cores, without it, 3 % more images came from memory and from files.
+    # an iterator may wait for its next look: evaluations of 15.6 s took 20.7. Nor does it tune
+    # well: on two cores, without it, 3 % more images came from memory and from files.
     options.autotune.enabled = False
     if config.threads is not None:
         options.threading.private_threadpool_size = config.threads
