@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shlex
 import signal
@@ -16,6 +15,7 @@ from types import FrameType
 from jobs.cli import find_recipe, run_process
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, load_config
+from pipeline.cores import available_cores
 from pipeline.data.prepare.prepare import UNREADABLE, prepare
 from pipeline.data.prepare.set_facts import DUPLICATES
 from pipeline.data.prepare.verify import verify
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     # Ended by the scheduler as by Ctrl-C: the other processes are ended too.
     signal.signal(signal.SIGTERM, _interrupt)
     config = load_config(find_recipe(arguments.recipe), settings)
-    processes = arguments.processes or os.cpu_count() or 1
+    processes = arguments.processes or available_cores()
     if len(places) == 2:
         _prepare(places[0], Path(places[1]), config, settings, arguments.shard_size, processes)
     out = Path(places[-1])

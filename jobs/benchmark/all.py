@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jobs.benchmark import BENCHMARKS
+from pipeline.cores import available_cores
 from pipeline.errors import SettingsError
 from pipeline.monitor.whole_file import replace_file
 
@@ -163,7 +164,7 @@ def machine() -> dict[str, str]:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     facts = {
         "processor": models[0] if models else platform.machine(),
-        "cores": str(len(os.sched_getaffinity(0))),
+        "cores": str(available_cores()),
         "memory": f"{memory:.0f} GiB",
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),

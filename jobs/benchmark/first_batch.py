@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, DataConfig
+from pipeline.cores import available_cores
 from pipeline.data.prepare.prepare import prepare
 from pipeline.data.sources.arrays import open_synthetic
 
@@ -33,7 +34,7 @@ def measure_first_batch(records: int, folder: Path) -> dict[str, float]:
         out = folder / str(count)
         prepare(
             open_synthetic(data, 0), out, data,
-            shard_size=_SHARD, processes=os.cpu_count() or 1, on_done=lambda done: None,
+            shard_size=_SHARD, processes=available_cores(), on_done=lambda done: None,
         )  # fmt: skip
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             found[count] = pool.submit(_read_batches, out).result()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import tensorflow as tf
 
 from jobs.benchmark.line import Line
 from pipeline.config import AugmentConfig, Config, DataConfig
+from pipeline.cores import available_cores
 from pipeline.data.images import read_contents
 from pipeline.data.input import Shard, train_dataset
 from pipeline.data.order import positions_to_examples
@@ -56,7 +55,7 @@ def stages(config: Config, source: DataSource) -> list[Line]:
 
 
 def _fetch(split: Split, config: Config) -> tf.data.Dataset:
-    size, parallel = config.data.global_batch_size, os.cpu_count() or 1
+    size, parallel = config.data.global_batch_size, available_cores()
 
     def fetch(step: tf.Tensor) -> tf.Tensor:
         positions = step * size + tf.range(size, dtype=tf.int64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from pipeline.config import DataConfig
+from pipeline.cores import available_cores
 from pipeline.data.augment.augment import augment, erase_some
 from pipeline.data.augment.mix import GROUP, mix, one_hot
 from pipeline.data.crop_box import random_box
@@ -277,7 +277,7 @@ def _assemble(
     config: DataConfig,
     splits: int,
 ) -> tf.data.Dataset:
-    parallel = config.threads or min(len(os.sched_getaffinity(0)), _MOST_BATCHES)
+    parallel = config.threads or min(available_cores(), _MOST_BATCHES)
     in_flight = min(_BATCHES_IN_FLIGHT, config.threads or _BATCHES_IN_FLIGHT)
     dataset = numbers
     for stage, calls in (

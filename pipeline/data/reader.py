@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import tensorflow as tf
 
 from pipeline.config import DataConfig
+from pipeline.cores import available_cores
 from pipeline.data.images import Boxes, SkippedImages, decode_batch, eval_boxes, read_contents
 from pipeline.data.preprocess import resize, resize_box
 from pipeline.data.split import Split
@@ -51,7 +51,7 @@ def make_reader(
     if split.images is not None:
         return _memory_reader(split, config)
     found = SkippedImages() if skipped is None else skipped
-    parallel = config.threads or os.cpu_count() or 1
+    parallel = config.threads or available_cores()
 
     def look(index: tf.Tensor) -> Batch:
         contents, sizes = read_contents(split, index, piece_size, config, parallel)

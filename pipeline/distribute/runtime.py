@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
 
 from pipeline.config import DistributeConfig
+from pipeline.cores import available_cores
 from pipeline.distribute.environment import Place, find_place
 from pipeline.errors import PeerLost, PipelineError, SettingsError
 
@@ -25,7 +25,6 @@ Batch = dict[str, tf.Tensor]
 # part makes a gradient of its own to be summed.
 _MOST_PARTS = 8
 _THREADS = "TF_NUM_INTRAOP_THREADS"
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processor time, and in how many
 
 
 class Runtime(ABC):
@@ -173,7 +172,7 @@ def start(config: DistributeConfig) -> Runtime:
     if kind in ("horovod", "multi_worker") and place.kind != kind:
         raise SettingsError(_HOW_TO_START[kind])
     parts = parts_of(config, place)
-    _configure_devices(config, one_thread=parts is not None)
+    _configure_devices(config, threads_of(config, place))
     runtime = _join(place, config)
     runtime.parts_at_a_time = parts or 1
     return runtime
@@ -244,20 +243,31 @@ def parts_of(config: DistributeConfig, place: Place) -> int | None:
     return max(1, cores // config.cpu_devices)
 
 
+def threads_of(config: DistributeConfig, place: Place) -> int | None:
+    """Threads of one operation; None leaves the choice to TensorFlow, or to its variable.
+
+    TensorFlow takes one for each core of the CPU affinity: it does not read a container's limit.
+    """
+    if config.intra_op_threads is not None:
+        return config.intra_op_threads
+    if parts_of(config, place) is not None:
+        return 1
+    limited = available_cores() < len(os.sched_getaffinity(0))
+    return own_cores(place.local_size) if limited and _THREADS not in os.environ else None
+
+
 def own_cores(local_size: int) -> int:
     """Cores of one of `local_size` processes of this host, at least 1.
 
-    Those it is bound to; or all of the host's, or of what the container may use, in equal shares.
+    A launcher may have bound each process to cores of its own. Otherwise the processes share the
+    cores that this process may use.
     """
-    cores = len(os.sched_getaffinity(0))
-    with suppress(OSError, ValueError):
-        quota, period = _QUOTA.read_text().split()
-        cores = min(cores, max(1, int(quota) // int(period)))  # ValueError of "max": no limit
-    bound = cores == len(os.sched_getaffinity(0)) < (os.cpu_count() or 1)
-    return max(1, cores if bound else cores // local_size)
+    cores, bound = available_cores(), len(os.sched_getaffinity(0))
+    is_own = cores == bound < (os.cpu_count() or 1)
+    return max(1, cores if is_own else cores // local_size)
 
 
-def _configure_devices(config: DistributeConfig, *, one_thread: bool) -> None:
+def _configure_devices(config: DistributeConfig, threads: int | None) -> None:
     if config.device == "gpu" and not tf.config.list_physical_devices("GPU"):
         raise SettingsError(
             "distribute.device=gpu, and TensorFlow sees no GPU here. Is this tensorflow[and-cuda] "
@@ -265,11 +275,11 @@ def _configure_devices(config: DistributeConfig, *, one_thread: bool) -> None:
             "(CUDA_VISIBLE_DEVICES)?"
         )
     try:
-        if config.intra_op_threads is not None:
-            tf.config.threading.set_intra_op_parallelism_threads(config.intra_op_threads)
-        elif one_thread:
-            with suppress(RuntimeError):  # in a process that has computed already: slower
-                tf.config.threading.set_intra_op_parallelism_threads(1)
+        if threads is not None:
+            # In a process that has computed already, the pipeline's own choice is only slower.
+            own_choice = config.intra_op_threads is None
+            with suppress(RuntimeError) if own_choice else nullcontext():
+                tf.config.threading.set_intra_op_parallelism_threads(threads)
         if config.cpu_devices > 1:
             cpu = tf.config.list_physical_devices("CPU")[0]
             tf.config.set_logical_device_configuration(

@@ -7,38 +7,38 @@ import pytest
 from pipeline.config import DistributeConfig
 from pipeline.distribute import runtime
 from pipeline.distribute.environment import Place
-from pipeline.distribute.runtime import own_cores
+from pipeline.distribute.runtime import own_cores, threads_of
 
 
 @pytest.fixture
-def machine(monkeypatch, tmp_path):
-    """Makes this process see so many cores of the host's, of which it may use `bound`."""
+def machine(monkeypatch):
+    """Makes this process see so many cores of the host's, of which it may use `bound`.
 
-    def make(cores, bound, quota="max"):
-        limit = tmp_path / "cpu.max"
-        limit.write_text(f"{quota} 100000\n")
+    A container's limit, in cores, may be less.
+    """
+
+    def make(cores, bound, limit=None):
         monkeypatch.setattr(os, "cpu_count", lambda: cores)
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(bound)))
-        monkeypatch.setattr(runtime, "_QUOTA", limit)
+        monkeypatch.setattr(runtime, "available_cores", lambda: min(bound, limit or bound))
         monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
 
     return make
 
 
 @pytest.mark.parametrize(
-    ("cores", "bound", "quota", "processes", "own"),
+    ("cores", "bound", "limit", "processes", "own"),
     [
-        (8, 8, "max", 1, 8),
-        (8, 8, "max", 4, 2),
-        (2, 2, "max", 4, 1),
-        (32, 8, "max", 4, 8),  # a launcher has bound each of the four to cores of its own
-        (64, 64, "200000", 1, 2),  # a container's limit of two cores
-        (64, 64, "400000", 2, 2),
-        (8, 8, "50000", 1, 1),
+        (8, 8, None, 1, 8),
+        (8, 8, None, 4, 2),
+        (2, 2, None, 4, 1),
+        (32, 8, None, 4, 8),  # a launcher has bound each of the four to cores of its own
+        (64, 64, 2, 1, 2),  # a container's limit of two cores
+        (64, 64, 4, 2, 2),
     ],
 )
-def test_cores_of_a_process(machine, cores, bound, quota, processes, own):
-    machine(cores, bound, quota)
+def test_cores_of_a_process(machine, cores, bound, limit, processes, own):
+    machine(cores, bound, limit)
     assert own_cores(processes) == own
 
 
@@ -64,3 +64,19 @@ def test_threads_that_the_environment_asks_for_are_left_alone(machine, monkeypat
     machine(2, 2)
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "2")
     assert runtime.parts_of(DistributeConfig(), Place("alone")) is None
+
+
+@pytest.mark.parametrize(
+    ("cores", "limit", "settings", "processes", "threads"),
+    [
+        (64, None, {}, 1, None),
+        (64, 16, {}, 1, 16),
+        (64, 32, {}, 2, 16),
+        (64, 4, {}, 1, 1),  # parts of a batch side by side, each with one thread
+        (64, 16, {"intra_op_threads": 3}, 1, 3),
+    ],
+)
+def test_threads_of_an_operation(machine, cores, limit, settings, processes, threads):
+    machine(cores, cores, limit)
+    place = Place("horovod", 0, processes, processes)
+    assert threads_of(DistributeConfig(**settings), place) == threads

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config import DataConfig
+from pipeline.cores import available_cores
 from pipeline.data.sources.arrays import open_cifar, open_digits, open_fashion_mnist, open_synthetic
 from pipeline.data.sources.folder import open_folder
 from pipeline.data.sources.listing import open_list
@@ -87,7 +88,7 @@ def measure_normalization(source: DataSource, config: DataConfig) -> tuple[Colou
         # The raw output of Philox is fixed for all versions of NumPy, its permutations are not.
         keys = np.random.Philox(key=0).random_raw(train.num_examples)
         sample = np.sort(np.argsort(keys, kind="stable")[:NORMALIZATION_FILES])
-        with ThreadPoolExecutor(config.threads) as pool:
+        with ThreadPoolExecutor(config.threads or available_cores()) as pool:
             for part in pool.map(lambda i: _encoded_histogram(train, int(i), config), sample):
                 counts += part
     if not counts.any():

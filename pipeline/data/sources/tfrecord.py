@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config import DataConfig
+from pipeline.cores import available_cores
 from pipeline.data.sources.example import bytes_feature, int_feature
 from pipeline.data.sources.shards import ShardRecords
 from pipeline.data.split import DataSource, Split, check_labels, hold_out_by_name
@@ -193,7 +194,7 @@ def _index(root: Path, split: str, paths: Sequence[Path], config: DataConfig) ->
     damaged = OSError, ValueError, KeyError, EOFError, BadZipFile
     with suppress(*damaged), open(kept, "rb") as file, np.load(file, allow_pickle=False) as arrays:
         return Index(arrays["shard"], arrays["start"], arrays["labels"])
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         parts = list(pool.map(lambda path: scan(path, *keys), paths))
     counts = [len(starts) for starts, _ in parts]
     index = Index(
