@@ -1,0 +1,47 @@
+"""Settings of a run.
+
+settings.py  one class per section of a recipe; every setting with its type, default and meaning
+recipe.py    reads them from a YAML file and the command line
+
+Importing this package must stay cheap: a wrong setting is reported before TensorFlow is imported.
+"""
+
+from pipeline.config.recipe import dump_config, load_config, parse_config
+from pipeline.config.settings import (
+    VARIANT_PATTERN,
+    AugmentConfig,
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    DistributeConfig,
+    ModelConfig,
+    MonitorConfig,
+    OptimConfig,
+    RunConfig,
+    Setting,
+    TrainConfig,
+    all_settings,
+    training_differences,
+    value_of,
+)
+
+__all__ = [
+    "VARIANT_PATTERN",
+    "AugmentConfig",
+    "CheckpointConfig",
+    "Config",
+    "DataConfig",
+    "DistributeConfig",
+    "ModelConfig",
+    "MonitorConfig",
+    "OptimConfig",
+    "RunConfig",
+    "Setting",
+    "TrainConfig",
+    "all_settings",
+    "dump_config",
+    "load_config",
+    "parse_config",
+    "training_differences",
+    "value_of",
+]
