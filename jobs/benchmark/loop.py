@@ -171,11 +171,12 @@ def _bare(experiment: Experiment) -> Callable[[], float]:
             optimizer.apply(
                 gradients,
                 learning_rate=experiment.schedule(step),
-                step=step,
+                applied=optimizer.applied_updates.value,
                 update=experiment.runtime.update,
                 scale=clip_scale(tf.linalg.global_norm(gradients), config.optim.clip_norm),
             )
             optimizer.iterations.assign_add(1)
+            optimizer.applied_updates.assign_add(1)
 
     def do() -> float:
         iterator = experiment.train_iterator(0)

@@ -2,7 +2,7 @@
 
     checkpoints/step-00001234/
       model.safetensors      weights by their path
-      optimizer.safetensors  step counter and moments
+      optimizer.safetensors  counters of steps and of applied updates, moments
       average.safetensors    averaged weights, where they are kept
       state.json             where the run stands, in words JSON has
       manifest.json          size and CRC32C of each file above

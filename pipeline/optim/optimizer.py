@@ -39,6 +39,11 @@ class AdamW:
     Args:
       config: `weight_decay`, `beta_1`, `beta_2`, `epsilon`, `layer_decay` and `ema_momentum` are
         read.
+
+    Attributes:
+      iterations: Steps done, including skipped ones. The schedule and dropout depend on it.
+      applied_updates: Updates applied. Bias correction depends on it: a skipped step must not make
+        the moments look older than they are.
     """
 
     def __init__(self, config: OptimConfig) -> None:
@@ -50,14 +55,13 @@ class AdamW:
         self._average: list[keras.Variable] = []
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Creates the step counter and two moments (and an average) a parameter, float32.
+        """Creates the counters and two moments (and an average) per parameter, float32.
 
         Args:
           variables: Of the model; those that are trainable are its parameters.
         """
-        self.iterations = keras.Variable(
-            0, dtype="int64", trainable=False, name="iterations", aggregation="only_first_replica"
-        )
+        self.iterations = _counter("iterations")
+        self.applied_updates = _counter("applied_updates")
         factors = rate_factors([v.path for v in variables], self._config.layer_decay)
         trained = [(v, f) for v, f in zip(variables, factors, strict=True) if v.trainable]
         self._parameters = parameters = [v for v, _ in trained]
@@ -69,8 +73,8 @@ class AdamW:
 
     @property
     def variables(self) -> dict[str, keras.Variable]:
-        """The whole state by name: `iterations`, `momentum/PATH`, `velocity/PATH`."""
-        named = {"iterations": self.iterations}
+        """The whole state by name: the two counters, `momentum/PATH`, `velocity/PATH`."""
+        named = {"iterations": self.iterations, "applied_updates": self.applied_updates}
         for p, m, v in zip(self._parameters, self._momentum, self._velocity, strict=True):
             named |= {f"momentum/{p.path}": m, f"velocity/{p.path}": v}
         return named
@@ -91,7 +95,7 @@ class AdamW:
         *,
         learning_rate: tf.Tensor,
         scale: tf.Tensor,
-        step: tf.Tensor,
+        applied: tf.Tensor,
         update: Update,
     ) -> None:
         """One update, in replica context.
@@ -99,9 +103,9 @@ class AdamW:
         Args:
           gradients: Summed over all replicas; one a parameter, in the order of `build`.
           learning_rate: Float32 scalar.
-          scale: Float32 scalar the gradients are multiplied with (clipping). 0 leaves every
-            parameter and moment as it is, also where gradients are not finite.
-          step: Integer scalar, the number of this update, from 0.
+          scale: Float32 scalar the gradients are multiplied with (clipping). 0 skips the update:
+            no parameter, moment or average changes, even if gradients are not finite.
+          applied: Integer scalar, the updates applied before this one.
           update: The runtime's way to change variables.
         """
         config = self._config
@@ -111,8 +115,8 @@ class AdamW:
         beta_1 = 1.0 - enabled * (1.0 - config.beta_1)
         beta_2 = 1.0 - enabled * (1.0 - config.beta_2)
         rate = enabled * learning_rate
-        momentum = _ema_momentum(config.ema_momentum, step)
-        power = tf.cast(step + 1, tf.float32)
+        average_rate = enabled * (1.0 - _ema_momentum(config.ema_momentum, applied))
+        power = tf.cast(applied + 1, tf.float32)
         bias_1, bias_2 = tf.pow(config.beta_1, power), tf.pow(config.beta_2, power)
 
         def update_one(
@@ -140,7 +144,7 @@ class AdamW:
                 grad=tf.math.multiply_no_nan(tf.cast(gradient, tf.float32), scale),
             )
             if average is not None:
-                average.assign_sub((average - variable) * (1.0 - momentum))
+                average.assign_sub((average - variable) * average_rate)
 
         decays_by = [config.weight_decay if decays(p) else 0.0 for p in self._parameters]
         slots = [[s.value for s in slots] for slots in (self._momentum, self._velocity)]
@@ -189,17 +193,23 @@ class LossScale:
         self._good_steps.assign(tf.where(grow, tf.zeros_like(good_steps), good_steps))
 
 
+def _counter(name: str) -> keras.Variable:
+    return keras.Variable(
+        0, dtype="int64", trainable=False, name=name, aggregation="only_first_replica"
+    )
+
+
 def _slot(parameter: keras.Variable, kind: str) -> keras.Variable:
     start = tf.identity(parameter.value) if kind == "average" else tf.zeros(parameter.shape)
     return keras.Variable(start, dtype="float32", trainable=False, name=kind)
 
 
-def _ema_momentum(momentum: float | None, step: tf.Tensor) -> tf.Tensor:
-    """Momentum of update `step`: smaller at first, so that the average forgets the random start.
+def _ema_momentum(momentum: float | None, applied: tf.Tensor) -> tf.Tensor:
+    """Momentum after `applied` updates: smaller at first, so that the average forgets its start.
 
     min(momentum, (1 + t) / (10 + t)), as in tf.train.ExponentialMovingAverage.
     """
     if momentum is None:
         return tf.constant(1.0)
-    t = tf.cast(step, tf.float32)
+    t = tf.cast(applied, tf.float32)
     return tf.minimum(momentum, (1.0 + t) / (10.0 + t))

@@ -227,14 +227,18 @@ class Experiment:
         return Snapshot(step, tensors, state)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Puts this process back to where the snapshot was taken."""
+        """Puts this process back to where the snapshot was taken.
+
+        A checkpoint of a version that did not count applied updates has none: its bias correction
+        counted every step, so the count continues from its number of steps.
+        """
         for name, group in self.variables.items():
+            arrays = dict(snapshot.tensors.get(name, {}))
+            if name == "optimizer" and "iterations" in arrays:
+                arrays.setdefault("applied_updates", arrays["iterations"])
             # float16's scale is in the checkpoints of float16 only.
             restore_variables(
-                group,
-                snapshot.tensors.get(name, {}),
-                name,
-                optional=lambda name: name.startswith(LossScale.NAME),
+                group, arrays, name, optional=lambda name: name.startswith(LossScale.NAME)
             )
 
     def broadcast(self) -> None:

@@ -77,11 +77,12 @@ def make_train_steps(
                 batch = iterator.get_next()
             arrived_s = time_after(batch)
             input_wait_s = arrived_s - start_s
-            step = optimizer.iterations.value
-            sums, norm, reduce_wait_s = runtime.run(train_step, batch, arrived_s, step)
+            step, applied = optimizer.iterations.value, optimizer.applied_updates.value
+            sums, norm, reduce_wait_s = runtime.run(train_step, batch, arrived_s, step, applied)
             times_s = times_s.write(done, tf.stack([start_s, input_wait_s, reduce_wait_s]))
-            optimizer.iterations.assign_add(1)
             finite = tf.math.is_finite(norm)
+            optimizer.iterations.assign_add(1)
+            optimizer.applied_updates.assign_add(tf.cast(finite, tf.int64))
             if loss_scale is not None:
                 loss_scale.adjust(finite)
             sums = tf.where(finite, sums, tf.zeros_like(sums))
@@ -104,11 +105,11 @@ def _make_train_step(
     schedule: Schedule,
     loss_scale: LossScale | None,
     time_after: Callable[[Any], tf.Tensor],
-) -> Callable[[Batch, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
+) -> Callable[[Batch, tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
     """An update in replica context: its sums, its share of the norm, and seconds it waited."""
 
     def train_step(
-        batch: Batch, arrived_s: tf.Tensor, step: tf.Tensor
+        batch: Batch, arrived_s: tf.Tensor, step: tf.Tensor, applied: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         # A single thread would else do the whole step first, and read the clock after it.
         batch = _once(arrived_s, batch)
@@ -123,7 +124,7 @@ def _make_train_step(
         optimizer.apply(
             gradients,
             learning_rate=schedule(step),
-            step=step,
+            applied=applied,
             update=runtime.update,
             scale=clip_scale(norm, config.optim.clip_norm) * loss_factor,
         )

@@ -24,12 +24,12 @@ def gradients(steps):
     return [[draw.normal(size=s).astype("float32") for s in SHAPES.values()] for _ in range(steps)]
 
 
-def update(optimizer, step, values, rate=0.01, scale=1.0):
+def update(optimizer, applied, values, rate=0.01, scale=1.0):
     optimizer.apply(
         [tf.constant(v) for v in values],
         learning_rate=tf.constant(rate),
         scale=tf.constant(scale),
-        step=tf.constant(step),
+        applied=tf.constant(applied),
         update=SingleRuntime("CPU:0").update,
     )
 
@@ -72,11 +72,8 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
     update(optimizer, 1, bad, scale=float(scale))
     for before, after in zip(state, (*variables, *optimizer.variables.values()), strict=True):
         np.testing.assert_array_equal(before, after.numpy())
-    # The average still moves towards the weights, which are finite.
-    assert all(np.isfinite(a.numpy()).all() for a in optimizer.averages.values())
-    assert any(
-        (a != b.numpy()).any() for a, b in zip(averages, optimizer.averages.values(), strict=True)
-    )
+    for before, after in zip(averages, optimizer.averages.values(), strict=True):
+        np.testing.assert_array_equal(before, after.numpy())
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pipeline.errors import Stopped
 from pipeline.monitor.progress import ProgressDisplay
 from pipeline.train import experiment as experiment_module
 from pipeline.train.loop import TrainingFailedError
-from pipeline.train.step import empty_train_sums
+from pipeline.train.step import empty_train_sums, make_train_steps
 from tests.train.experiments import tiny
 from tests.train.runs import STEPS, StopAt, assert_same_end, rows, store, train
 
@@ -64,6 +64,69 @@ def test_a_few_are_skipped_and_counted(tmp_path, poison):
     assert {s: r["skipped_updates"] for s, r in by_step.items()} == {5: 0, 10: 2, 15: 1, 20: 0}
     # A row is the mean over the steps that counted.
     assert all(np.isfinite(r["loss"]) and np.isfinite(r["gradient_norm"]) for r in by_step.values())
+
+
+def numpy_adamw(weights, rates_and_gradients, config):
+    """Loshchilov and Hutter's equations, with this project's average; returns both."""
+    m, v, average = (np.zeros_like(weights), np.zeros_like(weights), weights)
+    for t, (rate, gradient) in enumerate(rates_and_gradients, start=1):
+        m = config.beta_1 * m + (1 - config.beta_1) * gradient
+        v = config.beta_2 * v + (1 - config.beta_2) * gradient**2
+        m_hat, v_hat = m / (1 - config.beta_1**t), v / (1 - config.beta_2**t)
+        decay = rate * config.weight_decay * weights
+        weights = weights - decay - rate * m_hat / (np.sqrt(v_hat) + config.epsilon)
+        momentum = min(config.ema_momentum, t / (t + 9))
+        average = momentum * average + (1 - momentum) * weights
+    return weights, average
+
+
+@pytest.mark.parametrize("bad", [{0}, {1, 2}, {4}])
+def test_the_weights_are_those_of_a_run_in_which_the_skipped_steps_never_happened(tmp_path, bad):
+    run = tiny(tmp_path, "optim.clip_norm=null")
+    draw = np.random.default_rng(0)
+    shapes = [tuple(v.shape) for v in run.model.trainable_variables]
+    place = next(i for i, v in enumerate(run.model.trainable_variables) if "head/kernel" in v.path)
+    head = run.model.trainable_variables[place]
+    before = head.numpy().astype("float64")
+    gradients = draw.normal(size=(6, *shapes[place])).astype("float32")
+    given = np.where(np.isin(range(6), list(bad))[:, None, None], np.nan, gradients)
+
+    def gradients_of(batch, step, replica):
+        all_of_them = [tf.zeros(shape) for shape in shapes]
+        all_of_them[place] = tf.gather(tf.constant(given), step)
+        return tf.zeros([4], tf.float64), all_of_them
+
+    train_steps = make_train_steps(
+        run.config, run.runtime, gradients_of, run.optimizer, run.schedule, None
+    )
+    train_steps(
+        run.train_iterator(0), tf.constant(empty_train_sums()), tf.constant(0), tf.constant(6)
+    )
+    assert run.optimizer.iterations.numpy() == 6
+    assert run.optimizer.applied_updates.numpy() == 6 - len(bad)
+    applied = [
+        (float(run.schedule(tf.constant(step))), gradients[step].astype("float64"))
+        for step in range(6)
+        if step not in bad
+    ]
+    weights, average = numpy_adamw(before, applied, run.config.optim)
+    np.testing.assert_allclose(head.numpy(), weights, rtol=1e-4, atol=1e-6)
+    held = run.optimizer.averages[head.path].numpy()
+    np.testing.assert_allclose(held, average, rtol=1e-4, atol=1e-6)
+
+
+def test_a_checkpoint_from_before_updates_were_counted_continues_from_its_steps(tmp_path):
+    run = tiny(tmp_path)
+    run.train(run.train_iterator(0), empty_train_sums(), 3)
+    older = run.snapshot(3, {})
+    del older.tensors["optimizer"]["applied_updates"]
+    other = tiny(tmp_path)
+    other.restore(older)
+    assert other.optimizer.applied_updates.numpy() == 3
+    # A newer one keeps its own count.
+    run.optimizer.applied_updates.assign(2)
+    other.restore(run.snapshot(3, {}))
+    assert other.optimizer.applied_updates.numpy() == 2
 
 
 def test_many_in_a_row_send_the_run_back_and_past_those_data(tmp_path, poison):
