@@ -26,7 +26,7 @@ from pipeline.config import Config, load_config
 from pipeline.distribute.runtime import start
 from pipeline.errors import PipelineError
 from pipeline.model.architecture import architecture
-from pipeline.model.cost import flops_per_image
+from pipeline.model.flops import flops_per_image
 from pipeline.train.experiment import build
 from pipeline.train.gauges import measure_peak
 from pipeline.train.step import empty_train_sums

@@ -1,4 +1,4 @@
-"""What a model costs, in closed form: weights, arithmetic, and memory for activations.
+"""What a model costs in memory, in closed form: weights and activations.
 
 Letters as in `functions`: N patches, T tokens, D width, n heads of size d, M units of the MLP.
 """
@@ -33,7 +33,7 @@ def parameters(arch: Architecture, image_size: int, num_classes: int) -> int:
              + 2 D M + M + D          MLP
              + 4 D                    two norms
     norm       2 D
-    head       (F_0 + 1) F_1 + ... + (F_k + 1) classes, as in `flops_per_image`
+    head       (F_0 + 1) F_1 + ... + (F_k + 1) classes, as in `flops.flops_per_image`
     """
     tokens = arch.num_tokens(image_size)
     length = arch.num_heads * arch.head_size
@@ -47,38 +47,8 @@ def parameters(arch: Architecture, image_size: int, num_classes: int) -> int:
     embedding += width if arch.pool == "token" else 0
     attention = 4 * width * length + 3 * length + width
     mlp = 2 * width * arch.mlp_dim + arch.mlp_dim + width
-    head = sum((i + 1) * o for i, o in pairwise(_head_units(arch, tokens, num_classes)))
+    head = sum((i + 1) * o for i, o in pairwise(head_units(arch, tokens, num_classes)))
     return embedding + arch.depth * (attention + mlp + 4 * width) + 2 * width + head
-
-
-def flops_per_image(arch: Architecture, image_size: int, num_classes: int) -> float:
-    """Operations of a forward pass on one image: two for each multiply-add of a matrix product.
-
-        patches    N (3 P P) D
-        or a stem  (H W / 4^i) 9 C_(i-1) C_i for its convolution i = 1, 2, ..., and N C D
-        a block    T (4 D n d)     query, key, value, output
-                 + 2 T T n d       scores and their products with the values
-                 + 2 T D M         MLP
-        head       F_0 F_1 + F_1 F_2 + ... + F_k classes
-
-    where F_0 is D, or T D with pool=flatten. Norms, softmax, GELU and additions are left out: they
-    cost memory traffic, not arithmetic. A training step is three times as much.
-    """
-    patches = (image_size // arch.patch_size) ** 2
-    tokens = arch.num_tokens(image_size)
-    length = arch.num_heads * arch.head_size
-    embedding = patches * 3 * arch.patch_size**2 * arch.width
-    if arch.stem == "convolutions":
-        channels = stem_channels(arch.patch_size, arch.width)
-        embedding = patches * channels[-1] * arch.width
-        for number, (i, o) in enumerate(pairwise([3, *channels]), start=1):
-            embedding += (image_size >> number) ** 2 * 9 * i * o
-    projections = tokens * 4 * arch.width * length
-    products = 2 * tokens * tokens * length
-    mlp = 2 * tokens * arch.width * arch.mlp_dim
-    units = _head_units(arch, tokens, num_classes)
-    head = sum(i * o for i, o in pairwise(units))
-    return 2.0 * (embedding + arch.depth * (projections + products + mlp) + head)
 
 
 def activation_bytes_per_image(
@@ -120,14 +90,14 @@ def activation_bytes_per_image(
     if arch.stem == "convolutions":
         for number, channels in enumerate(stem_channels(arch.patch_size, arch.width), start=1):
             stem += (image_size >> number) ** 2 * channels * 2 * size
-    head = 8 * sum(_head_units(arch, tokens, 0)) * size
+    head = 8 * sum(head_units(arch, tokens, 0)) * size
     blocks = arch.depth * block + back
     if recompute:
         blocks = block + back + (arch.depth - 1) * tokens * arch.width * size
     return int(blocks + stem + pixels + head)
 
 
-def _head_units(arch: Architecture, tokens: int, num_classes: int) -> list[int]:
+def head_units(arch: Architecture, tokens: int, num_classes: int) -> list[int]:
     """Units of the head's input, of its layers and of its output."""
     first = arch.width * (tokens if arch.pool == "flatten" else 1)
     hidden = [*arch.head_dims, *([arch.pre_logits] if arch.pre_logits else [])]

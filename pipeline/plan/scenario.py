@@ -10,7 +10,8 @@ from pipeline.config import Config
 from pipeline.data.batch import check_batch
 from pipeline.errors import SettingsError
 from pipeline.model.architecture import architecture, check_patches
-from pipeline.model.cost import activation_bytes_per_image, flops_per_image, parameters
+from pipeline.model.cost import activation_bytes_per_image, parameters
+from pipeline.model.flops import flops_per_image
 from pipeline.plan.cluster import Gpu, Links
 from pipeline.plan.predict import StepTime, Work, smallest_parts, step_time, training_s
 

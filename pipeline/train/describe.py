@@ -17,7 +17,8 @@ from rich.table import Table
 
 from pipeline.config import dump_config
 from pipeline.model.architecture import architecture
-from pipeline.model.cost import count_parameters, count_trained, flops_per_image
+from pipeline.model.cost import count_parameters, count_trained
+from pipeline.model.flops import flops_per_image, training_flops_per_image
 from pipeline.optim.schedule import describe_rate
 from pipeline.train.experiment import Experiment
 from pipeline.train.memory import memory_of
@@ -78,7 +79,7 @@ def describe(experiment: Experiment) -> str:
             "memory a replica, estimated:",
             *lines,
             f"  {'in all':<36} {sum(memory.values()) / MIB:10,.1f} MiB",
-            f"forward pass: {_flops(experiment) / 1e9:,.3f} GFLOP an image",
+            _flops(experiment),
         ]
     )
 
@@ -94,10 +95,14 @@ def _trained(experiment: Experiment) -> str:
     return f" ({count_trained(experiment.model):,} of them trained)"
 
 
-def _flops(experiment: Experiment) -> float:
+def _flops(experiment: Experiment) -> str:
     config = experiment.config
-    return flops_per_image(
-        architecture(config.model), config.data.image_size, len(experiment.source.classes)
+    network = architecture(config.model), config.data.image_size, len(experiment.source.classes)
+    trained = [variable.path for variable in experiment.model.trainable_variables]
+    forward, step = flops_per_image(*network), training_flops_per_image(*network, trained)
+    return (
+        f"arithmetic of an image: forward pass {forward / 1e9:,.3f} GFLOP, "
+        f"training step {step / 1e9:,.3f} GFLOP"
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from pipeline.model.architecture import architecture
-from pipeline.model.cost import flops_per_image
+from pipeline.model.flops import training_flops_per_image
 from pipeline.train.experiment import Experiment
 
 # Side of the matrices whose product measures the peak: large enough to fill the device.
@@ -30,9 +30,11 @@ class Gauges:
     def __init__(self, experiment: Experiment) -> None:
         self._experiment = experiment
         config = experiment.config
-        # A training step is the forward pass and twice as much on the way back.
-        self._flops = 3 * flops_per_image(
-            architecture(config.model), config.data.image_size, len(experiment.source.classes)
+        self._flops = training_flops_per_image(
+            architecture(config.model),
+            config.data.image_size,
+            len(experiment.source.classes),
+            [variable.path for variable in experiment.model.trainable_variables],
         )
 
     def read(self, examples_per_second: float) -> dict[str, float]:

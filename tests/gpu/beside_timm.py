@@ -225,7 +225,7 @@ def operations_per_image(variant: str, size: int) -> float:
     """Of a training step: forward, and twice as much back."""
     from pipeline.config import ModelConfig
     from pipeline.model.architecture import architecture
-    from pipeline.model.cost import flops_per_image
+    from pipeline.model.flops import flops_per_image
 
     return 3 * flops_per_image(architecture(ModelConfig(variant=variant)), size, CLASSES)
 

@@ -11,38 +11,11 @@ from pipeline.model.architecture import Architecture, architecture
 from pipeline.model.cost import (
     activation_bytes_per_image,
     count_parameters,
-    flops_per_image,
     parameters,
 )
 from pipeline.model.vit import build_vit
 
 TINY = Architecture(2, 8, 3, 2, 4, 16, pool="mean")  # at 4 px: 4 patches of 12 numbers
-
-
-@pytest.mark.parametrize(
-    # torchvision's table of models has B/16 and L/16; DeiT's paper has S as 4.6.
-    ("variant", "giga_multiply_adds"),
-    [("S/16", 4.6), ("B/16", 17.56), ("L/16", 61.55)],
-)
-def test_flops_are_twice_the_published_multiply_adds(
-    variant: str, giga_multiply_adds: float
-) -> None:
-    flops = flops_per_image(architecture(ModelConfig(variant=variant)), 224, 1000)
-    assert flops == pytest.approx(2e9 * giga_multiply_adds, rel=5e-3)
-
-
-def test_flops_of_a_tiny_model_counted_by_hand() -> None:
-    block = 4 * 4 * 8 * 8 + 2 * 4 * 4 * 8 + 2 * 4 * 8 * 16  # 1,024 + 256 + 1,024
-    assert flops_per_image(TINY, 4, 5) == 2 * (4 * 12 * 8 + 3 * block + 8 * 5)
-
-
-def test_flops_of_heads_and_tokens_counted_by_hand() -> None:
-    arch = replace(TINY, depth=1, pool="flatten", head_dims=(6,), pre_logits=7)
-    head = 4 * 8 * 6 + 6 * 7 + 7 * 5
-    assert flops_per_image(arch, 4, 5) == 2 * (4 * 12 * 8 + 2304 + head)
-    token = replace(TINY, depth=1, pool="token")  # 5 tokens, of which 4 are patches
-    block = 5 * 4 * 8 * 8 + 2 * 5 * 5 * 8 + 2 * 5 * 8 * 16
-    assert flops_per_image(token, 4, 5) == 2 * (4 * 12 * 8 + block + 8 * 5)
 
 
 def test_activations_of_a_tiny_model_counted_by_hand() -> None:
@@ -90,11 +63,8 @@ def test_parameters_are_the_published_ones() -> None:
     assert parameters(architecture(ModelConfig(variant="B/16")), 224, 1000) == 86_567_656
 
 
-def test_a_stem_is_counted_by_hand() -> None:
+def test_activations_of_a_stem_counted_by_hand() -> None:
     arch = replace(TINY, patch_size=4, depth=1, stem="convolutions")  # at 8 px: 4, 8 channels
-    block = 4 * 4 * 8 * 8 + 2 * 4 * 4 * 8 + 2 * 4 * 8 * 16
-    stem = 16 * 27 * 4 + 4 * 9 * 4 * 8 + 4 * 8 * 8
-    assert flops_per_image(arch, 8, 5) == 2 * (stem + block + 8 * 5)
     plain = replace(arch, stem="patches")
     more = 4 * (16 * 4 + 4 * 8) * 2  # numbers of four bytes in 16 places, then in 4
     assert activation_bytes_per_image(arch, 8, "float32") == more + activation_bytes_per_image(

@@ -87,12 +87,22 @@ def test_gauges_are_norms_and_flops(tmp_path):
     assert apart > 0
     # monitor.peak_tflops is 1 in this recipe.
     assert values["peak_fraction"] == pytest.approx(values["model_flops_per_second"] / 1e12)
-    # D = 16, 2 blocks, MLP 32, 4 patches and a class token, 4 classes; a step is three passes.
+    # D = 16, 2 blocks, MLP 32, 4 patches and a class token, 4 classes. A step is three passes, less
+    # the gradient of the images.
     d, tokens, mlp = 16, 5, 32
     block = tokens * 4 * d * d + 2 * tokens * tokens * d + 2 * tokens * d * mlp
-    forward = 2 * (4 * 48 * d + 2 * block + d * 4)
-    assert values["model_flops_per_second"] == pytest.approx(3 * forward * 100)
+    patches = 2 * 4 * 48 * d
+    forward = patches + 2 * (2 * block + d * 4)
+    assert values["model_flops_per_second"] == pytest.approx((3 * forward - patches) * 100)
     assert 50e6 < values["host_memory_bytes"] < 50e9
+
+
+def test_a_linear_probe_is_credited_with_the_arithmetic_it_does(tmp_path):
+    whole, probe = (
+        Gauges(tiny(tmp_path, f"optim.linear_probe={probe}")).read(examples_per_second=100.0)
+        for probe in ("false", "true")
+    )
+    assert probe["model_flops_per_second"] < 0.4 * whole["model_flops_per_second"]
 
 
 def test_texts_are_the_settings_and_how_the_run_was_started(tmp_path):
