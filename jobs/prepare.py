@@ -27,10 +27,11 @@ from pipeline.errors import DataError, SettingsError
 from pipeline.monitor.progress import CountDisplay
 
 _EPILOG = """\
-SOURCE is a folder train/<class>/*, a .csv or .jsonl file with path, label and optionally split, a
-folder of TFRecord files, CIFAR's or Fashion-MNIST's own files, or the name of a data set (digits,
-cifar10, cifar100, fashion_mnist). OUT gets ArrayRecord shards and dataset.json; train from it with
-data.source=records data.path=OUT. Stopped in the middle, the same command goes on.
+SOURCE is a folder train/<class>/*, a folder of class folders, a .csv, .jsonl or .json file with
+path, label and optionally split, a folder of TFRecord files, CIFAR's or Fashion-MNIST's own files,
+or the name of a data set (digits, cifar10, cifar100, fashion_mnist). OUT gets ArrayRecord shards
+and dataset.json; train from it with data.source=records data.path=OUT. Stopped in the middle, the
+same command goes on.
 
 What becomes of images: RGB and grey JPEG and PNG of 8 bits are stored as they are. CMYK, 16 bits,
 GIF, BMP, WebP and TIFF are converted to PNG; of animations the first frame is taken. Unreadable,

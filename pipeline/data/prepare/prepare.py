@@ -25,13 +25,13 @@ from pipeline.data.prepare.shard_file import (
     ShardReport,
     ShardTask,
     inputs_of,
-    printable,
     read_report,
     write_shard,
 )
 from pipeline.data.sources.records import FACTS, SetFacts, check_shards, read_facts
 from pipeline.data.split import DataSource
 from pipeline.errors import DataError
+from pipeline.printable import printable
 
 REPORTS = ".prepare"
 UNREADABLE = "unreadable.txt"

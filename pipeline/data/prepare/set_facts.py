@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.prepare.shard_file import ShardReport, ShardTask, printable
+from pipeline.data.prepare.shard_file import ShardReport, ShardTask
 from pipeline.data.sources.records import FACTS, FORMAT, SetFacts, ShardFacts, SplitFacts
 from pipeline.data.sources.source import moments
 from pipeline.data.split import DataSource
 from pipeline.errors import DataError
+from pipeline.printable import printable
 
 DUPLICATES = "duplicates.txt"
 

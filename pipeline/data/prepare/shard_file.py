@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from pipeline.data.encode import Encoded, UnreadableError, encode_image, to_png
 from pipeline.data.sources.example import encode_example
 from pipeline.data.split import Split
 from pipeline.errors import DataError
+from pipeline.printable import printable
 
 # A record a chunk, so that one is read without its neighbours; JPEG and PNG do not compress.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -151,12 +151,6 @@ def inputs_of(split: Split) -> str:
             except OSError:
                 digest.update(b"\0missing\0")
     return digest.hexdigest()
-
-
-def printable(name: str) -> str:
-    """A name with what is no text, and what would end a line or a column, escaped."""
-    text = name.encode(errors="backslashreplace").decode()
-    return re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], text)
 
 
 def hash_file(path: Path) -> str:

@@ -11,7 +11,7 @@ from pipeline.data.sources.tfrecord import is_tfrecord
 from pipeline.errors import SettingsError
 
 NAMED = ("digits", "cifar10", "cifar100", "fashion_mnist")
-_LISTS = (".csv", ".jsonl", ".ndjson")
+_LISTS = (".csv", ".json", ".jsonl", ".ndjson")
 
 
 def find_source(name: str, kind: str | None = None) -> dict[str, Any]:

@@ -1,25 +1,28 @@
-"""A list of images and labels: a CSV file with a header, or JSON Lines."""
+"""A list of images and labels: a CSV file with a header, JSON Lines, or a JSON array of objects."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
 from pipeline.config import DataConfig
+from pipeline.data.sources.classes import alike_notes, class_name, class_order
 from pipeline.data.split import DataSource, Split, hold_out_by_name
 from pipeline.errors import DataError, SettingsError
+from pipeline.printable import printable
 
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-_LINES = (".jsonl", ".ndjson")
+_JSON = (".json", ".jsonl", ".ndjson")
 
 
 class _Row(NamedTuple):
-    """One line of a list: a path, relative to the list's folder, a class and a split."""
+    """One image of a list: its path, relative to the list's folder, its class and its split."""
 
     path: str
     label: str
@@ -36,13 +39,14 @@ def open_list(config: DataConfig) -> DataSource:
       DataError: The list is missing, has no such columns, or a line of it is wrong.
     """
     if config.path is None:
-        raise SettingsError("data.source=list needs data.path=FILE, a .csv or .jsonl file")
+        raise SettingsError("data.source=list needs data.path=FILE, a .csv, .jsonl or .json file")
     file = Path(config.path).expanduser()
-    rows = _read(file)
-    classes = _classes({row.label for row in rows})
+    title = printable(str(file))
+    rows = _read(file, title)
+    classes = class_order(row.label for row in rows)
     if len(classes) < 2:
         raise DataError(
-            f"{file} has one class only, {classes[0]!r}. A classifier needs two or more"
+            f"{title} has one class only, {classes[0]!r}. A classifier needs two or more"
         )
     label_of = {name: label for label, name in enumerate(classes)}
     splits, names = {}, {}
@@ -51,68 +55,134 @@ def open_list(config: DataConfig) -> DataSource:
         if chosen:
             labels = np.array([label_of[row.label] for row in chosen], np.int32)
             paths = [str(file.parent / row.path) for row in chosen]
-            splits[split] = Split(labels, paths=paths, title=f"{file}, {split}")
+            splits[split] = Split(labels, paths=paths, title=f"{title}, {split}")
             names[split] = [row.path for row in chosen]
     if "train" not in splits:
-        raise DataError(f"{file} lists no image of the split train")
+        raise DataError(f"{title} lists no image of the split train")
     if "validation" not in splits:
         train = splits["train"]
-        held = hold_out_by_name(names["train"], train.labels, config, str(file))
+        held = hold_out_by_name(names["train"], train.labels, config, title)
         splits["train"] = train.select(~held, train.title)
-        splits["validation"] = train.select(held, f"{file}, validation")
-    return DataSource(classes, splits)
+        splits["validation"] = train.select(held, f"{title}, validation")
+    notes = (*alike_notes(title, classes), *_repeated(title, rows))
+    return DataSource(classes, splits, None, notes)
 
 
-def _classes(labels: set[str]) -> tuple[str, ...]:
-    """Numbers in their order, names in that of their code points."""
-    if all(label.isdecimal() for label in labels):
-        return tuple(sorted(labels, key=int))
-    return tuple(sorted(labels))
+def _repeated(title: str, rows: Sequence[_Row]) -> tuple[str, ...]:
+    """Warnings about paths that are listed under two labels or in two splits."""
+    first: dict[str, _Row] = {}
+    labels: list[str] = []
+    splits: list[str] = []
+    for row in rows:
+        other = first.setdefault(os.path.normpath(row.path), row)
+        if other.label != row.label:
+            labels.append(f"{printable(row.path)} as {other.label!r} and as {row.label!r}")
+        if other.split != row.split:
+            splits.append(f"{printable(row.path)} in {other.split} and in {row.split}")
+    return tuple(
+        f"{title}: {len(found):,} lines list an image again under another {what}, for example "
+        f"{found[0]}"
+        for what, found in (("label", labels), ("split", splits))
+        if found
+    )
 
 
-def _read(file: Path) -> list[_Row]:
+def _read(file: Path, title: str) -> list[_Row]:
     try:
         with open(file, encoding="utf-8-sig", newline="") as stream:
-            lines = _json_lines(stream) if file.suffix.lower() in _LINES else _csv_lines(stream)
-            rows = [_row(line, file, number) for number, line in lines]
+            is_json = file.suffix.lower() in _JSON
+            entries = _json_entries(stream, title) if is_json else _csv_entries(stream, title)
+            rows = [_row(entry, where) for where, entry in entries]
     except OSError as error:
-        raise DataError(f"cannot read the list {file}: {error.strerror}") from None
-    except (csv.Error, ValueError) as error:
-        raise DataError(f"{file} is no CSV or JSON Lines file in UTF-8: {error}") from None
+        raise DataError(f"cannot read the list {title}: {error.strerror}") from None
+    except (csv.Error, ValueError, RecursionError) as error:
+        raise DataError(f"{title} is no CSV or JSON file in UTF-8: {error}") from None
     if not rows:
-        raise DataError(f"{file} lists no image")
+        raise DataError(f"{title} lists no image")
     return rows
 
 
-def _csv_lines(stream: Any) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(stream, strict=True)
-    for line in reader:
-        yield reader.line_num, line
+def _csv_entries(stream: TextIO, title: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    # Blanks after a comma are not part of a value, and a quote may follow them.
+    reader = csv.reader(stream, strict=True, skipinitialspace=True)
+    header: list[str] = []
+    try:
+        for fields in reader:
+            if not any(fields):
+                continue  # as spreadsheets write below a table
+            where = f"{title}, line {reader.line_num}"
+            if not header:
+                header = [name.strip() for name in fields]
+                _check_header(header, where)
+            elif len(fields) != len(header):
+                raise DataError(
+                    f"{where}: there are {len(fields)} fields, but the header has {len(header)}. "
+                    "A value that contains a comma must be quoted"
+                )
+            else:
+                yield where, dict(zip(header, fields, strict=True))
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num}: {error}") from None
 
 
-def _json_lines(stream: Any) -> Iterator[tuple[int, Any]]:
+def _check_header(header: Sequence[str], where: str) -> None:
+    if not {"path", "label"} <= set(header):
+        raise DataError(
+            f"{where}: the header must name the columns path and label, and optionally split, "
+            f"separated by commas. Received: {printable(', '.join(header))}"
+        )
+    if repeated := [name for name in dict.fromkeys(header) if header.count(name) > 1]:
+        raise DataError(f"{where}: the header names the column {repeated[0]!r} twice")
+
+
+def _json_entries(stream: TextIO, title: str) -> Iterator[tuple[str, Any]]:
+    if title.lower().endswith(".json"):
+        text = stream.read()
+        if text.lstrip().startswith("["):
+            for number, entry in enumerate(_parse(text), start=1):
+                yield f"{title}, entry {number}", entry
+            return
+        stream.seek(0)
     for number, text in enumerate(stream, start=1):
         if text.strip():
             try:
-                yield number, json.loads(text)
+                yield f"{title}, line {number}", _parse(text)
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from None
 
 
-def _row(line: Any, file: Path, number: int) -> _Row:
-    if not isinstance(line, dict) or not {"path", "label"} <= set(line):
-        has = ", ".join(str(k) for k in line) if isinstance(line, dict) else type(line).__name__
+def _parse(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_unique)
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys occur once; `json` itself would keep the last value of a key."""
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} occurs twice")
+    return entry
+
+
+def _row(entry: Any, where: str) -> _Row:
+    if not isinstance(entry, Mapping) or not {"path", "label"} <= set(entry):
+        has = ", ".join(entry) if isinstance(entry, Mapping) else type(entry).__name__
         raise DataError(
-            f"{file}, line {number}: there must be a path and a label, and optionally a split "
-            f"(CSV: as the header's names). Received: {has}"
+            f"{where}: there must be a path and a label, and optionally a split. Received: "
+            f"{printable(has)}"
         )
-    path, label = (line[key] for key in ("path", "label"))
-    split = line.get("split") or "train"
-    if not path or label in (None, ""):
-        raise DataError(f"{file}, line {number}: the path or the label is empty")
-    if split not in _SPLITS:
+    path, split = entry["path"], entry.get("split")
+    if not isinstance(path, str) or not path.strip() or "\0" in path:
+        raise DataError(f"{where}: the path must be the name of a file. Received: {path!r}")
+    try:
+        label = class_name(entry["label"])
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
+    name = split.strip() if isinstance(split, str) else split
+    if name in (None, ""):
+        name = "train"
+    if not isinstance(name, str) or name not in _SPLITS:
         raise DataError(
-            f"{file}, line {number}: the split must be train, validation (or val) or test. "
-            f"Received: {split!r}"
+            f"{where}: the split must be train, validation (or val) or test. Received: {split!r}"
         )
-    return _Row(str(path), str(label), _SPLITS[split])
+    return _Row(path, label, _SPLITS[name])

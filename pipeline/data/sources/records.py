@@ -15,6 +15,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.config import DataConfig
+from pipeline.data.sources.classes import alike_notes
 from pipeline.data.sources.example import IMAGE_KEY
 from pipeline.data.sources.shards import ShardRecords, allow_open_files
 from pipeline.data.split import Colour, DataSource, Split, check_labels
@@ -157,9 +158,9 @@ def open_records(config: DataConfig) -> DataSource:
         title = f"{root}, {name}"
         labels = check_labels(read_labels(root, split), len(facts.classes), title)
         splits[name] = Split(labels, title=title, records=records)
-    notes: tuple[str, ...] = ()
+    notes = alike_notes(str(root), facts.classes)
     if facts.duplicates:
-        notes = (
+        notes += (
             f"{root}: {facts.duplicates} images are in more than one split, duplicates.txt names "
             "them: what is measured on them is no measure of new images",
         )

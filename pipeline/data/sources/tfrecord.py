@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from pipeline.config import DataConfig
 from pipeline.cores import available_cores
+from pipeline.data.sources.classes import alike_notes, class_name
 from pipeline.data.sources.example import bytes_feature, int_feature
 from pipeline.data.sources.shards import ShardRecords
 from pipeline.data.split import DataSource, Split, check_labels, hold_out_by_name
@@ -101,16 +102,13 @@ def open_tfrecord(config: DataConfig) -> DataSource:
     indexes = {name: _index(root, name, paths, config) for name, paths in files.items()}
     lowest = min(int(index.labels.min()) for index in indexes.values())
     highest = max(int(index.labels.max()) for index in indexes.values())
-    if lowest not in (0, 1):
-        raise DataError(
-            f"{root}: the labels must begin at 0 or 1. Received: {lowest} as the smallest of "
-            f"{config.tfrecord_label_key}"
-        )
-    classes = _class_names(root, highest - lowest + 1)
-    notes = (f"{root}: labels begin at 1, and 1 was subtracted",) if lowest else ()
+    classes, first = _class_names(root, lowest, highest, config.tfrecord_label_key)
+    notes = alike_notes(str(root), classes)
+    if first:
+        notes += (f"{root}: labels begin at 1, and 1 was subtracted",)
     splits = {
         name: Split(
-            check_labels(index.labels - lowest, len(classes), f"{root}, {name}"),
+            check_labels(index.labels - first, len(classes), f"{root}, {name}"),
             title=f"{root}, {name}",
             records=ShardRecords(
                 tuple(map(str, files[name])), index.shard, index.start,
@@ -172,14 +170,48 @@ def _check_complete(paths: Sequence[Path]) -> None:
             )
 
 
-def _class_names(root: Path, count: int) -> tuple[str, ...]:
-    for path in (root / name for name in _CLASS_FILES):
-        if path.is_file():
-            names = path.read_text(encoding="utf-8").splitlines()
-            if len(names) < count:
-                raise DataError(f"{path} names {len(names)} classes, but there are {count} labels")
-            return tuple(names)
-    return tuple(str(label) for label in range(count))
+def _class_names(
+    root: Path, lowest: int, highest: int, label_key: str
+) -> tuple[tuple[str, ...], int]:
+    """The class names, and the label of the first of them: 0 or 1.
+
+    A file that names more classes than the highest label counts from 0: line `i` names label `i`,
+    counted from 0, even where no record has the label 0.
+    """
+    path = next((p for p in (root / name for name in _CLASS_FILES) if p.is_file()), None)
+    names = None if path is None else _read_names(path)
+    if names is not None and lowest >= 0 and highest < len(names):
+        return names, 0
+    if lowest not in (0, 1):
+        raise DataError(
+            f"{root}: the labels must begin at 0 or 1. Received: {lowest} as the smallest of "
+            f"{label_key}"
+        )
+    count = highest - lowest + 1
+    if names is not None and len(names) < count:
+        raise DataError(f"{path} names {len(names)} classes, but there are {count} labels")
+    return names or tuple(str(label) for label in range(count)), lowest
+
+
+def _read_names(path: Path) -> tuple[str, ...]:
+    """The class names of a file, one per line."""
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    lines: dict[str, int] = {}
+    for number, line in enumerate(text.rstrip().split("\n"), start=1):
+        try:
+            name = class_name(line)
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: {error}") from None
+        if name in lines:
+            raise DataError(
+                f"{path}, line {number}: {name!r} is the name of line {lines[name]} too. Give "
+                "each class a name of its own"
+            )
+        lines[name] = number
+    return tuple(lines)
 
 
 def _index(root: Path, split: str, paths: Sequence[Path], config: DataConfig) -> Index:

@@ -1,10 +1,15 @@
 """Lists of paths and labels."""
 
+import itertools
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
 from pipeline.config import DataConfig
+from pipeline.data.sources.classes import class_order
 from pipeline.data.sources.source import open_source
 from pipeline.errors import DataError, SettingsError
 
@@ -60,9 +65,16 @@ def test_classes_that_are_numbers_stand_in_their_order(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", "file,label\na,b\n", r"a\.csv, line 2: .*Received: file, label"),
-        ("a.csv", "path,label\na.png,\n", r"line 2: the path or the label is empty"),
-        ("a.csv", "path,label\na.png\n", r"line 2: the path or the label is empty"),
+        ("a.csv", "file,label\na,b\n", r"a\.csv, line 1: .*Received: file, label"),
+        ("a.csv", "path;label\na.png;b\n", r"separated by commas\. Received: path;label"),
+        ("a.csv", "path,label,label\na,b,c\n", r"line 1: the header names .* 'label' twice"),
+        ("a.csv", "path,label\na.png,\n", r"a\.csv, line 2: the label is empty"),
+        ("a.csv", 'path,label\na.png," "\n', r"line 2: the label is empty"),
+        ("a.csv", "path,label\n,cat\n", r"line 2: the path must .*Received: ''"),
+        ("a.csv", "path,label\na\0.png,cat\n", r"line 2: the path must .*Received: 'a\\x00.png'"),
+        ("a.csv", "path,label\na.png\n", r"line 2: there are 1 fields, but the header has 2"),
+        ("a.csv", "path,label\na.png,b\na,1.png,b\n", r"line 3: there are 3 fields, .*quoted"),
+        ("a.csv", 'path,label\na.png,"b" c\n', r"a\.csv is no CSV .*: line 2"),
         ("a.csv", "path,label,split\na,b,dev\n", r"line 2: the split must .*Received: 'dev'"),
         ("a.csv", "path,label\n", "lists no image"),
         ("a.csv", "", "lists no image"),
@@ -71,6 +83,15 @@ def test_classes_that_are_numbers_stand_in_their_order(tmp_path):
         ("a.jsonl", '{"path": "a.png"}\n', r"line 1: there must be a path and a label"),
         ("a.jsonl", '["a.png", 1]\n', r"line 1: .*Received: list"),
         ("a.jsonl", '{"path": "a.png", "label": 1}\n{"path"\n', r"a\.jsonl .*line 2"),
+        ("a.jsonl", '{"path": 3, "label": 1}\n', r"line 1: the path must .*Received: 3"),
+        (
+            "a.jsonl",
+            '{"path": "a", "label": "b", "label": "c"}\n',
+            r"line 1: .*'label' occurs twice",
+        ),
+        ("a.json", '[{"path": "a"}]', r"a\.json, entry 1: there must be .*Received: path"),
+        ("a.json", '{"images": [], "labels": []}', r"a\.json, line 1: .*Received: images, labels"),
+        ("a.json", "[" * 100_000, r"a\.json is no CSV or JSON file"),
     ],
 )
 def test_a_wrong_list_is_told_where(tmp_path, name, text, message):
@@ -84,5 +105,123 @@ def test_a_list_must_be_there_and_be_text(tmp_path):
     with pytest.raises(DataError, match="No such file"):
         open_(tmp_path / "missing.csv")
     (tmp_path / "image.csv").write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
-    with pytest.raises(DataError, match="no CSV or JSON Lines file in UTF-8"):
+    with pytest.raises(DataError, match="no CSV or JSON file in UTF-8"):
         open_(tmp_path / "image.csv")
+
+
+def write_lines(path, rows):
+    return write(path, "\n".join(map(json.dumps, rows)))
+
+
+@pytest.mark.parametrize(
+    ("label", "shown"),
+    [
+        (1.0, "1.0"), (float("nan"), "nan"), (float("inf"), "inf"), (None, "None"), (True, "True"),
+        (["cat"], r"\['cat'\]"), ({"name": "cat"}, r"{'name': 'cat'}"),
+    ],
+)  # fmt: skip
+def test_a_label_is_text_or_an_integer(tmp_path, label, shown):
+    rows = [{"path": "a.png", "label": "cat"}, {"path": "b.png", "label": label}]
+    message = rf"a\.jsonl, line 2: the label must be text or an integer\. Received: {shown}"
+    with pytest.raises(DataError, match=message):
+        open_(write_lines(tmp_path / "a.jsonl", rows))
+
+
+@pytest.mark.parametrize("split", [["train"], {"train": 1}, 0, 1, False, True])
+def test_a_split_is_text(tmp_path, split):
+    rows = [{"path": "a.png", "label": "cat", "split": split}]
+    with pytest.raises(DataError, match=r"a\.jsonl, line 1: the split must be train"):
+        open_(write_lines(tmp_path / "a.jsonl", rows))
+
+
+def test_an_integer_and_its_text_are_one_class(tmp_path):
+    rows = [{"path": f"{i}.png", "label": (7, "7", 12, " 12\t")[i % 4]} for i in range(40)]
+    source = open_(write_lines(tmp_path / "a.jsonl", rows))
+    assert source.classes == ("7", "12")
+    assert source.notes == ()
+    for split in source.splits.values():
+        numbers = [int(path.rpartition("/")[2].removesuffix(".png")) for path in split.paths]
+        assert split.labels.tolist() == [i % 4 // 2 for i in numbers]
+
+
+def test_blanks_around_values_and_line_ends_of_windows_do_not_count(tmp_path):
+    lines = ["\ufeffpath , label, split ", 'a.png, "red, dark", val', 'b.png,"blue ",', ",,"]
+    lines += ['"c.png",blue,train ', 'd.png," red, dark",train', ""]
+    source = open_(write(tmp_path / "a.csv", "\r\n".join(lines)))
+    assert source.classes == ("blue", "red, dark")
+    names = {
+        name: [path.rpartition("/")[2] for path in s.paths] for name, s in source.splits.items()
+    }
+    assert names == {"train": ["b.png", "c.png", "d.png"], "validation": ["a.png"]}
+    assert source.splits["train"].labels.tolist() == [0, 0, 1]
+
+
+def test_an_array_and_lines_say_the_same(tmp_path):
+    rows = [{"path": f"{i}.png", "label": "ab"[i % 2], "split": None} for i in range(20)]
+    lines = open_(write_lines(tmp_path / "a.jsonl", rows))
+    for text in (json.dumps(rows, indent=1), "\n".join(map(json.dumps, rows))):
+        array = open_(write(tmp_path / "a.json", text))
+        assert array.classes == lines.classes == ("a", "b")
+        for name, split in lines.splits.items():
+            assert array.splits[name].paths == split.paths
+            assert array.splits[name].labels.tolist() == split.labels.tolist()
+
+
+@pytest.mark.parametrize(
+    "alike",
+    [("Cat", "cat"), ("1", "01"), ("1", "1.0"), ("caf\u00e9", "cafe\u0301"), ("a b", "a  b")],
+)
+def test_classes_that_look_alike_are_named(tmp_path, alike):
+    rows = [{"path": f"{i}.png", "label": (*alike, "dog")[i % 3]} for i in range(30)]
+    (note,) = open_(write_lines(tmp_path / "a.jsonl", rows)).notes
+    for name in alike:
+        assert repr(name) in note
+    assert "dog" not in note
+
+
+def test_the_text_nan_is_a_class_that_is_named(tmp_path):
+    text = "path,label\n" + "\n".join(f"{i}.png,{('cat', 'nan')[i % 2]}" for i in range(20))
+    (note,) = open_(write(tmp_path / "a.csv", text)).notes
+    assert "'nan' is a class" in note
+
+
+def test_an_image_under_two_labels_or_in_two_splits_is_named(tmp_path):
+    rows = ["a.png,cat,train", "b.png,dog,train", "c.png,cat,val", "./a.png,dog,train"]
+    rows += ["x/../c.png,cat,train", "b.png,dog,train"]
+    label, split = open_(
+        write(tmp_path / "a.csv", "\n".join(["path,label,split", *rows]))
+    ).notes  # fmt: skip
+    assert "1 lines list an image again under another label" in label
+    assert "./a.png as 'cat' and as 'dog'" in label
+    assert "1 lines list an image again under another split" in split
+    assert "x/../c.png in validation and in train" in split
+
+
+@pytest.mark.parametrize("names", [["1", "01", "001", "2", "10"], ["b", "B", "1", "01", "\u00e9"]])
+def test_the_order_of_classes_is_that_of_the_set_of_names(names):
+    orders = {class_order(order) for order in itertools.permutations(names)}
+    assert len(orders) == 1
+    expected = ("001", "01", "1", "2", "10") if "10" in names else ("01", "1", "B", "b", "\u00e9")
+    assert orders == {expected}
+
+
+def test_the_order_of_classes_is_the_same_in_every_process(tmp_path):
+    text = "path,label\n" + "\n".join(f"{i}.png,{('1', '01', '2')[i % 3]}" for i in range(30))
+    write(tmp_path / "a.csv", text)
+    code = (
+        "import sys; from pipeline.config import DataConfig;"
+        "from pipeline.data.sources.listing import open_list;"
+        "print(open_list(DataConfig(source='list', path=sys.argv[1])).classes)"
+    )
+    for seed in "012":
+        found = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "a.csv")],
+            env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+        assert found.strip() == "('01', '1', '2')"
+
+
+def test_negative_and_very_long_numbers_have_an_order():
+    assert class_order(["-1", "2", "-10", "0"]) == ("-10", "-1", "0", "2")
+    long = "1" * 5000
+    assert class_order(["2", long, "10"]) == ("10", long, "2")

@@ -114,6 +114,32 @@ def test_names_of_other_writers_and_their_features(tmp_path):
     assert sizes["test"] == 2
 
 
+def test_a_file_with_a_name_for_label_0_counts_from_0(tmp_path):
+    write_set(tmp_path, first_label=1)
+    (tmp_path / "labels.txt").write_bytes(
+        b"background\r\n wren \r\nrobin\r\nowl\r\ncaf\xe9\r\n\r\n"
+    )
+    source = open_(tmp_path)
+    assert source.classes == ("background", "wren", "robin", "owl", "caf\\udce9")
+    assert source.splits["train"].labels.tolist() == [1 + i % 4 for i in range(24)]
+    assert source.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("wren\nowl\n wren\nauk\n", r"labels\.txt, line 3: 'wren' is the name of line 1 too"),
+        ("wren\n\nowl\nauk\n", r"labels\.txt, line 2: the label is empty"),
+        ("wren\nowl\n", r"labels\.txt names 2 classes, but there are 4 labels"),
+    ],
+)
+def test_a_wrong_file_of_class_names_is_told_where(tmp_path, text, message):
+    write_set(tmp_path)
+    (tmp_path / "labels.txt").write_text(text)
+    with pytest.raises(DataError, match=message):
+        open_(tmp_path)
+
+
 def test_records_go_to_another_process(tmp_path):
     write_set(tmp_path)
     train = open_(tmp_path).splits["train"]

@@ -1,0 +1,19 @@
+"""Names of files and classes as text that can be printed and stored."""
+
+from __future__ import annotations
+
+import re
+
+# Control characters, and the separators at which `str.splitlines` ends a line.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def printable(name: str) -> str:
+    r"""A name as valid UTF-8 text on one line.
+
+    On Linux a file name is bytes. Python represents the bytes that are not UTF-8 as lone
+    surrogates, which can be neither printed nor encoded. They are escaped: the name b"caf\xe9" is
+    shown as caf\udce9. Line breaks, tabs and other control characters are escaped as well.
+    """
+    text = name.encode(errors="backslashreplace").decode()
+    return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
