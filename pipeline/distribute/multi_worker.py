@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context
 
@@ -17,6 +19,9 @@ from pipeline.errors import PeerLost
 # What collectives fail with once a worker has left.
 _LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
 _FAREWELL_MS = 60_000
+
+_WORD = 8  # bytes of an int64
+_BROADCAST_BYTES = 64 * 2**20  # most that one collective of `broadcast` carries
 
 
 class MultiWorkerRuntime(MirroredRuntime):
@@ -46,12 +51,17 @@ class MultiWorkerRuntime(MirroredRuntime):
         ]
 
     def broadcast(self, variables: Sequence[tf.Variable]) -> None:
-        # The sum of the chief's value and everybody else's zeros.
-        for variable in variables:
-            value = tf.identity(variable)
-            numbers = value if self.is_chief else tf.zeros_like(value)
-            total = self._strategy.reduce("SUM", self._on_first_replica(numbers), axis=None)
-            variable.assign(total)
+        # A collective takes milliseconds however small its tensor is, and a model has hundreds of
+        # variables: many of them travel in one tensor.
+        for group in _groups_of(variables, _BROADCAST_BYTES):
+            data = b"".join(_bytes_of(variable) for variable in group) if self.is_chief else b""
+            received = self._broadcast_bytes(data, sum(map(_size_of, group)))
+            place = 0
+            for variable in group:
+                count, kind = math.prod(variable.shape), variable.dtype.as_numpy_dtype
+                array = np.frombuffer(received, kind, count, place)
+                variable.assign(array.reshape(variable.shape))
+                place += _size_of(variable)
 
     def barrier(self) -> None:
         """Returns when every process has come here, and none needs this one for that any more.
@@ -89,6 +99,17 @@ class MultiWorkerRuntime(MirroredRuntime):
     def describe(self) -> str:
         return f"{self.world_size} workers, {self.num_replicas} replicas, mirrored"
 
+    def _broadcast_bytes(self, data: bytes, size: int) -> bytes:
+        """The chief's `size` bytes in every process; the others pass none."""
+        words = np.zeros(math.ceil(size / _WORD), np.int64)
+        words.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
+        for start in range(0, len(words), _BROADCAST_BYTES // _WORD):
+            part = words[start : start + _BROADCAST_BYTES // _WORD]
+            # The sum of the chief's words and zeros. Integers keep every bit, also of -0.0 and NaN.
+            numbers = self._on_first_replica(tf.constant(part))
+            part[:] = self._strategy.reduce("SUM", numbers, axis=None).numpy()
+        return words.tobytes()[:size]
+
     def _on_first_replica(self, value: tf.Tensor) -> Any:
         first = self.rank * self.local_replicas
         return self._strategy.experimental_distribute_values_from_function(
@@ -106,3 +127,25 @@ class MultiWorkerRuntime(MirroredRuntime):
 
         gathered = self._strategy.experimental_local_results(self._strategy.run(each))[0]
         return tf.reshape(gathered[:: self.local_replicas], [-1])
+
+
+def _groups_of(variables: Sequence[tf.Variable], limit: int) -> Iterator[list[tf.Variable]]:
+    """The variables in their order, in groups of at most `limit` bytes; a larger one is alone."""
+    group: list[tf.Variable] = []
+    size = 0
+    for variable in variables:
+        if group and size + _size_of(variable) > limit:
+            yield group
+            group, size = [], 0
+        group.append(variable)
+        size += _size_of(variable)
+    if group:
+        yield group
+
+
+def _size_of(variable: tf.Variable) -> int:
+    return math.prod(variable.shape) * int(variable.dtype.size)
+
+
+def _bytes_of(variable: tf.Variable) -> bytes:
+    return bytes(tf.identity(variable).numpy().tobytes())

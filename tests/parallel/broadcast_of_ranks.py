@@ -1,0 +1,58 @@
+"""Broadcasts the chief's variables to all workers: python broadcast_of_ranks.py BYTES_A_COLLECTIVE
+
+Each rank prints, as JSON, a hash of every variable's bits and the number of collectives.
+"""
+
+import hashlib
+import json
+import os
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline.config import DistributeConfig
+from pipeline.distribute import multi_worker
+from pipeline.distribute.environment import find_place
+from pipeline.distribute.runtime import start
+
+rank = find_place(os.environ).rank
+multi_worker._BROADCAST_BYTES = int(sys.argv[1])
+runtime = start(DistributeConfig(runtime="multi_worker"))
+
+calls = []
+reduce = tf.distribute.MultiWorkerMirroredStrategy.reduce
+tf.distribute.MultiWorkerMirroredStrategy.reduce = lambda *a, **k: (
+    calls.append(a),
+    reduce(*a, **k),
+)[1]
+
+draw = np.random.default_rng(7 + rank)
+special = np.array([-0.0, np.inf, np.nan, 1e-45], np.float32) if rank == 0 else np.zeros(4, "f4")
+special[2:3].view(np.uint32)[:] += rank + 5  # a NaN with bits of its own
+values = [
+    *(draw.normal(size=(7, n)).astype("float32") for n in range(1, 51)),
+    special,
+    np.int64(3 - rank),
+    draw.normal(size=3).astype("float16"),
+    np.array([rank == 0, False]),
+]
+with runtime.scope():  # which gives all workers the same initial values
+    variables = [tf.Variable(np.zeros_like(value)) for value in values]
+for variable, value in zip(variables, values, strict=True):
+    variable.assign(value)
+runtime.broadcast(variables)
+bits = [variable.numpy().tobytes() for variable in variables]
+print(
+    json.dumps(
+        {
+            "hash": hashlib.sha256(b"".join(bits)).hexdigest(),
+            "special": np.asarray(variables[50]).tobytes().hex(),
+            "counter": int(variables[51].numpy()),
+            "bytes": sum(map(len, bits)),
+            "collectives": len(calls),
+        }
+    ),
+    flush=True,
+)
+runtime.barrier()
