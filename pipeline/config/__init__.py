@@ -1,7 +1,10 @@
 """Settings of a run.
 
 settings.py  one class per section of a recipe; every setting with its type, default and meaning
-recipe.py    reads them from a YAML file and the command line
+values.py    reads one value by the type of its setting
+document.py  a YAML text as nested text, with the line of each key
+recipe.py    reads settings from a recipe, its base and the command line
+explain.py   what is wrong with a setting, where it stands, and which one was meant
 
 Importing this package must stay cheap: a wrong setting is reported before TensorFlow is imported.
 """

@@ -2,57 +2,64 @@
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import yaml
 from pydantic import ValidationError
 
-from pipeline.config.settings import Config, all_settings
+from pipeline.config.document import read_yaml
+from pipeline.config.explain import COMMAND_LINE, explain_all
+from pipeline.config.settings import Config, type_of
+from pipeline.config.values import inner_type, is_section
 from pipeline.errors import SettingsError
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML follows YAML 1.1, where 1e-3 is a string; YAML 1.2 and every user read a number."""
-
-
-# PyYAML copies the table of its base class here before it adds to it.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
 
 
 def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Reads a recipe and what it inherits, applies `section.key=value`, and checks the result.
 
+    A value is read by the type of its setting. On the command line, text is taken as typed, without
+    quotes; `null` stands for null where a setting allows it (a folder of that name is `./null`);
+    lists and sections are written as in YAML.
+
     Args:
       recipe: Path of a YAML file; its `base:` names another, relative to it.
-      overrides: Settings in the form `section.key=value`, value in YAML; the last one wins.
+      overrides: Settings in the form `section.key=value`; the last one wins.
 
     Raises:
       SettingsError: A file is missing, a key unknown, or a value not allowed.
     """
     recipe = Path(recipe)
-    tree = _read_recipe(recipe, ())
+    tree, origins = _read_recipe(recipe, ())
     for override in overrides:
-        _apply_override(tree, override)
-    if not (tree.get("run") or {}).get("dir"):
-        tree["run"] = {**(tree.get("run") or {}), "dir": f"runs/{recipe.stem}"}
-    return parse_config(tree, str(recipe))
+        _apply_override(tree, origins, override)
+    config = parse_config(tree, str(recipe), origins)
+    if config.run.dir is not None:
+        return config
+    run = config.run.model_copy(update={"dir": f"runs/{recipe.stem}"})
+    return config.model_copy(update={"run": run})
 
 
-def parse_config(tree: dict[str, Any], origin: str) -> Config:
-    """Checks a tree of settings; `origin` is named in the error."""
+def parse_config(tree: Any, origin: str, origins: Mapping[str, str] | None = None) -> Config:
+    """Checks a tree of settings.
+
+    Args:
+      tree: Nested mappings.
+      origin: Where it is from, for errors.
+      origins: Where single keys are from, by their dotted path.
+
+    Raises:
+      SettingsError: With one line for each wrong setting.
+    """
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        lines = "\n".join(f"  {_explain(e)}" for e in error.errors())
-        raise SettingsError(f"{origin}: {error.error_count()} wrong setting(s)\n{lines}") from None
+        lines = explain_all(error.errors(), origin, origins or {})
+        if len(lines) == 1:
+            raise SettingsError(lines[0]) from None
+        listed = "".join(f"\n  {line}" for line in lines)
+        raise SettingsError(f"{len(lines)} settings are wrong:{listed}") from None
 
 
 def dump_config(config: Config) -> str:
@@ -60,60 +67,73 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def _read_recipe(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _read_recipe(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The tree of a recipe over that of its base, and where each key is from."""
+    by = f", named by `base:` in {seen[-1]}" if seen else ""
     path = path.resolve()
     if path in seen:
         raise SettingsError(f"{path}: the recipe inherits from itself through `base:`")
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader) or {}  # noqa: S506
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise SettingsError(f"cannot read the recipe {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not valid YAML: {error}") from None
+        raise SettingsError(f"cannot read the recipe {path}{by}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: not valid YAML: not UTF-8 text ({error})") from None
+    tree, lines = read_yaml(text, str(path))
+    if tree is None or tree == "":
+        tree = {}
     if not isinstance(tree, dict):
         raise SettingsError(f"{path} must hold settings as `section: {{key: value}}`")
+    origins = {key: f"{path}, line {line}" for key, line in lines.items()}
     base = tree.pop("base", None)
-    if base is None:
-        return tree
-    return _merge(_read_recipe(path.parent / str(base), (*seen, path)), tree)
+    if base is None or base == "":
+        return tree, origins
+    if not isinstance(base, str):
+        raise SettingsError(f"{origins['base']}: base must name one YAML file. Received: {base!r}")
+    under, under_origins = _read_recipe(path.parent / base, (*seen, path))
+    return _merge(under, tree), under_origins | origins
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        below = merged.get(key)
+        if isinstance(below, dict) and value == "":
+            continue  # a section without settings changes none
+        both = isinstance(value, dict) and isinstance(below, dict)
         merged[key] = _merge(merged[key], value) if both else value
     return merged
 
 
-def _apply_override(tree: dict[str, Any], override: str) -> None:
+def _apply_override(tree: dict[str, Any], origins: dict[str, str], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise SettingsError(
-            f"a setting is given as section.key=value, for example optim.base_lr=1e-3. "
-            f"Received: {override!r}"
+            f"{COMMAND_LINE}: a setting is given as section.key=value, for example "
+            f"optim.base_lr=1e-3. Received: {override!r}"
         )
-    try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506
-    except yaml.YAMLError:
-        value = text
+    value = _read_typed(key, text)
     *sections, last = key.split(".")
     for section in sections:
         child = tree.get(section)
         tree[section] = child = dict(child) if isinstance(child, dict) else {}
         tree = child
     tree[last] = value
+    for below in [name for name in origins if name.startswith(f"{key}.")]:
+        del origins[below]
+    origins[key] = COMMAND_LINE
 
 
-def _explain(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        known = [s.key for s in all_settings()]
-        known += sorted({k.rpartition(".")[0] for k in known} - {""})
-        close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]}?" if close else "`vit train --help` lists all settings"
-        return f"{key}: no such setting; {hint}"
-    message = error["msg"].removeprefix("Value error, ")
-    if not key:
-        return message
-    return f"{key}: {message}. Received: {error['input']!r}"
+def _read_typed(key: str, text: str) -> Any:
+    """A value of the command line, as `read_value` takes it."""
+    if not text:
+        raise SettingsError(
+            f"{COMMAND_LINE}: {key}= has no value. Where a setting may be null, write {key}=null"
+        )
+    kind, optional = inner_type(type_of(key))
+    if optional and text == "null":
+        return None
+    is_list = get_origin(kind) is tuple and text.startswith("[")
+    if is_section(kind) or is_list:
+        return read_yaml(text, f"{COMMAND_LINE}: {key}={text}").tree
+    return text

@@ -8,9 +8,17 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticUndefined
 
+from pipeline.config.values import LocalPath, is_section, read_value
 from pipeline.errors import SettingsError
 
 # The named variants; pipeline/model/architecture.py holds their sizes.
@@ -25,11 +33,16 @@ def _setting(default: Any, doc: str, *, free: bool = False, **limits: Any) -> An
 class _Stage(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_by_type(cls, value: Any, info: ValidationInfo) -> Any:
+        return read_value(value, cls.model_fields[str(info.field_name)].annotation)
+
 
 class RunConfig(_Stage):
     """Where the run is kept."""
 
-    dir: str | None = _setting(None, "run folder; null means runs/<recipe>", free=True)
+    dir: LocalPath | None = _setting(None, "run folder; null means runs/<recipe>", free=True)
 
 
 class AugmentConfig(_Stage):
@@ -69,10 +82,10 @@ class DataConfig(_Stage):
         "tfrecord",
         "synthetic",
     ] = _setting("digits", "kind of data set; records: what vit prepare wrote")
-    path: str | None = _setting(None, "folder, archive or list of the data set", free=True)
+    path: LocalPath | None = _setting(None, "folder, archive or list of the data set", free=True)
     tfrecord_image_key: str = _setting("image/encoded", "feature of a TFRecord that is the image")
     tfrecord_label_key: str = _setting("image/class/label", "feature of a TFRecord: its label")
-    index_path: str | None = _setting(
+    index_path: LocalPath | None = _setting(
         None, "folder for the index of TFRecord files; null: beside them", free=True
     )
     links_out: bool = _setting(False, "allow links that lead out of an image folder")
@@ -167,7 +180,7 @@ class ModelConfig(_Stage):
         lt=1,
     )
 
-    pretrained: str | None = _setting(
+    pretrained: LocalPath | None = _setting(
         None,
         "what the weights are to start from: a run folder (its best ones), or a published ViT's "
         ".npz, .safetensors or folder, which `vit pretrained list` names",
@@ -417,13 +430,24 @@ def all_settings(stage: type[BaseModel] = Config, prefix: str = "") -> Iterator[
     """Every setting with type, default and meaning, in the order of the classes."""
     for name, field in stage.model_fields.items():
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, _Stage):
+        if is_section(kind):
             yield from all_settings(kind, f"{prefix}{name}.")
         else:
             extra = field.json_schema_extra
             free = isinstance(extra, dict) and bool(extra["free"])
             default = None if field.default is PydanticUndefined else field.default
             yield Setting(prefix + name, _type_name(kind), default, field.description or "", free)
+
+
+def type_of(key: str) -> Any:
+    """The type of a setting or section by its dotted key; None if there is none of that name."""
+    kind: Any = Config
+    for part in key.split("."):
+        field = kind.model_fields.get(part) if is_section(kind) else None
+        if field is None:
+            return None
+        kind = field.annotation
+    return kind
 
 
 def value_of(config: Config, key: str) -> Any:

@@ -19,10 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline.checkpoint.store import CheckpointStore
-from pipeline.config import Config, dump_config, parse_config, training_differences
+from pipeline.config import Config, dump_config, load_config, training_differences
 from pipeline.errors import PipelineError, SettingsError
 from pipeline.monitor.whole_file import replace_file
 from pipeline.train.run_lock import RunLock
@@ -65,7 +63,7 @@ class RunFolder:
                 f"{self.path} is not a run folder: it has no config.yaml. Give the folder that "
                 "`vit train` printed"
             )
-        return parse_config(yaml.safe_load(file.read_text()), str(file))
+        return load_config(file)
 
     def check(self, config: Config) -> None:
         """Refuses settings that would train something else than what the folder holds.

@@ -1,0 +1,154 @@
+"""Reads one value by the type of its setting, the same in a file and on the command line.
+
+A recipe gives text; the type of the setting says what the text means. So `dir: 0` is a folder named
+0, and `seed: 010` is ten. Numbers are written as in the core schema of YAML 1.2, and may have
+underscores between digits.
+
+References:
+  YAML 1.2.2, section 10.3, "Core Schema": https://yaml.org/spec/1.2.2/#103-core-schema
+"""
+
+from __future__ import annotations
+
+import math
+import os.path
+import re
+from decimal import Decimal
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
+
+from pydantic import AfterValidator, BaseModel
+
+_DIGITS = r"[0-9]+(?:_[0-9]+)*"
+_INTEGER = re.compile(rf"[-+]?{_DIGITS}")
+_OTHER_BASES = {"0x": (re.compile(r"0x[0-9a-fA-F]+"), 16), "0o": (re.compile(r"0o[0-7]+"), 8)}
+_NUMBER = re.compile(rf"[-+]?(?:\.{_DIGITS}|{_DIGITS}(?:\.(?:{_DIGITS})?)?)(?:[eE][-+]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[-+]?\.?(inf|infinity|nan)", re.IGNORECASE)
+_BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False,
+             "FALSE": False}  # fmt: skip
+_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
+
+
+def _local_path(text: str) -> str:
+    if match := _URL.match(text):
+        if match[1].lower() == "file":
+            raise ValueError("must be a path without file://")
+        remedy = (
+            "Download the file and give its path"
+            if match[1].lower() in ("http", "https", "ftp")
+            else "Mount the storage as a folder, or copy the data to a local one"
+        )
+        raise ValueError(
+            f"must be a local path; {match[1]}:// addresses are not supported. {remedy}"
+        )
+    # A shell expands ~ at the start of a word only, and not after `run.dir=`.
+    return os.path.expanduser(text) if text == "~" or text.startswith("~/") else text
+
+
+# The path of a file or folder: text that is not a URL; a leading ~/ is the home folder.
+LocalPath = Annotated[str, AfterValidator(_local_path)]
+
+
+def inner_type(kind: Any) -> tuple[Any, bool]:
+    """A setting's type without `| None` and annotations, and whether it may be null."""
+    if get_origin(kind) is Annotated:
+        return inner_type(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        options = [option for option in get_args(kind) if option is not NoneType]
+        return inner_type(options[0])[0], True
+    return kind, False
+
+
+def is_section(kind: Any) -> TypeGuard[type[BaseModel]]:
+    """Whether a type is a section of settings."""
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def read_value(value: Any, kind: Any) -> Any:
+    """The value of a setting of type `kind`.
+
+    Args:
+      value: Text as written, or a value that has a type already. Empty text stands for a value
+        that was left out: null where the type allows it, an empty section.
+      kind: The annotation of the setting.
+
+    Raises:
+      ValueError: It is no value of that type.
+    """
+    kind, optional = inner_type(kind)
+    if is_section(kind):
+        return _read_section(value, kind)
+    if optional and (value is None or value == ""):
+        return None
+    if value is None or value == "":
+        raise ValueError("must have a value; this setting cannot be null")
+    if get_origin(kind) is tuple:
+        return _read_list(value, kind)
+    if kind is bool:
+        return _read_boolean(value)
+    if kind is int or kind is float:
+        wanted = "a whole number" if kind is int else "a number"
+        return _read_number(value, kind, f"{wanted} or null" if optional else wanted)
+    if get_origin(kind) is not Literal and not isinstance(value, str):
+        raise ValueError("must be text")
+    return value
+
+
+def _read_section(value: Any, kind: type[BaseModel]) -> Any:
+    if value == "":
+        return {}
+    if not isinstance(value, (dict, kind)):
+        raise ValueError("is a section of settings; set one of them")
+    return value
+
+
+def _read_list(value: Any, kind: Any) -> tuple[Any, ...]:
+    item, *more = get_args(kind)
+    if isinstance(value, str) and item is str:
+        return (value,)  # one name needs no brackets
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("must be a list in brackets, such as [1,2]")
+    if Ellipsis not in more and len(value) != 1 + len(more):
+        raise ValueError(f"must be a list of {1 + len(more)}")
+    return tuple(read_value(entry, item) for entry in value)
+
+
+def _read_boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, str) or value not in _BOOLEANS:
+        raise ValueError("must be true or false")
+    return _BOOLEANS[value]
+
+
+def _read_number(value: Any, kind: type[int] | type[float], wanted: str) -> int | float:
+    if isinstance(value, str):
+        value = _parse_number(value.strip(), wanted)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"must be {wanted}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError("must be finite")
+    if kind is float:
+        return number
+    if value != int(value):
+        raise ValueError(f"must be {wanted}")
+    return int(value)
+
+
+def _parse_number(text: str, wanted: str) -> int | float:
+    """An int, and a float for what is not whole or has more digits than any setting."""
+    if _NOT_FINITE.fullmatch(text):
+        return math.inf
+    pattern, base = _OTHER_BASES.get(text[:2], (_INTEGER, 10))
+    if pattern.fullmatch(text) and len(text) < 400:
+        return int(text.replace("_", ""), base)
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(f"must be {wanted}")
+    digits = text.replace("_", "")
+    number = float(digits)
+    whole = math.isfinite(number) and number.is_integer()
+    return int(Decimal(digits)) if whole else number
