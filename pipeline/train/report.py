@@ -47,11 +47,13 @@ def gather(folder: RunFolder) -> RunFacts:
     best = best_step(folder)
     predictions = _read(folder.predictions, Predictions)
     current = predictions is not None and predictions.step == best
+    metrics = MetricsFile(folder.metrics, print)
+    damaged = metrics.num_damaged()
     return RunFacts(
         name=folder.path.resolve().name,
         folder=str(folder.path),
         config=config,
-        rows=MetricsFile(folder.metrics, print).rows(),
+        rows=metrics.rows(),
         classes=dataset["classes"],
         counts=dataset["examples"],
         outcome=folder.outcome(),
@@ -60,6 +62,7 @@ def gather(folder: RunFolder) -> RunFacts:
         best_step=best,
         predictions=predictions if current else None,
         examples=_read(folder.examples, Examples) if current else None,
+        left_out=(f"{damaged:,} damaged line(s) of {folder.metrics.name}.",) if damaged else (),
     )
 
 
@@ -120,7 +123,7 @@ def write_report(folder: RunFolder, out: Path | None = None, left_out: str | Non
     """
     facts = gather(folder)
     if left_out is not None and facts.predictions is None:
-        facts = replace(facts, left_out=(left_out,))
+        facts = replace(facts, left_out=(*facts.left_out, left_out))
     if out is None:
         try:
             write_board(folder.tensorboard, facts)

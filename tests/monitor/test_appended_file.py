@@ -1,5 +1,6 @@
 """Files that grow on a disk that fills: a real one, of 64 KiB."""
 
+import json
 import threading
 
 import pytest
@@ -76,3 +77,32 @@ def test_rewinding_drops_what_is_written_again(tmp_path):
 
     assert kept(False) == [(5, "train"), (10, "train"), (10, "validation")]
     assert kept(True) == [(5, "train"), (10, "train")]
+
+
+DAMAGED = [b'{"step": 5, "spl{"step": 6, "split": "train"}', b"\xff\x00\x00", b"[1, 2]", b"\0" * 9]
+
+
+def test_rewinding_keeps_the_rows_after_a_damaged_line_and_sets_the_line_aside(tmp_path):
+    path, said = tmp_path / "metrics.jsonl", []
+    lines = [json.dumps({"step": step, "split": "train"}).encode() for step in (1, 2, 3, 4)]
+    path.write_bytes(b"\n".join([lines[0], *DAMAGED, *lines[1:], b'{"step": 5, "sp']))
+    metrics = MetricsFile(path, said.append)
+    assert [row["step"] for row in metrics.rows()] == [1, 2, 3, 4]
+    assert metrics.num_damaged() == len(DAMAGED)
+    assert [row["step"] for row in metrics.rewind(3, False)] == [1, 2, 3]
+    assert path.read_bytes().splitlines() == lines[:3]
+    damaged = tmp_path / "metrics.jsonl.damaged"
+    assert damaged.read_bytes() == b"".join(line + b"\n" for line in DAMAGED)
+    assert len(said) == 1
+    assert str(damaged) in said[0]
+    metrics.append({"step": 4, "split": "train"})
+    assert metrics.rewind(4, False)[-1]["step"] == 4
+    assert len(said) == 1
+
+
+def test_a_last_row_without_its_line_break_is_kept(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "split": "train"}\n{"step": 2, "split": "train"}')
+    metrics = MetricsFile(path, print)
+    assert [row["step"] for row in metrics.rewind(9, False)] == [1, 2]
+    assert path.read_text().count("\n") == 2

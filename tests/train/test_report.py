@@ -86,3 +86,16 @@ def test_a_run_that_never_began_or_a_place_that_cannot_be_written_is_named(looke
     with pytest.raises(ReportError, match=r"cannot write .*page\.html: Is a directory"):
         write_report(run, tmp_path / "page.html")
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]  # nothing half done is left
+
+
+def test_the_page_says_that_metrics_have_damaged_lines_and_shows_the_others(looked_at):
+    run, _ = looked_at
+    text = run.metrics.read_text()
+    before = gather(run)
+    try:
+        run.metrics.write_text("no row\n" + text)
+        facts = gather(run)
+        assert facts.rows == before.rows
+        assert facts.left_out == ("1 damaged line(s) of metrics.jsonl.",)
+    finally:
+        run.metrics.write_text(text)
