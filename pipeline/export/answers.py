@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from pipeline.data.images import load_image
 from pipeline.data.sources.folder import EXTENSIONS
+from pipeline.data.sources.walk import is_skipped
 from pipeline.errors import DataError
 from pipeline.export.exported import Exported, Pixels, Probabilities
 
@@ -45,6 +46,7 @@ def find_images(words: Iterable[str]) -> Iterator[Answer]:
         path = Path(word)
         if path.is_dir():
             found = [p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file()]
+            found = [p for p in found if not any(map(is_skipped, p.relative_to(path).parts))]
             problem = f"no image below it: files that end in {', '.join(EXTENSIONS)} are looked for"
         elif path.exists() or not glob.has_magic(word):
             yield Answer(word)

@@ -24,6 +24,8 @@ def photos(tmp_path_factory):
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(np.uint8(digit * 15)).save(path)
     (folder / "a/notes.txt").write_text("no image")
+    (folder / "a/@eaDir").mkdir()
+    (folder / "a/@eaDir/thumbnail.png").write_text("skipped, as in training")
     return folder
 
 

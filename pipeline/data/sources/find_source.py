@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.sources.cifar import LAYOUTS
+from pipeline.data.sources.folder import has_class_folders
 from pipeline.data.sources.records import FACTS
 from pipeline.data.sources.tfrecord import is_tfrecord
 from pipeline.errors import SettingsError
@@ -33,7 +34,7 @@ def find_source(name: str, kind: str | None = None) -> dict[str, Any]:
         raise SettingsError(
             f"{name} does not exist. Name a folder, a list, or one of {', '.join(NAMED)}"
         )
-    found = kind_of(path)
+    found = kind_of(path) or ("image_folder" if has_class_folders(path) else None)
     if found is None:
         raise SettingsError(
             f"cannot tell what {path} is: say it with data.source=image_folder, list, tfrecord, "

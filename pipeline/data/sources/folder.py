@@ -1,39 +1,33 @@
-"""Images as files: train/<class>/*, optionally validation/ and test/."""
+"""Images as files: train/<class>/*, optionally validation/ and test/; or class folders alone."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.config import DataConfig
+from pipeline.data.sources.classes import alike_notes, class_name, class_order
+from pipeline.data.sources.walk import Listing, is_folder, is_skipped
 from pipeline.data.split import DataSource, Split, hold_out_by_name
 from pipeline.errors import DataError, SettingsError
+from pipeline.printable import printable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 VALIDATION_NAMES = ("validation", "val")
+_SPLIT_NAMES = ("train", *VALIDATION_NAMES, "test")
+# Words in the names of folders that are a split of a data set rather than a class.
+_SPLIT_WORDS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"}
 
-
-@dataclass
-class _Listing:
-    """The files of one split, class by class, each class sorted by name."""
-
-    paths: list[str] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)  # relative to the split's folder, with "/"
-    labels: list[int] = field(default_factory=list)
-    root: str | None = None  # links must not lead out of it; None: they may
-    left_out: Counter[str] = field(default_factory=Counter)  # extension -> files
-
-    def split(self, title: str) -> Split:
-        return Split(np.asarray(self.labels, np.int32), paths=self.paths, title=title)
+Folders = Mapping[str, Sequence[str]]  # class name -> the folders of that class
 
 
 def open_folder(config: DataConfig) -> DataSource:
     """Lists an image folder; no image is opened.
+
+    Without train/ the folders are classes, and a part of their images is held out.
 
     Raises:
       SettingsError: `data.path` is not set.
@@ -42,145 +36,287 @@ def open_folder(config: DataConfig) -> DataSource:
     if config.path is None:
         raise SettingsError("data.source=image_folder needs data.path=FOLDER, with train/<class>/*")
     root = Path(config.path).expanduser()
-    classes = _find_classes(root)
+    title = printable(str(root))
+    folders, notes = _find_splits(root)
+    classes = class_order(_find_classes(folders["train"], root))
     real_root = None if config.links_out else os.path.realpath(root)
-    listings = {"train": _list_split(root / "train", classes, real_root, must_have_all=True)}
-    for split, names in (("validation", VALIDATION_NAMES), ("test", ("test",))):
-        folder = next((root / name for name in names if (root / name).is_dir()), None)
-        if folder is not None:
-            listings[split] = _list_split(folder, classes, real_root, must_have_all=False)
-    splits = {name: listing.split(f"{root}, {name}") for name, listing in listings.items()}
+    listings = {
+        name: _list_split(folder, classes, real_root, folders["train"])
+        for name, folder in folders.items()
+    }
+    splits = {name: listing.split(f"{title}, {name}") for name, listing in listings.items()}
     if "validation" not in splits:
         everything = splits["train"]
-        held = hold_out_by_name(listings["train"].names, everything.labels, config, str(root))
+        held = hold_out_by_name(listings["train"].names, everything.labels, config, title)
         splits["train"] = everything.select(~held, everything.title)
-        splits["validation"] = everything.select(held, f"{root}, validation")
-    notes = tuple(
-        f"{root}/{name}: {sum(listing.left_out.values())} files left out, which are not "
-        f"{_known_extensions()} ({_summary(listing.left_out)})"
-        for name, listing in listings.items()
-        if listing.left_out
-    )
-    return DataSource(tuple(classes), splits, None, notes)
+        splits["validation"] = everything.select(held, f"{title}, validation")
+    notes += alike_notes(title, classes)
+    for name, listing in listings.items():
+        notes += _listing_notes(printable(str(folders[name])), listing)
+    return DataSource(classes, splits, None, (*notes, *_shared_notes(title, listings)))
 
 
-def open_classes(root: Path, classes: Sequence[str], config: DataConfig) -> Split:
+def open_classes(
+    root: Path, classes: Sequence[str], config: DataConfig
+) -> tuple[Split, tuple[str, ...]]:
     """The images of `root`/<class>/*, of some or all of the classes, which are known already.
 
+    Returns:
+      The images, and what the user should be told of them.
+
     Raises:
-      DataError: A folder is none of them, or there is no image.
+      DataError: A folder is none of the classes, or there is no image.
     """
-    found = _folders(root)
-    unknown = sorted(set(found) - set(classes))
+    title = printable(str(root))
+    found = class_folders(root)
+    label_of = {class_name(name): label for label, name in enumerate(classes)}
+    unknown = sorted(set(found) - set(label_of))
     if unknown or not found:
         what = f"{_listed(unknown)}, which is none of the model's classes" if found else "no folder"
         raise DataError(
-            f"{root} has {what}. Expected: {root}/<class>/*, classes being {_some(classes)}"
+            f"{title} has {what}. Expected: {title}/<class>/*, classes being {_some(classes)}"
         )
-    listing = _Listing(root=None if config.links_out else os.path.realpath(root))
-    _check_links(str(root), found, listing)
-    for label, name in enumerate(classes):
+    listing = Listing(
+        str(root), EXTENSIONS, None if config.links_out else os.path.realpath(root)
+    )  # fmt: skip
+    for name, label in label_of.items():
         if name in found:
-            _list_class(root, name, label, listing)
-    return listing.split(str(root))
+            _list_class(found[name], label, listing)
+    listing.drop_repeated()
+    return listing.split(title), _listing_notes(title, listing)
 
 
-def _find_classes(root: Path) -> list[str]:
-    """The class names: the folders in train/, sorted by code point, so alike on every machine."""
+def has_class_folders(root: Path) -> bool:
+    """Whether a folder without train/ is a set of class folders: two or more that hold images."""
+    try:
+        found = class_folders(root)
+        _refuse_splits(root, found)
+    except DataError:
+        return False
+    first = sorted(name for names in found.values() for name in names)[:3]
+    return len(found) > 1 and any(_holds_image(root / name) for name in first)
+
+
+def class_folders(folder: Path) -> dict[str, list[str]]:
+    """The folders in a folder, sorted, by the class that their name means.
+
+    Raises:
+      DataError: It cannot be listed, or two names that are different give the same class.
+    """
+    found: dict[str, list[str]] = {}
+    for name in _folders(folder):
+        try:
+            same = found.setdefault(class_name(name), [])
+        except ValueError:
+            raise DataError(f"{printable(str(folder))} has a folder whose name is blank") from None
+        if same and same[0].strip() != name.strip():
+            raise DataError(
+                f"{printable(str(folder))} has two folders that are both shown as "
+                f"{class_name(name)!r}. Rename one of them"
+            )
+        same.append(name)
+    return found
+
+
+def _find_splits(root: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """The folder of each split, and what the user should be told of the layout."""
+    title = printable(str(root))
     if not root.is_dir():
-        raise DataError(f"{root} is no folder. Set data.path to a folder with train/<class>/*")
-    train = root / "train"
-    if not train.is_dir():
-        names = _folders(root)
-        hint = f"{root} has no folder train/. Expected: train/<class>/*, optionally test/<class>/*"
-        if names:
-            hint += f". It holds {_listed(names)}: if these are the classes, move them into {train}"
+        raise DataError(f"{title} is no folder. Set data.path to a folder with train/<class>/*")
+    if not (root / "train").is_dir():
+        return {"train": root}, _class_folders_note(root)
+    splits, notes = {"train": root / "train"}, list[str]()
+    for split, names in (("validation", VALIDATION_NAMES), ("test", ("test",))):
+        found = [root / name for name in names if (root / name).is_dir()]
+        if found:
+            splits[split] = found[0]
+        if len(found) > 1:
+            notes.append(
+                f"{title} has {found[0].name}/ and {found[1].name}/: the latter is not used"
+            )
+    return splits, tuple(notes)
+
+
+def _class_folders_note(root: Path) -> tuple[str, ...]:
+    """What is told of a folder without train/; DataError where its folders are no classes."""
+    title = printable(str(root))
+    above = _split_above(root)
+    folders = class_folders(root)
+    there = [name for name in _SPLIT_NAMES if name in folders]
+    if there or len(folders) < 2:
+        hint = f"{title} has no folder train/. Expected: train/<class>/*, optionally test/<class>/*"
+        inner = [name for names in folders.values() for name in names]
+        inner = [name for name in inner if (root / name / "train").is_dir()]
+        if above is not None:
+            hint += f". Did you mean data.path={printable(str(above))}?"
+        elif inner:
+            hint += f". Did you mean data.path={printable(str(root / inner[0]))}?"
+        elif folders:
+            hint += f". It holds {_listed(sorted(folders))}: if these are the classes, move them "
+            hint += f"into {title}/train"
         raise DataError(hint)
-    classes = _folders(train)
+    _refuse_splits(root, folders)
+    if above is not None:
+        return (
+            f"{title} is one split of a data set, and a part of it is held out for validation. Use "
+            f"data.path={printable(str(above))} to train on all splits of the data set",
+        )
+    return (
+        f"{title} has no folder train/: its {len(folders):,} folders are the classes, and a part "
+        "of each is held out for validation",
+    )
+
+
+def _split_above(root: Path) -> Path | None:
+    """The data set that a folder is a split or a class of: photos for photos/train/cat."""
+    absolute = root.absolute()
+    for level, folder in enumerate((absolute, *absolute.parents)):
+        if folder.name in _SPLIT_NAMES and (folder.parent / "train").is_dir():
+            return root.parents[level] if level < len(root.parents) else folder.parent
+    return None
+
+
+def _refuse_splits(root: Path, folders: Folders) -> None:
+    """Refuses folders that are splits under other names, such as Training/ and Testing/."""
+    like = [name for name in folders if _SPLIT_WORDS & set(re.split(r"[^a-z]+", name.lower()))]
+    nested = [name for name in like if len(_folders(root / folders[name][0])) > 1]
+    if nested or (like and len(like) == len(folders)):
+        raise DataError(
+            f"{printable(str(root))} has no folder train/, and {_listed(nested or like)} seem to "
+            "be splits rather than classes. Name the splits train/, validation/ and test/, with "
+            "a folder for each class in them. If they are classes, move them into train/"
+        )
+
+
+def _find_classes(train: Path, root: Path) -> Folders:
+    title = printable(str(train))
+    classes = class_folders(train)
     if not classes:
         raise DataError(
-            f"{train} has no folder in it. Put the images of each class into a folder of its own: "
-            f"{train}/<class>/*"
+            f"{title} has no folder in it. Put the images of each class into a folder of its own: "
+            f"{printable(str(root))}/train/<class>/*"
         )
     if len(classes) == 1:
         raise DataError(
-            f"{train} has one class only, {classes[0]!r}. A classifier needs two or more: add a "
-            "folder for each further class"
+            f"{title} has one class only, {next(iter(classes))!r}. A classifier needs two or more: "
+            "add a folder for each further class"
         )
     return classes
 
 
-def _list_split(
-    folder: Path, classes: list[str], root: str | None, must_have_all: bool
-) -> _Listing:
-    found = _folders(folder)
+def _list_split(folder: Path, classes: Sequence[str], root: str | None, train: Path) -> Listing:
+    title = printable(str(folder))
+    found = class_folders(folder)
     unknown = sorted(set(found) - set(classes))
     if unknown:
         raise DataError(
-            f"{folder} has {_listed(unknown)}, which {folder.parent / 'train'} does not have. "
+            f"{title} has {_listed(unknown)}, which {printable(str(train))} does not have. "
             "Classes must have the same names in both: rename or remove"
         )
-    listing = _Listing(root=root)
-    _check_links(str(folder.parent), [folder.name], listing)
-    _check_links(str(folder), found, listing)
+    listing = Listing(str(folder), EXTENSIONS, root)
+    listing.check_link(str(folder))
     for label, name in enumerate(classes):
-        if name in found or must_have_all:
-            _list_class(folder, name, label, listing)
+        if name in found:
+            _list_class(found[name], label, listing)
     if not listing.paths:
         raise DataError(
-            f"{folder} has no image in it. Expected: {folder}/<class>/*, or no such folder"
+            f"{title} has no image in it. Expected: {title}/<class>/*, or no such folder"
         )
+    listing.drop_repeated()
+    _count_beside(folder, listing)
     return listing
 
 
-def _list_class(folder: Path, name: str, label: int, listing: _Listing) -> None:
-    before, left_out = len(listing.paths), Counter[str]()
-    # Folders inside a class folder belong to the class.
-    for where, folders, files in os.walk(folder / name, followlinks=True):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        _check_links(where, [*folders, *files], listing)
-        for file in sorted(f for f in files if not f.startswith(".")):
-            extension = os.path.splitext(file)[1].lower()
-            if extension not in EXTENSIONS:
-                left_out[extension or "no extension"] += 1
-                continue
-            path = os.path.join(where, file)
-            listing.paths.append(path)
-            listing.names.append(os.path.relpath(path, folder).replace(os.sep, "/"))
-            listing.labels.append(label)
-    if len(listing.paths) == before:
-        others = f" ({_summary(left_out)} found)" if left_out else ""
-        raise DataError(
-            f"the class folder {folder / name} has no image in it{others}. Images are "
-            f"{_known_extensions()}: put some there, or remove the folder"
-        )
-    listing.left_out += left_out
+def _count_beside(folder: Path, listing: Listing) -> None:
+    """Counts what lies beside the class folders and is not used."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_folder(entry):
+                if is_skipped(entry.name):
+                    listing.skipped[printable(entry.name)] += 1
+            elif entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith("."):
+                listing.left_out["images outside the class folders"] += 1
 
 
-def _check_links(where: str, names: list[str], listing: _Listing) -> None:
-    """A link out of the data set is refused: nobody would look there for what was trained on."""
-    if listing.root is None:
-        return
+def _list_class(names: Sequence[str], label: int, listing: Listing) -> None:
+    before, repeated, left_out = len(listing.paths), len(listing.repeated), Counter[str]()
     for name in names:
-        path = os.path.join(where, name)
-        if os.path.islink(path):
-            target = os.path.realpath(path)
-            if os.path.commonpath([target, listing.root]) != listing.root:
-                raise DataError(
-                    f"{path} is a link to {target}, out of {listing.root}. Copy what is meant "
-                    "into the folder, or allow such links with data.links_out=true"
+        left_out += listing.add_class(name, label)
+    if len(listing.paths) > before:
+        return
+    others = f" ({_summary(left_out)} found)" if left_out else ""
+    if len(listing.repeated) > repeated:
+        path, other = map(printable, listing.repeated[repeated])
+        others = f" of its own: {path} is the same folder as {other}"
+    title = printable(os.path.join(listing.folder, names[0]))
+    raise DataError(
+        f"the class folder {title} has no image in it{others}. Images are {_known_extensions()}: "
+        "put some there, or remove the folder"
+    )
+
+
+def _listing_notes(title: str, listing: Listing) -> tuple[str, ...]:
+    """What was left out of a split."""
+    notes = []
+    if listing.left_out:
+        count = sum(listing.left_out.values())
+        notes.append(
+            f"{title}: {count:,} files left out ({_summary(listing.left_out)}). Images are "
+            f"{_known_extensions()}, and are in class folders"
+        )
+    if listing.skipped:
+        count = sum(listing.skipped.values())
+        notes.append(f"{title}: {count:,} folders skipped ({_summary(listing.skipped)})")
+    if listing.repeated:
+        notes.append(
+            f"{title}: {len(listing.repeated):,} links left out, because what they lead to is "
+            f"listed once already: {_pair(listing.repeated[0])}"
+        )
+    if listing.conflicts:
+        notes.append(
+            f"{title}: {len(listing.conflicts):,} of these links are in another class than the "
+            f"file: {_pair(listing.conflicts[0])}. The file keeps the class of the latter"
+        )
+    return tuple(notes)
+
+
+def _shared_notes(title: str, listings: Mapping[str, Listing]) -> Iterable[str]:
+    """Splits that have files in common, by links or hard links."""
+    names = list(listings)
+    for place, name in enumerate(names):
+        for other in names[:place]:
+            shared = listings[name].shared_with(listings[other])
+            if shared:
+                yield (
+                    f"{title}: {len(shared):,} files of {name} are files of {other} too, by links "
+                    f"or hard links: {_pair(shared[0])}. Results on them say nothing about new "
+                    "images"
                 )
 
 
 def _folders(folder: Path) -> list[str]:
     try:
         with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+            return sorted(e.name for e in entries if not is_skipped(e.name) and is_folder(e))
     except OSError as error:
-        raise DataError(f"cannot list {folder}: {error.strerror}") from None
+        raise DataError(f"cannot list {printable(str(folder))}: {error.strerror}") from None
 
 
-def _listed(names: list[str]) -> str:
+def _holds_image(folder: Path) -> bool:
+    """Whether a folder, or a folder in it, has an image."""
+    for _, folders, files in os.walk(folder):
+        if any(os.path.splitext(name)[1].lower() in EXTENSIONS for name in files):
+            return True
+        folders[:] = folders[:3]
+    return False
+
+
+def _pair(pair: tuple[str, str]) -> str:
+    path, other = map(printable, pair)
+    return f"{path} is {other}"
+
+
+def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(names[:5])
     return f"the folders {shown} and {len(names) - 5} more" if len(names) > 5 else f"{shown}/"
 
@@ -190,8 +326,8 @@ def _some(classes: Sequence[str]) -> str:
     return ", ".join(classes[:5]) + rest
 
 
-def _summary(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} {extension}" for extension, count in counts.most_common(5))
+def _summary(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in Counter(counts).most_common(5))
 
 
 def _known_extensions() -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config import DataConfig
+from pipeline.data.sources.classes import class_name
 from pipeline.data.sources.find_source import find_source, kind_of
 from pipeline.data.sources.folder import open_classes
 from pipeline.data.sources.records import FACTS
@@ -47,20 +48,35 @@ def open_other(name: str, config: DataConfig, classes: Sequence[str]) -> DataSou
             return _open_class_folders(path, config, classes)
         found["source"] = kind or config.source
     source = open_source(config.model_copy(update=found), seed=0)
-    unknown = sorted(set(source.classes) - set(classes))
+    label_of = _labels(classes)
+    own = [name if name in label_of else class_name(name) for name in source.classes]
+    unknown = sorted(set(own) - set(label_of))
     if unknown:
         raise DataError(
             f"{name} has classes that the model does not know: {', '.join(unknown[:5])}"
             f"{f' and {len(unknown) - 5} more' if len(unknown) > 5 else ''}. Rename or remove them"
         )
-    place = np.array([classes.index(own) for own in source.classes], np.int32)
+    place = np.array([label_of[name] for name in own], np.int32)
     splits = {key: _relabelled(split, place) for key, split in source.splits.items()}
     return DataSource(tuple(classes), splits, source.image_shape, source.notes)
 
 
 def _open_class_folders(path: Path, config: DataConfig, classes: Sequence[str]) -> DataSource:
     split, folder = ("test", path / "test") if (path / "test").is_dir() else (WHOLE, path)
-    return DataSource(tuple(classes), {split: open_classes(folder, classes, config)})
+    found, notes = open_classes(folder, classes, config)
+    return DataSource(tuple(classes), {split: found}, None, notes)
+
+
+def _labels(classes: Sequence[str]) -> dict[str, int]:
+    """The label of each class, by its name and by the form that `class_name` gives it.
+
+    A run from before that form was used may have recorded names with surrounding blanks.
+    """
+    labels: dict[str, int] = {}
+    for names in (classes, list(map(class_name, classes))):
+        for label, name in enumerate(names):
+            labels.setdefault(name, label)
+    return labels
 
 
 def _relabelled(split: Split, place: npt.NDArray[np.int32]) -> Split:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -367,6 +368,9 @@ def test_what_a_source_is_can_be_seen(tmp_path, folder):
         path = str(tmp_path / name)
         assert find_source(path) == {"source": kind, "path": path}
     assert find_source(folder.path)["source"] == "image_folder"
+    for name in ("cat", "dog"):
+        shutil.copytree(f"{folder.path}/train/{name}", tmp_path / "classes" / name)
+    assert find_source(str(tmp_path / "classes"))["source"] == "image_folder"
     assert find_source("digits") == {"source": "digits", "path": None}
     assert find_source("here", "tfrecord") == {"source": "tfrecord", "path": "here"}
     with pytest.raises(SettingsError, match="does not exist"):
