@@ -15,6 +15,7 @@ from pathlib import Path
 from socket import gethostname
 from typing import NoReturn
 
+from jobs.usage import explain_options, explain_recipe, explain_verb
 from pipeline.distribute.environment import Place, find_place
 from pipeline.errors import PipelineError, SettingsError
 
@@ -81,7 +82,10 @@ def run_process(arguments: Sequence[str] | None = None) -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one `vit` command and returns its exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if not arguments or arguments[0] not in VERBS:
+    if not arguments:
+        print(_help().format_help(), end="")
+        return SettingsError.exit_code
+    if arguments[0] not in VERBS:
         return _explain(arguments)
     verb, *rest = arguments
     package = "jobs.cluster" if verb in _ON_A_CLUSTER else "jobs"
@@ -95,8 +99,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module.add_arguments(parser)
     # Intermixed, so that options may stand before, between and after settings; argparse cannot do
     # so where a verb ends in a command or has sub-commands.
-    in_order = getattr(module, "PARSES_IN_ORDER", False)
-    parsed = parser.parse_args(rest) if in_order else parser.parse_intermixed_args(rest)
+    if getattr(module, "PARSES_IN_ORDER", False):
+        parsed = parser.parse_args(rest)
+    else:
+        parsed, unknown = parser.parse_known_intermixed_args(rest)
+        if unknown:
+            parser.error(explain_options(unknown, rest, parser.format_help()))
     place = _place()
     where = f"rank {place.rank} on {gethostname()}: " if place.world_size > 1 else ""
     try:
@@ -128,6 +136,16 @@ def _place() -> Place:
 
 def _explain(arguments: Sequence[str]) -> int:
     """Answers `vit --help`, `vit --version` and what is no verb."""
+    word = arguments[0]
+    if word in ("-h", "--help", "--version"):
+        _help().parse_args(arguments)  # answers, and exits with 0
+    message = explain_verb(word, VERBS, _find_recipe(word) is not None)
+    print(f"vit: {message}", file=sys.stderr)
+    return SettingsError.exit_code
+
+
+def _help() -> argparse.ArgumentParser:
+    """The parser of `vit` itself, without a verb."""
     verbs = "\n".join(f"  {name:<12}{summary}" for name, summary in VERBS.items())
     parser = argparse.ArgumentParser(
         prog="vit",
@@ -138,23 +156,30 @@ def _explain(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--version", action="version", version=f"vit {version('vit-pipeline')}")
     parser.add_argument("verb", choices=VERBS, metavar="VERB", help=argparse.SUPPRESS)
-    parser.parse_args(arguments)
-    return 2
+    return parser
 
 
 def find_recipe(name: str) -> Path:
     """The file of a recipe, given as a path or as the name of one that is shipped.
 
     Raises:
-      SettingsError: There is none; the message lists those that are shipped.
+      SettingsError: There is none; the message suggests the one that was meant.
     """
-    shipped = RECIPES / f"{name}.yaml"
-    if shipped.is_file():
-        return shipped
-    if Path(name).is_file():
-        return Path(name)
-    names = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
-    raise SettingsError(f"no recipe {name!r}: give the path of a YAML file, or one of {names}")
+    found = _find_recipe(name)
+    if found is None:
+        raise SettingsError(explain_recipe(name, sorted(_shipped())))
+    return found
+
+
+def _find_recipe(name: str) -> Path | None:
+    if name in (shipped := _shipped()):
+        return shipped[name]
+    # Not Path.is_file, which raises where a folder may not be entered.
+    return Path(name) if os.path.isfile(name) else None
+
+
+def _shipped() -> dict[str, Path]:
+    return {file.stem: file for file in RECIPES.glob("*.yaml")}
 
 
 if __name__ == "__main__":

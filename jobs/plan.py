@@ -49,7 +49,7 @@ trees for the gradients, behind the backward pass as far as that goes; the slowe
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this verb's arguments."""
     parser.add_argument("recipe", help="name of a shipped recipe, or path of a YAML file")
-    parser.add_argument("settings", nargs="*", metavar="section.key=value")
+    parser.add_argument("settings", nargs="*", default=[], metavar="section.key=value")
     parser.add_argument(
         "--gpus", help="numbers (default: those of 1, 8, 64, 512 that the batch divides over)"
     )

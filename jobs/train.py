@@ -28,7 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this verb's arguments, and every setting to its help."""
     parser.add_argument("recipe", help="name of a shipped recipe, or path of a YAML file")
     parser.add_argument(
-        "settings", nargs="*", metavar="section.key=value", help="settings over the recipe's"
+        "settings",
+        nargs="*",
+        default=[],
+        metavar="section.key=value",
+        help="settings over the recipe's",
     )
     parser.add_argument(
         "--dry-run",

@@ -40,7 +40,7 @@ holds already is not run again: a benchmark that was stopped goes on with the ne
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's arguments."""
     parser.add_argument("recipe", nargs="?", default="small_budget", help="default: small_budget")
-    parser.add_argument("settings", nargs="*", metavar="section.key=value")
+    parser.add_argument("settings", nargs="*", default=[], metavar="section.key=value")
     parser.add_argument(
         "--data", type=Path, required=True, help="folder with train/<class>/* and test/<class>/*"
     )

@@ -36,7 +36,7 @@ _WARM_UP = 0.3  # as a part of each timing
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's arguments."""
     parser.add_argument("recipe", nargs="?", default="cifar10", help="default: cifar10")
-    parser.add_argument("settings", nargs="*", metavar="section.key=value")
+    parser.add_argument("settings", nargs="*", default=[], metavar="section.key=value")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--data", metavar="DIR", help="data set, instead of the recipe's")
     what.add_argument(

@@ -54,7 +54,7 @@ _SETTINGS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's arguments."""
     parser.add_argument("recipe", nargs="?", default="cifar10", help="default: cifar10")
-    parser.add_argument("settings", nargs="*", metavar="section.key=value")
+    parser.add_argument("settings", nargs="*", default=[], metavar="section.key=value")
     parser.add_argument("--steps", type=int, default=100, help="in each timing (default: 100)")
     parser.add_argument("--rounds", type=int, default=4, help="pairs of timings (default: 4)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

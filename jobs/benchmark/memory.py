@@ -34,7 +34,7 @@ _WAYS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's arguments."""
     parser.add_argument("recipe", nargs="?", default="cifar10", help="default: cifar10")
-    parser.add_argument("settings", nargs="*", metavar="section.key=value")
+    parser.add_argument("settings", nargs="*", default=[], metavar="section.key=value")
     parser.add_argument("--steps", type=int, default=4, help="in each timing (default: 4)")
     parser.add_argument("--rounds", type=int, default=2, help="processes each (default: 2)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")

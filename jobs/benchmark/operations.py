@@ -44,7 +44,7 @@ class Event(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's arguments."""
     parser.add_argument("recipe", nargs="?", default="cifar10", help="default: cifar10")
-    parser.add_argument("settings", nargs="*", metavar="section.key=value")
+    parser.add_argument("settings", nargs="*", default=[], metavar="section.key=value")
     parser.add_argument("--steps", type=int, default=4, help="in the trace (default: 4)")
     parser.add_argument("--most", type=int, default=12, help="rows (default: 12)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")

@@ -57,7 +57,7 @@ class Kind:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's arguments."""
     parser.add_argument("recipe", nargs="?", default="cifar10", help="default: cifar10")
-    parser.add_argument("settings", nargs="*", metavar="section.key=value")
+    parser.add_argument("settings", nargs="*", default=[], metavar="section.key=value")
     parser.add_argument("--workers", help="numbers (default: 1, and 2 where there is a place)")
     parser.add_argument(
         "--runtimes", default=",".join(RUNTIMES), help=f"some of {','.join(RUNTIMES)}"

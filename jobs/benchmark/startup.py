@@ -38,7 +38,7 @@ _PARTS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's arguments."""
     parser.add_argument("recipe", nargs="?", default="digits", help="default: digits")
-    parser.add_argument("settings", nargs="*", metavar="section.key=value")
+    parser.add_argument("settings", nargs="*", default=[], metavar="section.key=value")
     parser.add_argument("--repeats", type=int, default=3, help="default: 3")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
     parser.epilog = _EPILOG

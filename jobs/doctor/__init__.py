@@ -33,7 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this verb's arguments."""
     parser.add_argument("recipe", help="name of a shipped recipe, or path of a YAML file")
     parser.add_argument(
-        "settings", nargs="*", metavar="section.key=value", help="settings over the recipe's"
+        "settings",
+        nargs="*",
+        default=[],
+        metavar="section.key=value",
+        help="settings over the recipe's",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--json", action="store_true", help="print one JSON object")

@@ -9,6 +9,7 @@ explain.py   what is wrong with a setting, where it stands, and which one was me
 Importing this package must stay cheap: a wrong setting is reported before TensorFlow is imported.
 """
 
+from pipeline.config.explain import suggest_setting
 from pipeline.config.recipe import dump_config, load_config, parse_config
 from pipeline.config.settings import (
     VARIANT_PATTERN,
@@ -45,6 +46,7 @@ __all__ = [
     "dump_config",
     "load_config",
     "parse_config",
+    "suggest_setting",
     "training_differences",
     "value_of",
 ]

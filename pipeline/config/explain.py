@@ -49,8 +49,13 @@ _OTHER_NAMES = {
 _BY_OTHER_NAME = {name: key for key, names in _OTHER_NAMES.items() for name in names.split()}
 
 
-def suggest_setting(key: str) -> str | None:
-    """The setting or section that somebody who wrote `key` most likely means."""
+def suggest_setting(key: str, cutoff: float = 0.5) -> str | None:
+    """The setting or section that somebody who wrote `key` most likely means.
+
+    Args:
+      key: What was written, with its sections or without.
+      cutoff: How alike, from 0 to 1, a name must be that is not known from elsewhere.
+    """
     known = [setting.key for setting in all_settings()]
     sections = sorted({key.rpartition(".")[0] for key in known} - {""})
     key = key.lower().replace("-", "_")
@@ -62,7 +67,7 @@ def suggest_setting(key: str) -> str | None:
         return same_name[0]
     if name in _BY_OTHER_NAME:
         return _BY_OTHER_NAME[name]
-    close = difflib.get_close_matches(key, known + sections, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(key, known + sections, n=1, cutoff=cutoff)
     return close[0] if close else None
 
 

@@ -333,7 +333,6 @@ def test_a_horovod_of_another_tensorflow_is_named_with_what_to_do(tmp_path):
 
 def test_wrong_usage_exits_2():
     assert vit("nothing").returncode == 2
-    assert vit().returncode == 2
     assert vit("evaluate", "nowhere").returncode == 2
 
 
