@@ -13,6 +13,7 @@ References:
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,6 +74,17 @@ class Entry:
             return self.urls[0]
         files = [url.rpartition("/")[2] for url in self.urls]
         return f"{_HUB}{self.path}  ({', '.join(files)})"
+
+    @property
+    def download(self) -> tuple[str, str]:
+        """A shell command that fetches its files, and the path that they then have."""
+        urls = [shlex.quote(url) for url in self.urls]
+        if len(urls) == 1:
+            file = f"{self.name}.npz"
+            return f"curl --fail --location --output {file} {urls[0]}", file
+        files = " ".join(f"--remote-name {url}" for url in urls)
+        folder = f"--create-dirs --output-dir {self.name}"
+        return f"curl --fail --location {folder} {files}", self.name
 
     @property
     def settings(self) -> dict[str, str | int]:

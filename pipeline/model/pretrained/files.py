@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import zipfile
 import zlib
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from pipeline.errors import SettingsError
+from pipeline.model.pretrained.catalog import CATALOG
 from pipeline.model.pretrained.layouts import PATCHES, POSITIONS, Arrays, recognise
 from pipeline.model.pretrained.published import READERS, TOKEN, Published
 
@@ -54,10 +56,7 @@ def read_published(path: Path) -> Published:
 
 def _find_file(path: Path) -> Path:
     if not path.exists():
-        raise SettingsError(
-            f"model.pretrained={path}: no such file or folder. Nothing is downloaded: `vit "
-            "pretrained list` names published checkpoints and where they are"
-        )
+        raise SettingsError(_explain_missing(path))
     if path.is_file():
         return path
     whole = path / "model.safetensors"
@@ -75,6 +74,25 @@ def _find_file(path: Path) -> Path:
     raise SettingsError(
         f"model.pretrained={path}: neither a run folder (no config.yaml) nor one with "
         "model.safetensors or an .npz file"
+    )
+
+
+def _explain_missing(path: Path) -> str:
+    by_name = {entry.name: entry for entry in CATALOG}
+    if entry := by_name.get(str(path)):
+        command, place = entry.download
+        settings = " ".join(f"{key}={value}" for key, value in entry.settings.items())
+        return (
+            f"model.pretrained={path} is the name of a published checkpoint, and must be a path. "
+            f"`vit train` downloads nothing. Download it, and give these settings:\n"
+            f"  {command}\n"
+            f"  model.pretrained={place} {settings}"
+        )
+    close = difflib.get_close_matches(str(path), by_name, n=1, cutoff=0.7)
+    hint = f" Did you mean the published checkpoint {close[0]}?" if close else ""
+    return (
+        f"model.pretrained={path}: no such file or folder.{hint} `vit train` downloads nothing: "
+        "`vit pretrained list` names published checkpoints and where they are"
     )
 
 

@@ -1,14 +1,18 @@
 """The table of published checkpoints against the networks it speaks of."""
 
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 import yaml
 
 from pipeline.config import Config, parse_config
+from pipeline.errors import SettingsError
 from pipeline.model.architecture import architecture
 from pipeline.model.cost import parameters
 from pipeline.model.pretrained.catalog import CATALOG
+from pipeline.model.pretrained.files import read_published
 
 EACH = pytest.mark.parametrize("entry", CATALOG, ids=lambda entry: entry.name)
 
@@ -44,3 +48,27 @@ def test_addresses_are_of_one_file_each_and_agree_with_the_rest_of_the_row(entry
 def test_names_are_unique():
     names = [entry.name for entry in CATALOG]
     assert len(set(names)) == len(names) >= 12
+
+
+@EACH
+def test_a_name_given_as_the_path_is_answered_with_the_download_and_the_settings(
+    entry, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match="is the name of a published checkpoint") as caught:
+        read_published(Path(entry.name))
+    _, command, settings = str(caught.value).splitlines()
+    curl, *words = shlex.split(command)
+    assert curl == "curl"
+    assert [word for word in words if word.startswith("https://")] == list(entry.urls)
+    option = "--output" if len(entry.urls) == 1 else "--output-dir"
+    assert settings.split()[0] == f"model.pretrained={words[words.index(option) + 1]}"
+    assert set(settings.split()[1:]) == {f"{k}={v}" for k, v in entry.settings.items()}
+
+
+def test_what_resembles_a_published_name_suggests_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match=r"Did you mean .* augreg-b16-i21k"):
+        read_published(Path("augreg-b16-21k"))
+    with pytest.raises(SettingsError, match=r"folder\. `vit train` downloads nothing"):
+        read_published(Path("weights/mine.npz"))
