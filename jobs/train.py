@@ -97,10 +97,12 @@ def _fit(
     """Trains to the end and returns the last row of metrics."""
     from pipeline.distribute.agreement import on_chief
     from pipeline.monitor.progress import ProgressDisplay
+    from pipeline.train.callbacks import Callbacks
     from pipeline.train.describe import headline, start_facts
     from pipeline.train.experiment import build
     from pipeline.train.loop import fit
 
+    callbacks = Callbacks(config.train.callbacks, runtime)
     experiment = build(config, runtime)
     on_chief(runtime, lambda: folder.check_room(experiment.checkpoint_bytes))
     start = start_facts(experiment, command)
@@ -112,7 +114,7 @@ def _fit(
         for note in experiment.source.notes:
             display.message(note)
         try:
-            result = fit(experiment, folder, display, stop)
+            result = fit(experiment, folder, display, stop, callbacks)
         except PipelineError as error:
             how = "stopped" if isinstance(error, Stopped) else "failed"
             if runtime.is_chief and folder.lock.is_held:
@@ -153,10 +155,12 @@ def _result(folder: RunFolder) -> dict[str, Any] | None:
 def _describe(config: Config) -> int:
     import_tensorflow()
     from pipeline.distribute.runtime import start
+    from pipeline.train.callbacks import Callbacks
     from pipeline.train.describe import describe
     from pipeline.train.experiment import build
 
     with closing(start(config.distribute)) as runtime:
+        Callbacks(config.train.callbacks, runtime)
         text = describe(build(config, runtime))
         if runtime.is_chief:
             print(text)

@@ -287,7 +287,10 @@ class TrainConfig(_Stage):
         1800.0, "so much longer where a graph is traced and compiled first", free=True, ge=0
     )
     callbacks: tuple[str, ...] = _setting(
-        (), "keras callbacks as module:factory, called on the chief", free=True
+        (),
+        "keras.callbacks, each as module:factory, called on the chief; one needs no brackets. A "
+        "module that is not installed is looked for in the current folder",
+        free=True,
     )
 
 

@@ -1,84 +1,282 @@
-"""People's own `keras.callbacks`, called where this loop can keep what they promise."""
+"""Users' `keras.callbacks`: loaded, checked, and called on the chief.
+
+Every hook that a callback overrides is either called as `keras.Model.fit` calls it, or refused when
+the run starts. Per-batch hooks are refused: several steps run in one graph, so the host has no such
+moment. Callbacks that change weights or the learning rate are refused, too: they run on one process
+only, and what they change is not saved, so neither other ranks nor a resumed run would see it.
+"""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any, cast
 
 import keras
 
-from pipeline.errors import SettingsError
+from pipeline.distribute.agreement import on_chief
+from pipeline.distribute.runtime import Runtime
+from pipeline.errors import PipelineError, SettingsError
 
-# Hooks of single batches: several steps run in one graph, so there is no such moment on the host.
-_PER_BATCH = [
-    f"on_{phase}_batch_{side}"
-    for phase in ("train", "test", "predict")
-    for side in ("begin", "end")
-] + ["on_batch_begin", "on_batch_end"]
+_CALLED = (
+    "on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end", "on_test_begin",
+    "on_test_end",
+)  # fmt: skip
+_NEVER_CALLED = (
+    "on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end",
+    "on_test_batch_begin", "on_test_batch_end", "on_predict_batch_begin", "on_predict_batch_end",
+    "on_predict_begin", "on_predict_end",
+)  # fmt: skip
+
+# What an epoch's logs may hold.
+_METRICS = ("loss", "accuracy", "top_5_accuracy")
+LOGS = (*_METRICS, *(f"val_{name}" for name in _METRICS), "learning_rate")
+
+# Keras's own callbacks that cannot work here: why, and what to use instead.
+_INSTEAD = {
+    "BackupAndRestore": "the run resumes from its own checkpoints; set checkpoint.every_epochs",
+    "LearningRateScheduler": "the learning rate is a function of the step, the same on all "
+    "processes and after a resume; set optim.schedule, optim.warmup_epochs and optim.base_lr",
+    "ModelCheckpoint": "the run keeps the best and the newest checkpoints itself; set "
+    "checkpoint.every_epochs, checkpoint.keep and train.best_by",
+    "OrbaxCheckpoint": "the run keeps the best and the newest checkpoints itself; set "
+    "checkpoint.every_epochs, checkpoint.keep and train.best_by",
+    "ProgbarLogger": "`vit train` shows progress itself",
+    "ReduceLROnPlateau": "the learning rate is a function of the step, the same on all processes "
+    "and after a resume; set optim.schedule, and train.early_stopping to stop at a plateau",
+    "SwapEMAWeights": "the run averages weights itself; set optim.ema_momentum and "
+    "train.evaluate_ema",
+    "TensorBoard": "the run writes its curves itself; see `vit board`",
+    "TerminateOnNaN": "steps that are not finite are skipped; see train.max_bad_steps",
+}
+
+
+class CallbackError(PipelineError):
+    """A callback raised an error; the message has its traceback."""
 
 
 class Callbacks:
     """The callbacks that `train.callbacks` names, each as module:factory.
 
+    They exist and are called on the chief only. All processes must call the same methods in the
+    same order: an error on the chief is raised on all of them. Without callbacks nothing is done
+    and nothing is sent.
+
     Args:
-      names: Factories are called without arguments and return a `keras.callbacks.Callback`.
-      model: What callbacks see as `self.model`.
+      names: Each factory is called without arguments and returns a `keras.callbacks.Callback`.
+      runtime: The processes.
 
     Raises:
-      SettingsError: A factory is missing, returns something else, or the callback has hooks of
-        single batches, which are never called here.
+      SettingsError: A factory is missing or fails, returns something else, or the callback cannot
+        work here.
     """
 
-    def __init__(self, names: Sequence[str], model: keras.Model) -> None:
-        self._callbacks = [_load(name) for name in names]
-        self._model = model
-        model.stop_training = False
-        for callback in self._callbacks:
-            callback.set_model(model)
+    def __init__(self, names: Sequence[str], runtime: Runtime) -> None:
+        self._names = names
+        self._runtime = runtime
+        self._callbacks: dict[str, keras.callbacks.Callback] = {}
+        self._model: keras.Model | None = None
+        self._on_chief(self._load)
 
     @property
     def stop_training(self) -> bool:
-        """Whether a callback asked to stop."""
-        return bool(self._model.stop_training)
+        """Whether a callback asked to stop, on the chief."""
+        return bool(getattr(self._model, "stop_training", False))
+
+    @property
+    def exist(self) -> bool:
+        """Whether there are any, on every process."""
+        return bool(self._names)
+
+    def attach(
+        self, model: keras.Model, epochs: int, steps_per_epoch: int, validates: bool
+    ) -> None:
+        """Gives them the model and Keras's `params`.
+
+        Args:
+          model: What callbacks see as `self.model`.
+          epochs, steps_per_epoch: Of the whole run, rounded up.
+          validates: Whether there is a validation split.
+
+        Raises:
+          SettingsError: A callback monitors a value that the run does not have.
+        """
+        params = {"epochs": epochs, "steps": steps_per_epoch, "verbose": 0}
+
+        def attach() -> None:
+            self._model = model
+            model.stop_training = False
+            for name, callback in self._callbacks.items():
+                monitor = getattr(callback, "monitor", "")
+                if not validates and str(monitor).startswith("val_"):
+                    raise SettingsError(
+                        f"train.callbacks: {name!r} monitors {monitor}, but the data has no "
+                        "validation split. Set data.validation_fraction, or monitor loss"
+                    )
+                callback.set_params(dict(params))
+                callback.set_model(model)
+
+        self._on_chief(attach)
 
     def train_begin(self) -> None:
-        for callback in self._callbacks:
-            callback.on_train_begin()
-
-    def epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
-        """An epoch, numbered from 0 as in Keras, is over; `logs` is the newest row of metrics."""
-        for callback in self._callbacks:
-            callback.on_epoch_end(epoch, dict(logs))
-
-    def test_end(self, logs: Mapping[str, float]) -> None:
-        for callback in self._callbacks:
-            callback.on_test_end(dict(logs))
+        self._call("on_train_begin", {})
 
     def train_end(self, logs: Mapping[str, float]) -> None:
-        for callback in self._callbacks:
-            callback.on_train_end(dict(logs))
+        self._call("on_train_end", logs)
+
+    def epoch_begin(self, epoch: int) -> None:
+        """An epoch, numbered from 0 as in Keras, begins, or goes on after a resume."""
+        self._call("on_epoch_begin", epoch, {})
+
+    def epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
+        """An epoch is over; `logs` has its means, and `val_` keys if it was evaluated."""
+        self._call("on_epoch_end", epoch, logs)
+
+    def test_begin(self) -> None:
+        self._call("on_test_begin", {})
+
+    def test_end(self, logs: Mapping[str, float]) -> None:
+        self._call("on_test_end", logs)
+
+    def _load(self) -> None:
+        for name in self._names:
+            callback = _make(name)
+            _check(name, callback)
+            self._callbacks[name] = callback
+
+    def _call(self, hook: str, *arguments: Any) -> None:
+        def call() -> None:
+            for name, callback in self._callbacks.items():
+                own = [dict(a) if isinstance(a, Mapping) else a for a in arguments]
+                what = f"train.callbacks: {name!r} raised an error in {hook}"
+                _run(CallbackError, what, getattr(callback, hook), *own)
+
+        self._on_chief(call)
+
+    def _on_chief(self, function: Callable[[], None]) -> None:
+        if self._names:
+            on_chief(self._runtime, function)
 
 
-def _load(name: str) -> keras.callbacks.Callback:
-    module, _, factory = name.partition(":")
-    try:
-        callback = getattr(importlib.import_module(module), factory)()
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+def epoch_logs(
+    training: Mapping[str, float], validation: Mapping[str, float] | None, learning_rate: float
+) -> dict[str, float]:
+    """An epoch's metrics under the keys that Keras gives them."""
+    logs = {name: training[name] for name in _METRICS if name in training}
+    logs |= {f"val_{name}": validation[name] for name in _METRICS} if validation else {}
+    return logs | {"learning_rate": learning_rate}
+
+
+def evaluation_logs(row: Mapping[str, Any]) -> dict[str, float]:
+    """An evaluation's metrics under the keys that Keras gives them."""
+    return {name: row[name] for name in _METRICS}
+
+
+def _make(name: str) -> Any:
+    module_name, _, factory = name.partition(":")
+    if not module_name or not factory:
         raise SettingsError(
-            f"train.callbacks: cannot make {name!r} ({error}). Give module:factory, where the "
-            "factory takes no arguments and the module is on PYTHONPATH"
-        ) from None
+            f"train.callbacks must be module:factory, for example my_callbacks:make. Received: "
+            f"{name!r}"
+        )
+    module = _import(name, module_name)
+    where = getattr(module, "__file__", None) or "Python itself"
+    if not callable(make := getattr(module, factory, None)):
+        raise SettingsError(
+            f"train.callbacks: {name!r}: module {module_name}, which is {where}, has no function "
+            f"or class {factory}. If another file is meant, give it a name of its own"
+        )
+    return _run(SettingsError, f"train.callbacks: {name!r}: {factory}() failed", make)
+
+
+def _import(name: str, module_name: str) -> ModuleType:
+    """Imports a module; one that is installed nowhere is looked for in the current folder.
+
+    The folder is searched last, and for this import only: a file there never replaces another
+    module, whatever its name.
+    """
+    failed = f"train.callbacks: {name!r}: importing {module_name} failed"
+    folder = os.getcwd()
+    sys.path.append(folder)
+    try:
+        importlib.invalidate_caches()
+        return cast("ModuleType", _run(SettingsError, failed, importlib.import_module, module_name))
+    except SettingsError as error:
+        missing = error.__cause__
+        # Its own absence, not that of a module that it imports.
+        if isinstance(missing, ModuleNotFoundError) and missing.name in _packages(module_name):
+            raise SettingsError(
+                f"train.callbacks: {name!r}: there is no module {module_name}, neither installed "
+                f"nor on PYTHONPATH nor in the current folder {folder}"
+            ) from None
+        raise
+    finally:
+        sys.path.remove(folder)
+
+
+def _packages(module_name: str) -> list[str]:
+    """`a.b.c` -> a, a.b, a.b.c."""
+    parts = module_name.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def _check(name: str, callback: Any) -> None:
     if not isinstance(callback, keras.callbacks.Callback):
         raise SettingsError(
             f"train.callbacks: {name!r} made a {type(callback).__name__}, not a "
             "keras.callbacks.Callback"
         )
-    base = keras.callbacks.Callback
-    kind = type(callback)
-    unusable = [hook for hook in _PER_BATCH if getattr(kind, hook) is not getattr(base, hook)]
+    for kind, instead in _INSTEAD.items():
+        if isinstance(callback, getattr(keras.callbacks, kind)):
+            raise SettingsError(f"train.callbacks: {name!r} is a {kind}: {instead}")
+    unusable = [hook for hook in _NEVER_CALLED if _overrides(callback, hook)]
     if unusable:
         raise SettingsError(
-            f"train.callbacks: {name!r} has {', '.join(unusable)}, which is never called: steps "
-            "run in one graph. Use on_epoch_end, on_test_end, on_train_begin or on_train_end"
+            f"train.callbacks: {name!r} has {', '.join(unusable)}, which is never called: several "
+            f"steps run in one graph. Use one of {', '.join(_CALLED)}"
         )
-    return callback
+    if getattr(callback, "restore_best_weights", False):
+        raise SettingsError(
+            f"train.callbacks: {name!r} has restore_best_weights=True. The run does that itself: "
+            "its result, export and predictions use the weights that were best on validation. "
+            "Set restore_best_weights=False"
+        )
+    if isinstance(callback, keras.callbacks.EarlyStopping):
+        _check_monitor(name, callback)
+
+
+def _check_monitor(name: str, callback: keras.callbacks.EarlyStopping) -> None:
+    if callback.monitor not in LOGS:
+        raise SettingsError(
+            f"train.callbacks: {name!r} monitors {callback.monitor!r}, which is not one of "
+            f"{', '.join(LOGS)}"
+        )
+    # Keras asks the metrics of a compiled model for the direction; this model has none.
+    if callback.mode == "auto" and callback.monitor.endswith("accuracy"):
+        callback.mode = "max"
+
+
+def _overrides(callback: keras.callbacks.Callback, hook: str) -> bool:
+    """Whether its class has this hook, or the callback itself, as LambdaCallback does."""
+    base = getattr(keras.callbacks.Callback, hook)
+    return hook in vars(callback) or getattr(type(callback), hook) is not base
+
+
+def _run(
+    kind: type[PipelineError], what: str, function: Callable[..., Any], *arguments: Any
+) -> Any:
+    """Calls a user's function; its error becomes one message that ends in its traceback."""
+    try:
+        with warnings.catch_warnings():
+            # Epochs without an evaluation have no val_ keys, as with fit's validation_freq.
+            warnings.filterwarnings("ignore", "Early stopping conditioned on metric")
+            return function(*arguments)
+    except (Exception, SystemExit) as error:
+        own = error.__traceback__.tb_next if error.__traceback__ else None
+        lines = traceback.format_exception(type(error), error, own)
+        raise kind(f"{what}:\n{''.join(lines).rstrip()}") from error

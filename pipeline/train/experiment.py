@@ -145,7 +145,7 @@ class Experiment:
         return Stretch(totals.numpy(), len(times_s), int(bad), seconds)
 
     def reduce_sums(self, sums: np.ndarray) -> np.ndarray:
-        """Training sums of this process made those of all; every process must call it."""
+        """The sums, [7, ...], over all processes; every process must call it."""
         total = self.runtime.all_reduce(sums, "sum")
         total[_COUNTED_BY_EACH] /= self.runtime.world_size
         return total

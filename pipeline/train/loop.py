@@ -7,6 +7,7 @@ request and the progress bar need not wait longer. Before each, all processes ag
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -19,19 +20,19 @@ from pipeline.data.images import bad_images_named
 from pipeline.distribute.agreement import on_chief
 from pipeline.errors import PipelineError, Stopped, cause
 from pipeline.monitor.progress import ProgressDisplay
-from pipeline.train.callbacks import Callbacks
+from pipeline.train.callbacks import Callbacks, epoch_logs, evaluation_logs
 from pipeline.train.clock import StretchClock
 from pipeline.train.diagnose import describe_bad_step
 from pipeline.train.experiment import Experiment
 from pipeline.train.journal import Journal
 from pipeline.train.memory import memory_of, out_of_memory
+from pipeline.train.metrics import SUMS, mean_metrics
 from pipeline.train.next_stretch import NextStretch, StopAgreedError
 from pipeline.train.pretrained import start_from
 from pipeline.train.profiler import Profiler
 from pipeline.train.progress import Progress
 from pipeline.train.run_folder import RunFolder
 from pipeline.train.saver import Saver
-from pipeline.train.step import empty_train_sums
 from pipeline.train.stop import StopRequest
 from pipeline.train.timetable import Timetable
 
@@ -43,9 +44,16 @@ class TrainingFailedError(PipelineError):
 
 
 def fit(
-    experiment: Experiment, folder: RunFolder, display: ProgressDisplay, stop: StopRequest
+    experiment: Experiment,
+    folder: RunFolder,
+    display: ProgressDisplay,
+    stop: StopRequest,
+    callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
     """Trains from the newest checkpoint, or from the start, to the end.
+
+    Args:
+      callbacks: Those of the settings, loaded already; None: they are loaded here.
 
     Returns:
       The last row of metrics: of the test split, or of validation where there is no test split.
@@ -57,7 +65,7 @@ def fit(
       CheckpointError: The last checkpoint could not be written.
       DataError: An image could not be read.
     """
-    loop = Loop(experiment, folder, display, stop)
+    loop = Loop(experiment, folder, display, stop, callbacks)
     try:
         with bad_images_named():
             loop.resume()
@@ -85,6 +93,7 @@ class Loop:
         folder: RunFolder,
         display: ProgressDisplay,
         stop: StopRequest,
+        callbacks: Callbacks | None = None,
     ) -> None:
         self._experiment = experiment
         self._config = config = experiment.config
@@ -93,8 +102,12 @@ class Loop:
         self._display = display
         self._journal = Journal(experiment, folder, display)
         self._saver = Saver(experiment, folder, display.message, self._journal.flush)
-        self._callbacks = Callbacks(
-            config.train.callbacks if self._runtime.is_chief else (), experiment.model
+        self._callbacks = callbacks or Callbacks(config.train.callbacks, self._runtime)
+        self._callbacks.attach(
+            experiment.model,
+            math.ceil(experiment.total_steps / experiment.steps_per_epoch),
+            math.ceil(experiment.steps_per_epoch),
+            "validation" in experiment.source.splits,
         )
         profiled = config.monitor.profile_steps if self._runtime.is_chief else None
         self._profiler = Profiler(profiled, folder.tensorboard / "train", display.message)
@@ -107,7 +120,7 @@ class Loop:
         )
         self._next = NextStretch(experiment, folder, stop, self._callbacks, self._saver)
         self._progress = Progress()
-        self._step = 0
+        self._step, self._epoch_is_new = 0, True
         self._clock, self._evaluation_clock = StretchClock(), StretchClock()
 
     def resume(self) -> None:
@@ -118,13 +131,13 @@ class Loop:
         something to go back to.
         """
         self._next.expect("restoring the newest checkpoint")
+        self._epoch_is_new = True
         state = on_chief(self._runtime, self._restore_newest)
         self._experiment.broadcast()
         if state is not None:
             self._step = self._saver.saved_step = state["step"]
-            self._progress = Progress(**state["progress"])
-            sums = np.asarray(self._progress.sums)
-            self._progress.sums = self._experiment.share_of_sums(sums).tolist()
+            whole = Progress(**state["progress"])
+            self._progress = whole.in_every_process(self._experiment.share_of_sums)
         self._display.advance(self._step)
         if state is None:
             self._saver.save(self._step, self._progress)
@@ -143,6 +156,7 @@ class Loop:
             if self._must_go_back():
                 iterator = self._roll_back()
             else:
+                self._begin_epoch(self._timetable.epoch_of(self._step))
                 self._run_stretch(iterator, agreed.steps)
 
     def finish(self) -> dict[str, Any]:
@@ -158,7 +172,7 @@ class Loop:
             self._journal.evaluated(self._step, "test", row, best=False)
         if self._runtime.is_chief:
             self._journal.end(self._step, best)
-        self._callbacks.train_end(self._journal.last_row)
+        self._callbacks.train_end(evaluation_logs(self._journal.last_row))
         return self._journal.last_row
 
     def stop(self, reason: str) -> Stopped:
@@ -224,7 +238,7 @@ class Loop:
         if not self._clock.compiled and (why := self._experiment.gradients.why) is not None:
             self._display.message(why)
         self._clock.add(stretch.steps, time.monotonic() - start_s, stretch.seconds)
-        progress.sums, progress.bad_steps = stretch.sums.tolist(), stretch.bad_steps
+        progress.trained(stretch.sums, stretch.bad_steps)
         self._step += stretch.steps
         self._display.advance(self._step)
         if self._must_go_back():
@@ -240,11 +254,13 @@ class Loop:
         Args:
           again: The step is saved, from before its evaluation.
         """
+        epoch = self._timetable.epoch_ending_at(self._step)
+        self._begin_epoch(self._timetable.epoch_of(self._step) if epoch is None else epoch)
         if self._progress.evaluation_due and "validation" in self._experiment.source.splits:
             self._validate()
         self._progress.evaluation_due = False
-        if (epoch := self._timetable.epoch_ending_at(self._step)) is not None:
-            self._callbacks.epoch_end(epoch, self._journal.last_row)
+        if epoch is not None:
+            self._end_epoch(epoch)
         # What is saved amid bad steps would be what they go back to; but the best is needed.
         due = self._timetable.saves_at(self._step) and not self._progress.bad_steps
         at_end = self._step == self._experiment.total_steps
@@ -282,7 +298,7 @@ class Loop:
         waits_s = self._runtime.all_reduce(self._clock.waits_s, "sum") / self._runtime.world_size
         speed = self._clock.read(waits_s)
         self._journal.trained(self._step, sums, speed, self._saver.take_stood_still_s())
-        self._progress.sums = empty_train_sums().tolist()
+        self._progress.row_written()
         self._clock.reset()
 
     def _validate(self) -> None:
@@ -293,13 +309,31 @@ class Loop:
             value.reverse()
         best = self._progress.evaluated(self._step, value)
         self._journal.evaluated(self._step, "validation", row, best)
-        self._callbacks.test_end(self._journal.last_row)
+        self._progress.epoch_validation = row
 
     def _evaluate(self, split: str) -> dict[str, float]:
         clock = self._evaluation_clock
+        self._callbacks.test_begin()
         values = self._experiment.evaluate(split, self._stretches(clock, f"evaluating {split}"))
         self._journal.report_skipped()
+        self._callbacks.test_end(evaluation_logs(values))
         return values
+
+    def _begin_epoch(self, epoch: int) -> None:
+        """Tells callbacks of an epoch once, and after a resume of the one under way."""
+        if self._epoch_is_new:
+            self._epoch_is_new = False
+            self._callbacks.epoch_begin(epoch)
+
+    def _end_epoch(self, epoch: int) -> None:
+        if self._callbacks.exist:
+            named = self._experiment.reduce_sums(np.asarray(self._progress.epoch_sums))
+            training = mean_metrics(named[: len(SUMS)]) if named[len(SUMS) - 1] else {}
+            rate = float(self._experiment.schedule(tf.constant(self._step - 1)))
+            logs = epoch_logs(training, self._progress.epoch_validation, rate)
+            self._callbacks.epoch_end(epoch, logs)
+        self._progress.epoch_ended()
+        self._epoch_is_new = True
 
     def _stretches(self, clock: StretchClock, doing: str) -> Callable[[], int]:
         """Says how many batches come next, and times them from one call to the next."""

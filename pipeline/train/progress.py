@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
 
 from pipeline.train.step import empty_train_sums
 
@@ -14,6 +18,8 @@ class Progress:
 
     Attributes:
       sums: Training sums since the last row, so that a resumed run writes the same row.
+      epoch_sums: The same since the epoch began, for callbacks.
+      epoch_validation: The epoch's last row of validation, if there was one, for callbacks.
       evaluation_due: The step was reached, and its evaluation is not done: it was stopped in it.
       best_step, best_value: The checkpoint that was best on validation, and its measures, the
         deciding one first, larger being better.
@@ -25,6 +31,8 @@ class Progress:
     """
 
     sums: list[float] = field(default_factory=lambda: empty_train_sums().tolist())
+    epoch_sums: list[float] = field(default_factory=lambda: empty_train_sums().tolist())
+    epoch_validation: dict[str, Any] | None = None
     evaluation_due: bool = False
     best_step: int | None = None
     best_value: list[float] | None = None
@@ -33,6 +41,28 @@ class Progress:
     bad_steps: int = 0
     rollbacks: int = 0
     passed_over_steps: int = 0
+
+    def trained(self, sums: np.ndarray, bad_steps: int) -> None:
+        """Takes note of a stretch of steps: the sums with those before it, float64 [7]."""
+        grown = np.asarray(self.epoch_sums) + sums - np.asarray(self.sums)
+        self.sums, self.epoch_sums, self.bad_steps = sums.tolist(), grown.tolist(), bad_steps
+
+    def row_written(self) -> None:
+        """Begins a new row of training."""
+        self.sums = empty_train_sums().tolist()
+
+    def epoch_ended(self) -> None:
+        """Begins a new epoch."""
+        self.epoch_sums, self.epoch_validation = empty_train_sums().tolist(), None
+
+    def in_every_process(self, of_one: Callable[[np.ndarray], np.ndarray]) -> Progress:
+        """A copy with other sums: all processes' for a checkpoint, or this process's share.
+
+        Args:
+          of_one: From sums float64 [7, 2] to others; called once.
+        """
+        sums, epoch_sums = of_one(np.stack([self.sums, self.epoch_sums], axis=1)).T.tolist()
+        return replace(self, sums=sums, epoch_sums=epoch_sums)
 
     def evaluated(self, step: int, value: list[float]) -> bool:
         """Takes note of an evaluation; whether it is the best so far."""

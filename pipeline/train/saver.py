@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from pipeline.checkpoint.background import BackgroundWriter
 from pipeline.checkpoint.snapshot import Snapshot
 from pipeline.checkpoint.store import CheckpointError, CheckpointStore
@@ -73,9 +71,9 @@ class Saver:
         if step == self.saved_step and not again:
             return
         start_s = time.monotonic()
-        sums = self._experiment.reduce_sums(np.asarray(progress.sums)).tolist()
+        whole = progress.in_every_process(self._experiment.reduce_sums)
         if self._writer is not None:
-            state = self._describe(step, asdict(progress) | {"sums": sums})
+            state = self._describe(step, asdict(whole))
             self._writer.submit(self._experiment.snapshot(step, state), progress.best_step)
         self.saved_step = step
         self._saved_at_s = time.monotonic()

@@ -56,6 +56,10 @@ class Timetable:
         """The epoch, from 0, whose last example is in the step's batch; None where none ends."""
         return periods_done(step, self._epoch) - 1 if _ends_at(step, [self._epoch]) else None
 
+    def epoch_of(self, step: int) -> int:
+        """The epoch, from 0, that the example after `step` updates is of."""
+        return periods_done(step, self._epoch)
+
     def next_after(self, step: int) -> int:
         """The first step after `step` at which something is due."""
         periods = [self._epoch, *self._log, *self._evaluate, *self._save]

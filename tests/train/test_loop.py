@@ -4,7 +4,6 @@ import json
 import time
 from dataclasses import replace
 
-import keras
 import numpy as np
 import pytest
 
@@ -243,53 +242,6 @@ def test_early_stopping_counts_evaluations_without_a_better_one(tmp_path):
     steps = [r["step"] for r in rows(tmp_path) if r["split"] == "validation"]
     assert steps == [2, 4, 6]
     assert rows(tmp_path)[-1]["split"] == "test"
-
-
-class Recorder(keras.callbacks.Callback):
-    """Writes down its calls, and asks to stop after the second epoch."""
-
-    calls: list = []  # noqa: RUF012
-
-    def on_train_begin(self, logs=None):
-        self.calls.append("train_begin")
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.calls.append(f"epoch {epoch}")
-        self.model.stop_training = epoch == 1
-
-    def on_test_end(self, logs=None):
-        self.calls.append(f"test at {logs['step']}")
-
-    def on_train_end(self, logs=None):
-        self.calls.append("train_end")
-
-
-class PerBatch(keras.callbacks.Callback):
-    def on_train_batch_end(self, batch, logs=None):
-        pass
-
-
-def test_callbacks_are_called_and_may_stop_the_run(tmp_path):
-    Recorder.calls.clear()
-    train(tmp_path, f"train.callbacks=['{__name__}:Recorder']", "train.evaluate_every_steps=4")
-    # 45 or so training examples in batches of 12: epochs end at steps 4 and 8.
-    assert Recorder.calls[:3] == ["train_begin", "test at 4", "epoch 0"]
-    assert Recorder.calls[-1] == "train_end"
-    assert "epoch 1" in Recorder.calls
-    assert "epoch 2" not in Recorder.calls
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("PerBatch", "on_train_batch_end, which is never called"),
-        ("nothing", "cannot make"),
-        ("json", "not a keras.callbacks.Callback|cannot make"),
-    ],
-)
-def test_callbacks_that_cannot_work_are_refused(tmp_path, name, message):
-    with pytest.raises(SettingsError, match=message):
-        train(tmp_path, f"train.callbacks=['{__name__}:{name}']")
 
 
 def test_other_settings_in_the_same_folder_are_refused_and_shown(tmp_path, undisturbed):
