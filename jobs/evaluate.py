@@ -24,6 +24,12 @@ _EPILOG = """\
 train/, validation/, test/ and in each a folder a class, or class folders alone, or what `vit
 prepare` takes. Classes are matched by their names; it may have some of them only. Details are
 printed then: classes, the worst confusions, and the calibration error (15 bins, Guo et al. 2017).
+
+The run's own data set must have the classes that the run recorded, in the same order. If its images
+have changed, a line on stderr says so, and "same_images" in the output of --json is false.
+
+Only the run folder and the data set are needed, whatever trained the run. Evaluation uses the
+devices of this machine; under `vit launch` or horovodrun, all processes share the images.
 """
 
 
@@ -51,29 +57,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates the weights that were best on validation."""
     folder = RunFolder(arguments.run)
-    config, facts = folder.config(), folder.dataset()
+    recorded, recorded_data = folder.config(), folder.dataset()
     import_tensorflow()
     from pipeline.data.images import bad_images_named
-    from pipeline.data.sources.other import open_other
     from pipeline.distribute.agreement import on_chief
     from pipeline.distribute.runtime import start
     from pipeline.train.best import restore_best
-    from pipeline.train.experiment import Opened, build
+    from pipeline.train.experiment import build
+    from pipeline.train.inspection import inspection_config, open_other_data, open_own_data
 
+    config = inspection_config(recorded)
     with (
         closing(start(config.distribute)) as runtime,
         runtime.noticing_lost_peers(),
         bad_images_named(),
     ):
-        opened = None
-        if arguments.data is not None:
-            source = open_other(arguments.data, config.data, facts["classes"])
-            opened = Opened(source, tuple(facts["mean"]), tuple(facts["std"]))
+        if arguments.data is None:
+            opened = open_own_data(folder, config)
+        else:
+            opened = open_other_data(folder, config, arguments.data)
         experiment = build(config, runtime, opened)
         step = restore_best(experiment, folder)
-        found = []
-        for split in _splits(arguments, experiment):
-            evaluation = _evaluate(arguments, experiment, runtime, split, step)
+        splits, found = _splits(arguments, experiment), []
+        same = on_chief(runtime, lambda: _compare(experiment, splits, recorded_data))
+        for split in splits:
+            evaluation = _evaluate(arguments, experiment, runtime, split, step, same[split])
             found += [evaluation] if evaluation is not None else []
         if arguments.html is not None:
             on_chief(runtime, lambda: _draw(arguments, folder, found))
@@ -93,8 +101,33 @@ def _splits(arguments: argparse.Namespace, experiment: Experiment) -> list[str]:
     return found
 
 
+def _compare(
+    experiment: Experiment, splits: list[str], recorded: dict[str, Any]
+) -> dict[str, bool | None]:
+    """Whether each split has the images that the run recorded, and a line on stderr if it has not.
+
+    None: the run is of a version that recorded the number of images only, which is the same.
+    """
+    from pipeline.train.data_record import compare_data, data_record
+
+    changes = compare_data(recorded, data_record(experiment.source, splits)).splits
+    for split in splits:
+        if split in changes:
+            print(
+                f"vit evaluate: other images than those of the run, {split}: {changes[split]}",
+                file=sys.stderr,
+            )
+    known = recorded.get("fingerprints", {})
+    return {s: False if s in changes else True if s in known else None for s in splits}
+
+
 def _evaluate(
-    arguments: argparse.Namespace, experiment: Experiment, runtime: Runtime, split: str, step: int
+    arguments: argparse.Namespace,
+    experiment: Experiment,
+    runtime: Runtime,
+    split: str,
+    step: int,
+    same_images: bool | None,
 ) -> Evaluation | None:
     """Evaluates and prints one split; its details where they are asked for."""
     from pipeline.train.evaluation import evaluate_predictions
@@ -102,6 +135,7 @@ def _evaluate(
 
     count = experiment.source.splits[split].num_examples
     row: dict[str, Any] = {"step": step, "split": split, "examples": count}
+    row["same_images"] = same_images
     evaluation = None
     details = arguments.details or arguments.every_class or arguments.html is not None
     if arguments.data is not None or details:

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from jobs.cli import run_process
 from jobs.tensorflow_start import import_tensorflow
-from pipeline.config import parse_config
-from pipeline.errors import DataError, SettingsError
+from pipeline.errors import PipelineError, SettingsError
 from pipeline.monitor.report.compare import comparison_page
 from pipeline.train.report import gather, look_at_examples, write_page, write_report
 from pipeline.train.run_folder import RunFolder
@@ -71,30 +70,29 @@ def _examples(folder: RunFolder, unwanted: bool, data: str | None) -> str | None
     what = "confusion matrix, accuracy a class and examples"
     if unwanted:
         return f"{what}, since --no-examples was given."
-    if not facts.checkpoints:
-        return f"{what}, since the run has no checkpoint."
+    if not facts.best_step:
+        return f"{what}, since the run is not trained yet."
     try:
         _look(folder, data)
-    except DataError as error:
+    except PipelineError as error:  # the page has everything that the run folder knows
         print(f"vit report: {error}", file=sys.stderr)
-        return f"{what}, since the data could not be read: {error}."
+        return f"{what}, since the weights could not be applied to the data: {error}."
     return None
 
 
 def _look(folder: RunFolder, data: str | None) -> None:
-    tree = folder.config().model_dump()
-    # One process is enough here, whatever trained the run.
-    tree["distribute"]["runtime"] = "auto"
-    if data is not None:
-        tree["data"]["path"] = data
-    config = parse_config(tree, str(folder.path))
+    recorded = folder.config()
     import_tensorflow()
     from pipeline.distribute.runtime import start
     from pipeline.train.best import restore_best
     from pipeline.train.experiment import build
+    from pipeline.train.inspection import inspection_config, open_own_data
 
+    config = inspection_config(recorded)
+    if data is not None:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"path": data})})
     with closing(start(config.distribute)) as runtime:
-        experiment = build(config, runtime)
+        experiment = build(config, runtime, open_own_data(folder, config))
         restore_best(experiment, folder)
         look_at_examples(experiment, folder)
 

@@ -98,6 +98,7 @@ def _fit(
     from pipeline.distribute.agreement import on_chief
     from pipeline.monitor.progress import ProgressDisplay
     from pipeline.train.callbacks import Callbacks
+    from pipeline.train.data_record import record_start
     from pipeline.train.describe import headline, start_facts
     from pipeline.train.experiment import build
     from pipeline.train.loop import fit
@@ -106,11 +107,13 @@ def _fit(
     experiment = build(config, runtime)
     on_chief(runtime, lambda: folder.check_room(experiment.checkpoint_bytes))
     start = start_facts(experiment, command)
-    on_chief(runtime, lambda: folder.begin(experiment.dataset_facts, start))
+    changes = on_chief(runtime, lambda: record_start(folder, experiment, start))
     with closing(
         ProgressDisplay(experiment.total_steps, experiment.steps_per_epoch, runtime.is_chief)
     ) as display:
         display.message(headline(experiment))
+        for change in changes:
+            display.message(f"resumed with a changed data set: {change}")
         for note in experiment.source.notes:
             display.message(note)
         try:

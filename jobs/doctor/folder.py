@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jobs.doctor.finding import Finding, error, ok
-from pipeline.config import Config, training_differences
+from pipeline.config import Config
 from pipeline.errors import SettingsError
 from pipeline.train.run_folder import RunFolder, existing_folder, try_folder
 
@@ -43,8 +43,11 @@ def check_run_folder(config: Config) -> Iterator[Finding]:
 def _check_content(folder: RunFolder, config: Config) -> Finding:
     if not (folder.path / "config.yaml").exists():
         return ok("run folder", f"{folder.path} can be written, renamed and synced in")
-    differences = training_differences(folder.config(), config)
-    if differences:
+    if not folder.has_progress:
+        return ok(
+            "run folder", f"{folder.path} holds a start without a checkpoint: vit train replaces it"
+        )
+    if differences := folder.differences(config):
         return error(
             "run folder",
             f"{folder.path} holds a run with other settings ({'; '.join(differences)})",

@@ -34,7 +34,7 @@ from pipeline.checkpoint.snapshot import Snapshot
 from pipeline.errors import PipelineError
 
 _NAME = re.compile(r"step-(\d{8,})")
-_UNFINISHED = ".unfinished"
+UNFINISHED = ".unfinished"
 _REPLACED = ".replaced"
 _SET_ASIDE = ".set-aside"
 _CHUNK = 1 << 22  # bytes
@@ -77,7 +77,7 @@ class CheckpointStore:
           CheckpointError: It could not be written; those that were there still are.
         """
         final = self.path(snapshot.step)
-        unfinished = final.with_name(final.name + _UNFINISHED)
+        unfinished = final.with_name(final.name + UNFINISHED)
         try:
             shutil.rmtree(unfinished, ignore_errors=True)
             # Not its parents: where the run folder has gone, a mount has perhaps, and what would be
@@ -162,7 +162,7 @@ class CheckpointStore:
             if self._keep_every_steps and step and step % self._keep_every_steps == 0:
                 continue
             # Renamed first, so that an interrupted deletion leaves nothing that looks whole.
-            doomed = self.path(step).with_name(self.path(step).name + _UNFINISHED)
+            doomed = self.path(step).with_name(self.path(step).name + UNFINISHED)
             self.path(step).rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
 
@@ -174,7 +174,7 @@ class CheckpointStore:
                 replaced.rename(final)
             else:
                 shutil.rmtree(replaced, ignore_errors=True)
-        for leftover in self._folder.glob(f"*{_UNFINISHED}"):
+        for leftover in self._folder.glob(f"*{UNFINISHED}"):
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _put_in_place(self, unfinished: Path, final: Path) -> None:

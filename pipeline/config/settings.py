@@ -88,6 +88,9 @@ class DataConfig(_Stage):
     index_path: LocalPath | None = _setting(
         None, "folder for the index of TFRecord files; null: beside them", free=True
     )
+    allow_changes: bool = _setting(
+        False, "resume a run although the images of its data set have changed", free=True
+    )
     links_out: bool = _setting(False, "allow links that lead out of an image folder")
     image_size: int = _setting(32, "height and width the model sees, in pixels", ge=1, le=4096)
     resize: Literal["none", "squash", "crop"] = _setting(

@@ -37,6 +37,9 @@ class Records(Protocol):
     def name(self, index: int) -> str:
         """What a message calls the record: its file, and its place in it."""
 
+    def identity(self) -> list[bytes]:
+        """What tells these records from others, independent of where the shards are."""
+
     def take(self, indices: npt.NDArray[np.int64]) -> Records:
         """Some of the records, in the order given."""
 

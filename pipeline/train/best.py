@@ -30,12 +30,17 @@ def best_snapshot(folder: RunFolder) -> Snapshot:
     """The checkpoint that was best on validation, or the newest before the first evaluation.
 
     Raises:
-      SettingsError: The run has no checkpoint yet.
+      SettingsError: The run has no checkpoint yet, or only the random weights of step 0.
     """
     store = CheckpointStore(folder.checkpoints)
     newest = store.newest(print)
     if newest is None:
         raise SettingsError(f"{folder.path} has no checkpoint yet: train it first")
+    if newest.step == 0 and folder.config().model.pretrained is None:
+        raise SettingsError(
+            f"{folder.path} is not trained yet: its only checkpoint is of step 0, with random "
+            "weights. Give its `vit train` command again"
+        )
     best: Any = newest.state["progress"]["best_step"]
     if best is None or best == newest.step:
         return newest

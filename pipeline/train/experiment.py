@@ -278,7 +278,7 @@ class Experiment:
 
 
 class Opened(NamedTuple):
-    """Data that is open already, and the colours' mean and deviation in units of 0..1."""
+    """A data set to inspect weights on, and the mean and deviation of colours, in units of 0..1."""
 
     source: DataSource
     mean: Colour
@@ -291,13 +291,15 @@ def build(config: Config, runtime: Runtime, opened: Opened | None = None) -> Exp
     Args:
       config: All settings.
       runtime: What it runs on.
-      opened: Other data than the settings name, to evaluate on.
+      opened: The data set to inspect weights on; None: what the settings name, to train on. The
+        global batch must divide over the replicas only for training.
 
     Raises:
       DataError: The data is missing or not what the recipe says.
       SettingsError: Settings do not fit one another, the data or the devices.
     """
-    check_batch(config, runtime.num_replicas)
+    if opened is None:
+        check_batch(config, runtime.num_replicas)
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(config.seed)
@@ -307,7 +309,8 @@ def build(config: Config, runtime: Runtime, opened: Opened | None = None) -> Exp
     else:
         source, mean, std = opened
     examples = next(iter(source.splits.values())).num_examples  # of train, where there is one
-    check_examples(examples, runtime.num_replicas)
+    if opened is None:
+        check_examples(examples, runtime.num_replicas)
     with runtime.scope():
         model = build_vit(
             config.model,

@@ -220,7 +220,8 @@ class Loop:
         if self._progress.evaluation_due:  # the run, or a start of it, went back to such a step
             self._close_step(again=True)
         # Bad steps at the end are gone back from as well.
-        at_end = self._step == self._experiment.total_steps and not self._must_go_back()
+        # A data set that has become smaller shortens the run.
+        at_end = self._step >= self._experiment.total_steps and not self._must_go_back()
         return not at_end and not self._progress.ended_early
 
     def _must_go_back(self) -> bool:

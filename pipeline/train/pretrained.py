@@ -10,6 +10,7 @@ from pipeline.model.pretrained.files import read_published
 from pipeline.model.pretrained.fit import fit_weights, normalization_note
 from pipeline.model.vit import HEAD
 from pipeline.train.best import best_snapshot, weights_of
+from pipeline.train.data_record import compare_data
 from pipeline.train.experiment import Experiment
 from pipeline.train.run_folder import RunFolder
 
@@ -33,21 +34,23 @@ def start_from(experiment: Experiment, pretrained: str) -> str:
 
 
 def _start_from_run(experiment: Experiment, folder: RunFolder) -> str:
-    """The best weights of the run; its head is left out where it has another number of classes."""
+    """The best weights of the run; the head only if it has the same classes in the same order."""
     snapshot = best_snapshot(folder)
     weights = weights_of(folder.config(), snapshot)
     variables = {v.path: v for v in experiment.model.variables}
-    head = {name for name in weights if name.startswith(HEAD)}
-    other_head = any(n in variables and weights[n].shape != variables[n].shape for n in head)
-    left_out = head if other_head else set()
+    present = {"classes": experiment.source.classes, "examples": {}}
+    other_classes = compare_data(folder.dataset(), present).classes
+    left_out = {n for n in weights if n.startswith(HEAD)} if other_classes else set()
     for name in left_out:
         del weights[name]
     restore_variables(
         variables, weights, f"network than {folder.path}", optional=lambda name: name in left_out
     )
     _start_averages(experiment)
-    what = ", but for its head, which has other classes" if left_out else ""
-    return f"starts from the weights of step {snapshot.step} of {folder.path}{what}"
+    what = f"starts from the weights of step {snapshot.step} of {folder.path}"
+    if other_classes is None:
+        return what
+    return f"{what}; its classifier is not used, and a new one is trained. {other_classes}"
 
 
 def _start_from_published(experiment: Experiment, path: Path) -> str:

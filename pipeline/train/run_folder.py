@@ -1,7 +1,7 @@
 """A run folder: what a run leaves, and whether a command may go on with it.
 
 config.yaml      resolved settings
-dataset.json     classes, counts, mean and deviation: what prediction needs of the data
+dataset.json     classes, number of examples and fingerprint of each split, mean and deviation
 metrics.jsonl    one row a step and split
 starts.jsonl     one line a start: when, from which checkpoint, by which command, with what
 predictions.npz  of the best weights, for the report; examples.npz its pictures; report.html
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.checkpoint.store import CheckpointStore
+from pipeline.checkpoint.store import UNFINISHED, CheckpointStore
 from pipeline.config import Config, dump_config, load_config, training_differences
 from pipeline.errors import PipelineError, SettingsError
 from pipeline.monitor.whole_file import replace_file
@@ -65,15 +65,30 @@ class RunFolder:
             )
         return load_config(file)
 
+    @property
+    def has_progress(self) -> bool:
+        """Whether a start got as far as its first checkpoint.
+
+        Until then the folder accepts other settings: a start that failed early, for a setting that
+        is corrected now, has nothing to lose.
+        """
+        has_rows = self.metrics.is_file() and self.metrics.stat().st_size > 0
+        saved = (p for p in self.checkpoints.glob("step-*") if p.suffix != UNFINISHED)
+        return has_rows or any(saved)
+
+    def differences(self, config: Config) -> list[str]:
+        """Settings that change the training and are not those of the run in the folder."""
+        if not (self.was_begun and self.has_progress):
+            return []
+        return training_differences(self.config(), config)
+
     def check(self, config: Config) -> None:
         """Refuses settings that would train something else than what the folder holds.
 
         Raises:
           SettingsError: With one line a setting that differs.
         """
-        if not (self.path / "config.yaml").exists():
-            return
-        differences = training_differences(self.config(), config)
+        differences = self.differences(config)
         if differences:
             raise SettingsError(
                 f"{self.path} holds a run with other settings:\n  "
@@ -138,6 +153,11 @@ class RunFolder:
     def write_outcome(self, outcome: dict[str, Any]) -> None:
         """Records the end of this start."""
         self._replace("outcome.json", json.dumps(outcome, indent=1) + "\n")
+
+    @property
+    def has_dataset(self) -> bool:
+        """Whether a start recorded its data set."""
+        return (self.path / "dataset.json").is_file()
 
     def dataset(self) -> dict[str, Any]:
         """What `begin` recorded of the data."""

@@ -1,14 +1,18 @@
 """`vit evaluate` on other data, and its details."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.metrics import accuracy_score
 
 from jobs.cli import main
+from pipeline.checkpoint.snapshot import Snapshot
+from pipeline.checkpoint.store import CheckpointStore
 
 
 def evaluate(capsys, *arguments):
@@ -57,6 +61,69 @@ def test_details_of_the_run_s_own_data_agree_with_the_short_line(digits_run, tmp
     text = page.read_text()
     assert text.count('aria-label="A row is what it is') == 2  # validation and test
     assert "http" not in text
+
+
+def test_a_run_of_other_machines_is_evaluated_and_reported_on_this_one(
+    digits_run, tmp_path, capsys
+):
+    """Its runtime, devices and paths are not there, and its batch does not divide."""
+    run = shutil.copytree(digits_run, tmp_path / "run")
+    tree = yaml.safe_load((run / "config.yaml").read_text())
+    tree["distribute"] |= {"runtime": "multi_worker", "device": "gpu", "cpu_devices": 7}
+    tree["data"] |= {"threads": 1, "index_path": "/not/here"}
+    (run / "config.yaml").write_text(yaml.safe_dump(tree))
+    outputs = []
+    for folder in (digits_run, run):
+        code, out, err = evaluate(capsys, folder, "--json")
+        assert (code, err) == (0, "")
+        outputs.append(out)
+    assert outputs[0] == outputs[1]
+    assert main(["report", str(run)]) == 0
+    assert (run / "predictions.npz").is_file()
+
+
+def test_evaluation_says_whether_the_images_are_those_of_the_run(
+    digits_run, some_digits, tmp_path, capsys
+):
+    code, out, err = evaluate(capsys, digits_run, "--json", "--split", "test")
+    assert (code, err, json.loads(out)["same_images"]) == (0, "", True)
+    code, out, err = evaluate(capsys, digits_run, "--json", "--data", some_digits)
+    assert (code, json.loads(out)["same_images"]) == (0, False)
+    assert "other images than those of the run, all: none -> 90 images" in err
+
+    run = shutil.copytree(digits_run, tmp_path / "run")
+    facts = json.loads((run / "dataset.json").read_text())
+    facts["fingerprints"]["test"] = "0" * 32
+    (run / "dataset.json").write_text(json.dumps(facts))
+    code, out, err = evaluate(capsys, run, "--json")
+    assert [json.loads(line)["same_images"] for line in out.splitlines()] == [True, False]
+    assert len(err.splitlines()) == 1
+    assert "test: 367 images as before, but with other" in err
+    del facts["fingerprints"]  # as earlier versions recorded it
+    (run / "dataset.json").write_text(json.dumps(facts))
+    code, out, err = evaluate(capsys, run, "--json")
+    assert [json.loads(line)["same_images"] for line in out.splitlines()] == [None, None]
+    assert err == ""
+
+
+def test_a_data_set_with_other_classes_is_not_taken_for_the_run_s(digits_run, tmp_path, capsys):
+    run = shutil.copytree(digits_run, tmp_path / "run")
+    facts = json.loads((run / "dataset.json").read_text())
+    facts["classes"] = facts["classes"][::-1]
+    (run / "dataset.json").write_text(json.dumps(facts))
+    code, out, err = evaluate(capsys, run)
+    assert (code, out) == (3, "")
+    assert "recorded (10): 9, 8, 7" in err
+    assert "now      (10): 0, 1, 2" in err
+
+
+def test_a_run_that_is_not_trained_yet_is_not_evaluated(digits_run, tmp_path, capsys):
+    run = shutil.copytree(digits_run, tmp_path / "run")
+    shutil.rmtree(run / "checkpoints")
+    CheckpointStore(run / "checkpoints").save(Snapshot(0, {}, {"progress": {"best_step": None}}))
+    code, _, err = evaluate(capsys, run)
+    assert code == 2
+    assert "is not trained yet" in err
 
 
 def test_unknown_classes_and_splits_are_refused(digits_run, some_digits, tmp_path, capsys):

@@ -222,7 +222,7 @@ def test_data_that_have_gone_are_said_and_data_that_moved_are_found(folder_run, 
     assert gone.returncode == 0
     assert str(photos) in gone.stderr
     assert "Traceback" not in gone.stderr
-    assert "since the data could not be read" in page(run).text
+    assert "since the weights could not be applied to the data" in page(run).text
     found = vit("report", run, "--data", moved)
     assert found.returncode == 0, found.stderr
     with np.load(run / "predictions.npz") as new:

@@ -6,6 +6,8 @@ import numpy as np
 
 from pipeline.checkpoint.store import CheckpointStore
 from pipeline.monitor.progress import ProgressDisplay
+from pipeline.train.data_record import record_start
+from pipeline.train.describe import start_facts
 from pipeline.train.loop import fit
 from pipeline.train.run_folder import RunFolder
 from pipeline.train.stop import StopRequest
@@ -35,6 +37,7 @@ def train(folder, *settings, stop=None, display=None):
     run.open(config, print)
     try:
         experiment = tiny(folder, *settings)
+        record_start(run, experiment, start_facts(experiment, ["vit", "train", "tiny"]))
         display = display or ProgressDisplay(
             experiment.total_steps, experiment.steps_per_epoch, False
         )

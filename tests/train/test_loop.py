@@ -1,6 +1,7 @@
 """The loop on a tiny synthetic run: what it writes, and that an interruption leaves no trace."""
 
 import json
+import shutil
 import time
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from pipeline.train import experiment as experiment_module
 from pipeline.train.best import best_snapshot
 from pipeline.train.clock import StretchClock
 from pipeline.train.experiment import Experiment
+from pipeline.train.pretrained import start_from
 from pipeline.train.run_folder import RunFolder
 from tests.train.experiments import tiny, tiny_config
 from tests.train.runs import STEPS, StopAt, assert_same_end, rows, store, train
@@ -205,6 +207,29 @@ def test_weights_for_other_classes_are_taken_without_the_head(tmp_path, undistur
     name = name if name in got else next(n for n in got if n.startswith("vit/block_1"))
     np.testing.assert_allclose(got[name], store(undisturbed).load(best).tensors["average"][name])
     assert got["vit/head/kernel"].shape[1] == 7
+
+
+@pytest.mark.parametrize("classes", ["as they are", "in another order", "renamed"])
+def test_the_head_of_another_run_is_used_only_for_the_same_classes_in_the_same_order(
+    tmp_path, undisturbed, classes
+):
+    source = shutil.copytree(undisturbed / "run", tmp_path / "source")
+    facts = json.loads((source / "dataset.json").read_text())
+    names = {
+        "as they are": facts["classes"],
+        "in another order": facts["classes"][::-1],
+        "renamed": [*facts["classes"][:-1], "other"],
+    }[classes]
+    (source / "dataset.json").write_text(json.dumps(facts | {"classes": names}))
+    experiment = tiny(tmp_path)
+    text = start_from(experiment, str(source))
+    head = next(v for v in experiment.model.variables if v.path == "vit/head/kernel").numpy()
+    best = store(undisturbed).newest(print).state["progress"]["best_step"]
+    learned = store(undisturbed).load(best).tensors["average"]["vit/head/kernel"]
+    same = classes == "as they are"
+    assert np.array_equal(head, learned) == same
+    assert np.any(head) == same  # a new one begins with zeros
+    assert ("its classifier is not used" in text) != same
 
 
 def test_weights_of_another_network_are_refused_by_name(tmp_path, undisturbed):

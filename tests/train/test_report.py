@@ -5,7 +5,6 @@ import pytest
 
 from pipeline.errors import SettingsError
 from pipeline.train.best import restore_best
-from pipeline.train.describe import start_facts
 from pipeline.train.report import ReportError, best_step, gather, look_at_examples, write_report
 from pipeline.train.run_folder import RunFolder
 from tests.train.experiments import tiny
@@ -19,7 +18,6 @@ def looked_at(tmp_path_factory):
     train(folder)
     run = RunFolder(folder / "run")
     experiment = tiny(folder)
-    run.begin(experiment.dataset_facts, start_facts(experiment, ["vit", "train", "tiny"]))
     assert restore_best(experiment, run) == best_step(run)
     look_at_examples(experiment, run)
     return run, experiment

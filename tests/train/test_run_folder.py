@@ -16,10 +16,10 @@ def opened():
     """Opens run folders, and gives their locks back with the test."""
     folders = []
 
-    def start(path):
+    def start(path, config=Config()):  # noqa: B008 - frozen
         folder = RunFolder(path)
         folders.append(folder)
-        folder.open(Config(), print)
+        folder.open(config, print)
         return folder
 
     yield start
@@ -84,3 +84,37 @@ def test_each_start_is_recorded_with_the_checkpoint_it_finds(tmp_path, opened):
         {"host": "two", "checkpoint_step": 20},
     ]
     assert folder.outcome() is None
+
+
+def test_a_start_without_a_checkpoint_does_not_claim_the_folder(tmp_path, opened):
+    first = opened(tmp_path / "run")
+    first.begin({"classes": ["a"]}, {"host": "one"})
+    first.write_outcome({"outcome": "failed"})
+    (first.checkpoints / "step-00000000.unfinished").mkdir(parents=True)
+    first.close()
+    second = opened(tmp_path / "run", Config(seed=7))
+    assert second.config().seed == 7
+    assert [start["host"] for start in second.starts()] == ["one"]  # nothing is lost
+
+
+@pytest.mark.parametrize("what", ["a checkpoint", "a row of metrics"])
+def test_a_start_that_got_further_claims_the_folder(tmp_path, opened, what):
+    first = opened(tmp_path / "run")
+    if what == "a checkpoint":
+        CheckpointStore(first.checkpoints).save(Snapshot(0, {}, {}))
+    else:
+        first.metrics.write_text('{"step": 5, "split": "train"}\n')
+    first.close()
+    with pytest.raises(SettingsError, match=r"other settings:\n  seed: 0 -> 7"):
+        opened(tmp_path / "run", Config(seed=7))
+    assert first.config().seed == 0
+
+
+def test_two_starts_with_other_settings_exclude_each_other_before_the_first_checkpoint(
+    tmp_path, opened
+):
+    first = opened(tmp_path / "run")
+    with pytest.raises(SettingsError, match="another process is training in"):
+        opened(tmp_path / "run", Config(seed=7))
+    assert first.config().seed == 0
+    assert first.lock.is_held

@@ -154,6 +154,7 @@ def open_records(config: DataConfig) -> DataSource:
             np.concatenate([np.arange(count) for count in counts]),
             ArrayRecordShard,
             IMAGE_KEY,
+            tuple(shard.sha256 for shard in split.shards),
         )
         title = f"{root}, {name}"
         labels = check_labels(read_labels(root, split), len(facts.classes), title)

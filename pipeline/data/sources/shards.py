@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import threading
 from collections.abc import Callable
@@ -36,6 +37,7 @@ class ShardRecords:
       place: int64 [N], where in it: its number, or its first byte, as `open_shard` has it.
       open_shard: Opens a file.
       image_key: The feature that holds the encoded image.
+      checksums: Of each file, where they are known; None: the sizes of the files stand for them.
     """
 
     def __init__(
@@ -45,9 +47,11 @@ class ShardRecords:
         place: npt.NDArray[np.int64],
         open_shard: Callable[[str], Shard],
         image_key: str,
+        checksums: tuple[str, ...] | None = None,
     ) -> None:
         self._files, self._shard, self._place = files, shard, place
         self._open_shard, self._image_key = open_shard, image_key
+        self._checksums = checksums
         self._pool: ThreadPoolExecutor | None = None
         self._begin()
 
@@ -100,7 +104,15 @@ class ShardRecords:
             self._place[indices],
             self._open_shard,
             self._image_key,
+            self._checksums,
         )
+
+    def identity(self) -> list[bytes]:
+        """Names and checksums (or sizes) of the shards, and the place of each record."""
+        marks = self._checksums or [str(os.path.getsize(file)) for file in self._files]
+        names = (os.path.basename(file) for file in self._files)
+        shards = [os.fsencode(f"{n}={m}\0") for n, m in zip(names, marks, strict=True)]
+        return [*shards, self._shard.astype("<i4").tobytes(), self._place.astype("<i8").tobytes()]
 
     def _begin(self) -> None:
         self._open: dict[int, Shard] = {}

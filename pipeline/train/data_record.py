@@ -1,0 +1,164 @@
+"""What a run records of its data set, and how a data set differs from that record.
+
+Importing this module does not import TensorFlow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.checkpoint.store import CheckpointStore
+from pipeline.data.fingerprint import fingerprint
+from pipeline.data.split import DataSource
+from pipeline.errors import DataError
+from pipeline.train.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from pipeline.train.experiment import Experiment
+
+ALLOW = "data.allow_changes=true"
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class DataChanges:
+    """How a data set differs from the one that a run recorded.
+
+    Attributes:
+      classes: What differs between the class names or their order; None if they are equal.
+      splits: For each split that differs, what differs.
+    """
+
+    classes: str | None
+    splits: Mapping[str, str]
+
+    @property
+    def lines(self) -> list[str]:
+        """One line for each split that differs."""
+        return [f"{split}: {what}" for split, what in self.splits.items()]
+
+
+def data_record(source: DataSource, splits: Sequence[str] | None = None) -> dict[str, Any]:
+    """Class names in order, and number of examples and fingerprint of each split, for JSON.
+
+    Args:
+      source: The data set.
+      splits: Those to look at; None: all.
+    """
+    chosen = {name: source.splits[name] for name in splits or source.splits}
+    return {
+        "classes": list(source.classes),
+        "examples": {name: split.num_examples for name, split in chosen.items()},
+        "fingerprints": {name: fingerprint(split) for name, split in chosen.items()},
+    }
+
+
+def compare_data(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> DataChanges:
+    """Compares a data set with the record of a run.
+
+    A run of a version that recorded no fingerprints is compared by the number of examples.
+
+    Args:
+      recorded: The run's dataset.json.
+      present: Of `data_record`.
+    """
+    before, now = recorded["examples"], present["examples"]
+    marks, own_marks = recorded.get("fingerprints", {}), present.get("fingerprints", {})
+    splits = {}
+    for split in dict.fromkeys([*before, *now]):
+        if before.get(split) != now.get(split):
+            splits[split] = f"{_images(before.get(split))} -> {_images(now.get(split))}"
+        elif split in marks and split in own_marks and marks[split] != own_marks[split]:
+            splits[split] = (
+                f"{_images(now[split])} as before, but with other file names, sizes, labels or "
+                "another order (the fingerprint differs)"
+            )
+    return DataChanges(_compare_classes(recorded["classes"], present["classes"]), splits)
+
+
+def record_start(folder: RunFolder, experiment: Experiment, start: Mapping[str, Any]) -> list[str]:
+    """Records this start and its data set in the run folder. Only the chief calls it.
+
+    Returns:
+      What changed in the data set since the last start; empty unless data.allow_changes is true.
+
+    Raises:
+      DataError: The run has a checkpoint, and its data set is not the one of the last start.
+    """
+    facts = experiment.dataset_facts | data_record(experiment.source)
+    changes: list[str] = []
+    steps = CheckpointStore(folder.checkpoints).steps()
+    recorded = folder.dataset() if steps and folder.has_dataset else None
+    if recorded is not None:
+        found = compare_data(recorded, facts)
+        # Before the first update nothing was learned from the images.
+        changes = found.lines if steps[-1] > 0 else []
+        _refuse(folder, found.classes, changes, experiment.config.data.allow_changes)
+        earlier = recorded.get("allowed_changes", [])
+        new = [{"time": start.get("time"), "checkpoint_step": steps[-1], "changes": changes}]
+        if earlier or changes:
+            facts["allowed_changes"] = earlier + (new if changes else [])
+    folder.begin(facts, {**start, "data_changes": changes} if changes else dict(start))
+    return changes
+
+
+def check_classes(folder: RunFolder, source: DataSource) -> None:
+    """Refuses a data set whose class names or their order are not those of the run.
+
+    Raises:
+      DataError: With both lists.
+    """
+    present = {"classes": list(source.classes), "examples": {}}
+    found = compare_data(folder.dataset() | {"examples": {}}, present)
+    if found.classes is not None:
+        raise DataError(
+            f"the data set is not the one that {folder.path} was trained on. {found.classes}\n"
+            "Restore the names, or evaluate another data set, which is matched by class names, "
+            "with `vit evaluate --data`"
+        )
+
+
+def _refuse(folder: RunFolder, classes: str | None, changes: list[str], allowed: bool) -> None:
+    if classes is not None:
+        raise DataError(
+            f"{folder.path} cannot be resumed: the data set has other classes. {classes}\n"
+            "The weights of the classifier belong to the recorded classes in their order. Restore "
+            "the names, or start a new run with run.dir=FOLDER (and model.pretrained="
+            f"{folder.path} to start from these weights)"
+        )
+    if changes and not allowed:
+        listed = "\n  ".join(changes)
+        raise DataError(
+            f"{folder.path} cannot be resumed: the data set changed since the last start.\n  "
+            f"{listed}\nRestore it, start a new run with run.dir=FOLDER, or resume with the "
+            f"changed data set on purpose: {ALLOW}"
+        )
+
+
+def _compare_classes(before: Sequence[str], now: Sequence[str]) -> str | None:
+    if list(before) == list(now):
+        return None
+    same_names = len(before) == len(now) and set(before) == set(now)
+    pairs = zip(before, now, strict=False)
+    number = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(before), len(now)))
+    first, other = (
+        repr(names[number]) if number < len(names) else "not there" for names in (before, now)
+    )
+    what = "The same names are in another order" if same_names else "The class names differ"
+    return (
+        f"{what}:\n"
+        f"  recorded ({len(before):,}): {_shortened(before)}\n"
+        f"  now      ({len(now):,}): {_shortened(now)}\n"
+        f"  first difference: class {number} was {first} and is {other}"
+    )
+
+
+def _shortened(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + rest
+
+
+def _images(count: int | None) -> str:
+    return "none" if count is None else f"{count:,} image{'' if count == 1 else 's'}"

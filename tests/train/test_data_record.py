@@ -1,0 +1,161 @@
+"""A run compares its data set with what it recorded, on resume and as pretrained weights."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from pipeline.checkpoint.snapshot import Snapshot
+from pipeline.checkpoint.store import CheckpointStore
+from pipeline.data.split import DataSource, Split
+from pipeline.errors import DataError
+from pipeline.train.data_record import check_classes, compare_data, data_record, record_start
+from pipeline.train.run_folder import RunFolder
+
+
+def source(classes=("cat", "dog", "eel"), train=6, level=0):
+    def split(count):
+        pixels = np.full((count, 2, 2, 3), level, np.uint8)
+        return Split(np.arange(count, dtype=np.int32) % len(classes), pixels)
+
+    return DataSource(tuple(classes), {"train": split(train), "validation": split(3)})
+
+
+def begin(folder, data, allow=False):
+    """What the chief does at each start."""
+    experiment = SimpleNamespace(
+        source=data,
+        dataset_facts={"mean": [0.5] * 3, "std": [0.5] * 3},
+        config=SimpleNamespace(data=SimpleNamespace(allow_changes=allow)),
+    )
+    return record_start(folder, experiment, {"time": "now"})
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run that was stopped at step 7."""
+    folder = RunFolder(tmp_path)
+    assert begin(folder, source()) == []
+    CheckpointStore(folder.checkpoints).save(Snapshot(7, {}, {}))
+    return folder
+
+
+def recorded(folder):
+    return json.loads((folder.path / "dataset.json").read_text())
+
+
+def test_classes_counts_and_fingerprints_are_recorded(run):
+    facts = recorded(run)
+    assert facts["classes"] == ["cat", "dog", "eel"]
+    assert facts["examples"] == {"train": 6, "validation": 3}
+    assert set(facts["fingerprints"]) == {"train", "validation"}
+    assert facts["mean"] == [0.5] * 3
+
+
+def test_the_same_data_set_resumes(run):
+    before = recorded(run)
+    assert begin(run, source()) == []
+    assert recorded(run) == before
+    assert "data_changes" not in run.starts()[-1]
+
+
+@pytest.mark.parametrize("allow", [False, True])
+@pytest.mark.parametrize(
+    ("names", "what", "first"),
+    [
+        (("zcat", "dog", "eel"), "names differ", "class 0 was 'cat' and is 'zcat'"),
+        (("dog", "cat", "eel"), "same names are in another order", "class 0 was 'cat'"),
+        (("cat", "dog", "eel", "fly"), "names differ", "class 3 was not there and is 'fly'"),
+    ],
+)
+def test_other_classes_are_refused_with_both_lists_whatever_is_allowed(
+    run, names, what, first, allow
+):
+    before = recorded(run)
+    with pytest.raises(DataError) as refused:
+        begin(run, source(names), allow)
+    message = str(refused.value)
+    assert what in message
+    assert "recorded (3): cat, dog, eel" in message
+    assert f"now      ({len(names)}): {', '.join(names)}" in message
+    assert first in message
+    assert recorded(run) == before
+    assert len(run.starts()) == 1
+
+
+def test_a_long_list_of_classes_is_shortened_and_its_first_difference_shown():
+    names = [f"class {i}" for i in range(1000)]
+    other = [*names[:700], "new", *names[700:-1]]
+    text = compare_data({"classes": names, "examples": {}}, {"classes": other, "examples": {}})
+    assert "and 990 more" in text.classes
+    assert "class 700 was 'class 700' and is 'new'" in text.classes
+    assert len(text.classes) < 600
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (source(train=5), "train: 6 images -> 5 images"),
+        (source(level=1), "train: 6 images as before, but with other"),
+        (replace(source(), splits={"train": source().splits["train"]}), "3 images -> none"),
+    ],
+)
+def test_a_changed_data_set_is_refused_until_the_change_is_allowed(run, data, line):
+    before = recorded(run)
+    with pytest.raises(DataError) as refused:
+        begin(run, data)
+    assert line in str(refused.value)
+    assert "data.allow_changes=true" in str(refused.value)
+    assert recorded(run) == before
+
+    changes = begin(run, data, allow=True)
+    assert any(line in change for change in changes)
+    assert run.starts()[-1]["data_changes"] == changes
+    (allowed,) = recorded(run)["allowed_changes"]
+    assert allowed == {"time": "now", "checkpoint_step": 7, "changes": changes}
+    # From now on this is the data set of the run.
+    assert begin(run, data) == []
+    assert len(recorded(run)["allowed_changes"]) == 1
+    with pytest.raises(DataError):
+        begin(run, source())
+
+
+def test_before_the_first_update_images_may_change_but_not_classes(tmp_path):
+    folder = RunFolder(tmp_path)
+    begin(folder, source())
+    CheckpointStore(folder.checkpoints).save(Snapshot(0, {}, {}))
+    assert begin(folder, source(train=5)) == []
+    assert recorded(folder)["examples"]["train"] == 5
+    with pytest.raises(DataError):
+        begin(folder, source(("a", "b")))
+
+
+def test_without_a_checkpoint_any_data_set_is_accepted(tmp_path):
+    folder = RunFolder(tmp_path)
+    begin(folder, source())
+    assert begin(folder, source(("a", "b"))) == []
+    assert recorded(folder)["classes"] == ["a", "b"]
+
+
+def test_a_run_without_fingerprints_is_compared_by_classes_and_counts(run):
+    facts = recorded(run)
+    del facts["fingerprints"]
+    (run.path / "dataset.json").write_text(json.dumps(facts))
+    with pytest.raises(DataError, match="6 images -> 5 images"):
+        begin(run, source(train=5))
+    assert begin(run, source(level=1)) == []
+    assert "fingerprints" in recorded(run)
+
+
+def test_inspecting_a_run_with_other_classes_is_refused(run):
+    check_classes(run, source(level=1))
+    with pytest.raises(DataError, match=r"class 2 was 'eel' and is 'fly'[\s\S]*--data"):
+        check_classes(run, source(("cat", "dog", "fly")))
+
+
+def test_only_the_splits_that_are_asked_for_are_looked_at():
+    record = data_record(source(), ["validation"])
+    assert record["examples"] == {"validation": 3}
+    assert list(record["fingerprints"]) == ["validation"]
