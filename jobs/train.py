@@ -60,7 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _train(config: Config, folder: RunFolder, command: Sequence[str]) -> None:
-    stop = StopRequest(config.train.max_time_s, config.checkpoint.grace_s)
+    is_chief = find_place(os.environ).rank == 0
+    stop = StopRequest(config.train.max_time_s, config.checkpoint.grace_s, answers=is_chief)
     with stop.listening():  # also while TensorFlow is imported, which takes seconds
         import_tensorflow()
         _join(config, folder, stop, command)
@@ -99,7 +100,7 @@ def _fit(
     from pipeline.monitor.progress import ProgressDisplay
     from pipeline.train.callbacks import Callbacks
     from pipeline.train.data_record import record_start
-    from pipeline.train.describe import headline, start_facts
+    from pipeline.train.describe import headline, start_facts, warnings_of
     from pipeline.train.experiment import build
     from pipeline.train.loop import fit
 
@@ -114,7 +115,7 @@ def _fit(
         display.message(headline(experiment))
         for change in changes:
             display.message(f"resumed with a changed data set: {change}")
-        for note in experiment.source.notes:
+        for note in (*warnings_of(experiment), *experiment.source.notes):
             display.message(note)
         try:
             result = fit(experiment, folder, display, stop, callbacks)

@@ -11,7 +11,7 @@ import numpy as np
 from jobs.doctor.finding import Finding, error, ok, warning
 from pipeline.config import CheckpointConfig, Config, ModelConfig
 from pipeline.data.augment.mix import GROUP
-from pipeline.data.batch import check_batch, check_examples
+from pipeline.data.batch import batch_problem, check_batch, check_examples
 from pipeline.data.input import Shard, train_dataset
 from pipeline.data.sources.source import HALF
 from pipeline.data.split import DataSource
@@ -19,7 +19,7 @@ from pipeline.model.architecture import architecture, check_patches
 from pipeline.model.cost import parameters
 from pipeline.model.pretrained.files import read_published
 from pipeline.model.pretrained.fit import check_same_network
-from pipeline.optim.schedule import Schedule, describe_rate
+from pipeline.optim.schedule import Schedule, describe_rate, warmup_problem
 from pipeline.train.memory import estimate_memory
 from pipeline.train.run_folder import RunFolder
 
@@ -93,26 +93,16 @@ def check_length(schedule: Schedule, config: Config, examples: int) -> Iterator[
         "length",
         f"{schedule.total_steps:,} steps in {epochs:,.4g} epochs, {per_epoch:,.4g} steps an epoch",
     )
-    if per_epoch < 1:
-        yield warning(
-            "length",
-            f"an update of {batch:,} images sees some of the {examples:,} training images twice",
-            f"Set data.global_batch_size to {max(1, examples // 10)} or less: 10 steps an epoch",
-        )
+    if (problem := batch_problem(batch, examples)) is not None:
+        yield warning("length", *problem)
 
 
 def check_rate(schedule: Schedule, config: Config, examples: int) -> Iterator[Finding]:
     """Peak of the learning rate and length of the warm-up, as they come out."""
     steps, warmup = schedule.total_steps, schedule.warmup_steps
     per_epoch = examples / config.data.global_batch_size
-    if warmup >= steps:
-        yield warning(
-            "learning rate",
-            f"the warm-up of {warmup:,} steps ({warmup / per_epoch:,.4g} epochs) is not over when "
-            f"the run of {steps:,} steps ends: the rate gets to {steps / warmup:.0%} of its peak "
-            "and never falls",
-            f"optim.warmup_steps={steps // 20} is a twentieth of the run, or train longer",
-        )
+    if (problem := warmup_problem(schedule, per_epoch)) is not None:
+        yield warning("learning rate", *problem)
     if schedule.peak_lr > LARGE_PEAK_LR:
         yield warning(
             "learning rate",

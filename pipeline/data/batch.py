@@ -34,6 +34,18 @@ def check_batch(config: Config, num_replicas: int) -> None:
         )
 
 
+def batch_problem(batch: int, examples: int) -> tuple[str, str] | None:
+    """What is wrong with a batch larger than the training set, and what to do; else None."""
+    if batch <= examples:
+        return None
+    return (
+        f"data.global_batch_size={batch} is larger than the training set: each step sees its "
+        f"{examples:,} images {batch / examples:.3g} times",
+        f"Set data.global_batch_size to {max(1, examples // 10)} or less, for 10 steps or more in "
+        "an epoch",
+    )
+
+
 def check_examples(examples: int, num_replicas: int) -> None:
     """SettingsError where there are more replicas than training examples."""
     if examples < num_replicas:

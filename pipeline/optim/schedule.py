@@ -90,6 +90,19 @@ def plan_schedule(config: Config, examples: int) -> Schedule:
     )
 
 
+def warmup_problem(schedule: Schedule, steps_per_epoch: float) -> tuple[str, str] | None:
+    """What is wrong with a warm-up that is longer than the run, and what to do; else None."""
+    steps, warmup = schedule.total_steps, schedule.warmup_steps
+    if warmup < steps:
+        return None
+    return (
+        f"the warm-up of {warmup:,} steps ({warmup / steps_per_epoch:,.4g} epochs) is longer than "
+        f"the run of {steps:,} steps: the learning rate reaches {steps / warmup:.0%} of its peak "
+        "and never falls",
+        f"Set optim.warmup_steps={steps // 20}, a twentieth of the run, or train longer",
+    )
+
+
 def describe_rate(config: Config, schedule: Schedule) -> str:
     """The effective learning rate in words."""
     optim, batch = config.optim, config.data.global_batch_size

@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.config import dump_config
+from pipeline.data.batch import batch_problem
 from pipeline.model.architecture import architecture
 from pipeline.model.cost import count_parameters, count_trained
 from pipeline.model.flops import flops_per_image, training_flops_per_image
-from pipeline.optim.schedule import describe_rate
+from pipeline.optim.schedule import describe_rate, warmup_problem
 from pipeline.train.experiment import Experiment
 from pipeline.train.memory import memory_of
 
@@ -40,6 +41,16 @@ def headline(experiment: Experiment) -> str:
         f"{experiment.runtime.describe()}, {config.train.precision}\n"
         f"{describe_rate(config, experiment.schedule)}"
     )
+
+
+def warnings_of(experiment: Experiment) -> list[str]:
+    """What a run can do but is hardly meant to, a line each, with what to do about it."""
+    examples = experiment.source.splits["train"].num_examples
+    found = (
+        batch_problem(experiment.config.data.global_batch_size, examples),
+        warmup_problem(experiment.schedule, experiment.steps_per_epoch),
+    )
+    return [f"warning: {what}. {remedy}" for what, remedy in filter(None, found)]
 
 
 def start_facts(experiment: Experiment, command: Sequence[str]) -> dict[str, Any]:
@@ -76,6 +87,7 @@ def describe(experiment: Experiment) -> str:
             dump_config(experiment.config),
             _table(experiment),
             headline(experiment),
+            *warnings_of(experiment),
             "memory a replica, estimated:",
             *lines,
             f"  {'in all':<36} {sum(memory.values()) / MIB:10,.1f} MiB",

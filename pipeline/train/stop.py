@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pipeline.errors import Stopped
 
@@ -26,14 +26,19 @@ class StopRequest:
     Args:
       max_time_s: Seconds from now after which to stop; None for no limit.
       grace_s: Seconds from a signal to the end of the process, with or without a new checkpoint.
+      answers: Whether the first signal is answered on standard error at once: a step may take
+        minutes, and nothing else shows until then that the request was heard.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
-    def __init__(self, max_time_s: float | None = None, grace_s: float = 60.0) -> None:
+    def __init__(
+        self, max_time_s: float | None = None, grace_s: float = 60.0, answers: bool = False
+    ) -> None:
         self._deadline_s = None if max_time_s is None else time.monotonic() + max_time_s
         self._max_time_s = max_time_s
         self._grace_s = grace_s
+        self._answers = answers
         self._signal: signal.Signals | None = None
         self.file_is_there: Callable[[], bool] = lambda: False
 
@@ -81,9 +86,20 @@ class StopRequest:
                 if number == signal.SIGINT and self._signal is signal.SIGINT:
                     _end(_INTERRUPTED, "interrupted twice")
                 if number in self.SIGNALS:
+                    if self._signal is None and self._answers:
+                        self._answer(signal.Signals(number))
                     self._signal = signal.Signals(number)
                     # From the first signal, however many follow.
                     end_s = min(end_s, time.monotonic() + self._grace_s)
+
+    def _answer(self, number: signal.Signals) -> None:
+        again = ". Ctrl-C again ends it now" if number == signal.SIGINT else ""
+        text = (
+            f"\nvit train: {number.name}: stops with a checkpoint when the current step is done, "
+            f"within {self._grace_s:g} s (checkpoint.grace_s){again}\n"
+        )
+        with suppress(OSError):  # nobody reads it
+            os.write(2, text.encode())
 
 
 def _end(code: int, why: str) -> None:

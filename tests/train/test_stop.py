@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent.parent
 BUSY = """
 import hashlib, signal, sys, time
 from pipeline.train.stop import StopRequest
-stop = StopRequest(grace_s=float(sys.argv[1]))
+stop = StopRequest(grace_s=float(sys.argv[1]), answers=True)
 with stop.listening():
     print("ready", flush=True)
     if sys.argv[2] == "busy":
@@ -64,7 +64,21 @@ def test_a_second_interrupt_ends_the_process_whatever_it_does(start):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=2)
     assert process.returncode == 130
-    assert err.strip() == "vit train: interrupted twice: ends now; the newest checkpoint remains"
+    assert err.splitlines()[-1] == (
+        "vit train: interrupted twice: ends now; the newest checkpoint remains"
+    )
+
+
+def test_a_signal_is_answered_at_once_also_amid_a_step_of_minutes(start):
+    process = start(30, "busy")
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == "\n"
+    answer = process.stderr.readline()
+    assert answer == (
+        "vit train: SIGINT: stops with a checkpoint when the current step is done, within 30 s "
+        "(checkpoint.grace_s). Ctrl-C again ends it now\n"
+    )
+    assert process.poll() is None
 
 
 def test_two_different_signals_are_one_request(start):

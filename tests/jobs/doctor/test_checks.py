@@ -291,7 +291,7 @@ def test_a_batch_larger_than_the_data_is_told():
     config = digits("data.global_batch_size=960")
     found = list(training.check_length(schedule_of(config, 100), config, 500))
     assert [f.level for f in found] == ["ok", "warning"]
-    assert "sees some of the 500 training images twice" in found[1].text
+    assert "larger than the training set: each step sees its 500 images" in found[1].text
 
 
 def test_a_check_that_fails_is_an_error_and_the_next_one_runs():
