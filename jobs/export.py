@@ -13,7 +13,8 @@ import numpy as np
 
 from jobs.cli import run_process
 from jobs.tensorflow_start import import_tensorflow
-from pipeline.data.encode import UnreadableError, encode_image, to_png
+from pipeline.data.decode.unreadable import UnreadableError
+from pipeline.data.encode import encode_image, to_png
 from pipeline.data.split import Split
 from pipeline.errors import DataError
 from pipeline.train.run_folder import RunFolder

@@ -60,6 +60,6 @@ def _fetch(split: Split, config: Config) -> tf.data.Dataset:
     def fetch(step: tf.Tensor) -> tf.Tensor:
         positions = step * size + tf.range(size, dtype=tf.int64)
         _, index = positions_to_examples(positions, split.num_examples, config.seed)
-        return read_contents(split, index, size, config.data, parallel)[0]
+        return read_contents(split, index, size, parallel)[0]
 
     return tf.data.Dataset.range(2**62).map(fetch, num_parallel_calls=2).prefetch(2)

@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-
-class UnreadableError(Exception):
-    """It is no image; the text is the reason."""
+from pipeline.data.decode.integrity import check_jpeg
+from pipeline.data.decode.pillow_image import read_image
 
 
 class Encoded(NamedTuple):
@@ -19,7 +18,7 @@ class Encoded(NamedTuple):
 
     Attributes:
       content: JPEG or PNG.
-      pixels: uint8 [H, W, 3].
+      pixels: uint8 [H, W, 3], upright.
       converted: Whether `content` is not what came.
     """
 
@@ -31,39 +30,27 @@ class Encoded(NamedTuple):
 def encode_image(content: bytes, max_pixels: int) -> Encoded:
     """An encoded image, decoded to its end, so that nothing damaged is stored.
 
-    RGB and grey JPEG, and PNG of 8 bits that does not move, stay as they came. Everything else
-    becomes PNG: CMYK, 16 bits, GIF, BMP, WebP, TIFF; of an animation the first frame.
+    RGB and grey JPEGs, and still PNGs of 8 bits, stay as they came, with their EXIF orientation,
+    which is applied when they are read. Everything else becomes an upright PNG: CMYK, 16 bits, GIF,
+    BMP, WebP, TIFF, AVIF, JPEG 2000; of an animation the first frame.
 
     Raises:
-      UnreadableError: It is none, damaged, or states more than `max_pixels`.
+      UnreadableError: It is no image, damaged, or states more than `max_pixels`.
     """
-    pixels, plain = read_image(content, max_pixels)
+    pixels, plain = read_whole_image(content, max_pixels)
     return Encoded(content if plain else to_png(pixels), pixels, not plain)
 
 
-def read_image(content: bytes, max_pixels: int) -> tuple[npt.NDArray[np.uint8], bool]:
-    """An image of any format Pillow knows, uint8 [H, W, 3], and whether it is a plain JPEG or PNG.
-
-    16 bits become 8, other colour spaces RGB, and of an animation the first frame is taken.
+def read_whole_image(content: bytes, max_pixels: int) -> tuple[npt.NDArray[np.uint8], bool]:
+    """As `read_image`; what training would refuse is refused here as well.
 
     Raises:
-      UnreadableError: It is none, damaged, or states more than `max_pixels`.
+      UnreadableError: As `read_image`, and as `check_jpeg`.
     """
-    if not content:
-        raise UnreadableError("it is empty")
-    Image.MAX_IMAGE_PIXELS = None  # `max_pixels` stands in its place
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            width, height = image.size
-            if width * height <= max_pixels:
-                plain = _is_plain(image)
-                return _to_rgb(image), plain
-        reason = f"it says it has {width} x {height} pixels, more than data.max_pixels={max_pixels}"
-    except UnidentifiedImageError:
-        reason = "it is no image of a known format"
-    except Exception as error:  # damaged files raise almost anything in Pillow's readers
-        reason = str(error) or repr(error)
-    raise UnreadableError(reason)
+    image = read_image(content, max_pixels)
+    if image.plain:
+        check_jpeg(content)
+    return image
 
 
 def to_png(pixels: npt.NDArray[np.uint8]) -> bytes:
@@ -71,19 +58,3 @@ def to_png(pixels: npt.NDArray[np.uint8]) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
     return stream.getvalue()
-
-
-def _is_plain(image: Image.Image) -> bool:
-    if image.format in ("JPEG", "MPO"):
-        return image.mode in ("RGB", "L")
-    still = not getattr(image, "is_animated", False)
-    return image.format == "PNG" and still and image.mode in ("RGB", "RGBA", "L", "LA", "P", "1")
-
-
-def _to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
-    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip instead of scale
-        grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[..., np.newaxis], 3, axis=-1)  # [H, W] -> [H, W, 3]
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return np.asarray(image.convert("RGB"))

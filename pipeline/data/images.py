@@ -1,12 +1,13 @@
-"""Encoded images to pixels, a batch at a time, and what becomes of those that are none."""
+"""Encoded images to pixels, a batch at a time; and an error or a gap for each that is none."""
 
 from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,13 @@ import tensorflow as tf
 
 from pipeline.config import DataConfig
 from pipeline.data.crop_box import centre_box, whole_box
-from pipeline.data.encode import UnreadableError, read_image
-from pipeline.data.preprocess import decode_box, image_size, resize_box
+from pipeline.data.decode.header import Headers, read_headers
+from pipeline.data.decode.integrity import check_jpeg
+from pipeline.data.decode.pillow_image import check_pixels, read_image
+from pipeline.data.decode.problems import DAMAGED, UNKNOWN, WHOLE, SkippedImages
+from pipeline.data.decode.unreadable import UnreadableError
+from pipeline.data.decode.upright import stored_boxes, turn_upright
+from pipeline.data.preprocess import decode_box, resize_box
 from pipeline.data.split import Split
 from pipeline.errors import DataError
 
@@ -26,34 +32,6 @@ _MARKS = ("<<wrong image: ", " :wrong image>>")
 Boxes = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
-class SkippedImages:
-    """The images that were left out, each once, whichever thread found it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._reasons: dict[str, str] = {}
-
-    def add(self, name: str, reason: str) -> None:
-        with self._lock:
-            self._reasons.setdefault(name, reason)
-
-    @property
-    def count(self) -> int:
-        return len(self._reasons)
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """Their names, sorted."""
-        with self._lock:
-            return tuple(sorted(self._reasons))
-
-    @property
-    def reasons(self) -> dict[str, str]:
-        """What was wrong with each."""
-        with self._lock:
-            return dict(self._reasons)
-
-
 def eval_boxes(config: DataConfig) -> Boxes:
     """What evaluation sees of an image, and training where it does not crop at random."""
     if config.resize == "crop":
@@ -62,7 +40,7 @@ def eval_boxes(config: DataConfig) -> Boxes:
 
 
 def load_image(content: bytes, name: str, config: DataConfig) -> npt.NDArray[np.uint8]:
-    """One encoded image, decoded and resized as evaluation does it.
+    """One encoded image, decoded and resized as evaluation does it, by the same decoder.
 
     Returns:
       uint8 [S, S, 3], S being data.image_size.
@@ -70,25 +48,11 @@ def load_image(content: bytes, name: str, config: DataConfig) -> npt.NDArray[np.
     Raises:
       DataError: It is no image, or of another size where data.resize is "none"; `name` is said.
     """
-    boxes, size = eval_boxes(config), config.image_size
-    arguments = size, config.resize, config.antialias
-
-    def box_of(height_and_width: Sequence[int]) -> tf.Tensor:
-        return boxes(tf.constant([height_and_width]), tf.constant([0]))[0]
-
-    with tf.device("CPU:0"):
-        try:
-            stated = image_size(tf.constant(content))
-            if int(tf.reduce_prod(tf.cast(stated, tf.int64))) <= config.max_pixels:
-                return decode_box(tf.constant(content), box_of(stated), *arguments).numpy()
-        except (ValueError, tf.errors.OpError):
-            pass  # Pillow knows more formats, and why it is none
-        try:
-            image, _ = read_image(content, config.max_pixels)
-        except UnreadableError as error:
-            raise _unreadable(name, str(error)) from None
-        _check_size(name, image, config)
-        return resize_box(tf.constant(image), box_of(image.shape[:2]), *arguments).numpy()
+    try:
+        with tf.device("CPU:0"):
+            return _load(content, name, config)
+    except UnreadableError as error:
+        raise _unreadable(name, str(error)) from None
 
 
 def load_example(split: Split, index: int, config: DataConfig) -> npt.NDArray[np.uint8]:
@@ -101,62 +65,130 @@ def load_example(split: Split, index: int, config: DataConfig) -> npt.NDArray[np
 
 
 def read_contents(
-    split: Split, index: tf.Tensor, batch_size: int, config: DataConfig, parallel: int
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """The encoded images of a batch and the sizes they state, without decoding.
+    split: Split, index: tf.Tensor, batch_size: int, parallel: int
+) -> tuple[tf.Tensor, Headers]:
+    """The encoded images of a batch and their headers, without decoding.
 
     Args:
       split: Files or records.
       index: int64 [b].
       batch_size: b.
-      config: The largest number of pixels that is decoded.
-      parallel: Images that are looked at at a time.
+      parallel: Files that are read at a time.
 
     Returns:
-      contents string [b], sizes int32 [b, 2]. Those that are no JPEG or PNG, cannot be read, or
-      state more than data.max_pixels, have the content "" and the size 1 x 1.
+      contents string [b], "" for one that cannot be read; and what their headers say.
     """
-
-    def look(content: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        size = image_size(content)
-        fits = tf.reduce_prod(tf.cast(size, tf.int64)) <= config.max_pixels
-        return tf.where(fits, content, ""), size
-
-    default = tf.constant(""), tf.constant([1, 1])
     if split.paths is not None:
         paths = tf.gather(_path_table(split.paths), index)
-        (contents, sizes), _ = _try_each(
-            lambda path: look(tf.io.read_file(path)), paths, default, batch_size, parallel
+        (contents,), _ = _try_each(
+            lambda path: (tf.io.read_file(path),), paths, (tf.constant(""),), batch_size, parallel
         )
-        return contents, sizes
+    else:
+        contents = tf.numpy_function(
+            lambda places: np.array(split.contents(places), np.object_), [index], tf.string
+        )
 
-    def fetch(places: npt.NDArray[np.int64]) -> npt.NDArray[np.object_]:
-        return np.array(split.contents(places), np.object_)
+    def again(
+        places: npt.NDArray[np.int64], found: npt.NDArray[np.object_]
+    ) -> npt.NDArray[np.object_]:
+        # A second attempt, as shared storage may fail once. The third says what is wrong.
+        for number in np.flatnonzero(found == b""):
+            with suppress(UnreadableError):
+                found[number] = _content(split, int(places[number]))
+        return found
 
-    contents = tf.ensure_shape(tf.numpy_function(fetch, [index], tf.string), [batch_size])
-    (contents, sizes), _ = _try_each(look, contents, default, batch_size, parallel)
-    return contents, sizes
+    contents = tf.cond(
+        tf.reduce_any(contents == ""),
+        lambda: tf.numpy_function(again, [index, contents], tf.string),
+        lambda: contents,
+    )
+    contents = tf.ensure_shape(contents, [batch_size])
+    return contents, Headers(*read_headers(contents))
+
+
+def find_damaged(
+    split: Split,
+    index: tf.Tensor,
+    contents: tf.Tensor,
+    headers: Headers,
+    due: tf.Tensor,
+    parallel: int,
+    skipped: SkippedImages,
+) -> tf.Tensor:
+    """Examines JPEGs to their end, those only that this process has not examined yet.
+
+    Decoding a part of a JPEG finds damage only in that part. So, for the same images to be left out
+    in every epoch, by every process and after every restart, each process examines an image before
+    it uses it for the first time. An image's state depends on its bytes and on nothing else.
+    Measured: 420 microseconds for a JPEG of 500 x 375, where decoding and resizing take 1,600.
+
+    Args:
+      split: Files or records.
+      index: int64 [b].
+      contents: string [b].
+      headers: Theirs.
+      due: bool [b], which of them may need to be examined.
+      parallel: Images that are examined at a time.
+      skipped: Remembers states and libjpeg's warnings.
+
+    Returns:
+      bool [b], which images are damaged.
+    """
+    states = skipped.states(split)
+
+    def examine_one(example: int, content: bytes) -> None:
+        try:
+            warning = check_jpeg(content)
+        except UnreadableError:
+            states[example] = DAMAGED
+            return
+        states[example] = WHOLE
+        if warning is not None:
+            skipped.add_repaired(split.name(example), warning)
+
+    def examine(
+        examples: npt.NDArray[np.int64], found: npt.NDArray[np.object_], new: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.uint8]:
+        with ThreadPoolExecutor(parallel) as pool:
+            list(pool.map(examine_one, examples[new].tolist(), found[new]))
+        return states[examples]
+
+    def look() -> tf.Tensor:
+        known = tf.numpy_function(lambda places: states[places], [index], tf.uint8)
+        new = due & headers.by_tensorflow & (known == UNKNOWN) & (contents != "")
+        return tf.cond(
+            tf.reduce_any(new),
+            lambda: tf.numpy_function(examine, [index, tf.where(new, contents, ""), new], tf.uint8),
+            lambda: known,
+        )
+
+    found = tf.cond(
+        tf.reduce_any(due), look, lambda: tf.fill(tf.shape(due), tf.constant(WHOLE, tf.uint8))
+    )
+    return tf.ensure_shape(found, due.shape) == DAMAGED
 
 
 def decode_batch(
     split: Split,
     index: tf.Tensor,
     contents: tf.Tensor,
-    sizes: tf.Tensor,
+    headers: Headers,
+    damaged: tf.Tensor,
     boxes: Boxes,
     batch_size: int,
     config: DataConfig,
     parallel: int,
     skipped: SkippedImages,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes and resizes a batch inside a graph, without the GIL; only what fails sees Python.
+    """Decodes and resizes a batch inside a graph, without the GIL, but for what Pillow decodes.
 
     Args:
       split: Files or records.
       index: int64 [b], which examples they are.
       contents: string [b], as `read_contents` gives them.
-      sizes: int32 [b, 2], likewise.
-      boxes: Which part of each image is seen.
+      headers: Likewise.
+      damaged: bool [b], those that are not to be used, as `find_damaged` gives them.
+      boxes: Which part of each upright image is seen.
       batch_size: b.
       config: Size, resizing, and what to do with a file that is no image.
       parallel: Images that are decoded at a time.
@@ -173,15 +205,23 @@ def decode_batch(
     def decode_one(content: tf.Tensor, box: tf.Tensor) -> tuple[tf.Tensor]:
         return (decode_box(content, box, size, config.resize, config.antialias),)
 
-    everywhere = boxes(sizes, tf.range(batch_size))
-    nothing = (tf.zeros([size, size, 3], tf.uint8),)
-    (images,), readable = _try_each(
-        decode_one, (contents, everywhere), nothing, batch_size, parallel
+    shown = boxes(headers.sizes, tf.range(batch_size))
+    stored = stored_boxes(shown, headers.sizes, headers.orientations)
+    fits = tf.reduce_prod(tf.cast(headers.sizes, tf.int64), axis=1) <= config.max_pixels
+    # No decoder takes "": what is not TensorFlow's fails here, and is read below.
+    wanted = headers.by_tensorflow & fits & ~damaged
+    wanted = tf.cond(
+        tf.reduce_all(wanted), lambda: contents, lambda: tf.where(wanted, contents, "")
     )
+    nothing = (tf.zeros([size, size, 3], tf.uint8),)
+    (images,), decoded = _try_each(decode_one, (wanted, stored), nothing, batch_size, parallel)
+    images = turn_upright(images, headers.orientations)
     return tf.cond(
-        tf.reduce_all(readable),
-        lambda: (images, readable),
-        lambda: _second_try(split, index, images, readable, boxes, config, skipped),
+        tf.reduce_all(decoded),
+        lambda: (images, decoded),
+        lambda: _read_others(
+            split, index, contents, headers, images, decoded, boxes, config, skipped
+        ),
     )
 
 
@@ -200,6 +240,30 @@ def bad_images_named() -> Iterator[None]:
         if found is None:
             raise
         raise DataError(found.group(1)) from None
+
+
+def _load(content: bytes, name: str, config: DataConfig) -> npt.NDArray[np.uint8]:
+    """`load_image` without the name: a batch of one, through the functions of `decode_batch`."""
+    arguments = config.image_size, config.resize, config.antialias
+    headers = Headers(*read_headers(tf.constant([content])))
+    boxes = eval_boxes(config)
+    if not bool(headers.by_tensorflow[0]):
+        image, _ = read_image(content, config.max_pixels)
+        _check_size(name, image.shape[0], image.shape[1], config)
+        box = boxes(tf.constant([image.shape[:2]]), tf.constant([0]))[0]
+        return np.asarray(resize_box(tf.constant(image), box, *arguments).numpy())
+    height, width = headers.sizes[0].numpy().tolist()
+    check_pixels(height, width, config.max_pixels)
+    check_jpeg(content)
+    if config.resize == "none" and (height, width) != (config.image_size, config.image_size):
+        _explain(content, name, config)
+    shown = boxes(headers.sizes, tf.constant([0]))
+    stored = stored_boxes(shown, headers.sizes, headers.orientations)
+    try:
+        image = decode_box(tf.constant(content), stored[0], *arguments)
+    except tf.errors.InvalidArgumentError:
+        _explain(content, name, config)
+    return np.asarray(turn_upright(image[tf.newaxis], headers.orientations)[0].numpy())
 
 
 # AutoGraph cannot read the source of os.fsencode, and would warn of it.
@@ -269,43 +333,51 @@ def _try_each(
     return tuple(results), where < count - 1
 
 
-def _second_try(
+def _read_others(
     split: Split,
     index: tf.Tensor,
+    contents: tf.Tensor,
+    headers: Headers,
     images: tf.Tensor,
-    readable: tf.Tensor,
+    decoded: tf.Tensor,
     boxes: Boxes,
     config: DataConfig,
     skipped: SkippedImages,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Gives what TensorFlow could not read to Pillow, which knows more formats."""
+    """Gives to Pillow what is Pillow's, and names what TensorFlow should have decoded."""
     size = config.image_size
 
-    def read(example: np.int64) -> tuple[npt.NDArray[np.uint8], np.bool_]:
+    def read(
+        example: np.int64, content: bytes, by_tensorflow: np.bool_
+    ) -> tuple[npt.NDArray[np.uint8], np.bool_]:
         name = split.name(int(example))
         try:
-            content = _content(split, int(example))
+            if not content:
+                late = _content(split, int(example))
+                raise UnreadableError("storage failed twice" if late else "it is empty")
+            if by_tensorflow:
+                _explain(content, name, config)
             image, _ = read_image(content, config.max_pixels)
+            _check_size(name, image.shape[0], image.shape[1], config)
         except UnreadableError as error:
             if config.on_bad_image == "raise":
                 raise DataError(str(_unreadable(name, str(error))).join(_MARKS)) from None
             skipped.add(name, str(error))
             return np.zeros((size, size, 3), np.uint8), np.False_
-        try:
-            _check_size(name, image, config)
         except DataError as error:  # a wrong size is a wrong setting: it is never skipped
             raise DataError(str(error).join(_MARKS)) from None
         return image, np.True_
 
     def read_one(place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image, good = tf.numpy_function(read, [index[place]], (tf.uint8, tf.bool))
+        inputs = [index[place], contents[place], headers.by_tensorflow[place]]
+        image, good = tf.numpy_function(read, inputs, (tf.uint8, tf.bool))
         image = tf.ensure_shape(image, [None, None, 3])
         box = boxes(tf.shape(image)[tf.newaxis, :2], place[tf.newaxis])[0]
         box = tf.where(good, box, [0, 0, size, size])
         return resize_box(image, box, size, config.resize, config.antialias), good
 
-    missing = tf.where(~readable)  # [m, 1]
-    retried, good = tf.map_fn(
+    missing = tf.where(~decoded)  # [m, 1]
+    found, good = tf.map_fn(
         read_one,
         tf.cast(missing[:, 0], tf.int32),
         fn_output_signature=(
@@ -314,9 +386,20 @@ def _second_try(
         ),
     )
     return (
-        tf.tensor_scatter_nd_update(images, missing, retried),
-        tf.tensor_scatter_nd_update(readable, missing, good),
+        tf.tensor_scatter_nd_update(images, missing, found),
+        tf.tensor_scatter_nd_update(decoded, missing, good),
     )
+
+
+def _explain(content: bytes, name: str, config: DataConfig) -> NoReturn:
+    """Raises the error for a JPEG or PNG that TensorFlow did not decode, in Pillow's words."""
+    headers = read_headers(tf.constant([content]))
+    height, width = headers.sizes[0].numpy().tolist()
+    check_pixels(height, width, config.max_pixels)
+    check_jpeg(content)
+    read_image(content, max_pixels=2**62)
+    _check_size(name, height, width, config)
+    raise UnreadableError("it is damaged, though some programs show it; save it again")
 
 
 def _content(split: Split, example: int) -> bytes:
@@ -335,8 +418,7 @@ def _unreadable(name: str, reason: str) -> DataError:
     )
 
 
-def _check_size(name: str, image: npt.NDArray[np.uint8], config: DataConfig) -> None:
-    height, width = image.shape[:2]
+def _check_size(name: str, height: int, width: int, config: DataConfig) -> None:
     size = config.image_size
     if config.resize == "none" and (height, width) != (size, size):
         raise DataError(

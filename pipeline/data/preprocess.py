@@ -13,32 +13,6 @@ _REDUCING_GAP = 3
 _REDUCTIONS = (1, 2, 4, 8)
 
 _JPEG_MARKER = b"\xff\xd8\xff"
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
-def image_size(content: tf.Tensor) -> tf.Tensor:
-    """Height and width as a JPEG or PNG states them, without decoding it.
-
-    Args:
-      content: string scalar.
-
-    Returns:
-      int32 [2].
-
-    Raises:
-      tf.errors.InvalidArgumentError: It is neither, or its header is damaged; images.py then asks
-        Pillow.
-    """
-    return tf.cond(
-        tf.strings.substr(content, 0, 8) == _PNG_SIGNATURE,
-        lambda: _png_size(content),
-        # libjpeg complains on stderr of what is no JPEG: it is asked only about what may be one.
-        lambda: tf.cond(
-            tf.strings.substr(content, 0, 3) == _JPEG_MARKER,
-            lambda: tf.image.extract_jpeg_shape(content)[:2],
-            _no_size,
-        ),
-    )
 
 
 def decode_box(
@@ -46,12 +20,12 @@ def decode_box(
 ) -> tf.Tensor:
     """The part of a JPEG or PNG inside a box, resized; no more of a JPEG is decoded than that.
 
-    Grey becomes RGB, an alpha channel is dropped, 16 bits become 8. Orientation tags are not
-    followed, as nowhere in the field's pipelines.
+    Grey becomes RGB, an alpha channel is dropped, of 16 bits the 8 highest stay. The EXIF
+    orientation is not applied: upright.py does that for the box and for the result.
 
     Args:
       content: string scalar.
-      box: int32 [4]: top, left, height, width.
+      box: int32 [4]: top, left, height, width of the stored image.
       size: Height and width wanted.
       mode: As `data.resize`; "none" only checks the size of the box.
       antialias: Whether to smooth where the image shrinks.
@@ -121,17 +95,6 @@ def normalize(images: tf.Tensor, mean: Sequence[float], std: Sequence[float]) ->
     # Whole rows at a time: repeating three numbers pixel by pixel takes six times as long.
     rows = tf.reshape(images, [-1, width * 3])  # [..., W, 3] -> [N, W*3]
     return tf.reshape(tf.cast(rows, tf.float32) * scale + offset, tf.shape(images))
-
-
-def _png_size(content: tf.Tensor) -> tf.Tensor:
-    # The first chunk follows the signature: eight bytes of its own, width and height, big-endian.
-    numbers = tf.strings.substr(content, 16, 8)
-    return tf.io.decode_raw(numbers, tf.int32, little_endian=False)[::-1]
-
-
-def _no_size() -> tf.Tensor:
-    with tf.control_dependencies([tf.debugging.Assert(False, ["neither JPEG nor PNG"])]):
-        return tf.zeros([2], tf.int32)
 
 
 def _decode_jpeg_box(

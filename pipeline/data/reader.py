@@ -9,7 +9,9 @@ import tensorflow as tf
 
 from pipeline.config import DataConfig
 from pipeline.cores import available_cores
-from pipeline.data.images import Boxes, SkippedImages, decode_batch, eval_boxes, read_contents
+from pipeline.data.decode.header import Headers
+from pipeline.data.decode.problems import SkippedImages
+from pipeline.data.images import Boxes, decode_batch, eval_boxes, find_damaged, read_contents
 from pipeline.data.preprocess import resize, resize_box
 from pipeline.data.split import Split
 from pipeline.errors import SettingsError
@@ -54,17 +56,32 @@ def make_reader(
     parallel = config.threads or available_cores()
 
     def look(index: tf.Tensor) -> Batch:
-        contents, sizes = read_contents(split, index, piece_size, config, parallel)
-        return {"contents": contents, "sizes": sizes}
+        contents, headers = read_contents(split, index, piece_size, parallel)
+        return {"contents": contents, **headers._asdict()}
 
     def decode(batch: Batch, boxes: Boxes | None) -> tuple[tf.Tensor, tf.Tensor]:
         seen = eval_boxes(config) if boxes is None else boxes
-        index, contents, sizes = (batch[name] for name in ("index", "contents", "sizes"))
+        index, contents = batch["index"], batch["contents"]
+        headers = Headers(*(batch[name] for name in Headers._fields))
+        damaged = find_damaged(
+            split, index, contents, headers, _due(batch, config), parallel, found
+        )
         return decode_batch(
-            split, index, contents, sizes, seen, piece_size, config, parallel, found
+            split, index, contents, headers, damaged, seen, piece_size, config, parallel, found
         )
 
     return Reader(True, look, decode)
+
+
+def _due(batch: Batch, config: DataConfig) -> tf.Tensor:
+    """Which images of a batch may have to be examined for damage, bool [b].
+
+    A damaged image ends training in its first epoch, so that later ones need not look; where it is
+    left out instead, each process has to know it.
+    """
+    if "epoch" in batch and config.on_bad_image == "raise":
+        return batch["epoch"] == 0
+    return tf.ones_like(batch["index"], tf.bool)
 
 
 def _memory_reader(split: Split, config: DataConfig) -> Reader:

@@ -10,8 +10,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from pipeline.data.decode.header import Headers, read_headers
+from pipeline.data.decode.upright import stored_boxes, turn_upright
 from pipeline.data.images import eval_boxes
-from pipeline.data.preprocess import decode_box, image_size, normalize
+from pipeline.data.preprocess import decode_box, normalize
 from pipeline.export.exported import Exported, Pixels, Probabilities
 from pipeline.export.facts import FILE, ExportFacts, from_json, no_facts
 
@@ -50,17 +52,20 @@ class Classifier(tf.Module):
 
     def from_bytes(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """JPEG or PNG, string [B], to probabilities float32 [B, C] and classes string [C]."""
-        boxes, config = eval_boxes(self._config), self._config
+        return self.from_pixels(self.decode(images))
 
-        def decode(content: tf.Tensor) -> tf.Tensor:
-            box = boxes(image_size(content)[tf.newaxis], tf.constant([0]))[0]
-            return decode_box(content, box, config.image_size, config.resize, config.antialias)
-
+    def decode(self, images: tf.Tensor) -> tf.Tensor:
+        """JPEG or PNG, string [B], upright, cut out and resized: uint8 [B, S, S, 3]."""
+        config = self._config
+        headers = Headers(*read_headers(images))
+        shown = eval_boxes(config)(headers.sizes, tf.range(tf.size(images)))
         size = config.image_size
         pixels = tf.map_fn(
-            decode, images, fn_output_signature=tf.TensorSpec([size, size, 3], tf.uint8)
+            lambda one: decode_box(one[0], one[1], size, config.resize, config.antialias),
+            (images, stored_boxes(shown, headers.sizes, headers.orientations)),
+            fn_output_signature=tf.TensorSpec([size, size, 3], tf.uint8),
         )
-        return self.from_pixels(pixels)
+        return turn_upright(pixels, headers.orientations)
 
     def from_pixels(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         """uint8 [B, S, S, 3], cut out and resized, to the same."""

@@ -8,14 +8,9 @@ import tensorflow as tf
 from PIL import Image
 
 from pipeline.config import DataConfig
-from pipeline.data.images import (
-    SkippedImages,
-    bad_images_named,
-    decode_batch,
-    eval_boxes,
-    load_example,
-    read_contents,
-)
+from pipeline.data.decode.problems import SkippedImages
+from pipeline.data.images import bad_images_named, load_example
+from pipeline.data.reader import make_reader
 from pipeline.data.split import Split
 from pipeline.errors import DataError
 
@@ -67,7 +62,7 @@ BAD = {
     "truncated.jpg": "[Tt]runcated",
     "truncated.png": "[Tt]runcated",
     "missing.jpg": "No such file",
-    "header.jpg": "no image of a known format",
+    "header.jpg": "truncated",
 }
 
 
@@ -97,17 +92,13 @@ def load_image(path, config):
 
 def read(paths, skipped=None, **settings):
     config = DataConfig(source="image_folder", **{"image_size": 16, **settings})
-    found = SkippedImages() if skipped is None else skipped
-    split, count = files(paths), len(paths)
+    reader = make_reader(files(paths), config, len(paths), skipped)
 
     @tf.function
     def graph(index):
-        contents, sizes = read_contents(split, index, count, config, 2)
-        return decode_batch(
-            split, index, contents, sizes, eval_boxes(config), count, config, 2, found
-        )
+        return reader.decode({"index": index, **reader.look(index)}, None)
 
-    images, readable = graph(tf.range(count, dtype=tf.int64))
+    images, readable = graph(tf.range(len(paths), dtype=tf.int64))
     return images.numpy(), readable.numpy()
 
 

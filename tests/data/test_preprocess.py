@@ -8,7 +8,7 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from pipeline.data.preprocess import decode_box, image_size, normalize, resize, resize_box
+from pipeline.data.preprocess import decode_box, normalize, resize, resize_box
 
 RNG = np.random.default_rng(0)
 
@@ -113,15 +113,6 @@ def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(number, size):
 def test_none_refuses_another_size():
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
         resize_box(tf.zeros([9, 9, 3], tf.uint8), box_of(0, 0, 9, 9), 8, "none", True)
-
-
-@pytest.mark.parametrize("encode", [jpeg, png])
-def test_the_size_is_read_without_decoding(encode):
-    content = encode(photograph(36, 48))
-    header_only = content[: 700 if encode is jpeg else 40]
-    assert image_size(tf.constant(header_only)).numpy().tolist() == [36, 48]
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        image_size(tf.constant(b"neither of the two"))
 
 
 def test_jpeg_is_decoded_as_pillow_does():

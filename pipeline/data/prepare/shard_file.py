@@ -12,7 +12,8 @@ import numpy.typing as npt
 from array_record.python.array_record_module import ArrayRecordWriter
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.data.encode import Encoded, UnreadableError, encode_image, to_png
+from pipeline.data.decode.unreadable import UnreadableError
+from pipeline.data.encode import Encoded, encode_image, to_png
 from pipeline.data.sources.example import encode_example
 from pipeline.data.split import Split
 from pipeline.errors import DataError

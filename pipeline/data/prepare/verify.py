@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.encode import UnreadableError, read_image
+from pipeline.data.decode.unreadable import UnreadableError
+from pipeline.data.encode import read_whole_image
 from pipeline.data.prepare.prepare import Done, run_in_processes
 from pipeline.data.prepare.shard_file import hash_file
 from pipeline.data.sources.example import IMAGE_KEY, LABEL_KEY, bytes_feature, int_feature
@@ -91,7 +92,7 @@ def _record_problem(shard: ArrayRecordShard, number: int, label: int) -> str | N
         record = shard.read(number)
         found = int_feature(record, LABEL_KEY)
         # Its size was allowed when it was written.
-        read_image(bytes_feature(record, IMAGE_KEY), max_pixels=2**62)
+        read_whole_image(bytes_feature(record, IMAGE_KEY), max_pixels=2**62)
     except (DataError, ValueError, UnreadableError) as error:
         return str(error)
     return None if found == label else f"its label is {found}, but the list of labels says {label}"

@@ -15,7 +15,10 @@ from pipeline.data.split import DataSource, Split, hold_out_by_name
 from pipeline.errors import DataError, SettingsError
 from pipeline.printable import printable
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+EXTENSIONS = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif",
+    ".jp2",
+)  # fmt: skip
 VALIDATION_NAMES = ("validation", "val")
 _SPLIT_NAMES = ("train", *VALIDATION_NAMES, "test")
 # Words in the names of folders that are a split of a data set rather than a class.

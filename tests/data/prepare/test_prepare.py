@@ -13,7 +13,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from pipeline.config import DataConfig
-from pipeline.data.encode import UnreadableError, encode_image, read_image
+from pipeline.data.decode.pillow_image import read_image
+from pipeline.data.decode.unreadable import UnreadableError
+from pipeline.data.encode import encode_image
 from pipeline.data.prepare.verify import verify
 from pipeline.data.sources.find_source import find_source
 from pipeline.data.sources.records import read_facts

@@ -1,0 +1,82 @@
+"""Grey images of more than 8 bits as 8 bits. Importing this module does not import TensorFlow."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from pipeline.data.decode.unreadable import UnreadableError
+
+# Tags of a TIFF file.
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_S_MIN_SAMPLE_VALUE, _S_MAX_SAMPLE_VALUE = 340, 341
+_WHITE_IS_ZERO, _UNSIGNED = 0, 1
+
+
+def gray_levels(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """The grey levels of an image in one of Pillow's modes I, I;16 (any byte order) and F.
+
+    - If a TIFF states its range (SMinSampleValue, SMaxSampleValue), that range becomes 0 to 255.
+    - Otherwise, unsigned integers of 9 to 16 bits keep their 8 highest bits.
+    - Otherwise, floating-point values must be in 0 to 1, which becomes 0 to 255.
+    - Signed integers and integers of 32 bits without a stated range are refused: their data type
+      does not say which value is white.
+
+    Returns:
+      uint8 [H, W].
+
+    Raises:
+      UnreadableError: The values have no known range, or are not in it.
+    """
+    tags = getattr(image, "tag_v2", {})
+    values = np.asarray(image)
+    if image.mode == "I" and _first(tags.get(_SAMPLE_FORMAT, _UNSIGNED)) == _UNSIGNED:
+        values = values.view(np.uint32)  # Pillow's mode I is signed, whatever the file has
+    stated = _stated_range(tags)
+    if stated is not None:
+        levels = _scale(values, *stated)
+    elif image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        bits = int(_first(tags.get(_BITS_PER_SAMPLE, 16)))
+        levels = (values >> max(bits - 8, 0)).astype(np.uint8)
+    elif image.mode == "F":
+        low, high = float(values.min()), float(values.max())
+        if not (low >= 0 and high <= 1):  # NaN neither
+            raise UnreadableError(
+                f"its floating-point values go from {low:g} to {high:g}, and must be in 0 to 1 "
+                f"{_OR_STATE}"
+            )
+        levels = _scale(values, 0.0, 1.0)
+    else:
+        raise UnreadableError(
+            "it has signed integers or integers of 32 bits, which do not say which value is white "
+            f"{_OR_STATE}"
+        )
+    return 255 - levels if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else levels
+
+
+_OR_STATE = (
+    "unless the file states their range (TIFF tags SMinSampleValue and SMaxSampleValue). Convert "
+    "it to 8 or 16 bits"
+)
+
+
+def _stated_range(tags: object) -> tuple[float, float] | None:
+    found = [tags.get(tag) for tag in (_S_MIN_SAMPLE_VALUE, _S_MAX_SAMPLE_VALUE)]  # type: ignore[attr-defined]
+    if None in found:
+        return None
+    low, high = (float(_first(value)) for value in found)
+    if not low < high:
+        raise UnreadableError(f"it states a range of values from {low:g} to {high:g}")
+    return low, high
+
+
+def _scale(values: npt.NDArray[np.generic], low: float, high: float) -> npt.NDArray[np.uint8]:
+    share = (values.astype(np.float64) - low) / (high - low)
+    if np.isnan(share).any():
+        raise UnreadableError("some of its floating-point values are NaN")
+    return np.rint(share.clip(0, 1) * 255).astype(np.uint8)
+
+
+def _first(value: object) -> float:
+    return value[0] if isinstance(value, tuple) else value  # type: ignore[return-value]

@@ -1,0 +1,138 @@
+"""What Pillow reads, as RGB of 8 bits, upright.
+
+Importing this module does not import TensorFlow.
+"""
+
+from __future__ import annotations
+
+import io
+from contextlib import suppress
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from pipeline.data.decode.gray_levels import gray_levels
+from pipeline.data.decode.orientation import turn_pixels
+from pipeline.data.decode.unreadable import UnreadableError
+
+# Pillow is given this list and tries no other of its readers, some of which start programs (EPS).
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000")
+_NAMES = "JPEG, PNG, GIF, WebP, TIFF, BMP, AVIF and JPEG 2000"
+
+# Formats that are refused by their names: place of the signature, signature, name.
+_OTHER_FORMATS = (
+    (0, b"%!PS", "an EPS or PostScript file"),
+    (0, b"\xc5\xd0\xd3\xc6", "an EPS file"),
+    (0, b"%PDF", "a PDF file"),
+    (0, b"8BPS", "a Photoshop file (PSD)"),
+    (0, b"<svg", "an SVG file"),
+    (0, b"<?xml", "an XML or SVG file"),
+    (0, b"\xff\x0a", "a JPEG XL file"),
+    (4, b"JXL ", "a JPEG XL file"),
+    (4, b"ftyphei", "a HEIC file"),
+    (4, b"ftyphev", "a HEIC file"),
+    (4, b"ftypmif1", "a HEIF file"),
+    (128, b"DICM", "a DICOM file"),
+    (0, b"\0\0\1\0", "an icon (ICO)"),
+)
+_KNOWN_FORMATS = (
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"\x89PNG", "PNG"),
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+)
+
+
+class PillowImage(NamedTuple):
+    """An image that Pillow decoded.
+
+    Attributes:
+      pixels: uint8 [H, W, 3], upright.
+      plain: Whether the file is a JPEG of RGB or grey, or a still PNG of 8 bits.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    plain: bool
+
+
+def read_image(content: bytes, max_pixels: int) -> PillowImage:
+    """Decodes an image to its end.
+
+    Other colour spaces become RGB, and transparency is dropped. The first frame of an animation is
+    taken. `gray_levels` says what becomes of more than 8 bits. The EXIF orientation is applied.
+
+    Raises:
+      UnreadableError: It is no image of a known format, is damaged, or states more than
+        `max_pixels`.
+    """
+    if not content:
+        raise UnreadableError("it is empty")
+    Image.MAX_IMAGE_PIXELS = None  # `max_pixels` stands in its place
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            width, height = image.size
+            check_pixels(height, width, max_pixels)
+            return _read(image)
+    except UnreadableError:
+        raise
+    except UnidentifiedImageError:
+        reason = _why_unknown(content)
+    except Exception as error:  # damaged files raise almost anything in Pillow's readers
+        reason = str(error) or repr(error)
+    raise UnreadableError(reason)
+
+
+def check_pixels(height: int, width: int, max_pixels: int) -> None:
+    """Raises UnreadableError if an image states more than `max_pixels`."""
+    if height * width > max_pixels:
+        raise UnreadableError(
+            f"it says it has {width} x {height} pixels, more than data.max_pixels={max_pixels}"
+        )
+
+
+def _read(image: Image.Image) -> PillowImage:
+    plain = _is_plain(image)
+    image.load()
+    # Pillow's TIFF reader has turned the image in `load`, and its orientation then is 1.
+    orientation = _orientation(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        levels = gray_levels(image)
+        pixels = np.repeat(levels[..., np.newaxis], 3, axis=-1)  # [H, W] -> [H, W, 3]
+    else:
+        # Of a palette with transparency, Pillow asks for this way.
+        see_through = image.mode == "P" and "transparency" in image.info
+        source = image.convert("RGBA") if see_through or image.mode == "RGBa" else image
+        pixels = np.asarray(source.convert("RGB"))
+    return PillowImage(np.ascontiguousarray(turn_pixels(pixels, orientation)), plain)
+
+
+def _orientation(image: Image.Image) -> int:
+    """What EXIF says; XMP, which Pillow would ask next, is not followed."""
+    for name in ("xmp", "XML:com.adobe.xmp"):
+        image.info.pop(name, None)
+    value = None
+    with suppress(Exception):  # an EXIF block that is damaged says nothing
+        value = image.getexif().get(ExifTags.Base.Orientation)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _is_plain(image: Image.Image) -> bool:
+    if image.format in ("JPEG", "MPO"):
+        return image.mode in ("RGB", "L")
+    still = not getattr(image, "is_animated", False)
+    return image.format == "PNG" and still and image.mode in ("RGB", "RGBA", "L", "LA", "P", "1")
+
+
+def _why_unknown(content: bytes) -> str:
+    for place, signature, name in _OTHER_FORMATS:
+        if content[place:].startswith(signature):
+            return f"it is {name}; formats that can be read: {_NAMES}"
+    for place, signature, name in _KNOWN_FORMATS:
+        if content[place:].startswith(signature):
+            what = (
+                "of a kind that Pillow does not read" if name == "TIFF" else "with a damaged header"
+            )
+            return f"it is a {name} {what}"
+    return f"it is no image of a known format ({_NAMES})"

@@ -1,0 +1,48 @@
+"""Boxes and batches of images whose EXIF orientation is not 1."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from pipeline.data.decode.orientation import MIRRORED, TRANSPOSED, UPSIDE_DOWN
+
+
+def stored_boxes(boxes: tf.Tensor, sizes: tf.Tensor, orientations: tf.Tensor) -> tf.Tensor:
+    """Boxes of upright images as boxes of the stored ones.
+
+    Args:
+      boxes: int32 [b, 4]: top, left, height, width.
+      sizes: int32 [b, 2], of the upright images.
+      orientations: int32 [b].
+
+    Returns:
+      int32 [b, 4].
+    """
+    top, left, height, width = tf.unstack(boxes, axis=1)
+    left = tf.where(_is_in(orientations, MIRRORED), sizes[:, 1] - left - width, left)
+    top = tf.where(_is_in(orientations, UPSIDE_DOWN), sizes[:, 0] - top - height, top)
+    as_shown = tf.stack([top, left, height, width], axis=1)
+    transposed = tf.stack([left, top, width, height], axis=1)
+    return tf.where(_is_in(orientations, TRANSPOSED)[:, tf.newaxis], transposed, as_shown)
+
+
+def turn_upright(images: tf.Tensor, orientations: tf.Tensor) -> tf.Tensor:
+    """Square images [b, S, S, 3] as they are shown, by their orientations int32 [b]."""
+    turned = tf.where(orientations != 1)  # [n, 1]
+
+    def turn() -> tf.Tensor:
+        part, kinds = tf.gather_nd(images, turned), tf.gather_nd(orientations, turned)
+        for values, change in (
+            (TRANSPOSED, lambda x: tf.transpose(x, [0, 2, 1, 3])),
+            (MIRRORED, lambda x: x[:, :, ::-1]),
+            (UPSIDE_DOWN, lambda x: x[:, ::-1]),
+        ):
+            chosen = _is_in(kinds, values)[:, tf.newaxis, tf.newaxis, tf.newaxis]
+            part = tf.where(chosen, change(part), part)
+        return tf.tensor_scatter_nd_update(images, turned, part)
+
+    return tf.cond(tf.size(turned) > 0, turn, lambda: images)
+
+
+def _is_in(orientations: tf.Tensor, values: tuple[int, ...]) -> tf.Tensor:
+    return tf.reduce_any(orientations[:, tf.newaxis] == tf.constant(values), axis=1)
