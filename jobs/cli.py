@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -13,7 +14,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from socket import gethostname
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from jobs.usage import explain_options, explain_recipe, explain_verb
 from pipeline.distribute.environment import Place, find_place
@@ -106,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if unknown:
             parser.error(explain_options(unknown, rest, parser.format_help()))
     place = _place()
+    _log_to_stderr(verb, place)
     where = f"rank {place.rank} on {gethostname()}: " if place.world_size > 1 else ""
     try:
         return int(module.run(parsed))
@@ -124,6 +126,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         print(f"vit {verb}: {where}failed, see the traceback above", file=sys.stderr)
         return 1
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what `sys.stderr` is by then: a live display replaces it while it is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def _log_to_stderr(verb: str, place: Place) -> None:
+    """Sends what the library logs to standard error, once for all ranks.
+
+    Standard output has only what the command was asked for: it may be piped into a JSON reader.
+    """
+    handler = _StderrHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter(f"vit {verb}: %(message)s"))
+    logger = logging.getLogger("pipeline")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO if place.rank == 0 else logging.ERROR)
 
 
 def _place() -> Place:

@@ -74,3 +74,10 @@ def test_settings_and_help_come_without_tensorflow():
         "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("pipeline/**/*.py")), ids=str)
+def test_the_library_logs_and_does_not_print(path):
+    # Standard output belongs to the verbs, whose output may be piped into a JSON reader.
+    names = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)]
+    assert not [node.lineno for node in names if node.id == "print"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import math
 import random
 import secrets
@@ -18,6 +19,8 @@ from pipeline.distribute.job import DEFAULT_PORT, Job, find_free_ports
 from pipeline.distribute.registry import LOST_AFTER_S, Registry, Report, View
 from pipeline.distribute.rendezvous import resolve, serve, tell
 from pipeline.errors import PeerLost, PipelineError, SettingsError, Stopped
+
+_LOG = logging.getLogger(__name__)
 
 _TICK_S = 0.05
 _BEAT_S = 1.0
@@ -85,7 +88,7 @@ class Meeting:
             if now_s > note_s:
                 note_s = now_s + _NOTE_EVERY_S
                 waited = f"{now_s - start_s:.0f} of {self._job.wait_s:g} s"
-                print(f"vit launch: {waited}: {self._what_is_missing(view)}", file=sys.stderr)
+                _LOG.warning("%s: %s", waited, self._what_is_missing(view))
             time.sleep(_TICK_S)
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from typing import Any, Literal
 
 import keras
@@ -15,6 +15,8 @@ from pipeline.errors import SettingsError
 from pipeline.model.vit import build_vit
 from pipeline.train.experiment import Experiment
 from pipeline.train.run_folder import RunFolder
+
+_LOG = logging.getLogger(__name__)
 
 Weights = Literal["evaluated", "averaged", "plain"]
 
@@ -33,7 +35,7 @@ def best_snapshot(folder: RunFolder) -> Snapshot:
       SettingsError: The run has no checkpoint yet, or only the random weights of step 0.
     """
     store = CheckpointStore(folder.checkpoints)
-    newest = store.newest(print)
+    newest = store.newest(_LOG.warning)
     if newest is None:
         raise SettingsError(f"{folder.path} has no checkpoint yet: train it first")
     if newest.step == 0 and folder.config().model.pretrained is None:
@@ -47,7 +49,7 @@ def best_snapshot(folder: RunFolder) -> Snapshot:
     try:
         return store.load(best)
     except CheckpointError as error:
-        print(f"{error}; the newest weights are taken instead of the best", file=sys.stderr)
+        _LOG.warning("%s; the newest weights are used instead of the best", error)
         return newest
 
 

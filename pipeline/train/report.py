@@ -6,6 +6,7 @@ Importing this module does not import TensorFlow: a second report needs none.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from pipeline.train.experiment import Experiment
 
 
+_LOG = logging.getLogger(__name__)
+
 _Kind = TypeVar("_Kind", Predictions, Examples)
 
 
@@ -47,7 +50,7 @@ def gather(folder: RunFolder) -> RunFacts:
     best = best_step(folder)
     predictions = _read(folder.predictions, Predictions)
     current = predictions is not None and predictions.step == best
-    metrics = MetricsFile(folder.metrics, print)
+    metrics = MetricsFile(folder.metrics, _LOG.warning)
     damaged = metrics.num_damaged()
     return RunFacts(
         name=folder.path.resolve().name,

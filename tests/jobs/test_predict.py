@@ -3,8 +3,11 @@
 import csv
 import io
 import json
+import re
+import shutil
 from html.parser import HTMLParser
 
+import google_crc32c
 import numpy as np
 import pytest
 from PIL import Image
@@ -116,6 +119,32 @@ def test_what_cannot_be_read_is_named_and_the_rest_keeps_its_order(
         assert line.startswith("vit predict: cannot read ")
         assert str(path) in line
         assert why in line
+
+
+@pytest.mark.parametrize("damaged", ["newest", "best"])
+@pytest.mark.parametrize("form", ["--csv", "--json"])
+def test_a_damaged_checkpoint_is_told_on_standard_error_only(
+    damaged, form, digits_run, photos, tmp_path, capsys
+):
+    run = shutil.copytree(digits_run, tmp_path / "run")
+    steps = sorted((run / "checkpoints").iterdir())
+    if damaged == "best":  # of an older step than the newest
+        state = steps[-1] / "state.json"
+        state.write_text(re.sub(r'"best_step": \d+', '"best_step": 7', state.read_text()))
+        manifest = json.loads((steps[-1] / "manifest.json").read_text())
+        checksum = google_crc32c.Checksum(state.read_bytes()).hexdigest().decode()
+        manifest["state.json"] = [state.stat().st_size, checksum]
+        (steps[-1] / "manifest.json").write_text(json.dumps(manifest))
+    else:
+        shutil.copytree(steps[-1], run / "checkpoints/step-00000061")
+        (run / "checkpoints/step-00000061/model.safetensors").write_bytes(b"")
+    code, out, err = predict(capsys, run, photos / "a", form)
+    assert code == 0
+    lines = list(csv.reader(io.StringIO(out))) if form == "--csv" else answers(out)
+    assert len(lines) == COUNT // 2 + (form == "--csv")
+    assert "damaged" not in out
+    message = {"newest": "trying the one before", "best": "the newest weights are used"}[damaged]
+    assert any(line.startswith("vit predict: ") and message in line for line in err.splitlines())
 
 
 def test_several_images_have_a_line_each(digits_run, photos, capsys):
