@@ -27,7 +27,7 @@ class Evaluation:
     Attributes:
       classes: C names.
       predictions: Of each example.
-      counts: Examples of a class (row) taken for another (column), int64 [C, C].
+      counts: Examples of a class (row) taken for another (column), int64 [C, C], sparse.
       bins: Of confidence.
     """
 
@@ -65,7 +65,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """All of it; the confusion matrix as [class, taken for, times] where it is not 0."""
-        pairs = np.argwhere(self.counts).tolist()
+        pairs = self.counts.tocoo()  # in the order of rows and columns
         return {
             **self.metrics,
             "calibration": [
@@ -74,7 +74,8 @@ class Evaluation:
             ],
             "classes": self.class_rows(),
             "confusion": [
-                [self.classes[i], self.classes[j], int(self.counts[i, j])] for i, j in pairs
+                [self.classes[i], self.classes[j], int(times)]
+                for i, j, times in zip(pairs.row, pairs.col, pairs.data, strict=True)
             ],
         }
 

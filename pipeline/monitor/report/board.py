@@ -14,10 +14,11 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from pipeline.monitor.report.confusion import confusion_counts, heat_pixels
-from pipeline.monitor.report.facts import Pixels, RunFacts
+from pipeline.monitor.report.facts import Pixels, Predictions, RunFacts
 from pipeline.monitor.tensorboard import encode_events, picture_summary
 
 _MISTAKES = 12
+_MOST_CELLS = 1000  # classes of a matrix, a pixel each
 # TensorBoard shows pictures as large as they are: small ones are enlarged to about this side.
 _SIDE = 224
 
@@ -46,16 +47,14 @@ def write_board(folder: Path, run: RunFacts) -> Path:
 
 
 def _pictures(run: RunFacts) -> list[Summary]:
-    """Confusion matrix, most certain mistakes, and augmented examples, an epoch a column."""
+    """Confusion matrix, most certain mistakes, and augmented examples, an epoch a column.
+
+    The matrix is left out where it has more classes than a screen has pixels.
+    """
     if run.predictions is None or run.examples is None:
         return []
     found, shown = run.predictions, run.examples
-    counts = confusion_counts(found.label, found.predicted, len(run.classes))
-    heat = heat_pixels(counts)
-    white = Image.new("RGBA", heat.shape[1::-1], "white")
-    matrix = np.asarray(Image.alpha_composite(white, Image.fromarray(heat)).convert("RGB"))
-    said = "Rows: what it is. Columns: what it was taken for."
-    summaries = [_summary("confusion matrix", [matrix], said)]
+    summaries = [_matrix(run, found)] if len(run.classes) <= _MOST_CELLS else []
     at = {int(index): i for i, index in enumerate(shown.index)}
     worst = [p for p in found.worst(_MISTAKES) if int(found.index[p]) in at]
     if worst:
@@ -71,6 +70,14 @@ def _pictures(run: RunFacts) -> list[Summary]:
         rows = np.concatenate([np.concatenate(list(row), axis=1) for row in shown.augmented])
         summaries.append(_summary("augmented examples", [rows], "An epoch a column."))
     return summaries
+
+
+def _matrix(run: RunFacts, found: Predictions) -> Summary:
+    heat = heat_pixels(confusion_counts(found.label, found.predicted, len(run.classes)))
+    white = Image.new("RGBA", heat.shape[1::-1], "white")
+    matrix = np.asarray(Image.alpha_composite(white, Image.fromarray(heat)).convert("RGB"))
+    said = "Rows: what it is. Columns: what it was taken for."
+    return _summary("confusion matrix", [matrix], said)
 
 
 def _summary(tag: str, images: Sequence[npt.NDArray[np.uint8]], description: str) -> Summary:

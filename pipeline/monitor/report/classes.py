@@ -10,8 +10,10 @@ import numpy.typing as npt
 from pipeline.monitor.report.confusion import (
     Counts,
     class_accuracy,
+    confused_pairs,
     confusion_counts,
     heat_pixels,
+    row_shares,
     worst_confusions,
 )
 from pipeline.monitor.report.facts import Predictions
@@ -26,8 +28,10 @@ from pipeline.monitor.report.html import (
 )
 from pipeline.monitor.report.pictures import picture
 
-# A table of numbers is read up to here, and a picture of cells up to there.
+# Classes up to which the matrix is a table of numbers, and up to which it is a picture.
 _MOST_NUMBERS, _MOST_CELLS = 20, 250
+# Classes up to which each has a row: a page with more is megabytes that nobody reads.
+_MOST_ROWS = 1000
 _WORST = 20
 _SHORT = 3
 
@@ -65,14 +69,13 @@ def class_sections(found: Predictions | None, classes: Sequence[str]) -> Html | 
             class_="sides",
         ),
         drawn,
-        details(f"Accuracy of all {len(classes):,} classes", _accuracy_table(classes, counts)),
+        details(_accuracy_title(len(classes)), _accuracy_table(classes, counts)),
     )
 
 
 def _matrix(classes: Sequence[str], counts: Counts) -> Html:
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     rows = []
-    for name, line, share in zip(classes, counts, shares, strict=True):
+    for name, line, share in zip(classes, counts.toarray(), row_shares(counts), strict=True):
         cells = [_cell(int(n), float(s)) for n, s in zip(line, share, strict=True)]
         # Its end is cut off where it is long; the title has the whole.
         rows.append(element("tr", element("th", name, scope="row", title=name), *cells))
@@ -96,7 +99,7 @@ def _worst_table(classes: Sequence[str], counts: Counts) -> Html:
     rows: list[tuple[Content, ...]] = [
         (classes[c.label], classes[c.predicted], c.times, f"{c.share:.1%}") for c in worst
     ]
-    number = int(np.count_nonzero(counts) - np.count_nonzero(np.diag(counts)))
+    number = confused_pairs(counts)
     return table(
         ("is", "taken for", "times", "of its class"),
         rows,
@@ -107,13 +110,13 @@ def _worst_table(classes: Sequence[str], counts: Counts) -> Html:
 def _heat_picture(counts: Counts) -> Html:
     """A pixel a cell, stronger where more of a row's examples are."""
     pixels = heat_pixels(counts)
-    off = 1.0 - np.trace(counts) / max(counts.sum(), 1)
+    off = 1.0 - counts.diagonal().sum() / max(counts.sum(), 1)
     alt = (
-        f"Confusion matrix of {len(counts)} classes, a cell a pair: the diagonal is what was "
+        f"Confusion matrix of {counts.shape[0]} classes, a cell a pair: the diagonal is what was "
         f"recognised, {off:.1%} of the examples are beside it. The table above names the worst."
     )
     # Enlarged, so that it is not blurred where a browser does not keep pixels sharp.
-    scale = max(1, 600 // len(counts))
+    scale = max(1, 600 // counts.shape[0])
     large = pixels.repeat(scale, 0).repeat(scale, 1)
     return join(
         element("h3", "Confusion matrix"),
@@ -127,12 +130,21 @@ def _heat_picture(counts: Counts) -> Html:
     )
 
 
+def _accuracy_title(classes: int) -> str:
+    if classes <= _MOST_ROWS:
+        return f"Accuracy of all {classes:,} classes"
+    return (
+        f"Accuracy of the {_MOST_ROWS:,} worst of {classes:,} classes "
+        "(`vit evaluate --json --details` prints all)"
+    )
+
+
 def _accuracy_table(classes: Sequence[str], counts: Counts) -> Html:
-    """Every class, the worst first."""
+    """Every class, or the first thousand, the worst first."""
     accuracy = class_accuracy(counts)
     # Classes without examples come last.
     order = np.argsort(np.where(np.isnan(accuracy), 2.0, accuracy), kind="stable")
-    return _rows_of(classes, counts, accuracy, order.tolist())
+    return _rows_of(classes, counts, accuracy, order[:_MOST_ROWS].tolist())
 
 
 def _accuracy_summary(classes: Sequence[str], counts: Counts) -> Html:

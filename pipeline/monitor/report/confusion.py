@@ -1,13 +1,19 @@
-"""What was taken for what: counts, accuracy a class, and the confusions that matter most."""
+"""Confusion counts: accuracy of each class, and the most frequent confusions.
+
+The counts are sparse. There are at most as many as examples, and a dense matrix of 20,000 classes
+would take 3.2 GB.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import coo_array, csr_array
 
-Counts = npt.NDArray[np.int64]
+# A csr_array (SciPy is not typed), int64 [C, C]: rows are labels, columns are predictions.
+Counts: TypeAlias = Any
 
 
 class Confusion(NamedTuple):
@@ -29,37 +35,52 @@ class Confusion(NamedTuple):
 def confusion_counts(
     label: npt.NDArray[np.integer], predicted: npt.NDArray[np.integer], num_classes: int
 ) -> Counts:
-    """How many examples of each class (row) were taken for each (column), int64 [C, C]."""
-    # The product of two int32 numbers would not hold 50,000 classes.
-    places = label.astype(np.int64) * num_classes + predicted
-    counts = np.bincount(places, minlength=num_classes**2)
-    return counts.reshape(num_classes, num_classes).astype(np.int64)
+    """The number of examples of each class (row) taken for each class (column), int64 [C, C]."""
+    ones = np.ones(len(label), np.int64)
+    shape = num_classes, num_classes
+    return csr_array(coo_array((ones, (label, predicted)), shape=shape))  # adds up duplicates
 
 
 def class_accuracy(counts: Counts) -> npt.NDArray[np.float64]:
     """The share of each class that was recognised, float64 [C]; NaN for one without examples."""
     examples = counts.sum(axis=1)
-    return np.where(examples > 0, np.diag(counts) / np.maximum(examples, 1), np.nan)
+    return np.where(examples > 0, counts.diagonal() / np.maximum(examples, 1), np.nan)
+
+
+def confused_pairs(counts: Counts) -> int:
+    """The number of pairs of different classes of which one was taken for the other."""
+    return int(counts.count_nonzero() - np.count_nonzero(counts.diagonal()))
 
 
 def worst_confusions(counts: Counts, most: int) -> list[Confusion]:
     """The most frequent confusions, then those of the largest share of their class."""
     examples = counts.sum(axis=1)
-    wrong = counts.copy()
-    np.fill_diagonal(wrong, 0)
-    found = [
-        Confusion(int(i), int(j), int(wrong[i, j]), float(wrong[i, j] / examples[i]))
-        for i, j in np.argwhere(wrong)
+    found = counts.tocoo()
+    wrong = found.row != found.col
+    label, predicted, times = found.row[wrong], found.col[wrong], found.data[wrong]
+    share = times / examples[label]
+    order = np.lexsort((predicted, label, -share, -times))[:most]  # the last key counts first
+    return [
+        Confusion(int(label[i]), int(predicted[i]), int(times[i]), float(share[i])) for i in order
     ]
-    return sorted(found, key=lambda c: (-c.times, -c.share, c.label, c.predicted))[:most]
 
 
 def heat_pixels(counts: Counts) -> npt.NDArray[np.uint8]:
-    """A pixel a cell, the more opaque the more of its row it holds, uint8 [C, C, 4]."""
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    """A pixel a cell, the more opaque the more of its row it holds, uint8 [C, C, 4].
+
+    Dense: only for up to a thousand classes or so.
+    """
+    shares = row_shares(counts)
     pixels = np.zeros((*shares.shape, 4), np.uint8)
     # A blue that shows on dark pages and on light ones.
     pixels[..., :3] = 40, 140, 215
     # The root, so that a single confusion among many examples is seen.
     pixels[..., 3] = np.round(255 * np.sqrt(shares))
     return pixels
+
+
+def row_shares(counts: Counts) -> npt.NDArray[np.float64]:
+    """What part of its row each cell holds, float64 [C, C], dense."""
+    dense = counts.toarray()
+    shares: npt.NDArray[np.float64] = dense / np.maximum(dense.sum(axis=1, keepdims=True), 1)
+    return shares

@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, recall_score
 
-from pipeline.monitor.report.confusion import class_accuracy, confusion_counts, worst_confusions
+from pipeline.monitor.report.confusion import (
+    class_accuracy,
+    confused_pairs,
+    confusion_counts,
+    worst_confusions,
+)
 
 
 @pytest.fixture(params=[3, 10, 1000])
@@ -20,7 +25,9 @@ def some(request):
 def test_counts_are_those_of_scikit_learn(some):
     label, predicted, classes = some
     expected = confusion_matrix(label, predicted, labels=range(classes))
-    np.testing.assert_array_equal(confusion_counts(label, predicted, classes), expected)
+    counts = confusion_counts(label, predicted, classes)
+    np.testing.assert_array_equal(counts.toarray(), expected)
+    assert confused_pairs(counts) == np.count_nonzero(expected - np.diag(np.diag(expected)))
 
 
 def test_accuracy_a_class_is_scikit_learns_recall(some):

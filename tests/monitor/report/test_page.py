@@ -4,6 +4,8 @@ import base64
 import io
 import math
 import re
+import tracemalloc
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +13,10 @@ import pytest
 from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix
 
+from pipeline.monitor.report.board import write_board
 from pipeline.monitor.report.page import duration, report_page
-from tests.monitor.report.invented import invented_run, with_pictures
+from pipeline.train.evaluation import evaluate_predictions
+from tests.monitor.report.invented import invented_predictions, invented_run, with_pictures
 from tests.monitor.report.parsed import parse, section
 
 NASTY = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a & b's"]
@@ -140,6 +144,38 @@ def test_many_classes_have_their_worst_confusions_as_a_table(classes):
     assert [int(row[2]) for row in rows[1:]] == np.sort(counts.ravel())[::-1][:20].tolist()
     for is_a, taken_for, times, _ in rows[1:]:
         assert counts[int(is_a.split()[1]), int(taken_for.split()[1])] == int(times)
+
+
+@pytest.fixture
+def few_of_many():
+    """A run of 100,000 classes and 500 validation examples, all of the first 400 classes."""
+    run = invented_run(names(100_000))
+    found = invented_predictions(400, 4000, np.random.default_rng(0), count=500)
+    return with_pictures(replace(run, predictions=found), 8)
+
+
+def test_the_memory_of_a_page_does_not_grow_with_the_square_of_the_classes(few_of_many, tmp_path):
+    # A dense matrix of one byte a cell would take 10 GB.
+    tracemalloc.start()
+    try:
+        shown = page(few_of_many)
+        write_board(tmp_path, few_of_many)
+        evaluation = evaluate_predictions(few_of_many.predictions, few_of_many.classes)
+        lines, numbers = evaluation.lines(), evaluation.to_json()
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 300e6
+    assert len(shown.find("table", "numbers")[-1].cells()) == 1001
+    assert "worst of 100,000 classes" in shown.text
+    assert sum(times for *_, times in numbers["confusion"]) == 500
+    assert len(numbers["classes"]) == 100_000
+    assert len(lines) < 60
+    found = few_of_many.predictions
+    pairs = Counter(zip(found.label.tolist(), found.predicted.tolist(), strict=True))
+    times = sorted((n for (i, j), n in pairs.items() if i != j), reverse=True)
+    rows = section(shown, "Classes").find("table")[0].cells()[1:]
+    assert [int(row[2]) for row in rows] == times[:20]
 
 
 def test_the_picture_of_a_matrix_has_a_cell_a_pair():
