@@ -87,6 +87,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     import_tensorflow()
     from pipeline.plan.scenario import Cluster, make_plan
+    from pipeline.train.precision import resolve_precision
+
+    config = resolve_precision(config, [None]).config  # all GPUs of the table are fast at bfloat16
 
     data = _data(arguments, config)
     cluster = Cluster(

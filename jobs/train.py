@@ -78,6 +78,7 @@ def _join(config: Config, folder: RunFolder, stop: StopRequest, command: Sequenc
         runtime.noticing_lost_peers(),
     ):
         check_agreement(runtime, config)
+        config = _settle_precision(config, folder, runtime)
         on_chief(runtime, lambda: folder.open(config, _say))
         # Whether the run is done is the chief's to say: all train, or none.
         result = on_chief(runtime, lambda: _result(folder))
@@ -86,6 +87,22 @@ def _join(config: Config, folder: RunFolder, stop: StopRequest, command: Sequenc
         if runtime.is_chief:
             _print_result(folder, result)
         runtime.barrier()
+
+
+def _settle_precision(config: Config, folder: RunFolder, runtime: Runtime) -> Config:
+    """The settings with the precision that all processes train in; the chief says what it is."""
+    from pipeline.distribute.agreement import on_chief
+    from pipeline.train.precision import agree_on_precision, describe_precision
+
+    precision = agree_on_precision(config, runtime)
+
+    def say() -> None:
+        before = folder.config().train.precision if folder.was_begun else None
+        for line in describe_precision(precision, before):
+            _say(line)
+
+    on_chief(runtime, say)
+    return precision.config
 
 
 def _fit(
@@ -162,11 +179,15 @@ def _describe(config: Config) -> int:
     from pipeline.train.callbacks import Callbacks
     from pipeline.train.describe import describe
     from pipeline.train.experiment import build
+    from pipeline.train.precision import agree_on_precision, describe_precision
 
     with closing(start(config.distribute)) as runtime:
         Callbacks(config.train.callbacks, runtime)
-        text = describe(build(config, runtime))
+        precision = agree_on_precision(config, runtime)
+        text = describe(build(precision.config, runtime))
         if runtime.is_chief:
+            for line in describe_precision(precision):
+                _say(line)
             print(text)
     return 0
 

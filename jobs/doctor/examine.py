@@ -119,8 +119,11 @@ def _examine_with_tensorflow(
     """All that needs TensorFlow; returns whether the processes of the job have met."""
     if not found.check("TensorFlow", _import_tensorflow):
         return False
+    from pipeline.distribute.bfloat16 import slow_at_bfloat16
+
     runtime = _start(found, config, place)
     if runtime is None:
+        config = _settle_precision(found, config, [slow_at_bfloat16()])
         alone = Job(place.world_size, 1, 1, place.rank == 0)
         _check_training(found, config, source, alone, None)
         return False
@@ -131,6 +134,7 @@ def _examine_with_tensorflow(
         round_trip_s = time.time() - asked_s
         here = sum(host == times[runtime.rank][0] for host, _ in times)
         found.check("GPUs", _check_devices, gpus, runtime)
+        config = _settle_precision(found, config, runtime.all_gather(slow_at_bfloat16()))
         job = Job(runtime.num_replicas, runtime.local_replicas, here, runtime.is_chief)
         _check_training(found, config, source, job, gpus)
         if runtime.is_chief:
@@ -169,6 +173,16 @@ def _start(found: Findings, config: Config, place: Place) -> Runtime | None:
         )
         distribute = distribute.model_copy(update={"runtime": "single"})
     return found.value("processes", start, distribute)
+
+
+def _settle_precision(found: Findings, config: Config, slow: Sequence[str | None]) -> Config:
+    """The settings with a precision instead of `auto`."""
+    from jobs.doctor import training
+    from pipeline.train.precision import resolve_precision
+
+    precision = resolve_precision(config, slow)
+    found.check("precision", training.check_precision, precision)
+    return precision.config
 
 
 def _check_devices(gpus: Sequence[Gpu], runtime: Runtime) -> list[Finding]:

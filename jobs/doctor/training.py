@@ -21,6 +21,7 @@ from pipeline.model.pretrained.files import read_published
 from pipeline.model.pretrained.fit import check_same_network
 from pipeline.optim.schedule import Schedule, describe_rate, warmup_problem
 from pipeline.train.memory import estimate_memory
+from pipeline.train.precision import INSTEAD_OF_SLOW, Precision
 from pipeline.train.run_folder import RunFolder
 
 # TensorFlow, its libraries and the input stage, a process; beside what `estimate_memory` counts.
@@ -82,6 +83,14 @@ def check_pretrained(config: ModelConfig) -> Iterator[Finding]:
     published = read_published(path)
     check_same_network(published, architecture(config), f"model.pretrained={path}")
     yield ok("pretrained", f"{path} is {published.origin}, of the recipe's network")
+
+
+def check_precision(precision: Precision) -> Iterator[Finding]:
+    """What the model computes in, and whether the devices have arithmetic for it."""
+    if precision.warning is not None:
+        yield warning("precision", precision.warning, INSTEAD_OF_SLOW)
+        return
+    yield ok("precision", precision.note or precision.config.train.precision)
 
 
 def check_length(schedule: Schedule, config: Config, examples: int) -> Iterator[Finding]:

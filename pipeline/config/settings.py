@@ -256,8 +256,12 @@ class TrainConfig(_Stage):
     early_stopping: int | None = _setting(
         None, "stop after this many evaluations without a better one; null: never", ge=1
     )
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = _setting(
-        "float32", "numbers the model computes in; weights stay float32", free=True
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = _setting(
+        "float32",
+        "numbers the model computes in; weights stay float32. auto: mixed_bfloat16 where all "
+        "devices have arithmetic for it (GPUs of compute capability 8.0 or more, CPUs with "
+        "avx512_bf16 or amx_bf16), else float32",
+        free=True,
     )
     recompute: bool = _setting(
         False,

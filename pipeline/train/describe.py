@@ -66,6 +66,7 @@ def start_facts(experiment: Experiment, command: Sequence[str]) -> dict[str, Any
         "host": socket.gethostname(),
         "system": platform.platform(),
         "devices": experiment.runtime.describe(),
+        "precision": experiment.config.train.precision,
         "versions": versions(),
         "parameters": _parameters(experiment),
         "total_steps": experiment.total_steps,

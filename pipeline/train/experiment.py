@@ -27,6 +27,7 @@ from pipeline.optim.optimizer import AdamW, LossScale
 from pipeline.optim.parameters import freeze
 from pipeline.optim.schedule import Schedule, plan_schedule
 from pipeline.train.metrics import SUMS, mean_metrics
+from pipeline.train.precision import agree_on_precision
 from pipeline.train.step import (
     TRAIN_SUMS,
     EvalSteps,
@@ -300,6 +301,7 @@ def build(config: Config, runtime: Runtime, opened: Opened | None = None) -> Exp
     """
     if opened is None:
         check_batch(config, runtime.num_replicas)
+    config = agree_on_precision(config, runtime).config
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(config.seed)

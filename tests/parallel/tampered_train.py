@@ -7,6 +7,7 @@ for one:
   slow_evaluation=SECONDS  each stretch of an evaluation is one batch, and takes so long
   slow_save=SECONDS        writing stands still so long after a checkpoint's first file
   hang=N                   the Nth stretch of steps never ends
+  cpu=FLAG                 the CPU has these instructions alone
   poison=N                 from the data of step N on, the last image of each batch is not a number
 """
 
@@ -77,6 +78,12 @@ def hang(stretch: str) -> None:
     Experiment.train = stand_still
 
 
+def cpu(flag: str) -> None:
+    from pipeline.distribute import bfloat16
+
+    bfloat16._read = lambda _: f"flags : {flag}\n"
+
+
 def poison(first_step: str) -> None:
     import tensorflow as tf
 
@@ -101,7 +108,8 @@ def tamper(what: str) -> None:
         action, _, rank = one.partition("@")
         name, _, value = action.partition("=")
         if not rank or find_place(os.environ).rank == int(rank):
-            {f.__name__: f for f in (slow, slow_evaluation, slow_save, hang, poison)}[name](value)
+            actions = (slow, slow_evaluation, slow_save, hang, cpu, poison)
+            {function.__name__: function for function in actions}[name](value)
 
 
 def tamper_when_tensorflow_is_there(what: str) -> None:

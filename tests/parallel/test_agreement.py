@@ -50,6 +50,19 @@ def test_a_rank_with_other_code_is_named(vit, tmp_path):
 
 
 @pytest.mark.parametrize("runtime", EITHER)
+def test_ranks_on_different_cpus_train_in_the_precision_that_suits_all(vit, tmp_path, runtime):
+    tampered = f"{sys.executable} {ROOT}/tests/parallel/tampered_train.py"
+    short = "train.max_steps=2 train.evaluate_every_steps=2 train.precision=auto"
+    command = f"exec {tampered} cpu=avx512_bf16@0,cpu=avx2@1 digits {short} run.dir={tmp_path}/run"
+    code, out, err = shell(vit, runtime, command)
+    assert code == 0, err
+    assert err.count("train.precision=auto is float32 here: a CPU without avx512_bf16") == 1
+    assert "amx_bf16 (rank 1) is slow at bfloat16" in err
+    assert ", float32\n" in out
+    assert "precision: float32\n" in (tmp_path / "run/config.yaml").read_text()
+
+
+@pytest.mark.parametrize("runtime", EITHER)
 def test_only_the_chief_writes(vit, tmp_path, runtime):
     for rank in "01":
         (tmp_path / rank).mkdir()

@@ -15,6 +15,7 @@ from pipeline.data.split import DataSource, Split
 from pipeline.distribute.horovod_build import HorovodBuild, load_controllers
 from pipeline.errors import DataError, SettingsError
 from pipeline.optim.schedule import build_schedule
+from pipeline.train.precision import resolve_precision
 from tests.jobs.doctor.doctors import ROOT
 
 L4 = Gpu("NVIDIA L4", "550.54", 23034 * MIB, 22000 * MIB)
@@ -275,6 +276,23 @@ def test_memory_is_shared_by_the_replicas_of_a_host():
     # Between 80 % and all of it there is hope.
     tight = the(training.check_memory(config, 10, 2, 1, 1, (int(needs[0] * 1.1 * GIB), "free")))
     assert (tight.level, "optim.accumulate_steps=" in tight.remedy) == ("warning", True)
+
+
+@pytest.mark.parametrize(
+    ("named", "slow", "level", "text"),
+    [
+        ("auto", [None], "ok", "train.precision=auto is mixed_bfloat16 here"),
+        ("auto", [None, "a T4"], "ok", "auto is float32 here: a T4 (rank 1) is slow at bfloat16"),
+        ("float32", ["a T4"], "ok", "float32"),
+        ("mixed_bfloat16", [None], "ok", "mixed_bfloat16"),
+        ("mixed_bfloat16", ["a T4"], "warning", "mixed_bfloat16 is slow here: a T4"),
+    ],
+)
+def test_bfloat16_on_a_device_without_it_is_warned_of(named, slow, level, text):
+    precision = resolve_precision(digits(f"train.precision={named}"), slow)
+    found = the(training.check_precision(precision))
+    assert (found.level, text in found.text) == (level, True)
+    assert ("train.precision=auto" in found.remedy) == (level == "warning")
 
 
 def test_a_stop_must_have_time_to_save():
