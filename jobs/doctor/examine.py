@@ -68,6 +68,8 @@ def examine(recipe: str, settings: Sequence[str], as_json: bool) -> int:
             found.check("pretrained", folder.check_pretrained, config.model.pretrained)
         source = _open(found, config)
         _check_source(found, source)
+        if place.rank == 0 and source is not None:
+            found.check("run data", folder.check_data, config, source)
         met = _examine_with_tensorflow(found, config, place, gpus, source)
     if place.rank > 0 and not met:
         # The chief will not hear of it, and waits for this process in vain.

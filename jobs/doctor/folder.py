@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from jobs.doctor.finding import Finding, error, ok
+from jobs.doctor.finding import Finding, error, ok, warning
 from pipeline.config import Config
+from pipeline.data.split import DataSource
 from pipeline.errors import SettingsError
+from pipeline.train.data_record import check_resumed_data, data_record
 from pipeline.train.run_folder import RunFolder, existing_folder, try_folder
 
 _ANOTHER = "name another folder with run.dir=FOLDER"
@@ -57,6 +59,20 @@ def _check_content(folder: RunFolder, config: Config) -> Finding:
     if outcome is not None and outcome["outcome"] == "done":
         return ok("run folder", f"{folder.path} holds this run, done: vit train prints its result")
     return ok("run folder", f"{folder.path} holds this run: vit train goes on with it")
+
+
+def check_data(config: Config, source: DataSource) -> Iterator[Finding]:
+    """Whether the data set is the one that the run in the folder was trained on."""
+    folder = RunFolder(config.run_dir)
+    changes = check_resumed_data(folder, data_record(source), config.data.allow_changes)
+    if changes:
+        yield warning(
+            "run data",
+            f"the data set of {folder.path} has changed: {'; '.join(changes)}",
+            "data.allow_changes=true is set: vit train resumes with the changed images",
+        )
+    elif folder.has_progress:
+        yield ok("run data", f"the data set is the one that {folder.path} was trained on")
 
 
 def check_room(config: Config, checkpoint_bytes: int) -> Iterator[Finding]:

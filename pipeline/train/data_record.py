@@ -88,19 +88,40 @@ def record_start(folder: RunFolder, experiment: Experiment, start: Mapping[str, 
       DataError: The run has a checkpoint, and its data set is not the one of the last start.
     """
     facts = experiment.dataset_facts | data_record(experiment.source)
-    changes: list[str] = []
+    changes = check_resumed_data(folder, facts, experiment.config.data.allow_changes)
     steps = CheckpointStore(folder.checkpoints).steps()
-    recorded = folder.dataset() if steps and folder.has_dataset else None
-    if recorded is not None:
-        found = compare_data(recorded, facts)
-        # Before the first update nothing was learned from the images.
-        changes = found.lines if steps[-1] > 0 else []
-        _refuse(folder, found.classes, changes, experiment.config.data.allow_changes)
-        earlier = recorded.get("allowed_changes", [])
-        new = [{"time": start.get("time"), "checkpoint_step": steps[-1], "changes": changes}]
-        if earlier or changes:
-            facts["allowed_changes"] = earlier + (new if changes else [])
-    folder.begin(facts, {**start, "data_changes": changes} if changes else dict(start))
+    allowed = folder.dataset().get("allowed_changes", []) if steps and folder.has_dataset else []
+    if changes:
+        new = {"time": start.get("time"), "checkpoint_step": steps[-1], "changes": changes}
+        allowed = [*allowed, new]
+    folder.begin(
+        facts | ({"allowed_changes": allowed} if allowed else {}),
+        {**start, "data_changes": changes} if changes else dict(start),
+    )
+    return changes
+
+
+def check_resumed_data(folder: RunFolder, facts: Mapping[str, Any], allow: bool) -> list[str]:
+    """Refuses to resume a run with another data set than that of its last start.
+
+    Args:
+      folder: The run folder; one without a checkpoint accepts any data set.
+      facts: Of `data_record`.
+      allow: Whether images may have changed; classes never may.
+
+    Returns:
+      The changes that were allowed.
+
+    Raises:
+      DataError: With what changed.
+    """
+    steps = CheckpointStore(folder.checkpoints).steps()
+    if not (steps and folder.has_dataset):
+        return []
+    found = compare_data(folder.dataset(), facts)
+    # Before the first update nothing was learned from the images.
+    changes = found.lines if steps[-1] > 0 else []
+    _refuse(folder, found.classes, changes, allow)
     return changes
 
 

@@ -12,7 +12,12 @@ from importlib.metadata import version
 import pytest
 from PIL import Image
 
+from pipeline.checkpoint.snapshot import Snapshot
+from pipeline.checkpoint.store import CheckpointStore
 from pipeline.config import DataConfig
+from pipeline.data.sources.source import open_source
+from pipeline.train.data_record import data_record
+from pipeline.train.run_folder import RunFolder
 from tests.data.prepared import prepare_into
 from tests.jobs.doctor.doctors import COMMAND, ROOT, doctor, environment
 
@@ -237,8 +242,26 @@ def test_a_run_folder_with_other_settings(doctor_here, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.yaml").write_text("optim: {weight_decay: 0.7}\n")
     report = doctor_here("digits", f"run.dir={tmp_path / 'run'}")
+    assert report.complaints == []  # nothing was trained with these settings
+    (tmp_path / "run/metrics.jsonl").write_text('{"step": 5, "split": "train"}\n')
+    report = doctor_here("digits", f"run.dir={tmp_path / 'run'}")
     assert (report.code, report.complaints) == (2, [("error", "run folder")])
     assert "optim.weight_decay: 0.7 -> 0.3" in report.text("error", "run folder")
+
+
+def test_a_run_folder_of_another_data_set(doctor_here, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    source = open_source(DataConfig(source="digits"), 0)
+    record = data_record(source)
+    record["fingerprints"]["train"] = "0" * 32
+    (run.path / "dataset.json").write_text(json.dumps(record))
+    CheckpointStore(run.checkpoints).save(Snapshot(7, {}, {}))
+    report = doctor_here("digits", f"run.dir={run.path}")
+    assert (report.code, report.complaints) == (3, [("error", "run data")])
+    assert "data.allow_changes=true" in report.text("error", "run data")
+    report = doctor_here("digits", f"run.dir={run.path}", "data.allow_changes=true")
+    assert (report.code, report.complaints) == (0, [("warning", "run data")])
 
 
 WITHOUT_HOROVOD = """
