@@ -16,7 +16,7 @@ from pathlib import Path
 from socket import gethostname
 from typing import NoReturn, TextIO
 
-from jobs.usage import explain_options, explain_recipe, explain_verb
+from jobs.usage import check_paths, explain_options, explain_recipe, explain_verb
 from pipeline.distribute.environment import Place, find_place
 from pipeline.errors import PipelineError, SettingsError
 
@@ -110,6 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _log_to_stderr(verb, place)
     where = f"rank {place.rank} on {gethostname()}: " if place.world_size > 1 else ""
     try:
+        check_paths(vars(parsed).values())
         return int(module.run(parsed))
     except PipelineError as error:
         if place.rank == 0 or not error.said_by_chief:

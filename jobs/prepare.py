@@ -14,6 +14,7 @@ from types import FrameType
 
 from jobs.cli import find_recipe, run_process
 from jobs.tensorflow_start import import_tensorflow
+from jobs.usage import check_paths
 from pipeline.config import Config, load_config
 from pipeline.cores import available_cores
 from pipeline.data.prepare.prepare import UNREADABLE, prepare
@@ -82,6 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
             "name a data set and a folder to write: vit prepare SOURCE OUT; or a prepared folder "
             f"and what to do: vit prepare OUT --verify. Received: {' '.join(places)}"
         )
+    check_paths([Path(place) for place in places])
     for name in ("shard_size", "processes"):
         value = getattr(arguments, name)
         if value is not None and value < 1:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
 from pipeline.config import suggest_setting
+from pipeline.errors import SettingsError
 
 _SETTINGS = "section.key=value"
 _RECIPE_SUFFIXES = (".yaml", ".yml")
+_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/")  # of one letter, it is a drive of Windows
 _MOST_FILES = 1000  # of a folder that are looked at for a suggestion
 
 
@@ -78,6 +80,21 @@ def _recipe_files(folder: Path) -> list[str]:
     return sorted(name for name in names if name.endswith(_RECIPE_SUFFIXES))
 
 
+def check_paths(values: Iterable[object]) -> None:
+    """Refuses URLs among the paths that a verb was given, which would be folders named `s3:`.
+
+    Raises:
+      SettingsError: One is a URL, of which `Path` has dropped a slash.
+    """
+    for value in values:
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, Path) and (match := _URL.match(str(path))):
+                raise SettingsError(
+                    f"{match[1]}:// addresses are not supported. Mount the storage as a folder and "
+                    f"give a local path. Received: {match[1]}://{str(path)[match.end() :]}"
+                )
+
+
 def explain_options(unknown: Sequence[str], arguments: Sequence[str], help_text: str) -> str:
     """What to write instead of options that a verb does not have.
 
@@ -86,7 +103,9 @@ def explain_options(unknown: Sequence[str], arguments: Sequence[str], help_text:
       arguments: All that it was given.
       help_text: The verb's help, which lists its options.
     """
-    option = next((word for word in unknown if word.startswith("-")), unknown[0])
+    option = next((word for word in unknown if word.startswith("-")), None)
+    if option is None:
+        return f"too many arguments: {' '.join(unknown)}"
     name, _, value = option.partition("=")
     known = re.findall(r"^ +(?:-\w(?: \S+)?, )?(--[a-z][a-z-]*)", help_text, re.MULTILINE)
     if close := difflib.get_close_matches(name, known, n=1, cutoff=0.75):

@@ -85,7 +85,10 @@ def test_the_run_folder_is_named_after_the_recipe(recipe):
 
 
 def test_resolved_settings_read_back_the_same(recipe):
-    config = load_config(recipe("data: {augment: {flip: true}}\ntrain: {callbacks: ['a:b']}"))
+    text = "data: {augment: {flip: true}}\ntrain: {callbacks: ['a:b']}\noptim: {epsilon: 1e-12}"
+    config = load_config(recipe(text), ["monitor.profile_steps=[3,4]", "optim.clip_norm=null"])
+    # As a run folder and a ConfigMap have them, and as any other YAML parser reads them.
+    assert load_config(recipe(dump_config(config), "config.yaml")) == config
     assert parse_config(yaml.safe_load(dump_config(config)), "dump") == config
 
 

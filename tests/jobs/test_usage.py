@@ -111,6 +111,28 @@ def test_an_option_of_a_verb_without_settings_is_not_taken_for_one(vit):
     )
 
 
+def test_more_arguments_than_a_verb_takes_are_named(vit):
+    code, _, err = vit("export", "run", "saved_model", "here")
+    assert code == 2
+    assert err.endswith("vit export: error: too many arguments: saved_model here\n")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "prepare digits s3://bucket/a", "prepare s3://bucket/a out", "plan digits --plot s3://bucket/a",
+        "export run --out s3://bucket/a", "evaluate s3://bucket/a", "predict s3://bucket/a x.png",
+        "report run --out s3://bucket/a", "board run s3://bucket/a",
+    ],
+)  # fmt: skip
+def test_an_address_is_refused_where_a_local_path_is_meant(vit, tmp_path, command):
+    code, _, err = vit(*command.split())
+    assert code == 2
+    assert "s3:// addresses are not supported. Mount the storage as a folder" in err
+    assert "Received: s3://bucket/a" in err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("verb", ["train", "doctor", "plan"])
 def test_a_verb_without_arguments_asks_for_the_recipe_alone(vit, verb):
     code, _, err = vit(verb)
