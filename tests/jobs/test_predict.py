@@ -28,7 +28,7 @@ def photos(tmp_path_factory):
         Image.fromarray(np.uint8(digit * 15)).save(path)
     (folder / "a/notes.txt").write_text("no image")
     (folder / "a/@eaDir").mkdir()
-    (folder / "a/@eaDir/thumbnail.png").write_text("skipped, as in training")
+    (folder / "a/@eaDir/thumbnail.jpg").write_text("skipped, as in training")
     return folder
 
 
