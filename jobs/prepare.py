@@ -18,7 +18,7 @@ from jobs.usage import check_paths
 from pipeline.config import Config, load_config
 from pipeline.cores import available_cores
 from pipeline.data.prepare.prepare import UNREADABLE, prepare
-from pipeline.data.prepare.set_facts import DUPLICATES
+from pipeline.data.prepare.set_facts import CONFLICTS, DUPLICATES
 from pipeline.data.prepare.verify import verify
 from pipeline.data.sources.find_source import find_source
 from pipeline.data.sources.records import FACTS, SetFacts, read_facts
@@ -38,7 +38,8 @@ What becomes of images: RGB and grey JPEG and PNG of 8 bits are stored as they a
 GIF, BMP, WebP and TIFF are converted to PNG; of animations the first frame is taken. Unreadable,
 truncated, empty files and those with more than data.max_pixels end the command once all are found,
 or with data.on_bad_image=skip are left out; unreadable.txt in OUT names them. Images that two
-splits share are stored, reported, and named in duplicates.txt.
+splits share, and images under two labels, are stored, reported, and named in duplicates.txt and
+conflicts.txt.
 """
 
 _SETTING = re.compile(r"[a-z_]+(\.[a-z0-9_]+)+=|seed=")
@@ -150,6 +151,11 @@ def _describe(facts: SetFacts, out: Path) -> str:
         lines.append(
             f"warning: {facts.duplicates} images have the same pixels as one of another split: "
             f"{out / DUPLICATES}"
+        )
+    if facts.conflicts:
+        lines.append(
+            f"warning: {facts.conflicts} images have the same pixels as one with another label: "
+            f"{out / CONFLICTS}"
         )
     path = shlex.quote(f"data.path={out}")
     lines.append(f"train from it   vit train RECIPE data.source=records {path}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from jobs.doctor.finding import DATA, Finding, error, ok, warning
 from pipeline.config import DataConfig
+from pipeline.data.duplicates import find_duplicates
 from pipeline.data.sources.source import HALF, IMAGENET, moments
 from pipeline.data.split import Colour, DataSource, Split
 from pipeline.errors import DataError
@@ -21,9 +21,7 @@ from pipeline.errors import DataError
 FEW_IMAGES = 10
 SAMPLE = {"train": 256, "validation": 64, "test": 64}
 SAMPLE_S = 5.0
-# Of images in files and records, so many are all read to find equal ones.
-COMPARED_IMAGES = 2000
-# And of a set in memory, all up to this size: two seconds.
+# Of a set in memory, all images up to this size are compared: two seconds.
 COMPARED_BYTES = 2**30
 # What the network sees has a mean of 0 and a deviation of 1 where normalisation fits exactly.
 # MNIST, trained well by many with mean and deviation of 0.5, has -0.74 and 0.62; ImageNet -0.1 and
@@ -196,39 +194,20 @@ def check_normalization(
 
 
 def check_duplicates(source: DataSource) -> Iterator[Finding]:
-    """Images that two splits share, where looking for them is cheap."""
-    total = sum(split.num_examples for split in source.splits.values())
-    in_memory = [split.images for split in source.splits.values() if split.images is not None]
-    size = sum(images.nbytes for images in in_memory)
-    if size > COMPARED_BYTES or (not in_memory and total > COMPARED_IMAGES):
+    """Images in two splits or under two labels, where looking for them is cheap."""
+    if source.compared:
+        yield ok("duplicates", "looked for by vit prepare")
+        return
+    found = find_duplicates(source, SAMPLE_S, COMPARED_BYTES)
+    if found is None:
+        total = sum(split.num_examples for split in source.splits.values())
         yield ok("duplicates", f"not looked for among {total:,} images; vit prepare does")
         return
-    first: dict[bytes, tuple[str, str]] = {}
-    shared = []
-    for name, split in source.splits.items():
-        for place in range(split.num_examples):
-            other, title = first.setdefault(_digest(split, place), (name, split.name(place)))
-            if other != name:
-                shared.append(f"{split.name(place)} = {title}")
-    if shared:
-        yield warning(
-            "duplicates",
-            f"{len(shared)} images are in more than one split: {_listed(shared)}",
-            "Take them out of one: what is measured on them is no measure of new images",
-        )
-    else:
-        yield ok("duplicates", "no image is in two splits")
-
-
-def _digest(split: Split, place: int) -> bytes:
-    if split.images is not None:
-        content = split.images[place].tobytes()
-    else:
-        try:
-            content = split.content(place)
-        except (OSError, DataError):
-            content = split.name(place).encode(errors="replace")  # equal to none
-    return hashlib.blake2b(content, digest_size=16).digest()
+    for note in found.notes(source.classes):
+        text, _, remedy = note.rpartition(". ")
+        yield warning("duplicates", text, remedy)
+    if not found.splits and not found.labels:
+        yield ok("duplicates", "no image is in two splits or under two labels")
 
 
 def _listed(names: Sequence[str]) -> str:

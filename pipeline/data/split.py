@@ -133,6 +133,7 @@ class DataSource:
       notes: What the user should be told, a line each: files left out, for example.
       normalization: Mean and deviation of the training images' colours, in units of 0..1, where
         they were measured when the set was made.
+      compared: Whether equal images were looked for when the set was made.
     """
 
     classes: tuple[str, ...]
@@ -140,6 +141,7 @@ class DataSource:
     image_shape: tuple[int, int, int] | None = None
     notes: tuple[str, ...] = ()
     normalization: tuple[Colour, Colour] | None = None
+    compared: bool = False
 
 
 def hash_all(contents: Iterable[Any], purpose: str) -> npt.NDArray[np.uint64]:

@@ -19,7 +19,7 @@ from pipeline.config import Config
 from pipeline.data.batch import check_batch, check_examples
 from pipeline.data.images import SkippedImages
 from pipeline.data.input import Shard, eval_dataset, train_dataset
-from pipeline.data.sources.source import DataSource, measure_normalization, open_source
+from pipeline.data.sources.source import DataSource
 from pipeline.data.split import Colour
 from pipeline.distribute.runtime import Runtime
 from pipeline.model.vit import build_vit
@@ -27,6 +27,7 @@ from pipeline.optim.optimizer import AdamW, LossScale
 from pipeline.optim.parameters import freeze
 from pipeline.optim.schedule import Schedule, plan_schedule
 from pipeline.train.metrics import SUMS, mean_metrics
+from pipeline.train.opening import open_data
 from pipeline.train.precision import agree_on_precision
 from pipeline.train.step import (
     TRAIN_SUMS,
@@ -306,8 +307,7 @@ def build(config: Config, runtime: Runtime, opened: Opened | None = None) -> Exp
         tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(config.seed)
     if opened is None:
-        source = open_source(config.data, config.seed)
-        mean, std = measure_normalization(source, config.data)
+        source, mean, std = open_data(config, runtime)
     else:
         source, mean, std = opened
     examples = next(iter(source.splits.values())).num_examples  # of train, where there is one

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import SettingsError, Stopped
-from pipeline.train import experiment as experiment_module
+from pipeline.train import opening
 from pipeline.train.best import best_snapshot
 from pipeline.train.clock import StretchClock
 from pipeline.train.experiment import Experiment
@@ -104,13 +104,13 @@ def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(tmp_
 
 def without_test_split(monkeypatch):
     """Makes the tiny run one of a data set that has no test images."""
-    real = experiment_module.open_source
+    real = opening.open_source
 
     def open_it(*arguments):
         source = real(*arguments)
         return replace(source, splits={k: v for k, v in source.splits.items() if k != "test"})
 
-    monkeypatch.setattr(experiment_module, "open_source", open_it)
+    monkeypatch.setattr(opening, "open_source", open_it)
 
 
 def test_a_run_that_ended_behind_its_last_checkpoint_says_its_result_again(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.data.duplicates import Duplicates, Place, find_pairs
 from pipeline.data.prepare.shard_file import ShardReport, ShardTask
 from pipeline.data.sources.records import FACTS, FORMAT, SetFacts, ShardFacts, SplitFacts
 from pipeline.data.sources.source import moments
@@ -20,12 +21,13 @@ from pipeline.errors import DataError
 from pipeline.printable import printable
 
 DUPLICATES = "duplicates.txt"
+CONFLICTS = "conflicts.txt"
 
 
 def describe_set(
     source: DataSource, out: Path, tasks: Sequence[ShardTask], reports: Sequence[ShardReport]
 ) -> SetFacts:
-    """Writes labels, duplicates.txt and, last of all, dataset.json, which makes the set whole.
+    """Writes labels, lists of equal images and, last, dataset.json, which makes the set whole.
 
     Raises:
       DataError: A split has no readable image, or the folder cannot be written to.
@@ -40,8 +42,13 @@ def describe_set(
     train = [r for t, r in zip(tasks, reports, strict=True) if t.split_name == "train"]
     mean, std = moments(np.sum([report.histogram for report in train], axis=0))
     filled = [report for report in reports if report.labels]
-    duplicates = _duplicates(tasks, reports)
+    found = _find_pairs(tasks, reports)
+    duplicates = [f"{a.split}\t{a.name}\t{b.split}\t{b.name}" for a, b in found.splits]
     write_lists(out / DUPLICATES, duplicates)
+    conflicts = [
+        f"{classes[a.label]}\t{a.name}\t{classes[b.label]}\t{b.name}" for a, b in found.labels
+    ]
+    write_lists(out / CONFLICTS, conflicts)
     facts = SetFacts(
         format=FORMAT,
         tool=f"vit-pipeline {version('vit-pipeline')}",
@@ -53,6 +60,7 @@ def describe_set(
         unreadable=sum(len(report.unreadable) for report in reports),
         converted=sum(report.converted for report in reports),
         duplicates=len(duplicates),
+        conflicts=len(conflicts),
         splits=splits,
     )
     _write(out / FACTS, facts.model_dump_json(indent=1).encode())
@@ -95,16 +103,13 @@ def _split_facts(
     )
 
 
-def _duplicates(tasks: Sequence[ShardTask], reports: Sequence[ShardReport]) -> list[str]:
-    """A line for each image whose pixels an image of an earlier split has: both, with splits."""
-    first: dict[str, tuple[str, str]] = {}
-    lines = []
-    for task, report in zip(tasks, reports, strict=True):
-        for content, name in zip(report.contents, report.names, strict=True):
-            split, other = first.setdefault(content, (task.split_name, name))
-            if split != task.split_name:
-                lines.append(f"{split}\t{other}\t{task.split_name}\t{name}")
-    return lines
+def _find_pairs(tasks: Sequence[ShardTask], reports: Sequence[ShardReport]) -> Duplicates:
+    """Images with the same pixels in two splits, or under two labels."""
+    return find_pairs(
+        (content, Place(task.split_name, label, name))
+        for task, report in zip(tasks, reports, strict=True)
+        for content, label, name in zip(report.contents, report.labels, report.names, strict=True)
+    )
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -172,7 +172,7 @@ def _row(entry: Any, where: str) -> _Row:
             f"{printable(has)}"
         )
     path, split = entry["path"], entry.get("split")
-    if not isinstance(path, str) or not path.strip() or "\0" in path:
+    if not isinstance(path, str) or not path.strip() or not _can_be_a_path(path):
         raise DataError(f"{where}: the path must be the name of a file. Received: {path!r}")
     try:
         label = class_name(entry["label"])
@@ -186,3 +186,10 @@ def _row(entry: Any, where: str) -> _Row:
             f"{where}: the split must be train, validation (or val) or test. Received: {split!r}"
         )
     return _Row(path, label, _SPLITS[name])
+
+
+def _can_be_a_path(path: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False

@@ -84,6 +84,8 @@ class SetFacts(_Facts):
       unreadable: Images left out; unreadable.txt names them.
       converted: Images that were stored as PNG, being of another kind than plain JPEG or PNG.
       duplicates: Images that more than one split has; duplicates.txt names them.
+      conflicts: Images under two labels; conflicts.txt names them. 0 where an older version, which
+        did not look for them, wrote the set.
       splits: "train", "validation" and, where there is one, "test".
     """
 
@@ -97,6 +99,7 @@ class SetFacts(_Facts):
     unreadable: int
     converted: int
     duplicates: int
+    conflicts: int = 0
     splits: dict[str, SplitFacts]
 
 
@@ -162,10 +165,12 @@ def open_records(config: DataConfig) -> DataSource:
     notes = alike_notes(str(root), facts.classes)
     if facts.duplicates:
         notes += (
-            f"{root}: {facts.duplicates} images are in more than one split, duplicates.txt names "
-            "them: what is measured on them is no measure of new images",
+            f"{root}: {facts.duplicates:,} images are in more than one split (duplicates.txt). "
+            "Results on them say nothing about new images",
         )
-    return DataSource(facts.classes, splits, None, notes, (facts.mean, facts.std))
+    if facts.conflicts:
+        notes += (f"{root}: {facts.conflicts:,} images are under two labels (conflicts.txt)",)
+    return DataSource(facts.classes, splits, None, notes, (facts.mean, facts.std), compared=True)
 
 
 def read_facts(root: Path) -> SetFacts:
@@ -174,6 +179,10 @@ def read_facts(root: Path) -> SetFacts:
     try:
         return SetFacts.model_validate_json(path.read_bytes())
     except OSError as error:
+        if not root.exists():
+            raise DataError(
+                f"{root} does not exist. Set data.path to a folder that vit prepare has finished"
+            ) from None
         raise DataError(
             f"cannot read {path}: {error.strerror}. Set data.path to a folder that vit prepare "
             "has finished"

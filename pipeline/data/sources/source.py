@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +16,16 @@ import numpy.typing as npt
 from pipeline.config import DataConfig
 from pipeline.cores import available_cores
 from pipeline.data.sources.arrays import open_cifar, open_digits, open_fashion_mnist, open_synthetic
+from pipeline.data.sources.find_source import find_source
 from pipeline.data.sources.folder import open_folder
 from pipeline.data.sources.listing import open_list
-from pipeline.data.sources.records import open_records
-from pipeline.data.sources.tfrecord import open_tfrecord
+from pipeline.data.sources.records import FACTS, open_records
+from pipeline.data.sources.tfrecord import open_tfrecord, scan_tfrecord
 from pipeline.data.split import Colour, DataSource, Split
 from pipeline.errors import DataError, SettingsError
+from pipeline.printable import printable
 
-__all__ = ["DataSource", "Split", "measure_normalization", "open_source"]
+__all__ = ["DataSource", "Split", "measure_normalization", "open_source", "scan_source"]
 
 NORMALIZATION_FILES = 2000
 
@@ -30,6 +34,7 @@ IMAGENET: tuple[Colour, Colour] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF: tuple[Colour, Colour] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
+# All but synthetic and tfrecord, which take something more.
 _OPENERS: dict[str, Callable[[DataConfig], DataSource]] = {
     "digits": open_digits,
     "cifar10": open_cifar,
@@ -38,30 +43,58 @@ _OPENERS: dict[str, Callable[[DataConfig], DataSource]] = {
     "image_folder": open_folder,
     "list": open_list,
     "records": open_records,
-    "tfrecord": open_tfrecord,
 }
 
 
-def open_source(config: DataConfig, seed: int) -> DataSource:
+def scan_source(config: DataConfig) -> Any:
+    """What one process finds out for all processes of a job; JSON can hold it.
+
+    Raises:
+      DataError, SettingsError: As `open_source` does.
+    """
+    return scan_tfrecord(config) if config.source == "tfrecord" else None
+
+
+def open_source(config: DataConfig, seed: int, scanned: Any = None) -> DataSource:
     """Opens the data set that `data.source` names.
 
     Args:
       config: The data settings.
       seed: Decides what synthetic images look like; nothing else depends on it.
+      scanned: Of `scan_source` in another process; None: all is found out here.
 
     Raises:
-      DataError: The data set is missing, damaged or not laid out as it must be.
+      DataError: The data set is missing, damaged or not laid out as it must be. Where `data.path`
+        is a data set of another kind, the message says which.
       SettingsError: `data.path` is missing, or given to a source that has none.
     """
     source = config.source
     if config.path is not None and source in ("digits", "synthetic"):
         raise SettingsError(
             f"data.source={source} takes no data.path. For own images set "
-            f"data.source=image_folder. Received: data.path={config.path!r}"
+            f"data.source={_kind(config.path) or 'image_folder'}. Received: "
+            f"data.path={config.path!r}"
         )
     if source == "synthetic":
         return open_synthetic(config, seed)
-    return _OPENERS[source](config)
+    try:
+        return open_tfrecord(config, scanned) if source == "tfrecord" else _OPENERS[source](config)
+    except DataError as error:
+        kind = None if config.path is None else _kind(config.path)
+        if kind is None or kind == source:
+            raise
+        hint = f"data.path={printable(str(config.path))} is of another kind: set data.source={kind}"
+        if source == "records":
+            hint += f", or write it into shards first with `vit prepare {config.path} OUT`"
+        raise DataError(f"{error}. {hint}") from None
+
+
+def _kind(path: str) -> str | None:
+    """`data.source` of an existing file or folder; None where it could be anything."""
+    try:
+        return find_source(path)["source"] if Path(path).expanduser().exists() else None
+    except SettingsError:
+        return "records" if (Path(path).expanduser() / FACTS).is_file() else None
 
 
 def measure_normalization(source: DataSource, config: DataConfig) -> tuple[Colour, Colour]:

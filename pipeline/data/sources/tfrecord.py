@@ -7,7 +7,9 @@ References:
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import mmap
 import os
 import re
@@ -18,7 +20,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import google_crc32c
@@ -32,6 +34,7 @@ from pipeline.data.sources.example import bytes_feature, int_feature
 from pipeline.data.sources.shards import ShardRecords
 from pipeline.data.split import DataSource, Split, check_labels, hold_out_by_name
 from pipeline.errors import DataError, SettingsError
+from pipeline.printable import printable
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
@@ -87,19 +90,41 @@ def is_tfrecord(path: Path) -> bool:
     return bool(_IS_SHARD.search(path.name)) and path.is_file()
 
 
-def open_tfrecord(config: DataConfig) -> DataSource:
+def scan_tfrecord(config: DataConfig) -> dict[str, Any]:
+    """The files of each split, their sizes and their index, for another process; JSON can hold it.
+
+    Raises:
+      SettingsError, DataError: As `open_tfrecord` does.
+    """
+    root = _root(config)
+    return {
+        name: {
+            "files": _sizes(root, paths),
+            "index": _packed(_index(root, name, paths, config)),
+        }
+        for name, paths in _find_files(root).items()
+    }
+
+
+def open_tfrecord(config: DataConfig, scanned: dict[str, Any] | None = None) -> DataSource:
     """TFRecord files in `data.path`, whose names or folders say train, validation or test.
+
+    Args:
+      config: The data settings.
+      scanned: Of `scan_tfrecord` in another process; None: the index is read or made here.
 
     Raises:
       SettingsError: `data.path` is not set.
       DataError: There are none, one is missing, compressed or truncated, or the records have no
         such features.
     """
-    if config.path is None:
-        raise SettingsError("data.source=tfrecord needs data.path=FOLDER, with TFRecord files")
-    root = Path(config.path).expanduser()
+    root = _root(config)
     files = _find_files(root)
-    indexes = {name: _index(root, name, paths, config) for name, paths in files.items()}
+    if scanned is None:
+        indexes = {name: _index(root, name, paths, config) for name, paths in files.items()}
+    else:
+        _check_files(root, files, scanned)
+        indexes = {name: _unpacked(scanned[name]["index"]) for name in files}
     lowest = min(int(index.labels.min()) for index in indexes.values())
     highest = max(int(index.labels.max()) for index in indexes.values())
     classes, first = _class_names(root, lowest, highest, config.tfrecord_label_key)
@@ -120,6 +145,49 @@ def open_tfrecord(config: DataConfig) -> DataSource:
     if "validation" not in splits:
         splits |= _held_out(splits["train"], files["train"], indexes["train"], config, str(root))
     return DataSource(classes, splits, None, notes)
+
+
+def _root(config: DataConfig) -> Path:
+    if config.path is None:
+        raise SettingsError("data.source=tfrecord needs data.path=FOLDER, with TFRecord files")
+    return Path(config.path).expanduser()
+
+
+def _sizes(root: Path, paths: Sequence[Path]) -> dict[str, int]:
+    return {str(path.relative_to(root)): path.stat().st_size for path in paths}
+
+
+def _check_files(root: Path, files: dict[str, list[Path]], scanned: dict[str, Any]) -> None:
+    """Refuses files that are not those for which the index was made."""
+    own = {name: _sizes(root, paths) for name, paths in files.items()}
+    there = {name: split["files"] for name, split in scanned.items()}
+    if own != there:
+        mine, theirs = (
+            {file: size for split in sizes.values() for file, size in split.items()}
+            for sizes in (own, there)
+        )
+        file = min(f for f in mine.keys() | theirs.keys() if mine.get(f) != theirs.get(f))
+        here, chief = (
+            "is missing" if size is None else f"has {size:,} bytes"
+            for size in (mine.get(file), theirs.get(file))
+        )
+        raise DataError(
+            f"{printable(str(root / file))} {here} here and {chief} on rank 0. All hosts need the "
+            "same files"
+        )
+
+
+def _packed(index: Index) -> str:
+    stream = io.BytesIO()
+    # Differences are small numbers, which compress well.
+    start = np.diff(index.start, prepend=0)
+    np.savez_compressed(stream, shard=index.shard, start=start, labels=index.labels)
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def _unpacked(text: str) -> Index:
+    with np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False) as arrays:
+        return Index(arrays["shard"], np.cumsum(arrays["start"]), arrays["labels"])
 
 
 def _held_out(

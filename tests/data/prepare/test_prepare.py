@@ -211,9 +211,22 @@ def test_images_of_two_splits_are_reported(tmp_path):
     (line,) = (tmp_path / "out" / "duplicates.txt").read_text().splitlines()
     assert line.split("\t")[1].endswith("train/cat/001.png")
     assert line.split("\t")[2:] == ["test", f"{test}/dog/another name.bmp"]
-    assert facts.duplicates == 1
-    (note,) = open_(tmp_path / "out").notes
-    assert "1 images are in more than one split" in note
+    assert (facts.duplicates, facts.conflicts) == (1, 1)
+    (line,) = (tmp_path / "out" / "conflicts.txt").read_text().splitlines()
+    assert line.split("\t")[::2] == ["cat", "dog"]
+    assert line.split("\t")[1::2] == [f"{train}/cat/001.png", f"{test}/dog/another name.bmp"]
+    splits, labels = open_(tmp_path / "out").notes
+    assert "1 images are in more than one split (duplicates.txt)" in splits
+    assert "1 images are under two labels (conflicts.txt)" in labels
+
+
+def test_a_set_from_before_conflicts_were_counted_is_read(tmp_path, folder):
+    prepare_into(tmp_path / "out", folder)
+    file = tmp_path / "out" / "dataset.json"
+    facts = json.loads(file.read_text())
+    del facts["conflicts"]
+    file.write_text(json.dumps(facts))
+    assert open_(tmp_path / "out").classes == CLASSES
 
 
 def test_what_is_done_stays_done_unless_it_was_spoiled(tmp_path):

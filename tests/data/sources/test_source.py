@@ -342,3 +342,28 @@ def test_normalization_of_files_is_that_of_their_pixels(tmp_path):
 def test_a_split_holds_either_images_or_paths(fields):
     with pytest.raises(ValueError, match="must"):
         Split(np.zeros(2, np.int32), **fields)
+
+
+@pytest.mark.parametrize("source", ["records", "tfrecord", "list", "cifar10"])
+def test_a_path_of_another_kind_is_told_its_source(tmp_path, source):
+    for name in ("cat", "dog"):
+        folder = tmp_path / "photos" / "train" / name
+        folder.mkdir(parents=True)
+        (folder / "1.png").touch()
+    config = DataConfig(source=source, path=str(tmp_path / "photos"))
+    with pytest.raises(
+        DataError, match=r"is of another kind: set data\.source=image_folder"
+    ) as told:
+        open_source(config, 0)
+    assert ("`vit prepare " in str(told.value)) == (source == "records")
+
+
+def test_a_path_for_a_data_set_without_one_is_told_its_source(tmp_path):
+    (tmp_path / "a.csv").write_text("path,label\na.png,1\n")
+    with pytest.raises(SettingsError, match=r"set data\.source=list"):
+        open_source(DataConfig(source="digits", path=str(tmp_path / "a.csv")), 0)
+
+
+def test_a_path_that_does_not_exist_is_told_so():
+    with pytest.raises(DataError, match=r"gone does not exist\. Set data\.path"):
+        open_source(DataConfig(source="records", path="gone"), 0)

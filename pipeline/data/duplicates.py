@@ -1,0 +1,219 @@
+"""Images that occur in two splits or under two labels."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import time
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+from pipeline.data.split import DataSource, Split
+from pipeline.errors import DataError
+
+# Up to these sizes the search is cheap: a second or two from a local disk.
+MOST_FILES = 20_000
+MOST_RECORDS = 2_000
+MOST_BYTES = 2**28  # of pixels in memory, or of files that are read as a whole
+
+_TAIL_BYTES = 4096
+_READERS = 16
+_BATCH = 256
+
+R = TypeVar("R")
+
+
+class Place(NamedTuple):
+    """Where an image is."""
+
+    split: str
+    label: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Pairs of equal images: the first one in the order of the data set, and a later one.
+
+    Attributes:
+      splits: Pairs that are in different splits.
+      labels: Pairs that have different labels.
+    """
+
+    splits: list[tuple[Place, Place]] = field(default_factory=list)
+    labels: list[tuple[Place, Place]] = field(default_factory=list)
+
+    def notes(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """A sentence about each kind there is."""
+        notes = []
+        if self.splits:
+            a, b = self.splits[0]
+            notes.append(
+                f"{len(self.splits):,} images are in more than one split, for example {b.name} "
+                f"({b.split}) = {a.name} ({a.split}). Results on them say nothing about new images"
+            )
+        if self.labels:
+            a, b = self.labels[0]
+            notes.append(
+                f"{len(self.labels):,} images are under two labels, for example {b.name} "
+                f"({classes[b.label]}) = {a.name} ({classes[a.label]}). Remove or relabel them"
+            )
+        return tuple(notes)
+
+
+def find_pairs(images: Iterable[tuple[Hashable, Place]]) -> Duplicates:
+    """The pairs among images that are given by a hash of their content and their place."""
+    first: dict[Hashable, Place] = {}
+    found = Duplicates()
+    for content, place in images:
+        other = first.setdefault(content, place)
+        if other.split != place.split:
+            found.splits.append((other, place))
+        if other.label != place.label:
+            found.labels.append((other, place))
+    return found
+
+
+def find_duplicates(
+    source: DataSource, limit_s: float = 5.0, limit_bytes: int = MOST_BYTES
+) -> Duplicates | None:
+    """Looks for equal images where that is cheap.
+
+    Of a set in memory all pixels are compared, up to `limit_bytes`. Of up to 20,000 files those of
+    equal size and with equal last 4 KiB are compared byte by byte, so that few are read as a whole.
+    Of TFRecord files up to 2,000 records are compared. Links to the same file are not duplicates:
+    listing the files reports them.
+
+    Args:
+      source: The data set.
+      limit_s: The search ends after this time, with what it has found.
+      limit_bytes: Of pixels in memory.
+
+    Returns:
+      What was found; None where the set is too large to look.
+    """
+    splits = source.splits.values()
+    total = sum(split.num_examples for split in splits)
+    until_s = time.monotonic() + limit_s
+    if all(split.images is not None for split in splits):
+        size = sum(0 if split.images is None else split.images.nbytes for split in splits)
+        return None if size > limit_bytes else find_pairs(_of_memory(source, until_s))
+    if all(split.paths is not None for split in splits):
+        return None if total > MOST_FILES else find_pairs(_of_files(source, until_s))
+    return None if total > MOST_RECORDS else find_pairs(_of_records(source, until_s))
+
+
+def _of_memory(source: DataSource, until_s: float) -> Iterator[tuple[Hashable, Place]]:
+    for name, split in source.splits.items():
+        for index, image in enumerate(split.images if split.images is not None else ()):
+            if index % _BATCH == 0 and time.monotonic() > until_s:
+                return
+            yield _digest(image.tobytes()), _place(name, split, index)
+
+
+def _of_records(source: DataSource, until_s: float) -> Iterator[tuple[Hashable, Place]]:
+    for name, split in source.splits.items():
+        for index in range(split.num_examples):
+            if time.monotonic() > until_s:
+                return
+            try:
+                yield _digest(split.content(index)), _place(name, split, index)
+            except DataError:
+                continue
+
+
+class _File(NamedTuple):
+    split: str
+    number: int
+    path: str
+    label: int
+
+
+def _of_files(source: DataSource, until_s: float) -> Iterator[tuple[Hashable, Place]]:
+    files = [
+        _File(name, index, path, label)
+        for name, split in source.splits.items()
+        for index, (path, label) in enumerate(
+            zip(split.paths or (), split.labels.tolist(), strict=True)
+        )
+    ]
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = dict(_timed(pool, _stat, files, until_s))
+        sizes = {file: one.st_size for file, one in found.items()}
+        tails = dict(_timed(pool, _tail, _suspects(sizes), until_s))
+        alike = {file: (sizes[file], tail) for file, tail in tails.items()}
+        read, wanted = 0, []
+        for file in _suspects(alike):
+            read += sizes[file]
+            if read <= MOST_BYTES:
+                wanted.append(file)
+        contents = dict(_timed(pool, _content, wanted, until_s))
+    known: set[tuple[Hashable, int, int]] = set()
+    for file in wanted:
+        if file in contents:
+            identity = contents[file], found[file].st_dev, found[file].st_ino
+            if identity not in known:
+                known.add(identity)
+                yield contents[file], _place(file.split, source.splits[file.split], file.number)
+
+
+def _suspects(keys: dict[_File, R]) -> list[_File]:
+    """Of files with equal keys those that are in several splits or classes, in their order."""
+    kinds: dict[R, set[tuple[str, int]]] = defaultdict(set)
+    for file, key in keys.items():
+        kinds[key].add((file.split, file.label))
+    return [file for file, key in keys.items() if len(kinds[key]) > 1]
+
+
+def _timed(
+    pool: ThreadPoolExecutor,
+    function: Callable[[_File], R | None],
+    files: Sequence[_File],
+    until_s: float,
+) -> Iterator[tuple[_File, R]]:
+    """Calls a function on each file until the time is over; files that cannot be read drop out."""
+    waiting = iter(files)
+    while time.monotonic() < until_s and (part := list(islice(waiting, _BATCH))):
+        for file, value in zip(part, pool.map(function, part), strict=True):
+            if value is not None:
+                yield file, value
+
+
+def _stat(file: _File) -> os.stat_result | None:
+    try:
+        found = os.stat(file.path)
+    except OSError:
+        return None
+    # Empty files are damaged rather than equal; reading a pipe would wait for ever.
+    return found if stat.S_ISREG(found.st_mode) and found.st_size else None
+
+
+def _tail(file: _File) -> bytes | None:
+    try:
+        with open(file.path, "rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - _TAIL_BYTES))
+            return _digest(stream.read(_TAIL_BYTES))
+    except OSError:
+        return None
+
+
+def _content(file: _File) -> bytes | None:
+    try:
+        with open(file.path, "rb") as stream:
+            return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).digest()
+    except OSError:
+        return None
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def _place(name: str, split: Split, index: int) -> Place:
+    return Place(name, int(split.labels[index]), split.name(index))
