@@ -28,7 +28,7 @@ def fingerprint(split: Split) -> str:
         digest.update(repr(split.images.shape).encode())
         digest.update(np.ascontiguousarray(split.images).data)
     elif split.paths is not None:
-        for name in _relative_names(split.paths):
+        for name in relative_names(split.paths):
             digest.update(name + b"\0")
         digest.update(np.array(_sizes(split.paths), "<i8").data)
     elif split.records is not None:
@@ -37,7 +37,7 @@ def fingerprint(split: Split) -> str:
     return digest.hexdigest()
 
 
-def _relative_names(paths: Sequence[str]) -> list[bytes]:
+def relative_names(paths: Sequence[str]) -> list[bytes]:
     """The names relative to the folder that all of them share, in Unicode's composed form."""
     if not paths:
         return []

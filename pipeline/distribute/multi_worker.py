@@ -50,6 +50,11 @@ class MultiWorkerRuntime(MirroredRuntime):
             for row, size in zip(rows, sizes, strict=True)
         ]
 
+    def broadcast_value(self, value: Any) -> Any:
+        # A gathered value is padded on every worker to the longest: too much for a large one.
+        data = json.dumps(value).encode() if self.is_chief else b""
+        return json.loads(self._broadcast_bytes(data, self.all_gather(len(data))[0]))
+
     def broadcast(self, variables: Sequence[tf.Variable]) -> None:
         # A collective takes milliseconds however small its tensor is, and a model has hundreds of
         # variables: many of them travel in one tensor.

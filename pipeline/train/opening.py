@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from pipeline.config import Config
 from pipeline.data.duplicates import find_duplicates
+from pipeline.data.fingerprint import relative_names
 from pipeline.data.sources.source import (
     DataSource,
     measure_normalization,
@@ -49,7 +49,7 @@ def open_data(config: Config, runtime: Runtime) -> tuple[DataSource, Colour, Col
 
 
 def data_facts(source: DataSource) -> dict[str, Any]:
-    """What all processes must have in common: class names, number of examples, and a digest."""
+    """What all processes must have in common: class names, and of each split size and digest."""
     return {
         "classes": list(source.classes),
         "examples": {name: split.num_examples for name, split in source.splits.items()},
@@ -70,10 +70,15 @@ def _colour(values: Sequence[float]) -> Colour:
 
 
 def _digest(split: Split) -> str:
-    """Of the labels, and of the names of files, in their order."""
+    """Of the labels and of what the examples are called, in their order.
+
+    No file is looked at: with many processes that would strain shared storage.
+    """
     digest = hashlib.blake2b(np.ascontiguousarray(split.labels, "<i4").tobytes(), digest_size=16)
-    for path in split.paths or ():
-        digest.update(os.fsencode(path) + b"\0")
+    for name in relative_names(split.paths or ()):
+        digest.update(name + b"\0")
+    for part in split.records.identity() if split.records is not None else ():
+        digest.update(part)
     return digest.hexdigest()
 
 

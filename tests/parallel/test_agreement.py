@@ -106,3 +106,26 @@ def test_more_workers_than_examples_are_refused(vit, tmp_path, runtime):
     code, _, err = shell(vit, runtime, f"exec {TRAIN} digits {options} run.dir={tmp_path}/run", 4)
     assert code == 2
     assert "4 replicas would train on 3 example(s): start at most 3 worker(s)" in err
+
+
+@pytest.mark.parametrize("runtime", EITHER)
+def test_ranks_whose_folders_differ_are_refused_before_they_train(vit, tmp_path, runtime):
+    for rank, classes in (("0", "abc"), ("1", "abd")):
+        for name in classes:
+            folder = tmp_path / rank / "images" / "train" / name
+            folder.mkdir(parents=True)
+            for i in range(8):
+                Image.new("RGB", (8, 8), (i, 0, 0)).save(folder / f"{i}.png")
+    settings = f"data.source=image_folder data.path=images run.dir={tmp_path}/run"
+    command = f"cd {tmp_path}/{RANK}; exec {TRAIN} digits {settings}"
+    code, _, err = shell(vit, runtime, command)
+    assert code == 3
+    assert f"rank 1 on {HOST} has other data than rank 0 on {HOST}" in err
+    assert "classes: only on rank 0: c; only there: d" in err
+    assert "Traceback" not in err
+    shutil.rmtree(tmp_path / "1" / "images")
+    code, _, err = shell(vit, runtime, command)
+    assert code == 3
+    assert f"rank 1 on {HOST}: images is no folder" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run" / "checkpoints").exists()
