@@ -15,10 +15,12 @@ from jobs.cli import find_recipe
 from pipeline.errors import PipelineError
 
 _EPILOG = """\
-What training adds to the memory of a process at most, and how fast it is: as the recipe is, and
-with what takes less. Each in a process of its own, on random images that lie in memory, in turn,
---rounds times; medians. Beside it what `vit train --dry-run` estimates, by what it is for. On a GPU
-it is the GPU's memory, as TensorFlow counts it.
+The most memory that training adds to a process, and its speed: for the recipe as it is, and with
+settings that need less. Each is measured in a process of its own, --rounds times in turn, on random
+images in memory; the table shows medians. Beside it stand the estimate of `vit train --dry-run`,
+less what TensorFlow itself takes, the estimate as a part of what was measured, and two parts of it:
+weights with gradients and moments, and activations. On a GPU it is the GPU's memory as TensorFlow
+counts it.
 """
 
 _WAYS = (
@@ -74,12 +76,13 @@ def _row(way: str, timings: list[dict[str, float]]) -> dict[str, Any]:
 
 def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield (
-        f"{'MiB':<46}{'measured':>9}{'estimated':>11}{'weights ...':>13}{'activations':>13}"
-        f"{'images/s':>10}{'of its rate':>13}"
+        f"{'MiB':<46}{'measured':>9}{'estimated':>11}{'of it':>7}{'weights ...':>13}"
+        f"{'activations':>13}{'images/s':>10}{'of its rate':>13}"
     )
     for row in rows:
         yield (
             f"{row['settings']:<46}{row['added_mib']:>9,.0f}{row['estimated_mib']:>11,.0f}"
+            f"{row['estimated_of_measured']:>7.2f}"
             f"{row['parameters_mib']:>13,.0f}{row['activations_mib']:>13,.0f}"
             f"{row['images_per_second']:>10,.1f}{row['of_its_rate']:>13.2f}"
         )

@@ -28,6 +28,7 @@ def main(arguments: Sequence[str]) -> None:
     import tensorflow as tf
 
     from pipeline.distribute.runtime import start
+    from pipeline.model.memory import LIBRARIES
     from pipeline.train.experiment import build
     from pipeline.train.memory import memory_of
     from pipeline.train.step import empty_train_sums
@@ -50,14 +51,19 @@ def main(arguments: Sequence[str]) -> None:
     if gpus:
         name = gpus[0].name.removeprefix("/device:")
         added = tf.config.experimental.get_memory_info(name)["peak"]
-    estimated = memory_of(experiment)
+    estimated = {what: size for what, size in memory_of(experiment).items() if what != LIBRARIES}
     activations = sum(size for what, size in estimated.items() if what.startswith("activations"))
+    total, kept = sum(estimated.values()), ("weights", "gradients", "AdamW", "averaged")
     print(
         json.dumps(
             {
                 "added_mib": added / _MIB,
-                "estimated_mib": sum(estimated.values()) / _MIB,
-                "parameters_mib": (sum(estimated.values()) - activations) / _MIB,
+                "estimated_mib": total / _MIB,
+                "estimated_of_measured": total / added,
+                "parameters_mib": sum(
+                    size for what, size in estimated.items() if what.startswith(kept)
+                )
+                / _MIB,
                 "activations_mib": activations / _MIB,
                 "images_per_second": int(steps) * config.data.global_batch_size / seconds,
             }

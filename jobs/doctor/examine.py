@@ -11,12 +11,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from socket import gethostname
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from jobs.cli import find_recipe
 from jobs.doctor import data, folder, installation, machine
 from jobs.doctor.display import Display
 from jobs.doctor.finding import Finding, Findings, error, exit_code, ok, warning
+from jobs.doctor.job import Job
 from jobs.doctor.machine import Gpu, HostMemory
 from jobs.launch import find_gpus
 from jobs.tensorflow_start import import_tensorflow
@@ -30,22 +31,6 @@ from pipeline.errors import SettingsError
 
 if TYPE_CHECKING:
     from pipeline.distribute.runtime import Runtime
-
-
-class Job(NamedTuple):
-    """What the processes of a job know of one another.
-
-    Attributes:
-      num_replicas: In all.
-      local_replicas: Of this process.
-      processes_here: On this host.
-      is_chief: Whether this process writes the run folder.
-    """
-
-    num_replicas: int
-    local_replicas: int
-    processes_here: int
-    is_chief: bool
 
 
 def examine(recipe: str, settings: Sequence[str], as_json: bool) -> int:
@@ -126,7 +111,7 @@ def _examine_with_tensorflow(
     runtime = _start(found, config, place)
     if runtime is None:
         config = _settle_precision(found, config, [slow_at_bfloat16()])
-        alone = Job(place.world_size, 1, 1, place.rank == 0)
+        alone = Job(place.world_size, is_chief=place.rank == 0)
         _check_training(found, config, source, alone, None)
         return False
     with closing(runtime), runtime.noticing_lost_peers():
@@ -137,7 +122,13 @@ def _examine_with_tensorflow(
         here = sum(host == times[runtime.rank][0] for host, _ in times)
         found.check("GPUs", _check_devices, gpus, runtime)
         config = _settle_precision(found, config, runtime.all_gather(slow_at_bfloat16()))
-        job = Job(runtime.num_replicas, runtime.local_replicas, here, runtime.is_chief)
+        job = Job(
+            runtime.num_replicas,
+            runtime.local_replicas,
+            here,
+            runtime.is_chief,
+            runtime.parts_at_a_time,
+        )
         _check_training(found, config, source, job, gpus)
         if runtime.is_chief:
             found.check("clocks", machine.check_clocks, times, round_trip_s)
@@ -227,11 +218,7 @@ def _check_training(
     on_gpu = gpus is not None and _trains_on_gpu()
     available = _gpu_memory(gpus or ()) if on_gpu else machine.host_memory()
     if available is not None:
-        shared = 1 if on_gpu else job.local_replicas * job.processes_here
-        found.check(
-            "memory", training.check_memory, config, classes, job.num_replicas, shared,
-            1 if on_gpu else job.processes_here, available,
-        )  # fmt: skip
+        found.check("memory", training.check_memory, config, classes, job, available, on_gpu=on_gpu)
     if job.is_chief:
         found.check("room", folder.check_room, config, size)
     found.check("checkpoints", training.check_saving, config.checkpoint, size, schedule.total_steps)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from jobs.doctor.finding import Finding, error, ok, warning
+from jobs.doctor.job import Job
 from pipeline.config import CheckpointConfig, Config, ModelConfig
 from pipeline.data.augment.mix import GROUP
 from pipeline.data.batch import batch_problem, check_batch, check_examples
@@ -16,18 +17,18 @@ from pipeline.data.input import Shard, train_dataset
 from pipeline.data.sources.source import HALF
 from pipeline.data.split import DataSource
 from pipeline.model.architecture import architecture, check_patches
-from pipeline.model.cost import parameters
+from pipeline.model.cost import count_parameters, count_trained, parameters
+from pipeline.model.memory import estimate_memory
 from pipeline.model.pretrained.files import read_published
 from pipeline.model.pretrained.fit import check_same_network
+from pipeline.model.vit import build_vit
+from pipeline.optim.parameters import freeze
 from pipeline.optim.schedule import Schedule, describe_rate, warmup_problem
-from pipeline.train.memory import estimate_memory
 from pipeline.train.precision import INSTEAD_OF_SLOW, Precision
 from pipeline.train.run_folder import RunFolder
 
-# TensorFlow, its libraries and the input stage, a process; beside what `estimate_memory` counts.
-FRAMEWORK_BYTES = 2**29
-# The estimate was 4 to 28 % too high (model/cost.py): beyond all of it there is no hope.
-TIGHT = 0.8
+# The estimate is within 15 % of what was measured (`vit benchmark memory`).
+TIGHT = 0.85
 # AdamW recipes for ViTs peak at 5e-4 (DeiT) to 3e-3 (Steiner et al.), small networks at 8e-3.
 LARGE_PEAK_LR = 1e-2
 SLOW_DISK_BYTES_S = 50e6
@@ -133,30 +134,39 @@ def checkpoint_bytes(config: Config, num_classes: int) -> int:
 def check_memory(
     config: Config,
     num_classes: int,
-    num_replicas: int,
-    shared_by: int,
-    processes: int,
+    job: Job,
     available: tuple[int, str],
+    *,
+    on_gpu: bool,
 ) -> Iterator[Finding]:
     """What training is estimated to need against what there is.
 
     Args:
       config: Network, batch, precision.
       num_classes: Of the head.
-      num_replicas: In all.
-      shared_by: Replicas that share the memory: 1 on a GPU of its own.
-      processes: That share it.
+      job: Its processes on this host share the host's memory; each replica has a GPU of its own.
       available: Bytes, and what they are of.
+      on_gpu: Whether training uses GPUs, and these bytes are of one.
     """
     arch = architecture(config.model)
     count = parameters(arch, config.data.image_size, num_classes)
+    frozen = _count_frozen(config, num_classes)
     free, of = available
+    processes = 1 if on_gpu else job.processes_here
 
     def needed(parts: int) -> int:
         optim = config.optim.model_copy(update={"accumulate_steps": parts})
         candidate = config.model_copy(update={"optim": optim})
-        one = sum(estimate_memory(candidate, count, num_replicas).values())
-        return shared_by * one + processes * FRAMEWORK_BYTES
+        need = estimate_memory(
+            candidate,
+            count,
+            job.num_replicas,
+            frozen=frozen,
+            side_by_side=job.parts_at_a_time,
+            replicas_here=job.local_replicas,
+            on_gpu=on_gpu,
+        )
+        return processes * sum(need.values())
 
     need = needed(config.optim.accumulate_steps)
     text = f"about {need / _GIB:,.1f} GiB needed, {free / _GIB:,.1f} GiB {of}"
@@ -166,7 +176,7 @@ def check_memory(
     level = warning if need <= free else error
     batch = config.data.global_batch_size
     pairs = GROUP if config.data.mixup_alpha or config.data.cutmix_alpha else 1
-    share = batch // num_replicas
+    share = batch // job.num_replicas
     fitting = (n for n in range(config.optim.accumulate_steps + 1, share + 1) if not share % n)
     if share % pairs == 0 and (parts := next((n for n in fitting if needed(n) < TIGHT * free), 0)):
         remedy = f"optim.accumulate_steps={parts} computes the same batch in {parts} parts"
@@ -177,6 +187,15 @@ def check_memory(
         text,
         f"{remedy}; train.recompute=true and train.precision=mixed_bfloat16 take less",
     )
+
+
+def _count_frozen(config: Config, num_classes: int) -> int:
+    """Parameters that `optim.freeze` and `optim.linear_probe` name."""
+    if not (config.optim.freeze or config.optim.linear_probe):
+        return 0
+    model = build_vit(config.model, image_size=config.data.image_size, num_classes=num_classes)
+    freeze(model.variables, config.optim)
+    return count_parameters(model) - count_trained(model)
 
 
 def check_saving(config: CheckpointConfig, size_bytes: int, total_steps: int) -> Iterator[Finding]:

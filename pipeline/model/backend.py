@@ -181,14 +181,14 @@ def _softmax_is_in_float32(dtype: Any) -> bool:
 
 
 # A compilation takes 30 to 150 ms, and of this many numbers saves less than a millisecond a call.
-_FEW_NUMBERS = 2**18
+FEW_NUMBERS = 2**18
 _FUSES = ContextVar("fuses", default=False)
 
 
 def _compiles(shape: Any) -> bool:
     """Inside `fusing`, of many numbers; or of who knows how many: MultiWorkerMirrored's batches."""
     known = [size for size in shape if isinstance(size, int)]
-    return _fuses() and (len(known) < len(shape) or math.prod(known) >= _FEW_NUMBERS)
+    return _fuses() and (len(known) < len(shape) or math.prod(known) >= FEW_NUMBERS)
 
 
 def _fuses() -> bool:

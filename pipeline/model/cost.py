@@ -54,7 +54,7 @@ def parameters(arch: Architecture, image_size: int, num_classes: int) -> int:
 def activation_bytes_per_image(
     arch: Architecture, image_size: int, dtype: str, *, recompute: bool = False
 ) -> int:
-    """Estimate of what one image leaves in memory for the backward pass.
+    """Estimate of the memory that one image takes when the backward pass needs most.
 
     Counted is what the gradients of this model's operations read, in numbers a token:
 
@@ -66,35 +66,40 @@ def activation_bytes_per_image(
                    what it gives, and its norm's ReLU                        2 C_i
         and where dropout is on, the masks (a byte each) and what they leave.
 
-    Added is what one block's gradients take on the way back, with three times its probabilities in
-    float32. Weights, their gradients, the optimizer's moments and the framework's own few hundred
-    megabytes are not counted. Against the growth of a process's peak memory from 64 to 128 images,
-    on the CPU, the estimate was 3 % too low to 23 % too high (cifar, keras_example; float32 and
-    mixed_bfloat16).
+    Added is what the last block's gradients take, the larger of two:
+
+        the MLP's        M + 2 D
+        attention's      2 n T (float32), 3 n d and D; by then 2 M + 2 D of the block are freed
+
+    With `recompute` a block keeps its input, D, until it is computed again. Afterwards TensorFlow
+    on a CPU leaves the gradients of its biases to the end, and keeps what they are sums of: 2 D +
+    n d + M. Weights, their gradients and the optimizer's moments are not counted.
 
     Args:
       dtype: Keras dtype policy.
       recompute: Of the blocks but the last, the input alone is kept.
     """
     size = 4 if keras.DTypePolicy(dtype).compute_dtype == "float32" else 2
-    tokens = arch.num_tokens(image_size)
-    numbers = 4 * arch.width + 5 * arch.num_heads * arch.head_size + 2 * arch.mlp_dim
-    numbers += 2 * arch.width if arch.mlp_activates_output else 0
-    scores = arch.num_heads * tokens
-    block = numbers * size + scores * size
+    tokens, length = arch.num_tokens(image_size), arch.num_heads * arch.head_size
+    width, hidden, scores = arch.width, arch.mlp_dim, arch.num_heads * tokens
+    block = (4 * width + 5 * length + 2 * hidden + scores) * size
+    block += 2 * width * size if arch.mlp_activates_output else 0
     block += scores * (size + 1) if arch.attention_dropout else 0
-    block += (arch.mlp_dim + arch.width) * (size + 1) if arch.dropout else 0
-    block, back = tokens * block, tokens * (block + 3 * 4 * scores)
+    block += (hidden + width) * (size + 1) if arch.dropout else 0
+    of_attention = 8 * scores + (3 * length + width - 2 * hidden - 2 * width) * size
+    back = max((hidden + 2 * width) * size, of_attention)
+    if recompute:
+        waiting = (2 * width + length + hidden) * size
+        blocks = block + back + (arch.depth - 1) * waiting
+    else:
+        blocks = arch.depth * block + back
     pixels = 3 * image_size**2 * size
     stem = 0
     if arch.stem == "convolutions":
-        for number, channels in enumerate(stem_channels(arch.patch_size, arch.width), start=1):
+        for number, channels in enumerate(stem_channels(arch.patch_size, width), start=1):
             stem += (image_size >> number) ** 2 * channels * 2 * size
     head = 8 * sum(head_units(arch, tokens, 0)) * size
-    blocks = arch.depth * block + back
-    if recompute:
-        blocks = block + back + (arch.depth - 1) * tokens * arch.width * size
-    return int(blocks + stem + pixels + head)
+    return int(tokens * blocks + stem + pixels + head)
 
 
 def head_units(arch: Architecture, tokens: int, num_classes: int) -> list[int]:

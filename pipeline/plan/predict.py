@@ -17,6 +17,7 @@ part's backward pass only, and no more than that can hide their sum.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -133,21 +134,13 @@ def training_s(
     return start_s + steps * step.total_s + evaluated * image_s
 
 
-def smallest_parts(
-    images: int, per_image: int, fixed: int, of_parts: int, memory: float
-) -> int | None:
+def smallest_parts(images: int, needed: Callable[[int], float], memory: float) -> int | None:
     """Parts a worker's batch must be computed in to fit; None where not even one image does.
 
     Args:
       images: Of one worker and update.
-      per_image: Bytes of activations.
-      fixed: Bytes of weights, gradients, moments.
-      of_parts: More of them where there are several parts, whose gradients are summed.
+      needed: Bytes for a number of parts.
       memory: Bytes there are.
     """
-
-    def needed(parts: int) -> int:
-        return fixed + (of_parts if parts > 1 else 0) + images // parts * per_image
-
     divisors = (parts for parts in range(1, images + 1) if images % parts == 0)
     return next((parts for parts in divisors if needed(parts) <= memory), None)

@@ -10,8 +10,9 @@ from pipeline.config import Config
 from pipeline.data.batch import check_batch
 from pipeline.errors import SettingsError
 from pipeline.model.architecture import architecture, check_patches
-from pipeline.model.cost import activation_bytes_per_image, parameters
+from pipeline.model.cost import parameters
 from pipeline.model.flops import flops_per_image
+from pipeline.model.memory import estimate_memory
 from pipeline.plan.cluster import Gpu, Links
 from pipeline.plan.predict import StepTime, Work, smallest_parts, step_time, training_s
 
@@ -19,8 +20,6 @@ from pipeline.plan.predict import StepTime, Work, smallest_parts, step_time, tra
 # the host needs to start one. Counted in the graph roughly, and not measured on a GPU.
 _KERNELS_A_BLOCK, _KERNELS_A_PARAMETER, _KERNEL_S = 75, 4, 4e-6
 _PARAMETERS_A_BLOCK = 16
-# TensorFlow, cuDNN and NCCL on a GPU, beside what is counted.
-_FRAMEWORK_BYTES = 1.5 * 2**30
 # What the input takes of a core, README: a JPEG file of 500 x 375, where the time goes with the
 # pixels that are decoded and not with the image size; a pixel from memory; and once more a pixel
 # for each operation of RandAugment (8 ns at 224 px, 14 at 32). Flip and crop are in the first two;
@@ -172,10 +171,7 @@ def make_plan(
         step=step,
         efficiency=step.efficiency(alone),
         training_s=total_s,
-        memory_bytes=sizes["fixed"]
-        + (sizes["gradients"] if parts > 1 else 0)
-        + batch / gpus / parts * sizes["image"]
-        + _FRAMEWORK_BYTES,
+        memory_bytes=_memory_bytes(config, sizes, batch // gpus, parts),
         cores_a_node=rate * of_a_node * _input_core_s(config, data),
         storage_bytes_per_s=0.0 if data.in_memory else rate * cluster.image_bytes,
         checkpoint_bytes=saved,
@@ -192,39 +188,38 @@ def _input_core_s(config: Config, data: Data) -> float:
     return read_s + operations * pixels * _RAND_AUGMENT_CORE_S
 
 
-def _sizes(config: Config, data: Data) -> dict[str, float]:
-    """Bytes of a replica: weights, gradients and moments; an image's activations; a checkpoint."""
+def _sizes(config: Config, data: Data) -> dict[str, int]:
+    """Parameters, and the bytes of a checkpoint: weights, two moments and averages."""
     arch, size = architecture(config.model), config.data.image_size
     check_patches(size, arch.patch_size)
     count = parameters(arch, size, data.classes)
     kept = 3 + (config.optim.ema_momentum is not None)  # weights, two moments, averages
-    return {
-        "parameters": count,
-        "gradients": 4.0 * count,
-        "fixed": 4.0 * count * (kept + 1),
-        "checkpoint": 4.0 * count * kept,
-        "image": activation_bytes_per_image(
-            arch, size, config.train.precision, recompute=config.train.recompute
-        ),
-    }
+    return {"parameters": count, "checkpoint": 4 * count * kept}
 
 
-def _parts(config: Config, gpu: Gpu, sizes: dict[str, float], images: int) -> int:
-    memory = gpu.memory_gib * GIB - _FRAMEWORK_BYTES
-    fitting = smallest_parts(
-        images, int(sizes["image"]), int(sizes["fixed"]), int(sizes["gradients"]), memory
-    )
+def _memory_bytes(config: Config, sizes: dict[str, int], images: int, parts: int) -> int:
+    """Of a GPU that computes so many images of an update in so many parts."""
+    optim = config.optim.model_copy(update={"accumulate_steps": parts})
+    data = config.data.model_copy(update={"global_batch_size": images})
+    alone = config.model_copy(update={"optim": optim, "data": data})
+    return sum(estimate_memory(alone, sizes["parameters"], 1, on_gpu=True).values())
+
+
+def _parts(config: Config, gpu: Gpu, sizes: dict[str, int], images: int) -> int:
+
+    def needed(parts: int) -> float:
+        return _memory_bytes(config, sizes, images, parts)
+
+    fitting = smallest_parts(images, needed, gpu.memory_gib * GIB)
     if fitting is None:
         raise SettingsError(
             f"the network does not fit a {gpu.name} of {gpu.memory_gib:g} GiB with even one image: "
-            f"{sizes['fixed'] / GIB:.1f} GiB are needed for weights, gradients and moments"
+            f"{needed(images) / GIB:.1f} GiB are needed"
         )
     return max(config.optim.accumulate_steps, fitting)
 
 
-def _work(
-    config: Config, cluster: Cluster, data: Data, sizes: dict[str, float], batch: int
-) -> Work:
+def _work(config: Config, cluster: Cluster, data: Data, sizes: dict[str, int], batch: int) -> Work:
     arch = architecture(config.model)
     gpu, half = cluster.gpu, config.train.precision != "float32"
     passes = 4 if config.train.recompute else 3  # forward, twice as much back, and forward again

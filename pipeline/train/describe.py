@@ -89,12 +89,16 @@ def describe(experiment: Experiment) -> str:
             _table(experiment),
             headline(experiment),
             *warnings_of(experiment),
-            "memory a replica, estimated:",
+            f"memory of {_whose_memory()}, estimated:",
             *lines,
             f"  {'in all':<36} {sum(memory.values()) / MIB:10,.1f} MiB",
             _flops(experiment),
         ]
     )
+
+
+def _whose_memory() -> str:
+    return "a GPU" if tf.config.list_logical_devices("GPU") else "this process"
 
 
 def _parameters(experiment: Experiment) -> int:

@@ -1,14 +1,16 @@
-"""What training needs of memory, and what to say where there is not enough."""
+"""How much memory an experiment needs, and the error where there is not enough."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+import tensorflow as tf
+
 from pipeline.config import Config
 from pipeline.errors import PipelineError
-from pipeline.model.architecture import architecture
-from pipeline.model.cost import activation_bytes_per_image, count_parameters, count_trained
+from pipeline.model.cost import count_parameters, count_trained
+from pipeline.model.memory import estimate_memory
 
 if TYPE_CHECKING:
     from pipeline.train.experiment import Experiment
@@ -21,38 +23,11 @@ class OutOfMemoryError(PipelineError):
     """A device has less memory than a step needs."""
 
 
-def estimate_memory(
-    config: Config, parameters: int, num_replicas: int, *, frozen: int = 0, side_by_side: int = 1
-) -> dict[str, int]:
-    """Bytes a replica needs to train, by what they are for.
-
-    Weights, gradients, moments and averages are float32, four bytes a parameter each; activations
-    are those of one part of the replica's batch, kept for the backward pass. Where there are
-    several, beside the sum of the gradients there are those of each part that is being computed.
-
-    Args:
-      config: Network, batch, precision.
-      parameters: Of the network, the frozen ones too.
-      num_replicas: In all.
-      frozen: How many have weights alone.
-      side_by_side: Parts that are computed at a time, of each that is computed in turn.
-    """
-    one = 4 * (parameters - frozen)
-    images = config.data.global_batch_size // (num_replicas * config.optim.accumulate_steps)
-    per_image = activation_bytes_per_image(
-        architecture(config.model), config.data.image_size, config.train.precision,
-        recompute=config.train.recompute,
-    )  # fmt: skip
-    in_parts = config.optim.accumulate_steps * side_by_side > 1
-    gradients = one * (1 + side_by_side if in_parts else 1)
-    parts = {"weights": 4 * parameters, "gradients": gradients, "AdamW's two moments": 2 * one}
-    if config.optim.ema_momentum is not None:
-        parts["averaged weights"] = one
-    return parts | {f"activations of {images} images": images * per_image}
-
-
 def memory_of(experiment: Experiment, config: Config | None = None) -> dict[str, int]:
-    """`estimate_memory` of an experiment, as it is or with another batch or precision."""
+    """`estimate_memory` of an experiment, as it is or with another batch or precision.
+
+    On a CPU it is the process's memory, with all of its replicas; on a GPU that of one GPU.
+    """
     model, runtime = experiment.model, experiment.runtime
     parameters = count_parameters(model)
     return estimate_memory(
@@ -61,6 +36,8 @@ def memory_of(experiment: Experiment, config: Config | None = None) -> dict[str,
         runtime.num_replicas,
         frozen=parameters - count_trained(model),
         side_by_side=runtime.parts_at_a_time,
+        replicas_here=runtime.local_replicas,
+        on_gpu=bool(tf.config.list_logical_devices("GPU")),
     )
 
 
@@ -71,7 +48,7 @@ def out_of_memory(
 
     Args:
       config: Of the run.
-      need_of: Bytes that a replica needs with some settings, of `estimate_memory`.
+      need_of: Bytes needed with some settings, of `estimate_memory`.
       num_replicas: In all.
       what: The device's own words.
     """
@@ -86,8 +63,8 @@ def out_of_memory(
         last = "Give the same command with one of them: the run goes on from its last checkpoint"
         remedy = [first, *lines, last]
     return OutOfMemoryError(
-        f"the memory is full: {what}. A replica was estimated to need {need:.1f} GiB beside "
-        "TensorFlow itself. " + "\n".join(remedy)
+        f"the memory is full: {what}. {need:.1f} GiB were estimated to be needed. "
+        + "\n".join(remedy)
     )
 
 

@@ -266,6 +266,9 @@ def test_memory_measures_what_each_way_adds_and_stands_beside_the_estimate():
         (3 + gradients) * 4 * 2_695_000 / 2**20, rel=0.01
     )
     assert plain["of_its_rate"] == 1
+    for row in rows:
+        assert row["estimated_of_measured"] == row["estimated_mib"] / row["added_mib"]
+        assert row["estimated_of_measured"] == pytest.approx(1, abs=0.25), row["settings"]
 
 
 def test_startup_names_the_parts_of_a_new_start_and_of_one_that_goes_on():

@@ -47,7 +47,7 @@ def test_a_plan_for_imagenet_adds_up(tmp_path):
 
 
 def test_a_batch_that_does_not_fit_is_planned_in_parts_and_says_so():
-    (row,) = rows("imagenet_b16_300ep", "--gpus=1")
+    (row,) = rows("imagenet_b16_300ep", "--gpus=1", "data.global_batch_size=2048")
     parts = row["accumulate_steps"]
     assert f"optim.accumulate_steps={parts}" in row["advice"]
     assert row["memory_bytes"] < 80 * 2**30

@@ -20,9 +20,15 @@ TINY = Architecture(2, 8, 3, 2, 4, 16, pool="mean")  # at 4 px: 4 patches of 12 
 
 def test_activations_of_a_tiny_model_counted_by_hand() -> None:
     numbers = 4 * 8 + 5 * 8 + 2 * 4 + 2 * 16  # norms, query to output, probabilities, GELU
-    block, scores = 4 * numbers * 4, 3 * 2 * 4 * 4 * 4  # tokens, bytes
-    expected = (3 + 1) * block + scores + 48 * 4 + 8 * 8 * 4
+    back = 16 + 2 * 8  # the MLP's gradients, which need more than attention's here
+    expected = 4 * 4 * (3 * numbers + back) + 48 * 4 + 8 * 8 * 4  # 4 tokens, 4 bytes
     assert activation_bytes_per_image(TINY, 4, "float32") == expected
+    # With few units in the MLP it is attention: probabilities and their gradients in float32; of
+    # query, key and value and of the input; less what the MLP has freed.
+    narrow = replace(TINY, mlp_dim=1)
+    back = 2 * 2 * 4 + 3 * 8 + 8 - 2 * 1 - 2 * 8
+    expected = 4 * 4 * (3 * (numbers - 2 * 15) + back) + 48 * 4 + 8 * 8 * 4
+    assert activation_bytes_per_image(narrow, 4, "float32") == expected
 
 
 def test_activations_shrink_with_precision_and_grow_with_dropout() -> None:

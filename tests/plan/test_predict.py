@@ -88,7 +88,10 @@ def test_a_run_is_its_start_its_updates_and_its_evaluations():
 
 def test_the_fewest_parts_that_fit_are_taken():
     def parts(memory, of_parts=0):
-        return smallest_parts(96, per_image=10, fixed=100, of_parts=of_parts, memory=memory)
+        def needed(parts):
+            return 100 + (of_parts if parts > 1 else 0) + 96 // parts * 10
+
+        return smallest_parts(96, needed, memory)
 
     assert parts(1060) == 1
     assert parts(1059) == 2
