@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
-from pipeline.config import suggest_setting
 from pipeline.errors import SettingsError
 
 _SETTINGS = "section.key=value"
@@ -110,6 +109,8 @@ def explain_options(unknown: Sequence[str], arguments: Sequence[str], help_text:
     known = re.findall(r"^ +(?:-\w(?: \S+)?, )?(--[a-z][a-z-]*)", help_text, re.MULTILINE)
     if close := difflib.get_close_matches(name, known, n=1, cutoff=0.75):
         return f"no option {name}; did you mean {close[0]}?"
+    from pipeline.config import suggest_setting  # half of the time of `vit --help`, if at the top
+
     key = suggest_setting(name.lstrip("-"), cutoff=0.8)
     if key is None or _SETTINGS not in help_text:
         return f"no option {name}; --help lists the options"

@@ -1,5 +1,8 @@
 """What `vit` answers where a verb, a recipe or an option does not exist. Nothing here trains."""
 
+import subprocess
+import sys
+
 import pytest
 
 from jobs.cli import VERBS, main
@@ -148,3 +151,8 @@ def test_a_wrong_setting_of_the_command_line_is_not_blamed_on_the_recipe_s_file(
     assert code == 2
     assert err.startswith("vit train: on the command line: ")
     assert "digits.yaml" not in err
+
+
+def test_the_help_comes_without_what_only_settings_need():
+    code = "import sys, jobs.cli; sys.exit('pydantic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
