@@ -60,11 +60,11 @@ def run(arguments: argparse.Namespace) -> int:
     recorded, recorded_data = folder.config(), folder.dataset()
     import_tensorflow()
     from pipeline.data.images import bad_images_named
-    from pipeline.distribute.agreement import on_chief
+    from pipeline.distribute.agreement import on_all, on_chief
     from pipeline.distribute.runtime import start
     from pipeline.train.best import restore_best
     from pipeline.train.experiment import build
-    from pipeline.train.inspection import inspection_config, open_other_data, open_own_data
+    from pipeline.train.inspection import inspection_config, open_inspected
 
     config = inspection_config(recorded)
     with (
@@ -72,12 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
         runtime.noticing_lost_peers(),
         bad_images_named(),
     ):
-        if arguments.data is None:
-            opened = open_own_data(folder, config)
-        else:
-            opened = open_other_data(folder, config, arguments.data)
+        opened = on_all(runtime, lambda: open_inspected(folder, config, arguments.data))
         experiment = build(config, runtime, opened)
-        step = restore_best(experiment, folder)
+        step = on_all(runtime, lambda: restore_best(experiment, folder))
         splits, found = _splits(arguments, experiment), []
         same = on_chief(runtime, lambda: _compare(experiment, splits, recorded_data))
         for split in splits:

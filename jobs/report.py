@@ -86,13 +86,13 @@ def _look(folder: RunFolder, data: str | None) -> None:
     from pipeline.distribute.runtime import start
     from pipeline.train.best import restore_best
     from pipeline.train.experiment import build
-    from pipeline.train.inspection import inspection_config, open_own_data
+    from pipeline.train.inspection import inspection_config, open_inspected
 
     config = inspection_config(recorded)
     if data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"path": data})})
     with closing(start(config.distribute)) as runtime:
-        experiment = build(config, runtime, open_own_data(folder, config))
+        experiment = build(config, runtime, open_inspected(folder, config))
         restore_best(experiment, folder)
         look_at_examples(experiment, folder)
 

@@ -27,16 +27,28 @@ def inspection_config(config: Config) -> Config:
     return config.model_copy(update={"data": data, "distribute": DistributeConfig()})
 
 
-def open_own_data(folder: RunFolder, config: Config) -> Opened:
-    """The data set that the run was trained on, with the recorded mean and deviation.
+def open_inspected(folder: RunFolder, config: Config, other: str | None = None) -> Opened:
+    """The data set that the run was trained on, or another, with the recorded mean and deviation.
 
     Args:
       folder: The run folder.
-      config: The settings of the run; `data.path` is where the data set is now.
+      config: The settings of the run; `data.path` is where its data set is now.
+      other: Another data set, whose classes are matched with those of the run by name.
 
     Raises:
-      DataError: It is not here, or its classes are not those of the run.
+      DataError: The data set of the run is not here, or its classes are not those of the run; or
+        the other one has a class that the run does not know.
+      SettingsError: The other one does not exist, or its kind cannot be told.
     """
+    facts = folder.dataset()
+    if other is None:
+        source = _open_own(folder, config)
+    else:
+        source = open_other(other, config.data, facts["classes"])
+    return Opened(source, tuple(facts["mean"]), tuple(facts["std"]))
+
+
+def _open_own(folder: RunFolder, config: Config) -> DataSource:
     path = config.data.path
     if path is not None and not Path(path).expanduser().exists():
         raise DataError(
@@ -45,19 +57,4 @@ def open_own_data(folder: RunFolder, config: Config) -> Opened:
         )
     source = open_source(config.data, config.seed)
     check_classes(folder, source)
-    return _opened(folder, source)
-
-
-def open_other_data(folder: RunFolder, config: Config, name: str) -> Opened:
-    """Another data set; its classes are matched with those of the run by their names.
-
-    Raises:
-      DataError: It has a class that the run does not know.
-      SettingsError: It does not exist, or its kind cannot be told.
-    """
-    return _opened(folder, open_other(name, config.data, folder.dataset()["classes"]))
-
-
-def _opened(folder: RunFolder, source: DataSource) -> Opened:
-    facts = folder.dataset()
-    return Opened(source, tuple(facts["mean"]), tuple(facts["std"]))
+    return source

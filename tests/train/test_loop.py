@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.errors import SettingsError, Stopped
+from pipeline.errors import DataError, SettingsError, Stopped
 from pipeline.train import opening
 from pipeline.train.best import best_snapshot
 from pipeline.train.clock import StretchClock
@@ -182,6 +182,29 @@ def test_a_run_goes_on_in_another_precision(tmp_path, precision):
     (tmp_path / f"run/checkpoints/step-{STEPS:08d}/manifest.json").unlink()
     train(tmp_path)
     assert store(tmp_path).steps()[-1] == STEPS
+
+
+def test_a_run_is_over_when_its_data_set_shrank_so_far_that_it_has_done_all_steps(
+    tmp_path, monkeypatch
+):
+    settings = ["train.max_steps=null", "train.epochs=4"]  # 17 steps of 12 of 50 examples
+    with pytest.raises(Stopped):
+        train(tmp_path, *settings, stop=StopAt(6))
+    step = store(tmp_path).steps()[-1]
+    assert step > 7
+    real = opening.open_source
+
+    def open_fewer(*arguments):
+        source = real(*arguments)
+        train_split = source.splits["train"]
+        few = train_split.take(np.arange(20), train_split.title)  # 7 steps
+        return replace(source, splits={**source.splits, "train": few})
+
+    monkeypatch.setattr(opening, "open_source", open_fewer)
+    with pytest.raises(DataError, match=r"train: 50 images -> 20 images[\s\S]*allow_changes=true"):
+        train(tmp_path, *settings)
+    result = train(tmp_path, *settings, "data.allow_changes=true")
+    assert (result["split"], result["step"]) == ("test", step)
 
 
 def test_a_new_run_starts_from_the_weights_of_another(tmp_path, undisturbed):
