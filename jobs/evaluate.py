@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.cli import run_process
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.errors import DataError, SettingsError
+from pipeline.monitor.metrics_file import shows_top_5
 from pipeline.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _evaluate(
     else:
         row |= experiment.evaluate(split)
     if runtime.is_chief:
-        print(json.dumps(row) if arguments.json else _line(row))
+        print(json.dumps(row) if arguments.json else _line(row, len(experiment.source.classes)))
         if evaluation is not None and not arguments.json:
             print("\n".join([*evaluation.lines(arguments.every_class), ""]))
     return evaluation
@@ -167,11 +168,11 @@ def _draw(arguments: argparse.Namespace, folder: RunFolder, found: list[Evaluati
     print(f"vit evaluate: {arguments.html}", file=sys.stderr)
 
 
-def _line(row: dict[str, Any]) -> str:
+def _line(row: dict[str, Any], num_classes: int) -> str:
+    top_5 = f"top-5 {row['top_5_accuracy']:.2%}  " if shows_top_5(num_classes) else ""
     return (
         f"{row['split']:<10}  {row['examples']:>8,} images  accuracy {row['accuracy']:.2%}  "
-        f"top-5 {row['top_5_accuracy']:.2%}  loss {row['loss']:.4f}  "
-        f"(weights of step {row['step']})"
+        f"{top_5}loss {row['loss']:.4f}  (weights of step {row['step']})"
     )
 
 

@@ -15,6 +15,8 @@ from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, all_settings, load_config
 from pipeline.distribute.environment import find_place
 from pipeline.errors import PipelineError, Stopped
+from pipeline.monitor.metrics_file import shows_top_5
+from pipeline.monitor.phase import PhaseDisplay
 from pipeline.train.run_folder import RunFolder, RunFolderError
 from pipeline.train.stop import StopRequest
 
@@ -60,14 +62,28 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _train(config: Config, folder: RunFolder, command: Sequence[str]) -> None:
-    is_chief = find_place(os.environ).rank == 0
+    place = find_place(os.environ)
+    is_chief = place.rank == 0
     stop = StopRequest(config.train.max_time_s, config.checkpoint.grace_s, answers=is_chief)
-    with stop.listening():  # also while TensorFlow is imported, which takes seconds
+    with (
+        closing(PhaseDisplay(is_chief)) as phases,
+        stop.listening(),  # also while TensorFlow is imported, which takes seconds
+    ):
+        phases.message(f"run folder   {folder.path}")
+        phases.show("starting TensorFlow")
         import_tensorflow()
-        _join(config, folder, stop, command)
+        if place.world_size > 1:
+            phases.show(f"joining {place.world_size} processes")
+        _join(config, folder, stop, command, phases)
 
 
-def _join(config: Config, folder: RunFolder, stop: StopRequest, command: Sequence[str]) -> None:
+def _join(
+    config: Config,
+    folder: RunFolder,
+    stop: StopRequest,
+    command: Sequence[str],
+    phases: PhaseDisplay,
+) -> None:
     """Meets the other processes, and trains with them unless the run is done."""
     from pipeline.distribute.agreement import check_agreement, on_chief
     from pipeline.distribute.runtime import start
@@ -83,7 +99,7 @@ def _join(config: Config, folder: RunFolder, stop: StopRequest, command: Sequenc
         # Whether the run is done is the chief's to say: all train, or none.
         result = on_chief(runtime, lambda: _result(folder))
         if result is None:
-            result = _fit(config, folder, runtime, stop, command)
+            result = _fit(config, folder, runtime, stop, command, phases)
         if runtime.is_chief:
             _print_result(folder, result)
         runtime.barrier()
@@ -111,6 +127,7 @@ def _fit(
     runtime: Runtime,
     stop: StopRequest,
     command: Sequence[str],
+    phases: PhaseDisplay,
 ) -> dict[str, Any]:
     """Trains to the end and returns the last row of metrics."""
     from pipeline.distribute.agreement import on_chief
@@ -122,12 +139,18 @@ def _fit(
     from pipeline.train.loop import fit
 
     callbacks = Callbacks(config.train.callbacks, runtime)
-    experiment = build(config, runtime)
+    experiment = build(config, runtime, tell=phases.show)
     on_chief(runtime, lambda: folder.check_room(experiment.checkpoint_bytes))
     start = start_facts(experiment, command)
     changes = on_chief(runtime, lambda: record_start(folder, experiment, start))
+    phases.close()
     with closing(
-        ProgressDisplay(experiment.total_steps, experiment.steps_per_epoch, runtime.is_chief)
+        ProgressDisplay(
+            experiment.total_steps,
+            experiment.steps_per_epoch,
+            runtime.is_chief,
+            top_5=shows_top_5(len(experiment.source.classes)),
+        )
     ) as display:
         display.message(headline(experiment))
         for change in changes:
@@ -193,10 +216,12 @@ def _describe(config: Config) -> int:
 
 
 def _print_result(folder: RunFolder, row: dict[str, Any]) -> None:
+    top_5 = ""
+    if shows_top_5(len(folder.dataset()["classes"])):
+        top_5 = f"top-5 {row['top_5_accuracy']:.2%}, "
     report = f"report       {folder.report}\n" if folder.report.is_file() else ""
     print(
-        f"{row['split']} accuracy {row['accuracy']:.2%}, top-5 {row['top_5_accuracy']:.2%}, "
-        f"loss {row['loss']:.4f}\n"
+        f"{row['split']} accuracy {row['accuracy']:.2%}, {top_5}loss {row['loss']:.4f}\n"
         f"run folder   {folder.path}\n"
         f"{report}"
         f"curves       vit board {shlex.quote(str(folder.path))}"

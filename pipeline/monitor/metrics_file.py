@@ -12,6 +12,14 @@ from pipeline.monitor.appended_file import AppendedFile
 from pipeline.monitor.whole_file import replace_file
 
 
+def shows_top_5(num_classes: int) -> bool:
+    """Whether to show top-5 accuracy, which is 100 % among five classes or fewer.
+
+    Rows of metrics.jsonl always have it, so that scripts need not ask.
+    """
+    return num_classes > 5
+
+
 class MetricsFile:
     """Appends rows for the chief.
 

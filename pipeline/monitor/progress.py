@@ -2,91 +2,130 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.monitor.bars import EpochAndRun, make_bar, speed
+
 LINE_EVERY_S = 10.0
-# Ten, as rich has it, take 2 % of a core, and it is one of those that train.
-_REFRESHES_PER_SECOND = 2
-_NARROW = 100  # columns, below which the bar has room for two facts only
+# From the first step, whose time is mostly compilation, to the first line with a rate. Stretches of
+# steps are about a second, so the line comes within 3 s unless a single step takes longer.
+_FIRST_RATE_AFTER_S = 0.8
 
 
 class ProgressDisplay:
     """Shows training to the chief's user; on other ranks (`enabled=False`) it shows nothing.
 
+    Where there is no terminal, a line comes with the first step, soon after it, and then whenever
+    nothing was printed for 10 s.
+
     Args:
       total_steps: Updates of the whole run.
       steps_per_epoch: Updates an epoch, with its fraction.
       enabled: Whether to print.
+      top_5: Whether to show top-5 accuracy, which is 100 % among five classes or fewer.
     """
 
-    def __init__(self, total_steps: int, steps_per_epoch: float, enabled: bool = True) -> None:
+    def __init__(
+        self, total_steps: int, steps_per_epoch: float, enabled: bool = True, top_5: bool = True
+    ) -> None:
         self._total_steps = total_steps
+        self._steps_per_epoch = steps_per_epoch
+        self._top_5 = top_5
         self._console = Console(quiet=not enabled, highlight=False, soft_wrap=True)
         self._bars = (
-            _EpochAndRun(self._console, total_steps, steps_per_epoch)
+            EpochAndRun(self._console, total_steps, steps_per_epoch)
             if enabled and self._console.is_terminal
             else None
         )
-        self._last_line_s = -LINE_EVERY_S
+        self._timer = _LineTimer()
+        self._step = 0
+        self._began: tuple[float, int] | None = None  # time and step, for the time left
+        self._compiling_since_s: float | None = None
+        self._evaluation_began_s = 0.0
         self._last_validation: float | None = None
 
     def message(self, text: str) -> None:
         """One line that stays."""
         self._console.print(Text(text))
+        self._timer.printed()
+
+    def doing(self, text: str) -> None:
+        """What is done now, which may take a while before the next step ends."""
+        self._compiling_since_s = time.monotonic()
+        if self._bars is not None:
+            self._bars.doing(text)
+        else:
+            self._print_line(text)
 
     def advance(self, step: int) -> None:
-        """Moves the bars."""
+        """Moves the bars to where a run begins or goes on; prints nothing."""
+        self._step, self._began = step, None
         if self._bars is not None:
             self._bars.advance(step)
 
     def trained(self, row: Mapping[str, Any]) -> None:
-        """A row of training metrics: beside the bars, or as a line if the last one is 10 s old."""
+        """Metrics of training, beside the bars, or as a line if one is due.
+
+        Args:
+          row: `step`, `loss` and `accuracy`, and where they are known `examples_per_second` and
+            `learning_rate`.
+        """
+        self._step = row["step"]
+        if self._began is None or self._step < self._began[1]:
+            self._began = time.monotonic(), self._step
         if self._bars is not None:
             self._bars.tell(row, self._last_validation)
-        elif time.monotonic() - self._last_line_s >= LINE_EVERY_S:
-            self._last_line_s = time.monotonic()
+        elif self._timer.is_first:
+            self._say_first()
+        elif self._timer.is_due:
             last = self._last_validation
             validation = "" if last is None else f" (validation {last:.1%})"
-            self.message(
-                f"{self._place(row)}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.1%}"
-                f"{validation}  {_speed(row)}"
+            self._print_line(
+                f"{self._place()}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.1%}"
+                f"{validation}  {speed(row)}{self._left()}"
             )
+            self._timer.settle()
+
+    def evaluating(self, split: str, done: int, total: int) -> None:
+        """An evaluation has gone through `done` of `total` batches."""
+        if done == 0:
+            self._evaluation_began_s = time.monotonic()
+        if self._bars is not None:
+            self._bars.doing(f"{split} {done}/{total}" if done < total else "")
+        elif done and self._timer.is_due:
+            batch_s = (time.monotonic() - self._evaluation_began_s) / done
+            left = duration((total - done) * batch_s)
+            self._print_line(f"{self._place()}  {split}: batch {done}/{total}  {left} left")
+            self._timer.settle()
 
     def evaluated(self, row: Mapping[str, Any], best: bool) -> None:
         """A row of evaluation metrics."""
+        self._step = row["step"]
         if row["split"] == "validation":
             self._last_validation = row["accuracy"]
-        self.message(
-            f"{self._place(row)}  {row['split']}: loss {row['loss']:.4f}  "
-            f"accuracy {row['accuracy']:.2%}  top-5 {row['top_5_accuracy']:.2%}"
-            + ("  best so far" if best else "")
+        top_5 = f"  top-5 {row['top_5_accuracy']:.2%}" if self._top_5 else ""
+        self._print_line(
+            f"{self._place()}  {row['split']}: loss {row['loss']:.4f}  "
+            f"accuracy {row['accuracy']:.2%}{top_5}" + ("  best so far" if best else "")
         )
 
     def finished(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """The table at the end: a line a split."""
         self.close()
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in ("", "accuracy", "top-5", "loss", "of step"):
+        for name in ("", "accuracy", *(["top-5"] if self._top_5 else []), "loss", "of step"):
             table.add_column(name, justify="right" if name else "left")
         for row in rows:
             table.add_row(
                 row["split"],
                 f"{row['accuracy']:.2%}",
-                f"{row['top_5_accuracy']:.2%}",
+                *([f"{row['top_5_accuracy']:.2%}"] if self._top_5 else []),
                 f"{row['loss']:.4f}",
                 f"{row.get('weights_of_step', row['step']):,}",
             )
@@ -97,75 +136,62 @@ class ProgressDisplay:
         if self._bars is not None:
             self._bars.close()
 
-    def _place(self, row: Mapping[str, Any]) -> str:
+    def _say_first(self) -> None:
+        since_s = self._compiling_since_s
+        took = "" if since_s is None else f" after {time.monotonic() - since_s:.1f} s"
+        self._print_line(f"{self._place()}  first step{took}")
+        self._timer.first_printed()
+
+    def _print_line(self, text: str) -> None:
+        self.message(f"{time.strftime('%H:%M:%S')}  {text}")
+
+    def _place(self) -> str:
         width = len(str(self._total_steps))
-        clock = time.strftime("%H:%M:%S")
-        return f"{clock}  step {row['step']:>{width}}/{self._total_steps}  epoch {row['epoch']:.1f}"
+        epoch = self._step / self._steps_per_epoch
+        return f"step {self._step:>{width}}/{self._total_steps}  epoch {epoch:.1f}"
+
+    def _left(self) -> str:
+        """The time that the rest takes at the pace so far, evaluations and saves included."""
+        if self._began is None or self._step <= self._began[1]:
+            return ""
+        step_s = (time.monotonic() - self._began[0]) / (self._step - self._began[1])
+        return f"  {duration((self._total_steps - self._step) * step_s)} left"
 
 
-class _EpochAndRun:
-    """A bar for the epoch and one for the run, each with the time left and facts beside it."""
+class _LineTimer:
+    """When a line of progress is due, where there are no bars."""
 
-    def __init__(self, console: Console, total_steps: int, steps_per_epoch: float) -> None:
-        self._console = console
-        self._total_steps, self._steps_per_epoch = total_steps, steps_per_epoch
-        self._epochs = math.ceil(total_steps / steps_per_epoch)
-        self._bar = _bar(console)
-        name, total = self._named(0)
-        self._current, self._epoch = self._bar.add_task(name, total=total, facts=""), 0
-        self._run = self._bar.add_task("run", total=total_steps, facts="")
-        self._bar.start()
+    def __init__(self) -> None:
+        self.is_first = True
+        self._due_s = 0.0
+        self._settled = False
 
-    def advance(self, step: int) -> None:
-        """Moves both; at the last step of an epoch its bar is full."""
-        epoch = max(0, math.ceil(step / self._steps_per_epoch) - 1)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            name, total = self._named(epoch)
-            self._bar.reset(self._current, total=total, description=name)
-        done = step - epoch * self._steps_per_epoch
-        self._bar.update(self._current, completed=done)
-        self._bar.update(self._run, completed=step)
+    @property
+    def is_due(self) -> bool:
+        """Whether to print a line now, of steps after the first one."""
+        return time.monotonic() >= self._due_s
 
-    def tell(self, row: Mapping[str, Any], validation: float | None) -> None:
-        """Shows a row of training, and the accuracy of the last validation."""
-        self.advance(row["step"])
-        if self._console.width < _NARROW:
-            facts = f"loss {row['loss']:.3f} {row['accuracy']:.0%}"
-            below = ""
-        else:
-            facts = f"loss {row['loss']:.4f}  accuracy {row['accuracy']:.1%}  {_speed(row)}"
-            below = f"step {row['step']}/{self._total_steps}"
-        if validation is not None:
-            below += f"  validation {validation:.1%}"
-        self._bar.update(self._current, facts=facts)
-        self._bar.update(self._run, facts=below.strip())
+    def first_printed(self) -> None:
+        """The line of the first step was printed."""
+        self.is_first = False
+        self._due_s = time.monotonic() + _FIRST_RATE_AFTER_S
 
-    def close(self) -> None:
-        """Takes both away."""
-        self._bar.stop()
+    def printed(self) -> None:
+        """Something was printed: the next line can wait, unless it is the first with a rate."""
+        if self._settled:
+            self._due_s = time.monotonic() + LINE_EVERY_S
 
-    def _named(self, epoch: int) -> tuple[str, float]:
-        left = self._total_steps - epoch * self._steps_per_epoch
-        return f"epoch {epoch + 1}/{self._epochs}", min(self._steps_per_epoch, left)
+    def settle(self) -> None:
+        """A line of progress was printed, and from now on they come by time."""
+        self._settled = True
+        self.printed()
 
 
-def _speed(row: Mapping[str, Any]) -> str:
-    return f"{row['examples_per_second']:,.0f} images/s  lr {row['learning_rate']:.2e}"
-
-
-def _bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[facts]}"),
-        console=console,
-        expand=True,
-        transient=True,
-        refresh_per_second=_REFRESHES_PER_SECOND,
-    )
+def duration(seconds: float) -> str:
+    """1:05 for 65 seconds, 1:01:05 an hour later."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class CountDisplay:
@@ -179,7 +205,7 @@ class CountDisplay:
     def __init__(self, total: int, unit: str) -> None:
         self._total, self._unit, self._done = total, unit, 0
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._bar = _bar(self._console) if self._console.is_terminal else None
+        self._bar = make_bar(self._console) if self._console.is_terminal else None
         self._task = self._bar.add_task("", total=total, facts="") if self._bar else None
         self._start_s = self._last_line_s = time.monotonic()
         if self._bar:

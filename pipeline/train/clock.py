@@ -30,7 +30,10 @@ class Speed(NamedTuple):
 class StretchClock:
     """How fast steps go, and how many of them are about a second.
 
-    The first stretch is one step, and is not counted: it holds the compilation of the graph.
+    The first stretch is one step, and is not counted: it holds the compilation of the graph. A
+    stretch may be far too fast, since its batches were read during a pause (a compilation, an
+    evaluation), and too long a stretch after it delays progress and stop requests. So the estimate
+    of a step's time at most halves with each stretch, beginning at a second.
 
     Attributes:
       compiled: Whether that one is over.
@@ -39,6 +42,7 @@ class StretchClock:
     def __init__(self) -> None:
         self.compiled = False
         self._step_s: float | None = None
+        self._estimate_s = STRETCH_S
         self.reset()
 
     def reset(self) -> None:
@@ -67,6 +71,7 @@ class StretchClock:
             self._seconds += seconds
             self._steps += steps
             self._step_s = seconds / steps
+            self._estimate_s = max(self._step_s, self._estimate_s / 2)
             if step_times_s is not None:
                 self._step_times_s.append(step_times_s)
         self.compiled = True
@@ -75,7 +80,12 @@ class StretchClock:
         """How many steps to run before the host looks again."""
         if self._step_s is None:
             return 1
-        return max(1, int(STRETCH_S / self._step_s))
+        return max(1, int(STRETCH_S / self._estimate_s))
+
+    @property
+    def steps_per_second(self) -> float | None:
+        """Of the last stretch; None until there is one without a compilation."""
+        return None if self._step_s is None else 1 / self._step_s
 
     def read(self, waits_s: npt.NDArray[np.float64]) -> Speed:
         """Of the row's steps, with `waits_s` of this process or the mean of it over all."""

@@ -181,12 +181,17 @@ class Experiment:
                 done += count
         return mean_metrics(self.runtime.all_reduce(sums, "sum"))
 
-    def eval_iterator(self, split: str) -> tuple[Iterator[Any], int]:
-        """Batches that hold every example of a split once, and how many batches there are."""
+    def eval_batches(self, split: str) -> int:
+        """How many batches an evaluation of a split has."""
         data = self.config.data
         batch_size = data.eval_batch_size or data.global_batch_size
         # As eval_dataset does it: rounded up, so that each replica gets an equal part.
         batch_size = math.ceil(batch_size / self.runtime.num_replicas) * self.runtime.num_replicas
+        return math.ceil(self.source.splits[split].num_examples / batch_size)
+
+    def eval_iterator(self, split: str) -> tuple[Iterator[Any], int]:
+        """Batches that hold every example of a split once, and how many batches there are."""
+        data = self.config.data
 
         def make_dataset(index: int, count: int, splits: int) -> tf.data.Dataset:
             return eval_dataset(
@@ -198,8 +203,7 @@ class Experiment:
                 skipped=self.skipped,
             )
 
-        steps = math.ceil(self.source.splits[split].num_examples / batch_size)
-        return iter(self.runtime.distribute(make_dataset)), steps
+        return iter(self.runtime.distribute(make_dataset)), self.eval_batches(split)
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -287,7 +291,12 @@ class Opened(NamedTuple):
     std: Colour
 
 
-def build(config: Config, runtime: Runtime, opened: Opened | None = None) -> Experiment:
+def build(
+    config: Config,
+    runtime: Runtime,
+    opened: Opened | None = None,
+    tell: Callable[[str], None] = lambda phase: None,
+) -> Experiment:
     """Opens the data, builds the model, and creates the optimizer's state.
 
     Args:
@@ -295,6 +304,7 @@ def build(config: Config, runtime: Runtime, opened: Opened | None = None) -> Exp
       runtime: What it runs on.
       opened: The data set to inspect weights on; None: what the settings name, to train on. The
         global batch must divide over the replicas only for training.
+      tell: Is told of each phase that begins.
 
     Raises:
       DataError: The data is missing or not what the recipe says.
@@ -307,12 +317,14 @@ def build(config: Config, runtime: Runtime, opened: Opened | None = None) -> Exp
         tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(config.seed)
     if opened is None:
+        tell("reading the data")
         source, mean, std = open_data(config, runtime)
     else:
         source, mean, std = opened
     examples = next(iter(source.splits.values())).num_examples  # of train, where there is one
     if opened is None:
         check_examples(examples, runtime.num_replicas)
+    tell("building the model")
     with runtime.scope():
         model = build_vit(
             config.model,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipeline.monitor.metrics_file import MetricsFile
+from pipeline.monitor.metrics_file import MetricsFile, shows_top_5
 from pipeline.monitor.progress import ProgressDisplay
 from pipeline.monitor.tensorboard import TensorBoardWriter
 from pipeline.train.clock import Speed
@@ -41,6 +41,9 @@ class Journal:
         self._gauges = Gauges(experiment)
         self._board: TensorBoardWriter | None = None
         self._own_skipped: set[str] = set()
+        self._no_curve = {"step", "split"}
+        if not shows_top_5(len(experiment.source.classes)):
+            self._no_curve.add("top_5_accuracy")
         self._skipped: dict[str, None] = {}  # of all processes, in the order they were met
         self._pool = ThreadPoolExecutor(1, "pictures")
         self._drawing: Future[list[tuple[str, bytes]]] | None = None
@@ -183,6 +186,6 @@ class Journal:
             if self._drawing is not None and self._drawing.done():
                 self._show_drawings(step=0)
             self._metrics.append(row)
-            scalars = {k: v for k, v in row.items() if k not in ("step", "split") and v is not None}
+            scalars = {k: v for k, v in row.items() if k not in self._no_curve and v is not None}
             self._board.scalars(split, step, scalars)
         return row

@@ -33,6 +33,7 @@ from pipeline.train.profiler import Profiler
 from pipeline.train.progress import Progress
 from pipeline.train.run_folder import RunFolder
 from pipeline.train.saver import Saver
+from pipeline.train.step import TRAIN_SUMS
 from pipeline.train.stop import StopRequest
 from pipeline.train.timetable import Timetable
 
@@ -231,6 +232,8 @@ class Loop:
         steps = min(self._timetable.next_after(self._step) - self._step, most_steps)
         start_s = time.monotonic()
         progress = self._progress
+        if not self._clock.compiled:
+            self._display.doing("compiling the training step")
         stretch = self._experiment.train(
             iterator, np.asarray(progress.sums), steps, progress.bad_steps
         )
@@ -241,9 +244,9 @@ class Loop:
         self._clock.add(stretch.steps, time.monotonic() - start_s, stretch.seconds)
         progress.trained(stretch.sums, stretch.bad_steps)
         self._step += stretch.steps
-        self._display.advance(self._step)
         if self._must_go_back():
             return
+        self._show_progress()
         if self._timetable.logs_at(self._step):
             self._log_training()
         progress.evaluation_due = self._timetable.evaluates_at(self._step)
@@ -302,6 +305,18 @@ class Loop:
         self._progress.row_written()
         self._clock.reset()
 
+    def _show_progress(self) -> None:
+        """Shows this process's part of the metrics since the last row: nothing is reduced."""
+        sums = dict(zip(TRAIN_SUMS, self._progress.sums, strict=True))
+        if not self._runtime.is_chief or not sums["examples"]:
+            return
+        rate = self._clock.steps_per_second
+        images_per_second = rate and rate * self._config.data.global_batch_size
+        values = mean_metrics([sums[name] for name in SUMS])
+        self._display.trained(
+            {"step": self._step, **values, "examples_per_second": images_per_second}
+        )
+
     def _validate(self) -> None:
         row = self._evaluate("validation")
         # The other measure decides between equals, of which small validation sets have many.
@@ -315,7 +330,7 @@ class Loop:
     def _evaluate(self, split: str) -> dict[str, float]:
         clock = self._evaluation_clock
         self._callbacks.test_begin()
-        values = self._experiment.evaluate(split, self._stretches(clock, f"evaluating {split}"))
+        values = self._experiment.evaluate(split, self._stretches(clock, split))
         self._journal.report_skipped()
         self._callbacks.test_end(evaluation_logs(values))
         return values
@@ -336,15 +351,21 @@ class Loop:
         self._progress.epoch_ended()
         self._epoch_is_new = True
 
-    def _stretches(self, clock: StretchClock, doing: str) -> Callable[[], int]:
+    def _stretches(self, clock: StretchClock, split: str) -> Callable[[], int]:
         """Says how many batches come next, and times them from one call to the next."""
         last: list[tuple[float, int]] = []
+        done, total = 0, self._experiment.eval_batches(split)
 
         def next_stretch() -> int:
+            nonlocal done
             if last:
                 start_s, steps = last.pop()
                 clock.add(steps, time.monotonic() - start_s)
-            steps = self._next.agree(clock, doing).steps
+                done = min(total, done + steps)
+            elif not clock.compiled:
+                self._display.doing("compiling the evaluation")
+            self._display.evaluating(split, done, total)
+            steps = self._next.agree(clock, f"evaluating {split}").steps
             last.append((time.monotonic(), steps))
             return steps
 

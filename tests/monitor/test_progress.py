@@ -6,22 +6,39 @@ import pty
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from pipeline.monitor.progress import _EpochAndRun
+from pipeline.monitor import progress
+from pipeline.monitor.bars import EpochAndRun
+from pipeline.monitor.phase import PhaseDisplay
+from pipeline.monitor.progress import ProgressDisplay, duration
 
 ROOT = Path(__file__).parent.parent.parent
 SHOW = """
 import time
 from pipeline.monitor.progress import ProgressDisplay
+from pipeline.monitor.phase import PhaseDisplay
+phases = PhaseDisplay()
+phases.show("reading the data")
+phases.show("building the model")
+time.sleep(0.6)
+phases.close()
 display = ProgressDisplay(540, 13.5)
+display.doing("compiling the training step")
+time.sleep(1.2)
+display.trained({"step": 1, "loss": 1.5, "accuracy": 0.25, "examples_per_second": None})
+time.sleep(0.9)
 row = {"step": 60, "epoch": 4.4, "loss": 1.25, "accuracy": 0.5, "top_5_accuracy": 0.9}
 display.evaluated(row | {"split": "validation"}, best=True)
-display.trained(row | {"step": 120, "examples_per_second": 2000.0, "learning_rate": 1e-3})
+rate = {"examples_per_second": 2000.0, "learning_rate": 1e-3}
+display.trained(row | {"step": 120, "epoch": 8.9} | rate)
 time.sleep(1.2)
+display.evaluating("validation", 3, 20)
+time.sleep(0.8)
 display.finished([row | {"split": "train"}, row | {"split": "test", "weights_of_step": 60}])
 """
 STYLE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
@@ -48,6 +65,10 @@ def on_terminal(columns, **variables):
 
 def test_a_wide_terminal_shows_a_bar_for_the_epoch_and_one_for_the_run_and_a_table_at_the_end():
     text = STYLE.sub("", on_terminal(140))
+    assert "building the model ..." in text
+    assert re.search(r"run +[━╸╺]+ +0% \S+ compiling the training step", text)
+    assert re.search(r"epoch 1/40 [━╸╺]+ +7% \S+ loss 1.5000  accuracy 25.0%\s", text)
+    assert re.search(r"run +[━╸╺]+ +22% \S+ validation 3/20", text)
     # 120 steps are eight epochs of 13.5 steps and 12 steps, of 540.
     told = "loss 1.2500  accuracy 50.0%  2,000 images/s  lr 1.00e-03"
     drawn = re.findall(rf"epoch 9/40 [━╸╺]+ +89% \S+ {told}", text)
@@ -63,12 +84,12 @@ def test_on_a_narrow_terminal_each_bar_has_one_line():
     bars = [line for line in lines if re.match(r"(epoch \d+/40|run) ", line)]
     assert all(len(bar) <= 60 for bar in bars)
     assert re.search(r"epoch 9/40 .* 89% \S+ loss 1.250 50%", bars[-2])
-    assert re.search(r"run .* 22% \S+ validation 50.0%", bars[-1])
+    assert re.search(r"run .* 22% \S+ validation 3/20", bars[-1])
 
 
 def test_the_bar_of_an_epoch_is_full_at_its_last_step_and_begins_anew_after_it():
     console = Console(force_terminal=True, width=140, file=io.StringIO())
-    bars = _EpochAndRun(console, total_steps=25, steps_per_epoch=10.0)
+    bars = EpochAndRun(console, total_steps=25, steps_per_epoch=10.0)
     shown = {}
     for step in range(26):
         bars.advance(step)
@@ -95,14 +116,139 @@ def test_elsewhere_it_writes_plain_lines_that_are_not_wrapped(columns):
     )  # fmt: skip
     assert "\x1b" not in done.stdout
     clock = r"\d\d:\d\d:\d\d"
-    first, second, *_ = done.stdout.splitlines()
+    reading, building, compiling, began, first, second, *_ = done.stdout.splitlines()
+    assert re.fullmatch(rf"{clock}  reading the data", reading)
+    assert re.fullmatch(rf"{clock}  building the model", building)
+    assert re.fullmatch(rf"{clock}  compiling the training step", compiling)
+    assert re.fullmatch(rf"{clock}  step   1/540  epoch 0\.1  first step after 1\.\d s", began)
     assert re.fullmatch(
         rf"{clock}  step  60/540  epoch 4\.4  validation: loss 1\.2500  accuracy 50\.00%  "
         r"top-5 90\.00%  best so far",
         first,
     )
     assert re.fullmatch(
-        rf"{clock}  step 120/540  epoch 4\.4  loss 1\.2500  accuracy 50\.0% \(validation 50\.0%\)  "
-        r"2,000 images/s  lr 1\.00e-03",
+        rf"{clock}  step 120/540  epoch 8\.9  loss 1\.2500  accuracy 50\.0% \(validation 50\.0%\)  "
+        r"2,000 images/s  lr 1\.00e-03  0:0\d left",
         second,
     )
+
+
+class Clock:
+    """Time that passes only when told to."""
+
+    def __init__(self, monkeypatch):
+        self.now_s = 1000.0
+        monkeypatch.setattr(progress.time, "monotonic", lambda: self.now_s)
+
+
+def train(display, clock, step_s, steps, first_step_s=12.0):
+    """Trains in stretches of a step or a second, as the loop does; yields when a stretch ends."""
+    display.doing("compiling the training step")
+    clock.now_s += first_step_s
+    done, stretch = 1, 1
+    while True:
+        display.trained({"step": done, "loss": 2.0, "accuracy": 0.5, "examples_per_second": 9.0})
+        yield done
+        if done == steps:
+            return
+        stretch = min(max(1, int(1 / step_s)), steps - done)
+        clock.now_s += stretch * step_s
+        done += stretch
+
+
+@pytest.mark.parametrize("step_s", [0.003, 0.3, 0.9, 2.0, 25.0])
+def test_a_line_comes_within_three_seconds_of_the_first_step_and_then_by_time(
+    step_s, monkeypatch, capsys
+):
+    clock = Clock(monkeypatch)
+    display = ProgressDisplay(10**6, 100.0)
+    times, began_s = [], clock.now_s + 12.0
+    for _ in train(display, clock, step_s, int(100 / step_s)):
+        for line in capsys.readouterr().out.splitlines():
+            if " step " in line:
+                times.append((clock.now_s - began_s, line))
+    assert times[0][0] == 0
+    assert times[0][1].endswith("first step after 12.0 s")
+    # The first line with a rate: at once if a step takes longer than that.
+    assert times[1][0] <= max(3.0, step_s)
+    assert "9 images/s" in times[1][1]
+    gaps = [b - a for (a, _), (b, _) in pairwise(times[1:])]
+    assert all(10 <= gap <= max(11.01, step_s) for gap in gaps)
+    # What is left, by hand.
+    steps, at_s = (int(re.search(r"step +(\d+)/", times[-1][1])[1]), times[-1][0])
+    left = times[-1][1].split()[-2]
+    assert left == duration((10**6 - steps) * at_s / (steps - 1))
+
+
+def test_a_long_evaluation_shows_how_far_it_is(monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    display = ProgressDisplay(500, 100.0)
+    for _ in train(display, clock, 0.5, 20):
+        pass
+    capsys.readouterr()
+    for done in range(40):
+        display.evaluating("validation", done, 40)
+        clock.now_s += 1.0
+    row = {"step": 20, "split": "validation", "loss": 1.0, "accuracy": 0.5, "top_5_accuracy": 1}
+    display.evaluated(row, best=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 + 1
+    assert re.search(r"step  20/500  epoch 0\.2  validation: batch \d+/40  0:\d\d left$", lines[0])
+    done = [int(re.search(r"batch (\d+)/", line)[1]) for line in lines[:-1]]
+    assert [line.split()[-2] for line in lines[:-1]] == [f"0:{40 - d:02}" for d in done]
+    assert [b - a for a, b in pairwise(done)] == [10, 10, 10]
+
+
+def test_what_is_printed_in_between_puts_the_next_line_off(monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    display = ProgressDisplay(500, 100.0)
+    for _ in train(display, clock, 0.5, 20):
+        pass
+    capsys.readouterr()
+    clock.now_s += 9.9
+    display.message("a message")
+    clock.now_s += 9.9
+    display.trained({"step": 21, "loss": 2.0, "accuracy": 0.5})
+    assert capsys.readouterr().out == "a message\n"
+    clock.now_s += 0.2
+    display.trained({"step": 22, "loss": 2.0, "accuracy": 0.5})
+    assert "step  22/500" in capsys.readouterr().out
+
+
+def test_the_time_left_begins_anew_where_a_run_goes_on(monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    display = ProgressDisplay(1000, 100.0)
+    display.advance(900)
+    values = {"loss": 2.0, "accuracy": 0.5}
+    for step in (901, 903, 911):
+        display.trained({"step": step, **values})
+        clock.now_s += 2.0 * (step - 899)
+    assert capsys.readouterr().out.splitlines()[-1].endswith("  3:14 left")  # 97 steps of 2 s
+
+
+@pytest.mark.parametrize(("top_5", "times"), [(True, 2), (False, 0)])
+def test_top_5_is_left_out_where_it_says_nothing(top_5, times, capsys):
+    display = ProgressDisplay(500, 100.0, top_5=top_5)
+    row = {"step": 20, "split": "test", "loss": 1.0, "accuracy": 0.5, "top_5_accuracy": 1.0}
+    display.evaluated(row, best=False)
+    display.finished([row])
+    out = capsys.readouterr().out
+    assert out.count("top-5") == times
+    assert out.count("100.00%") == times
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (65.4, "1:05"), (3599.6, "1:00:00"), (90061, "25:01:01")]
+)
+def test_the_time_left_as_text(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_other_ranks_show_nothing(capsys):
+    phases, display = PhaseDisplay(enabled=False), ProgressDisplay(500, 100.0, enabled=False)
+    phases.message("run folder")
+    phases.show("reading the data")
+    display.doing("compiling")
+    display.trained({"step": 1, "loss": 2.0, "accuracy": 0.5})
+    phases.close()
+    assert capsys.readouterr().out == ""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 from pipeline.config import all_settings, value_of
+from pipeline.monitor.metrics_file import shows_top_5
 from pipeline.monitor.report.curves import STEP, grid
 from pipeline.monitor.report.facts import Row, RunFacts
 from pipeline.monitor.report.html import Content, Html, element, table
@@ -52,8 +53,8 @@ def _result(run: RunFacts) -> dict[str, str]:
     rates = [rate for _, rate in run.curve("train", "examples_per_second") if rate > 0]
     train = run.last("train")
     return {
-        **_figures("test", run.last("test")),
-        **_figures("validation", run.best_validation()),
+        **_figures("test", run.last("test"), len(run.classes)),
+        **_figures("validation", run.best_validation(), len(run.classes)),
         "steps": "" if train is None else f"{train['step']:,}",
         "images/s, median": f"{median(rates):,.0f}" if rates else "",
         "training time": duration(run.training_s()) if rates else "",
@@ -61,14 +62,16 @@ def _result(run: RunFacts) -> dict[str, str]:
     }
 
 
-def _figures(split: str, row: Row | None) -> dict[str, str]:
+def _figures(split: str, row: Row | None, num_classes: int) -> dict[str, str]:
     forms = {
         "accuracy": ("top-1", ".2%"),
         "top_5_accuracy": ("top-5", ".2%"),
         "loss": ("loss", ".4f"),
     }
+    if not shows_top_5(num_classes):
+        row = row and {**row, "top_5_accuracy": None}
     return {
-        f"{split} {name}": "" if row is None else format(row[measure], form)
+        f"{split} {name}": format(row[measure], form) if row and row[measure] is not None else ""
         for measure, (name, form) in forms.items()
     }
 

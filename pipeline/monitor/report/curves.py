@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from pipeline.monitor.metrics_file import shows_top_5
 from pipeline.monitor.report.facts import Row, RunFacts
 from pipeline.monitor.report.html import Content, Html, details, element, table
 from pipeline.monitor.report.line_chart import Chart, Line, Mark, draw_chart
@@ -22,9 +23,11 @@ _MOST_ROWS = 25
 
 
 def learning_charts(run: RunFacts) -> list[Html]:
-    """Loss, top-1 and top-5, of all splits on the same axes."""
+    """Loss, top-1 and top-5 (with more than five classes), of all splits on the same axes."""
     charts = []
     for measure, (title, unit, is_share) in _MEASURES.items():
+        if measure == "top_5_accuracy" and not shows_top_5(len(run.classes)):
+            continue
         lines = [
             Line(split, run.curve(split, measure), colour=i, dashed=i > 0, dots=i > 0)
             for i, split in enumerate(_SPLITS)
@@ -71,6 +74,7 @@ def evaluations_table(run: RunFacts) -> Html | None:
     shown = _spread(rows, _MOST_ROWS)
     before = {row["step"]: row for row in run.of_split("train")}
     lines: list[tuple[Content, ...]] = []
+    top_5 = shows_top_5(len(run.classes))
     for row in shown:
         train = before.get(row["step"], {})
         lines.append(
@@ -82,10 +86,11 @@ def evaluations_table(run: RunFacts) -> Html | None:
                 _share(train.get("accuracy")),
                 _fixed(row["loss"]),
                 _share(row["accuracy"]),
-                _share(row["top_5_accuracy"]),
+                *([_share(row["top_5_accuracy"])] if top_5 else []),
             )
         )
-    head = ("step", "epoch", "split", "train loss", "train top-1", "loss", "top-1", "top-5")
+    names = ["step", "epoch", "split", "train loss", "train top-1", "loss", "top-1"]
+    head = (*names, "top-5") if top_5 else tuple(names)
     all_of = f"{len(shown)} of {len(rows)} evaluations" if len(shown) < len(rows) else None
     return details("The evaluations as numbers", table(head, lines, all_of, class_="numbers"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from pipeline.monitor.metrics_file import shows_top_5
 from pipeline.monitor.report.classes import class_sections
 from pipeline.monitor.report.facts import Predictions
 from pipeline.monitor.report.html import Content, Html, element, join, table
@@ -36,7 +37,7 @@ def _split(
 ) -> list[Content]:
     values = {
         "accuracy": f"{metrics['accuracy']:.2%}",
-        "top-5": f"{metrics['top_5_accuracy']:.2%}",
+        **({"top-5": f"{metrics['top_5_accuracy']:.2%}"} if shows_top_5(len(classes)) else {}),
         "loss": f"{metrics['loss']:.4f}",
         "calibration error": f"{metrics['calibration_error']:.2%}",
     }

@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from pipeline.config import AugmentConfig, Config, all_settings, value_of
+from pipeline.monitor.metrics_file import shows_top_5
 from pipeline.monitor.report.classes import class_sections
 from pipeline.monitor.report.curves import (
     evaluations_table,
@@ -129,7 +130,8 @@ def _tiles(run: RunFacts) -> Html:
     row = test or validation
     if row is not None:
         split = row["split"]
-        tiles.append((f"{split} top-5", f"{row['top_5_accuracy']:.2%}", None))
+        if shows_top_5(len(run.classes)):
+            tiles.append((f"{split} top-5", f"{row['top_5_accuracy']:.2%}", None))
         tiles.append((f"{split} loss", f"{row['loss']:.4f}", None))
     if train is not None:
         tiles += _training_tiles(run, train)

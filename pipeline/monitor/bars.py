@@ -1,0 +1,96 @@
+"""Bars on a terminal: of the epoch, of the run, and of anything that is counted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+# Ten, rich's own choice, take 2 % of a core, and it is one of those that train.
+_REFRESHES_PER_SECOND = 2
+_NARROW = 100  # columns, below which the bar has room for two facts only
+
+
+class EpochAndRun:
+    """A bar for the epoch and one for the run, each with the time left and facts beside it."""
+
+    def __init__(self, console: Console, total_steps: int, steps_per_epoch: float) -> None:
+        self._console = console
+        self._total_steps, self._steps_per_epoch = total_steps, steps_per_epoch
+        self._epochs = math.ceil(total_steps / steps_per_epoch)
+        self._bar = make_bar(console)
+        name, total = self._named(0)
+        self._current, self._epoch = self._bar.add_task(name, total=total, facts=""), 0
+        self._run = self._bar.add_task("run", total=total_steps, facts="")
+        self._below = ""
+        self._bar.start()
+
+    def advance(self, step: int) -> None:
+        """Moves both; at the last step of an epoch its bar is full."""
+        epoch = max(0, math.ceil(step / self._steps_per_epoch) - 1)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            name, total = self._named(epoch)
+            self._bar.reset(self._current, total=total, description=name)
+        done = step - epoch * self._steps_per_epoch
+        self._bar.update(self._current, completed=done)
+        self._bar.update(self._run, completed=step)
+
+    def tell(self, row: Mapping[str, Any], validation: float | None) -> None:
+        """Shows the metrics of training, and the accuracy of the last validation."""
+        self.advance(row["step"])
+        if self._console.width < _NARROW:
+            facts, self._below = f"loss {row['loss']:.3f} {row['accuracy']:.0%}", ""
+        else:
+            facts = f"loss {row['loss']:.4f}  accuracy {row['accuracy']:.1%}  {speed(row)}"
+            self._below = f"step {row['step']}/{self._total_steps}"
+        if validation is not None:
+            self._below += f"  validation {validation:.1%}"
+        self._bar.update(self._current, facts=facts.rstrip())
+        self._bar.update(self._run, facts=self._below.strip())
+
+    def doing(self, text: str) -> None:
+        """Shows what is being done while no step ends, in place of the facts of the run."""
+        self._bar.update(self._run, facts=text or self._below.strip())
+
+    def close(self) -> None:
+        """Takes both away."""
+        self._bar.stop()
+
+    def _named(self, epoch: int) -> tuple[str, float]:
+        left = self._total_steps - epoch * self._steps_per_epoch
+        return f"epoch {epoch + 1}/{self._epochs}", min(self._steps_per_epoch, left)
+
+
+def speed(row: Mapping[str, Any]) -> str:
+    """Images a second and the learning rate, where they are known."""
+    facts = []
+    if row.get("examples_per_second"):
+        facts.append(f"{row['examples_per_second']:,.0f} images/s")
+    if "learning_rate" in row:
+        facts.append(f"lr {row['learning_rate']:.2e}")
+    return "  ".join(facts)
+
+
+def make_bar(console: Console) -> Progress:
+    """A bar with a description, the share done, the time left, and facts."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[facts]}"),
+        console=console,
+        expand=True,
+        transient=True,
+        refresh_per_second=_REFRESHES_PER_SECOND,
+    )
