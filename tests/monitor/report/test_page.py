@@ -14,6 +14,8 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix
 
 from pipeline.monitor.report.board import write_board
+from pipeline.monitor.report.compare import comparison_page
+from pipeline.monitor.report.evaluation import evaluation_page
 from pipeline.monitor.report.page import duration, report_page
 from pipeline.train.evaluation import evaluate_predictions
 from tests.monitor.report.invented import invented_predictions, invented_run, with_pictures
@@ -70,7 +72,7 @@ def test_names_and_paths_are_harmless():
 
 
 def test_the_numbers_at_the_top_are_those_of_the_rows():
-    run = invented_run(names(3))
+    run = invented_run(names(6))
     test = {"step": 4000, "epoch": 40, "split": "test", "weights_of_step": 3500}
     test |= {"loss": 0.43216, "accuracy": 0.87654, "top_5_accuracy": 0.98765}
     run = replace(run, rows=[*run.rows, test], best_step=3500)
@@ -90,7 +92,7 @@ def test_the_numbers_at_the_top_are_those_of_the_rows():
 
 
 def test_curves_of_all_splits_share_axes_and_say_their_ends():
-    run = invented_run(names(3))
+    run = invented_run(names(6))
     curves = section(page(run), "Learning curves")
     loss, top_1, top_5 = curves.find("svg")
     assert [svg.attributes["aria-label"] for svg in (loss, top_1, top_5)] == [
@@ -105,6 +107,18 @@ def test_curves_of_all_splits_share_axes_and_say_their_ends():
     rows = curves.find("table")[0].cells()
     assert len(rows) == 9
     assert rows[-1][5:] == [f"{last['loss']:.4f}", "75.00%", "85.00%"]
+
+
+@pytest.mark.parametrize(("classes", "shown"), [(5, False), (6, True)])
+def test_top_5_is_left_out_of_every_page_where_it_is_always_right(classes, shown):
+    run = invented_run(names(classes))
+    metrics = {"loss": 1.0, "accuracy": 0.5, "top_5_accuracy": 1.0, "calibration_error": 0.0}
+    pages = [
+        report_page(run),
+        comparison_page([run, replace(run, name="other")]),
+        evaluation_page("title", [(run.predictions, run.classes, metrics, [])]),
+    ]
+    assert ["top-5" in page.lower() for page in pages] == [shown] * 3
 
 
 def test_a_going_on_and_checkpoints_are_marked_at_their_steps():
