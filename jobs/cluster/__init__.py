@@ -1,13 +1,14 @@
-"""What makes, shows and ends jobs on Kubernetes.
+"""Verbs that create, show and end jobs on Kubernetes.
 
-options.py   what is asked for, and whether a cluster can know it
-render.py    the manifests, from the bases in k8s/
-mpijob.py    the same for the MPI operator
-rules.py     what a cluster would refuse, or take and fail with
-api.py       what is said to the API server
-refusals.py  what its answers that are no success mean
-create.py    creates a job, wholly or not at all
-state.py     what a job's objects say about it
-progress.py  how far its run is, read on the claim
-forward.py   a port that leads to its TensorBoard
+submit.py      `vit submit`; jobs.py, logs.py, stop.py, resume.py and delete.py are verbs too
+options.py     the options of a job, checked without a cluster
+render.py      the manifests, from the bases in k8s/
+mpijob.py      the manifests for the MPI operator
+mpi_launch.py  `vit mpi-launch`, the command of an MPIJob's launcher
+api.py         requests to the API server
+refusals.py    errors for what the API server refuses
+create.py      creates a job, completely or not at all
+state.py       the state of a job, from its objects
+progress.py    the progress of a job's run, read from the claim
+forward.py     a local port that leads to the job's TensorBoard
 """

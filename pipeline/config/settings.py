@@ -302,7 +302,7 @@ class TrainConfig(_Stage):
 
 
 class DistributeConfig(_Stage):
-    """On what the run trains. None of it changes what is trained."""
+    """The devices and processes that train. `compression` alone changes what is trained."""
 
     runtime: Literal["auto", "single", "mirrored", "horovod", "multi_worker"] = _setting(
         "auto",
