@@ -47,7 +47,7 @@ COPY --from=build /opt/vit /opt/vit
 
 # All that is written outside of the run folder goes to /tmp, so that the root can be read-only.
 ENV PATH=/opt/vit/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-    HOME=/tmp MPLCONFIGDIR=/tmp/matplotlib XDG_CACHE_HOME=/tmp/.cache PYTHONDONTWRITEBYTECODE=1
+    TF_CPP_MIN_LOG_LEVEL=2 HOME=/tmp MPLCONFIGDIR=/tmp/matplotlib XDG_CACHE_HOME=/tmp/.cache PYTHONDONTWRITEBYTECODE=1
 USER 1000:1000
 # The default run folder is runs/RECIPE: mount /home/vit/runs.
 WORKDIR /home/vit

@@ -14,11 +14,12 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from socket import gethostname
+from types import ModuleType
 from typing import NoReturn, TextIO
 
 from jobs.usage import check_paths, explain_options, explain_recipe, explain_verb
 from pipeline.distribute.environment import Place, find_place
-from pipeline.errors import PipelineError, SettingsError
+from pipeline.errors import PipelineError, SettingsError, without_settings
 
 # Each is a module of this package, or of jobs.cluster, with add_arguments(parser) and
 # run(arguments) -> exit code.
@@ -46,6 +47,9 @@ VERBS = {
 }
 _ON_A_CLUSTER = ("submit", "jobs", "logs", "stop", "resume", "delete", "mpi-launch")
 
+# They look at a run as it is: what a message advises must not be a setting.
+_WITHOUT_SETTINGS = ("evaluate", "predict", "export", "report")
+
 RECIPES = Path(__file__).parent / "configs"
 
 EXIT_CODES = """exit codes:
@@ -55,6 +59,16 @@ EXIT_CODES = """exit codes:
   75  stopped on request, with a checkpoint: give the same command to go on
   76  another process of the job was lost: start all of them again
 """
+
+
+_ENDS = {
+    0: "done",
+    2: "the settings are wrong",
+    3: "the data is missing or wrong",
+    75: "stopped on request",
+    76: "another process was lost",
+    130: "interrupted",
+}
 
 
 def run_process(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -108,13 +122,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(explain_options(unknown, rest, parser.format_help()))
     place = _place()
     _log_to_stderr(verb, place)
+    code = _run(verb, module, parsed, place)
+    if place.world_size > 1:
+        how = _ENDS.get(code, "failed")
+        print(
+            f"vit {verb}: rank {place.rank} of {place.world_size} on {gethostname()} ended: {how} "
+            f"(exit code {code})",
+            file=sys.stderr,
+        )
+    return code
+
+
+def _run(verb: str, module: ModuleType, parsed: argparse.Namespace, place: Place) -> int:
+    """Runs the verb and turns an error into one message; returns the exit code."""
     where = f"rank {place.rank} on {gethostname()}: " if place.world_size > 1 else ""
     try:
         check_paths(vars(parsed).values())
         return int(module.run(parsed))
     except PipelineError as error:
         if place.rank == 0 or not error.said_by_chief:
-            print(f"vit {verb}: {where}{error}", file=sys.stderr)
+            text = without_settings(str(error)) if verb in _WITHOUT_SETTINGS else str(error)
+            print(f"vit {verb}: {where}{text}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"vit {verb}: interrupted", file=sys.stderr)
@@ -147,6 +175,7 @@ def _log_to_stderr(verb: str, place: Place) -> None:
     logger = logging.getLogger("pipeline")
     logger.handlers = [handler]
     logger.setLevel(logging.INFO if place.rank == 0 else logging.ERROR)
+    logging.getLogger("pipeline.distribute.runtime.joined").setLevel(logging.INFO)
 
 
 def _place() -> Place:

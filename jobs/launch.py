@@ -1,4 +1,4 @@
-"""`vit launch --hosts h0,h1 --slots N [options] -- COMMAND...`"""
+"""`vit launch --hosts h0,h1 --processes-per-node N [options] -- COMMAND...`"""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _INDEX_VARIABLES = ("JOB_COMPLETION_INDEX", "SLURM_NODEID")
 _EPILOG = """Start it once on each node, by whatever starts one program a node (an indexed
 Kubernetes Job, srun); neither ssh nor horovodrun is needed. On one machine:
 
-  vit launch --hosts localhost --slots 2 -- vit train digits
+  vit launch --hosts localhost --processes-per-node 2 -- vit train digits
 
 Rank 0 writes as if it had been started alone; the other ranks' lines begin with [rank R HOST].
 SIGTERM, SIGINT and SIGUSR1 are passed on to all processes. When one fails, the others are ended.
@@ -39,7 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     number(
         "--hosts", required=True, metavar="H0,H1,...", help="names or IPv4 addresses of the nodes"
     )
-    number("--slots", type=int, help="processes on each node (default: its GPUs, or 1)")
+    number(
+        "--processes-per-node",
+        type=int,
+        metavar="N",
+        help="processes on each node (default: its GPUs, or 1)",
+    )
     number(
         "--index",
         type=int,
@@ -79,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
 def launch_here(slots: int, runtime: str) -> list[str]:
     """What to put before a command to run it as `slots` processes on this machine."""
     vit = [sys.executable, "-m", "jobs.cli", "launch", "--hosts", "localhost"]
-    return [*vit, "--slots", str(slots), "--runtime", runtime, "--"]
+    return [*vit, "--processes-per-node", str(slots), "--runtime", runtime, "--"]
 
 
 def read_job(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Job:
@@ -90,7 +95,8 @@ def read_job(arguments: argparse.Namespace, environment: Mapping[str, str]) -> J
     """
     hosts = _read_hosts(arguments.hosts)
     gpus = find_gpus(environment)
-    slots = arguments.slots if arguments.slots is not None else max(1, len(gpus))
+    asked = arguments.processes_per_node
+    slots = max(1, len(gpus)) if asked is None else asked
     _check_slots(slots, len(gpus))
     _check_port(arguments.port, slots * len(hosts) if arguments.runtime == "multi_worker" else 0)
     for name, value in (("--wait-s", arguments.wait_s), ("--grace-s", arguments.grace_s)):
@@ -115,12 +121,12 @@ def _read_hosts(text: str) -> tuple[str, ...]:
         if not re.fullmatch(r"[\w.-]+", host):
             raise SettingsError(
                 "--hosts must be names or IPv4 addresses with commas between them, without ports "
-                f"and slots. Received: {text!r}"
+                f"and numbers of processes. Received: {text!r}"
             )
     if double := [host for host in hosts if hosts.count(host) > 1]:
         raise SettingsError(
-            f"--hosts names {double[0]} twice: name each host once, and give --slots 2 for two "
-            "processes on each"
+            f"--hosts names {double[0]} twice: name each host once, and give "
+            "--processes-per-node 2 for two processes on each"
         )
     if len(hosts) > 1 and "localhost" in hosts:
         raise SettingsError("--hosts: localhost means another machine on each of several nodes")
@@ -129,11 +135,12 @@ def _read_hosts(text: str) -> tuple[str, ...]:
 
 def _check_slots(slots: int, gpus: int) -> None:
     if slots < 1:
-        raise SettingsError(f"--slots must be 1 or more. Received: {slots}")
+        raise SettingsError(f"--processes-per-node must be 1 or more. Received: {slots}")
     if 0 < gpus < slots:
         raise SettingsError(
-            f"--slots {slots} needs a GPU for each process, and this node has {gpus}: give "
-            f"--slots {gpus} or less, or CUDA_VISIBLE_DEVICES= to train on the CPU"
+            f"--processes-per-node {slots} needs a GPU for each process, and this node has {gpus}: "
+            f"give --processes-per-node {gpus} or less, or CUDA_VISIBLE_DEVICES= to train on the "
+            "CPU"
         )
 
 

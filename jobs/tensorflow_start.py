@@ -10,7 +10,8 @@ import tempfile
 # Notes about the build and absent drivers, which come from C++ before any Python logger.
 _NOISE = re.compile(
     rb"^(WARNING: All log messages before absl|[IW]\d{4} |\d{4}-\d\d-\d\d .*: [IW] |"
-    rb"To enable the following instructions|E\d{4} .*(factory for plugin|cuInit))"
+    rb"To enable the following instructions|"
+    rb"E\d{4} .*(factory for plugin|cuInit|computation placer already registered))"
 )
 
 

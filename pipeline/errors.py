@@ -3,6 +3,18 @@
 Every error carries one message for the user: what is wrong, what was received, what to do.
 """
 
+# Ends of messages that advise a setting. A verb that takes no settings leaves them out; they are
+# text, since messages cross graphs and processes as text.
+SKIP_BAD_IMAGES = ", or set data.on_bad_image=skip"
+RESIZE_IMAGES = ". Set data.resize=squash or data.resize=crop"
+
+
+def without_settings(message: str) -> str:
+    """The message for a verb that takes no settings."""
+    for advice in (SKIP_BAD_IMAGES, RESIZE_IMAGES):
+        message = message.replace(advice, "")
+    return message
+
 
 class PipelineError(Exception):
     """Base of the errors that are shown as one message, without a traceback.

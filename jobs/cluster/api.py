@@ -14,8 +14,7 @@ from urllib.parse import quote
 
 import yaml
 
-from jobs.cluster.refusals import Forbidden, explain, unreachable
-from pipeline.errors import SettingsError
+from jobs.cluster.refusals import Forbidden, NoCluster, explain, unreachable
 
 Manifest = dict[str, Any]
 
@@ -61,7 +60,7 @@ class Cluster:
       namespace: Default: that of the kubectl context, or of the pod.
 
     Raises:
-      SettingsError: Nothing says which cluster.
+      NoCluster: Nothing says which cluster.
     """
 
     def __init__(self, namespace: str | None = None) -> None:
@@ -221,10 +220,7 @@ def _configure(configuration: Any) -> str:
     except (ConfigException, OSError, ValueError, TypeError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())
         where = f"KUBECONFIG={named}" if named else f"KUBECONFIG is not set, and {files}"
-        raise SettingsError(
-            f"cannot tell which cluster to talk to ({where}): {why}. Set KUBECONFIG to the "
-            "file that kubectl uses"
-        ) from None
+        raise NoCluster(f"{where}: {why}") from None
     return str(context["context"].get("namespace") or "default")
 
 

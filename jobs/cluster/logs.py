@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Callable, Iterable
 
 from jobs.cluster.api import Cluster, Manifest
@@ -38,10 +39,14 @@ def run(arguments: argparse.Namespace) -> int:
     job = read_job(cluster, arguments.name)
     pod = _pod(cluster, job, arguments.rank or 0)
     wanted = _filter(job, arguments.rank)
+    name = pod["metadata"]["name"]
     try:
-        _print(filter(wanted, cluster.log(pod["metadata"]["name"], "vit", arguments.follow)))
+        printed = _print(filter(wanted, cluster.log(name, "vit", arguments.follow)))
     except NotThere:
         raise ClusterError(f"the pod of {job.name} has gone meanwhile: try again") from None
+    if not printed:
+        whose = "" if arguments.rank is None else f" of rank {arguments.rank}"
+        print(f"vit logs: no line{whose} in the log of pod {name} yet", file=sys.stderr)
     return 0
 
 
@@ -70,6 +75,10 @@ def _filter(job: JobView, rank: int | None) -> Callable[[str], bool]:
     return is_from_rank
 
 
-def _print(lines: Iterable[str]) -> None:
+def _print(lines: Iterable[str]) -> bool:
+    """Prints the lines as they come; returns whether there were any."""
+    printed = False
     for line in lines:
         print(line, end="", flush=True)
+        printed = True
+    return printed

@@ -83,6 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
         subprocess.Popen(
             [_horovodrun(), "--gloo", "-np", processes, "-H", hosts, *command],
             start_new_session=True,
+            # horovodrun imports TensorFlow itself, whose notes would come before the ranks' lines.
+            env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ},
         ),
         arguments.run / "stop",
         received,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Literal
 
 from pipeline.errors import SettingsError
@@ -28,7 +29,8 @@ class ClusterJob:
       name: Of the Job and all that belongs to it.
       verb: Of `vit`; all but train run in one pod.
       nodes: Pods, one a node.
-      gpus: Of each pod, one process each; 0 trains on the CPU, in one process a pod.
+      gpus: Of each pod; 0 trains on the CPU.
+      processes: In each pod; None: one a GPU, or one on the CPU.
       cpu, memory, shm: Kubernetes quantities, of each pod.
       data_claim: A second claim, mounted read-only at /data.
       deadline_s: Of the job, with all its restarts.
@@ -41,6 +43,7 @@ class ClusterJob:
     verb: str = "train"
     nodes: int = 1
     gpus: int = 0
+    processes: int | None = None
     backend: Backend = "job"
     runtime: Runtime = "horovod"
     namespace: str | None = None
@@ -60,7 +63,7 @@ class ClusterJob:
     @property
     def slots(self) -> int:
         """Processes a pod."""
-        return max(1, self.gpus)
+        return max(1, self.gpus) if self.processes is None else self.processes
 
     @property
     def num_replicas(self) -> int:
@@ -81,12 +84,21 @@ class ClusterJob:
 def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what describes a job, apart from what it runs."""
     add = parser.add_argument
-    add("--name", required=True, help="of the job, and of its run folder runs/NAME on the claim")
+    add(
+        "--name",
+        help="of the job, and of its run folder runs/NAME on the claim (default: the recipe's)",
+    )
     add("--image", required=True, help="that `make image` built, where the cluster finds it")
     add("--claim", required=True, metavar="PVC", help="ReadWriteMany claim, mounted at /shared")
     add("--data-claim", metavar="PVC", help="another one with data, mounted read-only at /data")
     add("--nodes", type=int, default=1, help="pods, one a node (default: 1)")
     add("--gpus-per-node", type=int, default=0, metavar="G", help="default: 0, train on the CPU")
+    add(
+        "--processes-per-node",
+        type=int,
+        metavar="N",
+        help="processes in each pod (default: its GPUs, or 1)",
+    )
     add("--backend", choices=("job", "mpijob"), default="job", help="default: job")
     add(
         "--runtime",
@@ -133,12 +145,13 @@ def read_job(arguments: argparse.Namespace, verb: str) -> ClusterJob:
       SettingsError: One cannot be right, whatever the cluster.
     """
     job = ClusterJob(
-        name=arguments.name,
+        name=default_name(arguments, verb) if arguments.name is None else arguments.name,
         image=arguments.image,
         claim=arguments.claim,
         verb=verb,
         nodes=arguments.nodes,
         gpus=arguments.gpus_per_node,
+        processes=arguments.processes_per_node,
         backend=arguments.backend,
         runtime=arguments.runtime,
         namespace=arguments.namespace,
@@ -165,6 +178,7 @@ def _check_numbers(job: ClusterJob) -> None:
     for option, value, least in (
         ("--nodes", job.nodes, 1),
         ("--gpus-per-node", job.gpus, 0),
+        ("--processes-per-node", job.slots, 1),
         ("--max-restarts", job.max_restarts, 0),
     ):
         if value < least:
@@ -178,14 +192,31 @@ def _check_numbers(job: ClusterJob) -> None:
         )
 
 
+def default_name(arguments: argparse.Namespace, verb: str) -> str:
+    """A job's name where none is given: the recipe's, or the verb's and its run's, as a DNS label.
+
+    Args:
+      arguments: Of `add_job_arguments`, and the `words` that the verb gets.
+    """
+    first = PurePath(arguments.words[0])
+    words = {"train": [first.stem], "prepare": [verb], "doctor": [verb, first.stem]}
+    text = "-".join(words.get(verb, [verb, first.name])).lower()
+    label = re.sub(r"[^a-z0-9]+", "-", text).strip("-")
+    if not label[:1].isalpha():
+        label = f"vit-{label}"
+    room = _room_for_name(arguments.backend, arguments.nodes, arguments.tensorboard)
+    return label[:room].strip("-")
+
+
+def _room_for_name(backend: Backend, nodes: int, tensorboard: bool) -> int:
+    """Characters that a name may have: that of the last pod is a DNS label."""
+    last = {"job": f"-{nodes - 1}", "mpijob": f"-worker-{nodes - 1}"}[backend]
+    return _LONGEST_LABEL - max(len(last), len("-board") if tensorboard else 0)
+
+
 def _check_names(job: ClusterJob) -> None:
-    last = {
-        "job": f"{job.name}-{job.nodes - 1}",
-        "mpijob": f"{job.name}-worker-{job.nodes - 1}",
-    }[job.backend]
-    longest = max((last, *([f"{job.name}-board"] if job.tensorboard else [])), key=len)
-    room = _LONGEST_LABEL - (len(longest) - len(job.name))
-    if not _LABEL.fullmatch(job.name) or len(longest) > _LONGEST_LABEL:
+    room = _room_for_name(job.backend, job.nodes, job.tensorboard)
+    if not _LABEL.fullmatch(job.name) or len(job.name) > room:
         raise SettingsError(
             "--name must be small letters, digits and dashes, begin with a letter, end with a "
             f"letter or digit, and have at most {room} characters, as its last pod is a host's "
@@ -213,6 +244,14 @@ def _check_names(job: ClusterJob) -> None:
 
 
 def _check_together(job: ClusterJob) -> None:
+    if job.processes is not None and not job.launched:
+        why = f"--verb {job.verb}" if job.verb != "train" else "--runtime mirrored"
+        raise SettingsError(f"{why} is one process: leave out --processes-per-node")
+    if 0 < job.gpus < job.slots:
+        raise SettingsError(
+            f"--processes-per-node {job.slots} needs a GPU for each process: give --gpus-per-node "
+            f"{job.slots} or more, or leave --gpus-per-node out to train on the CPU"
+        )
     if job.verb != "train" and (job.nodes > 1 or job.backend != "job"):
         raise SettingsError(
             f"--verb {job.verb} runs in one pod: leave out --nodes and --backend, or train"

@@ -18,6 +18,25 @@ class ClusterError(PipelineError):
     """The cluster cannot be reached, or cannot do it now."""
 
 
+class NoCluster(SettingsError):
+    """Nothing says which cluster to talk to.
+
+    Args:
+      why: What was looked at, and what is wrong with it.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"cannot tell which cluster to talk to ({why}). Set KUBECONFIG to the file that "
+            "kubectl uses"
+        )
+        self.why = why
+
+
+class Unreachable(ClusterError):
+    """The cluster does not answer."""
+
+
 class KindMissing(SettingsError):
     """The server does not know the kind: its operator is not installed."""
 
@@ -59,10 +78,10 @@ def explain(error: Any, verb: str, path: str) -> PipelineError:
     return ClusterError(f"the cluster answers {error.status}: {message}")
 
 
-def unreachable(host: str, error: Exception) -> ClusterError:
+def unreachable(host: str, error: Exception) -> Unreachable:
     """For a connection that failed."""
     what = str(error).rpartition(": ")[2]
-    return ClusterError(
+    return Unreachable(
         f"cannot reach the cluster at {host}: {what}. Look whether it is up, and whether "
         "KUBECONFIG names the right one: `kubectl cluster-info` asks the same server"
     )

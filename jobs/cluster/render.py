@@ -185,7 +185,14 @@ def _render_job(
     container = template["spec"]["containers"][0]
     if job.launched:
         template["spec"]["subdomain"] = job.name
-        launcher = ["vit", "launch", "--hosts", ",".join(job.hosts), "--slots", str(job.slots)]
+        launcher = [
+            "vit",
+            "launch",
+            "--hosts",
+            ",".join(job.hosts),
+            "--processes-per-node",
+            str(job.slots),
+        ]
         launcher += ["--runtime", job.runtime] if job.runtime != "horovod" else []
         container["command"] = [*launcher, "--grace-s", str(launcher_grace_s(config)), "--"]
         container["args"] = ["vit", "train", RECIPE]

@@ -1,4 +1,4 @@
-"""`vit submit RECIPE [settings] --name N --image I --claim C [options]`"""
+"""`vit submit RECIPE [settings] --image I --claim C [options]`"""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from jobs.cli import find_recipe
 from jobs.cluster.api import Cluster
 from jobs.cluster.create import create
 from jobs.cluster.options import ONE_POD_VERBS, ClusterJob, add_job_arguments, read_job
+from jobs.cluster.refusals import ClusterError, NoCluster, Unreachable
 from jobs.cluster.render import Manifest, render, settings_for_cluster, to_yaml
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, load_config
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_job_arguments(parser)
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--render", action="store_true", help="print the manifests, and send nothing")
+    how.add_argument("--render", action="store_true", help="print the manifests; needs no cluster")
     how.add_argument("--dry-run", action="store_true", help="ask the server, and create nothing")
     parser.epilog = _EPILOG
 
@@ -61,7 +62,17 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.render:
         print(to_yaml(manifests), end="")
         return 0
-    print(create(Cluster(job.namespace), job, manifests, dry_run=arguments.dry_run))
+    try:
+        print(create(Cluster(job.namespace), job, manifests, dry_run=arguments.dry_run))
+    except (NoCluster, Unreachable) as error:
+        if not arguments.dry_run:
+            raise
+        why = error.why if isinstance(error, NoCluster) else str(error).partition(". ")[0]
+        kind = SettingsError if isinstance(error, NoCluster) else ClusterError
+        raise kind(
+            f"--dry-run asks a cluster, and none can be asked ({why}): --render prints the "
+            "manifests without one"
+        ) from None
     return 0
 
 

@@ -24,7 +24,7 @@ left in the run folder. Up to 256 training images are read and decoded, for 5 s 
 training keeps beside the data, the index of TFRecord files and what Keras downloads, is kept here
 too. Started as a job is, it looks at every process, and compares the clocks of the hosts:
 
-  vit launch --hosts localhost --slots 2 -- vit doctor RECIPE
+  vit launch --hosts localhost --processes-per-node 2 -- vit doctor RECIPE
 
 """
 

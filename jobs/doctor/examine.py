@@ -159,8 +159,8 @@ def _start(found: Findings, config: Config, place: Place) -> Runtime | None:
                     "processes",
                     f"distribute.runtime={distribute.runtime} is for a job, and the doctor was "
                     "started alone: replicas and clocks are those of one process",
-                    f"vit launch --hosts H0,H1 --slots N --runtime {distribute.runtime} -- vit "
-                    "doctor ... looks at the job",
+                    "vit launch --hosts H0,H1 --processes-per-node N "
+                    f"--runtime {distribute.runtime} -- vit doctor ... looks at the job",
                 )
             ]
         )

@@ -23,7 +23,7 @@ from pipeline.data.decode.unreadable import UnreadableError
 from pipeline.data.decode.upright import stored_boxes, turn_upright
 from pipeline.data.preprocess import decode_box, resize_box
 from pipeline.data.split import Split
-from pipeline.errors import DataError
+from pipeline.errors import RESIZE_IMAGES, SKIP_BAD_IMAGES, DataError
 
 # An error that leaves a graph keeps only its text: the message travels between these marks.
 _MARKS = ("<<wrong image: ", " :wrong image>>")
@@ -413,8 +413,7 @@ def _content(split: Split, example: int) -> bytes:
 
 def _unreadable(name: str, reason: str) -> DataError:
     return DataError(
-        f"cannot read the image {name}: {reason}. Replace or remove it, or set "
-        "data.on_bad_image=skip"
+        f"cannot read the image {name}: {reason}. Replace or remove it{SKIP_BAD_IMAGES}"
     )
 
 
@@ -423,5 +422,5 @@ def _check_size(name: str, height: int, width: int, config: DataConfig) -> None:
     if config.resize == "none" and (height, width) != (size, size):
         raise DataError(
             f"{name} has {width} x {height} pixels, but with data.resize=none every image must "
-            f"have data.image_size={size} x {size}. Set data.resize=squash or data.resize=crop"
+            f"have data.image_size={size} x {size}{RESIZE_IMAGES}"
         )

@@ -58,7 +58,7 @@ class Job:
         command = hashlib.sha256(json.dumps(self.command).encode()).hexdigest()[:12]
         return {
             "--hosts": ",".join(self.hosts),
-            "--slots": str(self.slots),
+            "--processes-per-node": str(self.slots),
             "--runtime": self.runtime,
             "COMMAND with the hash": command,
         }

@@ -123,6 +123,8 @@ class Node:
             if process.end is not None or (end := process.poll()) is None:
                 continue
             self._ends.append(end)
+            if end.status < 0:  # it could not say so itself
+                process.say(f"{_name(self._job, end)} ended: it {end.describe()}")
             if end.code == 75:
                 self._kill_at_s = min(self._kill_at_s, time.monotonic() + self._job.grace_s)
             elif end.code != 0:
@@ -209,6 +211,10 @@ def _cause(ends: Sequence[End]) -> End:
     """The process whose end explains the others'."""
     code = exit_code(ends)
     return min((end for end in ends if end.code == code), key=lambda end: end.by_launcher)
+
+
+def _name(job: Job, end: End) -> str:
+    return f"rank {end.rank} of {len(job.hosts) * job.slots} on {job.host}"
 
 
 def _describe(job: Job, end: End, tail: Sequence[str]) -> str:

@@ -151,6 +151,7 @@ class Process:
         self.end: End | None = None
         self._ended_by_launcher = False
         self._guard = guard
+        self._prefix = prefix.encode()
         self._tail: deque[bytes] = deque(maxlen=TAIL_LINES)
         self._popen = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _START, str(os.getpid()), *command],
@@ -162,9 +163,7 @@ class Process:
         )
         guard.add(self._popen.pid)
         self._pumps = [
-            threading.Thread(
-                target=_pump, args=(source, number, prefix.encode(), tail), daemon=True
-            )
+            threading.Thread(target=_pump, args=(source, number, self._prefix, tail), daemon=True)
             for source, number, tail in (
                 (self._popen.stdout, 1, None),
                 (self._popen.stderr, 2, self._tail),
@@ -195,6 +194,10 @@ class Process:
         if self.poll() is None:
             self._ended_by_launcher = self._ended_by_launcher or because_of_another
             self._kill_group(number)
+
+    def say(self, text: str) -> None:
+        """Writes a line about the process where its own standard error goes."""
+        _write(2, self._prefix + f"vit launch: {text}\n".encode())
 
     def tail(self) -> list[str]:
         """The last lines of its standard error."""

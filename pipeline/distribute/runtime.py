@@ -5,10 +5,12 @@ No other file asks for a rank, a strategy or a device. `start` makes the one the
 
 from __future__ import annotations
 
+import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from socket import gethostname
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +22,9 @@ from pipeline.distribute.environment import Place, find_place
 from pipeline.errors import PeerLost, PipelineError, SettingsError
 
 Batch = dict[str, tf.Tensor]
+
+# Every rank says when it joins; other messages are the chief's.
+JOINED = logging.getLogger(f"{__name__}.joined")
 
 # Parts of a batch side by side on a CPU; with more cores than that, operations share them all. Each
 # part makes a gradient of its own to be summed.
@@ -175,6 +180,11 @@ def start(config: DistributeConfig) -> Runtime:
     _configure_devices(config, threads_of(config, place))
     runtime = _join(place, config)
     runtime.parts_at_a_time = parts or 1
+    if runtime.world_size > 1:
+        JOINED.info(
+            f"rank {runtime.rank} of {runtime.world_size} on {gethostname()} joined: "
+            f"pid {os.getpid()}, {', '.join(local_devices())}, {runtime.name}"
+        )
     return runtime
 
 
@@ -198,9 +208,9 @@ def _join(place: Place, config: DistributeConfig) -> Runtime:
 
 _HOW_TO_START = {
     "horovod": "distribute.runtime=horovod needs processes that were started together: "
-    "`horovodrun -np N vit train ...` or `vit launch --slots N -- vit train ...`",
+    "`horovodrun -np N vit train ...` or `vit launch --processes-per-node N -- vit train ...`",
     "multi_worker": "distribute.runtime=multi_worker needs TF_CONFIG in the environment: "
-    "`vit launch --runtime multi_worker --slots N -- vit train ...` sets it",
+    "`vit launch --runtime multi_worker --processes-per-node N -- vit train ...` sets it",
 }
 
 
@@ -219,6 +229,11 @@ def _start_alone(kind: str) -> Runtime:
             "on the CPU"
         )
     return MirroredRuntime(devices)
+
+
+def local_devices() -> list[str]:
+    """Short names of this process's devices to train on, such as CPU:0."""
+    return [name.removeprefix("/device:") for name in replica_devices()]
 
 
 def replica_devices() -> list[str]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pipeline.data.images import load_image
 from pipeline.data.sources.folder import EXTENSIONS
 from pipeline.data.sources.walk import is_skipped
-from pipeline.errors import DataError
+from pipeline.errors import DataError, without_settings
 from pipeline.export.exported import Exported, Pixels, Probabilities
 
 BATCH = 32  # images a call of the model
@@ -92,5 +92,5 @@ def _read(file: Answer, model: Exported) -> Answer:
     except OSError as error:
         return file._replace(problem=error.strerror or str(error))
     except DataError as error:
-        return file._replace(problem=str(error))
+        return file._replace(problem=without_settings(str(error)))
     return file._replace(pixels=pixels)

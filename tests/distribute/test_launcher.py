@@ -125,13 +125,15 @@ def clock():
 @pytest.fixture
 def registry(clock):
     """Of two nodes, of which node 0 has come."""
-    registry = Registry(("h0", "h1"), "attempt", {"--slots": "2"}, clock)
+    registry = Registry(("h0", "h1"), "attempt", {"--processes-per-node": "2"}, clock)
     registry.update(report(0))
     return registry
 
 
 def report(index, uid=None, slots="2", **rest):
-    return Report(index, uid or f"uid-{index}", f"host-{index}", {"--slots": slots}, **rest)
+    return Report(
+        index, uid or f"uid-{index}", f"host-{index}", {"--processes-per-node": slots}, **rest
+    )
 
 
 def test_the_job_starts_when_all_have_come(registry):
@@ -164,7 +166,7 @@ def test_a_second_launcher_of_an_index_ends_a_running_attempt(registry):
 
 
 def test_before_the_start_a_silent_launcher_is_replaced(registry, clock):
-    registry = Registry(("h0", "h1", "h2"), "attempt", {"--slots": "2"}, clock)
+    registry = Registry(("h0", "h1", "h2"), "attempt", {"--processes-per-node": "2"}, clock)
     registry.update(report(0))
     registry.update(report(1, "first"))
     assert registry.update(report(1, "second")).error is None
@@ -174,7 +176,7 @@ def test_before_the_start_a_silent_launcher_is_replaced(registry, clock):
 
 
 def test_before_the_start_two_living_launchers_of_an_index_both_hear_of_it(registry, clock):
-    registry = Registry(("h0", "h1", "h2"), "attempt", {"--slots": "2"}, clock)
+    registry = Registry(("h0", "h1", "h2"), "attempt", {"--processes-per-node": "2"}, clock)
     registry.update(report(0))
     registry.update(report(1, "first"))
     registry.update(report(1, "second"))
@@ -186,7 +188,7 @@ def test_before_the_start_two_living_launchers_of_an_index_both_hear_of_it(regis
 def test_other_settings_are_named_and_end_an_attempt_that_has_not_started(registry):
     for view in (registry.update(report(1, slots="3")), registry.update(report(0))):
         assert view.error_code == 2
-        assert "--slots 3, and node 0 with --slots 2" in view.error
+        assert "--processes-per-node 3, and node 0 with --processes-per-node 2" in view.error
 
 
 def test_a_stray_launcher_of_another_job_does_not_end_a_running_attempt(registry):
@@ -243,7 +245,7 @@ def test_the_index_comes_from_the_argument_or_the_scheduler(words, variables, in
 def test_slots_are_the_gpus_or_one():
     assert read("--hosts=a").slots == 1
     assert read("--hosts=a", CUDA_VISIBLE_DEVICES="0,2").slots == 2
-    assert read("--hosts=a", "--slots=3").slots == 3
+    assert read("--hosts=a", "--processes-per-node=3").slots == 3
 
 
 @pytest.mark.parametrize(
@@ -257,8 +259,12 @@ def test_slots_are_the_gpus_or_one():
         (["--hosts=a,b", "--index=2"], {}, "--index must be 0 to 1"),
         (["--hosts=a,b"], {"SLURM_NODEID": "4"}, "SLURM_NODEID must be 0 to 1"),
         (["--hosts=a", "--index=-1"], {}, "--index must be 0 to 0"),
-        (["--hosts=a", "--slots=0"], {}, "--slots must be 1 or more"),
-        (["--hosts=a", "--slots=3"], {"CUDA_VISIBLE_DEVICES": "0,1"}, "this node has 2"),
+        (["--hosts=a", "--processes-per-node=0"], {}, "--processes-per-node must be 1 or more"),
+        (
+            ["--hosts=a", "--processes-per-node=3"],
+            {"CUDA_VISIBLE_DEVICES": "0,1"},
+            "this node has 2",
+        ),
         (["--hosts=a", "--port=65536"], {}, "--port must be 1 to 65535"),
         (["--hosts=a", "--port=65535", "--runtime=multi_worker"], {}, "--port must be 1 to 65534"),
         (["--hosts=a", "--wait-s=-1"], {}, "--wait-s must be 0 or more"),
@@ -272,10 +278,19 @@ def test_wrong_arguments_are_explained(words, variables, message):
 
 def test_options_of_the_command_are_the_commands(capsys):
     code = cli.main(
-        ["launch", "--hosts=localhost", "--slots=0", "--", "vit", "--slots", "2", "--x"]
+        [
+            "launch",
+            "--hosts=localhost",
+            "--processes-per-node=0",
+            "--",
+            "vit",
+            "--processes-per-node",
+            "2",
+            "--x",
+        ]
     )
     assert code == 2
-    assert "--slots must be 1 or more. Received: 0" in capsys.readouterr().err
+    assert "--processes-per-node must be 1 or more. Received: 0" in capsys.readouterr().err
 
 
 def test_the_launcher_does_without_tensorflow():

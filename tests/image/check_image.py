@@ -184,7 +184,7 @@ def check_training(folder):
     goes_on = f"goes on from runs/digits/checkpoints/{step}" in log
     must(code == "0" and goes_on and result, "the same command goes on from it, to its end", log)
 
-    launch = ("launch", "--hosts=localhost", "--slots=2", "--", "vit", *train)
+    launch = ("launch", "--hosts=localhost", "--processes-per-node=2", "--", "vit", *train)
     check_stop(empty_runs(folder, "launched"), launch, "vit launch of two processes")
 
 

@@ -21,7 +21,7 @@ RANK = "${HOROVOD_RANK-$(echo $TF_CONFIG | grep -o '[0-9]*}}$' | tr -d '}')}"
 
 def shell(vit, runtime, command, slots=2):
     """Runs one shell command line as every rank."""
-    options = f"--hosts localhost --slots {slots} --runtime {runtime} --"
+    options = f"--hosts localhost --processes-per-node {slots} --runtime {runtime} --"
     return end(vit.start(options, command=["sh", "-c", command]), 300)
 
 

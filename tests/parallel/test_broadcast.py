@@ -9,7 +9,7 @@ import pytest
 
 from tests.parallel.launches import end
 
-TWO_RANKS = "--hosts localhost --slots 2 --runtime multi_worker --"
+TWO_RANKS = "--hosts localhost --processes-per-node 2 --runtime multi_worker --"
 
 
 @pytest.mark.parametrize("limit", [2**20, 400])

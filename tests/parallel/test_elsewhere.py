@@ -42,7 +42,16 @@ def moved(request, vit, tmp_path):
     recipe = place / "recipe.yaml"
     text = RECIPE.replace("PHOTOS", f'"{place}/photos"').replace("RUNTIME", request.param)
     recipe.write_text(text)
-    launch = ["launch", "--hosts", "localhost", "--slots", 2, "--runtime", request.param, "--"]
+    launch = [
+        "launch",
+        "--hosts",
+        "localhost",
+        "--processes-per-node",
+        2,
+        "--runtime",
+        request.param,
+        "--",
+    ]
     own = [sys.executable, "-m", "jobs.cli"]
     command = [*own, *launch, *own, "train", recipe, f"run.dir={place / 'run'}"]
     Training(vit, tmp_path / "log", command).succeed()
@@ -83,7 +92,7 @@ def test_evaluate_report_and_predict_need_the_run_folder_only(moved, vit, tmp_pa
     config.write_text(config.read_text().replace("batch_size: 12", "batch_size: 13"))
     runtime = "multi_worker" if "multi_worker" in config.read_text() else "horovod"
     command = [sys.executable, "-m", "jobs.cli", "evaluate", str(moved), "--data", str(other)]
-    arguments = f"--hosts localhost --slots 2 --runtime {runtime}"
+    arguments = f"--hosts localhost --processes-per-node 2 --runtime {runtime}"
     code, out, err = end(vit.start(arguments, command=[*command, "--json"]), 240)
     assert code == 0, err
     row = next(line for line in out.splitlines() if '"same_images"' in line)

@@ -18,7 +18,7 @@ def train_with_fault(vit, starter, tmp_path, *fault):
     if starter == "horovodrun":
         process = vit.horovodrun(2, *command)
     else:
-        options = f"--hosts localhost --slots 2 --runtime {starter} --"
+        options = f"--hosts localhost --processes-per-node 2 --runtime {starter} --"
         process = vit.start(options, command=[str(word) for word in command])
     code, out, err = end(process, 300)
     output = out + (err or "")

@@ -77,7 +77,7 @@ def test_horovodrun_over_ssh(hosts, single, tmp_path):
 def test_a_launcher_on_each_host_without_ssh(hosts, single, tmp_path, runtime):
     run = tmp_path / "run"
     train = vit("train", "digits", f"run.dir={run}", *SHORT)
-    common = ["--hosts", ",".join(hosts.names), "--slots", "1", "--runtime", runtime]
+    common = ["--hosts", ",".join(hosts.names), "--processes-per-node", "1", "--runtime", runtime]
     launchers = [
         hosts.start(index, *vit("launch", *common, "--index", index, "--", *train))
         for index in (1, 0)
@@ -89,7 +89,7 @@ def test_a_launcher_on_each_host_without_ssh(hosts, single, tmp_path, runtime):
 @needs_horovod
 def test_a_link_that_goes_down_ends_the_job_on_both_hosts(hosts, tmp_path):
     train = vit("train", "digits", f"run.dir={tmp_path}/run")
-    common = ["--hosts", ",".join(hosts.names), "--slots", "1"]
+    common = ["--hosts", ",".join(hosts.names), "--processes-per-node", "1"]
     launchers = [
         hosts.start(index, *vit("launch", *common, "--index", index, "--", *train))
         for index in (0, 1)

@@ -12,7 +12,7 @@ import pytest
 from tests.parallel.launches import ROOT, TWO, end, needs_horovod, wait_until
 
 # What runs without Horovod runs with --runtime multi_worker, whose processes need no rendezvous.
-ALONE = "--hosts localhost --slots 2 --runtime multi_worker"
+ALONE = "--hosts localhost --processes-per-node 2 --runtime multi_worker"
 EITHER = [pytest.param("horovod", marks=needs_horovod), "multi_worker"]
 
 
@@ -20,7 +20,9 @@ EITHER = [pytest.param("horovod", marks=needs_horovod), "multi_worker"]
 def test_each_process_is_told_its_place_by_horovods_own_plan(vit):
     from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
 
-    two = vit.start_two("--slots 2 -- environment", TF_CONFIG="stale", HOROVOD_RANK="9")
+    two = vit.start_two(
+        "--processes-per-node 2 -- environment", TF_CONFIG="stale", HOROVOD_RANK="9"
+    )
     found = {}
     for launcher in two:
         code, out, err = end(launcher)
@@ -45,7 +47,9 @@ def test_each_process_is_told_its_place_by_horovods_own_plan(vit):
 @needs_horovod
 @pytest.mark.timeout(120)
 def test_horovod_adds_up_on_one_host(vit):
-    code, out, err = vit.run("--hosts localhost --slots 2 --", script="sum_of_ranks.py")
+    code, out, err = vit.run(
+        "--hosts localhost --processes-per-node 2 --", script="sum_of_ranks.py"
+    )
     assert code == 0, err
     assert "rank 0 of 2 sum 1" in out.splitlines()
     assert "[rank 1 localhost] rank 1 of 2 sum 1" in out.splitlines()
@@ -55,7 +59,9 @@ def test_horovod_adds_up_on_one_host(vit):
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("first", [0, 1])
 def test_horovod_adds_up_on_two_hosts_that_come_one_after_the_other(vit, first):
-    two = vit.start_two("--slots 1 --", script="sum_of_ranks.py", first=first, apart_s=3.0)
+    two = vit.start_two(
+        "--processes-per-node 1 --", script="sum_of_ranks.py", first=first, apart_s=3.0
+    )
     (code_0, out_0, err_0), (code_1, out_1, err_1) = (end(launcher) for launcher in two)
     assert (code_0, code_1) == (0, 0), err_0 + err_1
     assert "rank 0 of 2 sum 1" in out_0
@@ -64,7 +70,9 @@ def test_horovod_adds_up_on_two_hosts_that_come_one_after_the_other(vit, first):
 
 @pytest.mark.timeout(120)
 def test_tensorflow_adds_up_on_two_hosts(vit):
-    two = vit.start_two("--slots 1 --runtime multi_worker --", script="sum_of_ranks.py")
+    two = vit.start_two(
+        "--processes-per-node 1 --runtime multi_worker --", script="sum_of_ranks.py"
+    )
     (code_0, out_0, err_0), (code_1, out_1, err_1) = (end(launcher) for launcher in two)
     assert (code_0, code_1) == (0, 0), err_0 + err_1
     assert "rank 0 of 2 sum 1" in out_0
@@ -74,12 +82,14 @@ def test_tensorflow_adds_up_on_two_hosts(vit):
 @needs_horovod
 @pytest.mark.timeout(120)
 def test_a_killed_rank_ends_the_job_on_every_host(vit):
-    two = vit.start_two("--slots 1 -- 1", script="sum_of_ranks.py")
+    two = vit.start_two("--processes-per-node 1 -- 1", script="sum_of_ranks.py")
     (code_0, _, err_0), (code_1, _, err_1) = (end(launcher) for launcher in two)
     assert code_1 == 137
     assert code_0 == 76
     for err in (err_0, err_1):
         assert "rank 1 on 127.0.0.2 was killed by SIGKILL" in err
+    said = "[rank 1 127.0.0.2] vit launch: rank 1 of 2 on 127.0.0.2 ended: it was killed by SIGKILL"
+    assert said in err_1.splitlines()
     assert "on this node (127.0.0.1): rank 0 ended with exit code 76" in err_0
 
 
@@ -87,7 +97,7 @@ def test_a_killed_rank_ends_the_job_on_every_host(vit):
 def test_a_failing_rank_is_named_with_its_last_lines(vit, runtime):
     start_s = time.monotonic()
     code, _, err = vit.run(
-        f"--hosts localhost --slots 3 --runtime {runtime} --",
+        f"--hosts localhost --processes-per-node 3 --runtime {runtime} --",
         "sleep=1,exit=76 error=the_cause,sleep=0.3,exit=5 on=SIGTERM:75,sleep=60",
     )
     assert code == 5
@@ -158,7 +168,7 @@ def test_what_a_process_leaves_behind_is_ended_with_it(vit):
 
 @needs_horovod
 def test_a_killed_launcher_ends_the_other_hosts(vit):
-    launcher_0, launcher_1 = vit.start_two("--slots 1 -- print=ready,sleep=100")
+    launcher_0, launcher_1 = vit.start_two("--processes-per-node 1 -- print=ready,sleep=100")
     launcher_0.stdout.readline()
     launcher_1.stdout.readline()
     launcher_0.kill()
@@ -171,7 +181,7 @@ def test_a_killed_launcher_ends_the_other_hosts(vit):
 
 def test_a_failure_on_one_host_is_told_on_the_other(vit):
     two = vit.start_two(
-        "--slots 1 --runtime multi_worker --",
+        "--processes-per-node 1 --runtime multi_worker --",
         "sleep=3,exit=76 error=the_cause,exit=1",
     )
     (code_0, _, err_0), (code_1, _, err_1) = (end(launcher) for launcher in two)
@@ -181,13 +191,15 @@ def test_a_failure_on_one_host_is_told_on_the_other(vit):
 
 
 def test_a_host_that_is_done_is_not_done_while_another_fails(vit):
-    two = vit.start_two("--slots 1 --runtime multi_worker -- exit=0 sleep=2,exit=1")
+    two = vit.start_two("--processes-per-node 1 --runtime multi_worker -- exit=0 sleep=2,exit=1")
     assert [end(launcher)[0] for launcher in two] == [76, 1]
 
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_two_launchers_with_one_index_end_the_attempt(vit, index):
-    common = f"--hosts {TWO},127.0.0.3 --port {vit.port} --slots 1 --runtime multi_worker"
+    common = (
+        f"--hosts {TWO},127.0.0.3 --port {vit.port} --processes-per-node 1 --runtime multi_worker"
+    )
     launchers = [vit.start(f"{common} --index {i} -- exit=0") for i in (0, index)]
     if index == 1:
         launchers.append(vit.start(f"{common} --index 1 -- exit=0"))
@@ -200,7 +212,7 @@ def test_two_launchers_with_one_index_end_the_attempt(vit, index):
 
 
 def test_a_restarted_node_ends_the_running_attempt_and_joins_the_next(vit):
-    actions = "--slots 1 --runtime multi_worker -- print=ready,on=SIGTERM:75,sleep=100"
+    actions = "--processes-per-node 1 --runtime multi_worker -- print=ready,on=SIGTERM:75,sleep=100"
     launcher_0, launcher_1 = vit.start_two(actions)
     launcher_0.stdout.readline()
     launcher_1.stdout.readline()
@@ -210,11 +222,13 @@ def test_a_restarted_node_ends_the_running_attempt_and_joins_the_next(vit):
     assert "two launchers came with index 1" in err
     # The old attempt is still ending: this one waits for the next.
     late = vit.start(
-        f"--hosts {TWO} --port {vit.port} --index 1 --slots 1 --runtime multi_worker -- exit=0"
+        f"--hosts {TWO} --port {vit.port} --index 1",
+        "--processes-per-node 1 --runtime multi_worker -- exit=0",
     )
     assert end(launcher_0)[0] == 76
     again = vit.start(
-        f"--hosts {TWO} --port {vit.port} --index 0 --slots 1 --runtime multi_worker -- exit=0"
+        f"--hosts {TWO} --port {vit.port} --index 0",
+        "--processes-per-node 1 --runtime multi_worker -- exit=0",
     )
     assert end(again)[0] == end(late)[0] == 0
 
@@ -222,8 +236,16 @@ def test_a_restarted_node_ends_the_running_attempt_and_joins_the_next(vit):
 @pytest.mark.parametrize(
     ("zero", "one", "text"),
     [
-        ("--slots 1 -- exit=0", "--slots 2 -- exit=0", "--slots 2, and node 0 with --slots 1"),
-        ("--slots 1 -- exit=0", "--slots 1 -- exit=1", "COMMAND with the hash"),
+        (
+            "--processes-per-node 1 -- exit=0",
+            "--processes-per-node 2 -- exit=0",
+            "--processes-per-node 2, and node 0 with --processes-per-node 1",
+        ),
+        (
+            "--processes-per-node 1 -- exit=0",
+            "--processes-per-node 1 -- exit=1",
+            "COMMAND with the hash",
+        ),
     ],
 )
 def test_a_node_that_was_started_differently_is_named(vit, zero, one, text):
@@ -247,7 +269,7 @@ def test_a_node_that_was_started_differently_is_named(vit, zero, one, text):
 )
 def test_a_node_that_does_not_come_is_waited_for_and_named(vit, hosts, index, text):
     code, _, err = vit.run(
-        f"--hosts {hosts} --index {index} --port {vit.port} --slots 1",
+        f"--hosts {hosts} --index {index} --port {vit.port} --processes-per-node 1",
         "--runtime multi_worker --wait-s 1.5 -- exit=0",
         timeout_s=15,
     )
@@ -258,7 +280,8 @@ def test_a_node_that_does_not_come_is_waited_for_and_named(vit, hosts, index, te
 
 def test_a_signal_ends_the_waiting(vit):
     launcher = vit.start(
-        f"--hosts {TWO} --index 1 --port {vit.port} --slots 1 --runtime multi_worker -- exit=0"
+        f"--hosts {TWO} --index 1 --port {vit.port}",
+        "--processes-per-node 1 --runtime multi_worker -- exit=0",
     )
     # The first note shows that it waits.
     assert "does not answer" in launcher.stderr.readline()

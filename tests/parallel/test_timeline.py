@@ -19,7 +19,9 @@ def test_the_gradient_of_every_tensor_is_reduced_once_a_step(vit, tmp_path):
         f"train.max_steps={STEPS}", "train.log_every_steps=1", "optim.accumulate_steps=2",
     ]  # fmt: skip
     launcher = vit.start(
-        "--hosts localhost --slots 2 --", command=command, HOROVOD_TIMELINE=str(timeline)
+        "--hosts localhost --processes-per-node 2 --",
+        command=command,
+        HOROVOD_TIMELINE=str(timeline),
     )
     code, _, err = end(launcher, 200)
     assert code == 0, err

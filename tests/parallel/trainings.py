@@ -114,7 +114,11 @@ def train_command(recipe, *settings, slots=1, tamper=None):
     train = (
         [*vit, "train"] if tamper is None else [sys.executable, HERE / "tampered_train.py", tamper]
     )
-    launch = [*vit, "launch", "--hosts", "localhost", "--slots", slots, "--"] if slots > 1 else []
+    launch = (
+        [*vit, "launch", "--hosts", "localhost", "--processes-per-node", slots, "--"]
+        if slots > 1
+        else []
+    )
     return [*launch, *train, recipe, *settings]
 
 

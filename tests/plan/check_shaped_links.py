@@ -119,7 +119,7 @@ def measure_together(switch, compute, given, own):
     with tempfile.TemporaryDirectory() as folder:
         workers = len(switch.names)
         rank = rank_command(Path(folder), "horovod", compute, given, workers, own)
-        launch = ["launch", "--hosts", ",".join(switch.names), "--slots", "1"]
+        launch = ["launch", "--hosts", ",".join(switch.names), "--processes-per-node", "1"]
         launchers = [
             switch.start(i, *vit(*launch, "--runtime", "horovod", "--index", i, "--", *rank))
             for i in range(workers)

@@ -222,7 +222,7 @@ def test_a_kubeconfig_that_is_none_is_named(tmp_path, monkeypatch, content):
     if content is not None:
         path.write_text(content)
     monkeypatch.setenv("KUBECONFIG", str(path))
-    with pytest.raises(SettingsError, match=f"which cluster to talk to .KUBECONFIG={path}.: "):
+    with pytest.raises(SettingsError, match=f"which cluster to talk to .KUBECONFIG={path}: "):
         submit()
 
 

@@ -193,7 +193,7 @@ def test_one_pod_a_node_and_one_process_a_gpu():
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 8
     words = container["command"]
     assert words[words.index("--hosts") + 1] == "digits-0.digits,digits-1.digits,digits-2.digits"
-    assert words[words.index("--slots") + 1] == "8"
+    assert words[words.index("--processes-per-node") + 1] == "8"
 
 
 def test_a_job_that_asked_for_gpus_does_not_train_without_them():

@@ -1,8 +1,13 @@
 """`vit submit` as people run it: what it prints, and the likely mistakes."""
 
+import argparse
+
 import pytest
 
 from jobs.cli import main
+from jobs.cluster.options import read_job
+from jobs.cluster.submit import add_arguments
+from tests.jobs.cluster.api_server import kubeconfig as write_kubeconfig
 from tests.jobs.cluster.conftest import vit_process
 
 OPTIONS = ["--name", "digits", "--image", "registry.example/vit:1", "--claim", "shared"]
@@ -47,6 +52,15 @@ def test_another_verb_runs_in_one_pod(server, vit):
         (["--name", "n" * 70], "have at most 61 characters"),
         (["--name", "Digits"], "--name must be small letters, digits and dashes"),
         (["--image", "Vit:1"], "--image must be a name such as"),
+        (["--processes-per-node", 0], "--processes-per-node must be 1 or more. Received: 0"),
+        (
+            ["--gpus-per-node", 2, "--processes-per-node", 3],
+            "--processes-per-node 3 needs a GPU for each process: give --gpus-per-node 3",
+        ),
+        (
+            ["--gpus-per-node", 2, "--processes-per-node", 2, "--runtime", "mirrored"],
+            "--runtime mirrored is one process: leave out --processes-per-node",
+        ),
         (["--nodes", 0], "--nodes must be 1 or more. Received: 0"),
         (["--nodes", 2, "--runtime", "mirrored"], "mirrored is one process, in one pod"),
         (["--runtime", "mirrored"], "give --gpus-per-node 2 or more"),
@@ -76,6 +90,41 @@ def test_what_argparse_refuses_is_exit_code_2_too(server, capsys):
             main(["submit", *arguments])
         assert usage.value.code == 2
         assert "usage: vit submit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        (["cifar10"], "cifar10"),
+        (["recipes/My_Recipe.v2.yaml", "seed=1"], "my-recipe-v2"),
+        (["recipes/50-epochs.yaml"], "vit-50-epochs"),
+        ([f"{'long-' * 20}.yaml", "--nodes", "100"], ("long-" * 12)[:60]),
+        ([f"{'long-' * 20}.yaml", "--tensorboard"], ("long-" * 12)[:57]),
+        (["--verb", "evaluate", "runs/cifar10"], "evaluate-cifar10"),
+        (["--verb", "prepare", "/data/photos", "data/photos"], "prepare"),
+    ],
+)
+def test_a_job_without_a_name_has_that_of_its_recipe(given, name):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    arguments = parser.parse_args([*given, "--image", "vit:1", "--claim", "shared"])
+    assert read_job(arguments, arguments.verb).name == name.rstrip("-")
+
+
+@pytest.mark.parametrize("kubeconfig", ["missing", "unreachable"])
+def test_a_dry_run_without_a_cluster_is_one_sentence_that_names_render(
+    vit, monkeypatch, tmp_path, kubeconfig
+):
+    file = tmp_path / "kubeconfig"
+    monkeypatch.setenv("KUBECONFIG", str(file))
+    if kubeconfig == "unreachable":
+        write_kubeconfig(file, "http://127.0.0.1:1")
+    done = vit("submit", "digits", *OPTIONS, "--dry-run")
+    assert done.code == (2 if kubeconfig == "missing" else 1)
+    assert done.err.startswith("vit submit: --dry-run asks a cluster, and none can be asked (")
+    assert done.err.endswith("): --render prints the manifests without one\n")
+    assert len(done.err.splitlines()) == 1
+    assert "kind: Job" in vit("submit", "digits", *OPTIONS, "--render").out
 
 
 def test_a_dry_run_and_a_rendering_create_nothing(server, vit):

@@ -39,6 +39,12 @@ def test_logs_are_those_of_the_first_pod_or_of_a_rank(server, vit):
     assert "rank 1" not in vit("logs", "digits", "--rank", 0).out
     assert vit("logs", "digits", "--rank", 1).out == "[rank 1 digits-0] a line of rank 1\n"
     assert vit("logs", "digits", "--rank", 3).out == "[rank 3 digits-1] a line of rank 3\n"
+    silent = server.add_pod("digits", 0)["metadata"]
+    silent["creationTimestamp"] = "2099-01-01T00:00:00Z"
+    server.logs[silent["name"]] = ["a line of rank 0"]
+    done = vit("logs", "digits", "--rank", 1)
+    assert (done.code, done.out) == (0, "")
+    assert done.err == f"vit logs: no line of rank 1 in the log of pod {silent['name']} yet\n"
     done = vit("logs", "digits", "--rank", 4)
     assert (done.code, "--rank must be in 0..3 for job digits" in done.err) == (2, True)
 

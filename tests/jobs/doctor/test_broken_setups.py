@@ -359,7 +359,7 @@ def test_the_processes_of_a_job_are_looked_at(tmp_path):
         f"exec {' '.join(COMMAND)} digits data.global_batch_size=97"
     )
     done = subprocess.run(
-        [*COMMAND[:-1], "launch", "--hosts", "localhost", "--slots", "2",
+        [*COMMAND[:-1], "launch", "--hosts", "localhost", "--processes-per-node", "2",
          "--runtime", "multi_worker", "--", "bash", "-c", low_on_rank_1],
         cwd=tmp_path, env=environment(), text=True, capture_output=True, check=False,
     )  # fmt: skip
