@@ -81,7 +81,7 @@ def test_training_ends_with_accuracy_folder_and_tensorboard_command(finished):
     folder, done = finished
     assert done.stdout.splitlines()[0] == f"run folder   {folder}"
     phases = ("starting TensorFlow", "reading the data", "building the model",
-              "compiling the training step", "first step after", " left")  # fmt: skip
+              "compiling the training step", "first step after")  # fmt: skip
     places = [done.stdout.find(phase) for phase in phases]
     assert -1 not in places
     assert places == sorted(places)
