@@ -117,6 +117,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_keeps_its_order(
         strict=True,
     ):
         assert line.startswith("vit predict: cannot read ")
+        assert "data." not in line  # a setting, which predict takes none of
         assert str(path) in line
         assert why in line
 

@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 import uuid
 
@@ -18,6 +17,7 @@ import pytest
 
 from jobs.cluster.api import Cluster
 from tests.jobs.cluster.conftest import ROOT, vit_process
+from tests.jobs.cluster.waiting import starts, wait_for, wait_for_start, wait_until
 
 IMAGE = os.environ.get("VIT_TEST_IMAGE")
 STORAGE_CLASS = os.environ.get("VIT_TEST_STORAGE_CLASS")
@@ -80,23 +80,14 @@ def submit(vit):
         vit("delete", name)
 
 
-def row(vit, name):
-    done = vit("jobs", name, "--json")
-    assert done.code == 0, done.err
-    return json.loads(done.out)
-
-
-def wait_for(vit, name, is_so, timeout_s=300):
-    """The job's row, once it is as wished."""
-    deadline_s = time.monotonic() + timeout_s
-    while not is_so(found := row(vit, name)):
-        assert time.monotonic() < deadline_s, (found, vit("logs", name))
-        time.sleep(2)
-    return found
-
-
 def trains(found):
     return found["state"] == "running" and (found["checkpoint_step"] or 0) > 0
+
+
+def board_runs(core, namespace, name):
+    selector = f"app.kubernetes.io/instance={name}-board"
+    pods = core.list_namespaced_pod(namespace, label_selector=selector).items
+    return any(pod.status.phase == "Running" for pod in pods)
 
 
 def trains_past(before):
@@ -109,19 +100,13 @@ def pod_of(found, index):
     return [pod["name"] for pod in found["pods"] if pod["index"] == str(index)][-1]
 
 
-def starts(namespace, vit, name):
-    """Checkpoint steps that the run has started from; None on a new run."""
-    file = f"/shared/runs/{name}/starts.jsonl"
-    text = Cluster(namespace).execute(pod_of(row(vit, name), 0), "vit", ["cat", file])
-    return [json.loads(line)["checkpoint_step"] for line in text.splitlines()]
-
-
 def test_a_job_runs_to_its_end_and_its_name_is_free_again(vit, submit, core, namespace):
     done = submit("short", *SHORT)
     assert (done.code, done.err) == (0, "")
     wait_for(vit, "short", lambda found: found["state"] == "done")
     assert "test accuracy" in vit("logs", "short").out
-    assert "rank 1" in vit("logs", "short", "--rank", 1).out
+    assert "rank 1 of 2 on short-1" in (said := vit("logs", "short", "--rank", 1).out)
+    assert "ended: done (exit code 0)" in said
     assert vit("delete", "short").code == 0
     assert core.read_namespaced_persistent_volume_claim("shared", namespace).status.phase == "Bound"
 
@@ -129,35 +114,42 @@ def test_a_job_runs_to_its_end_and_its_name_is_free_again(vit, submit, core, nam
 def test_an_evicted_pod_is_replaced_and_the_run_goes_on(vit, submit, core, namespace):
     assert submit("evicted", *LONG).code == 0
     before = wait_for(vit, "evicted", trains)
+    count = len(starts(namespace, vit, "evicted"))
     pod = pod_of(before, 1)
     core.create_namespaced_pod_eviction(pod, namespace, {"metadata": {"name": pod}})
     wait_for(vit, "evicted", lambda found: pod not in [p["name"] for p in found["pods"]])
+    assert wait_for_start(namespace, vit, "evicted", count) > 0
     wait_for(vit, "evicted", trains_past(before))
-    assert starts(namespace, vit, "evicted")[-1] > 0
 
 
 def test_a_killed_rank_starts_all_again_from_the_checkpoint(vit, submit, namespace):
     assert submit("killed", *LONG).code == 0
     before = wait_for(vit, "killed", trains)
+    count = len(starts(namespace, vit, "killed"))
     # Not PID 1, `vit launch`, which names the command too; nor the shell that looks for it.
     script = """for p in /proc/[0-9]*; do
         n=${p#/proc/}
         [ $n != 1 ] && tr '\\0' ' ' < $p/cmdline | grep -q 'vi[t] train' && kill -9 $n
     done"""
     Cluster(namespace).execute(pod_of(before, 1), "vit", ["sh", "-c", script])
-    wait_for(vit, "killed", lambda found: found["restarts"] == 1 and trains(found))
-    assert starts(namespace, vit, "killed")[-1] > 0
+    assert wait_for_start(namespace, vit, "killed", count) > 0
+    found = wait_for(vit, "killed", trains_past(before))
+    assert found["restarts"] >= 1
 
 
-def test_a_stopped_job_goes_on_where_it_was(vit, submit):
+def test_a_stopped_job_goes_on_where_it_was(vit, submit, core, namespace):
     assert submit("stopped", *LONG, "--tensorboard").code == 0
     before = wait_for(vit, "stopped", trains)
+    count = len(starts(namespace, vit, "stopped"))
+    # `vit stop` reads the saved step in the pod of TensorBoard.
+    wait_until(lambda: board_runs(core, namespace, "stopped"), lambda: "TensorBoard does not run")
     done = vit("stop", "stopped")
     assert done.code == 0, done.err
     step = int(re.search(r"at step (\d+), which is saved", done.out)[1])
     assert step >= before["checkpoint_step"]
-    assert row(vit, "stopped")["state"] == "stopped"
+    wait_for(vit, "stopped", lambda found: found["state"] == "stopped")
     assert vit("resume", "stopped").code == 0
+    assert wait_for_start(namespace, vit, "stopped", count) == step
     wait_for(vit, "stopped", lambda found: trains(found) and found["step"] > step)
 
 
@@ -166,10 +158,12 @@ def test_suspending_the_job_itself_does_the_same(vit, submit, namespace):
 
     assert submit("suspended", *LONG).code == 0
     before = wait_for(vit, "suspended", trains)
+    count = len(starts(namespace, vit, "suspended"))
     batch = client.BatchV1Api()
     batch.patch_namespaced_job("suspended", namespace, {"spec": {"suspend": True}})
     wait_for(vit, "suspended", lambda found: found["state"] == "stopped")
     batch.patch_namespaced_job("suspended", namespace, {"spec": {"suspend": False}})
+    assert wait_for_start(namespace, vit, "suspended", count) > 0
     wait_for(vit, "suspended", trains_past(before))
 
 
@@ -198,8 +192,13 @@ def test_tensorboard_answers_through_a_tunnel(vit, submit, namespace):
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
             address = process.stdout.readline().split()[1]
-            with urllib.request.urlopen(f"{address}data/runs", timeout=60) as answer:  # noqa: S310
-                assert "train" in json.loads(answer.read())
+
+            def runs():
+                with urllib.request.urlopen(f"{address}data/runs", timeout=60) as answer:  # noqa: S310
+                    return json.loads(answer.read())
+
+            # It answers before it has read the run for the first time.
+            wait_until(lambda: "train" in runs(), runs, timeout_s=120)
         finally:
             process.send_signal(signal.SIGINT)
 
