@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,10 +17,16 @@ from jobs.tensorflow_start import import_tensorflow
 from pipeline.data.decode.unreadable import UnreadableError
 from pipeline.data.encode import encode_image, to_png
 from pipeline.data.split import Split
-from pipeline.errors import DataError
+from pipeline.errors import DataError, PipelineError
+from pipeline.export.packages import NEEDED, require
 from pipeline.train.run_folder import RunFolder
 
-_COMPARED = 32  # images that the exported model must answer as the run's does
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.export.exported import Exported
+    from pipeline.export.write import Compared
+
+_COMPARED = 32  # of the run's own images, that the exported model must answer as the run's does
 
 # Of each format, its default place in the run folder.
 _PLACES = {
@@ -54,8 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = (
         "Class names and probabilities come out, and normalisation and softmax are inside.\n"
-        "Pixels are uint8 [B, S, S, 3], cut out and resized. What was written is loaded again,\n"
-        "and is kept only if it answers as the run does."
+        "Pixels are uint8 [B, S, S, 3], upright, cut out and resized. The written model is loaded\n"
+        "again, and is kept only if it answers as the run does, on generated images and, where\n"
+        "they still are, on some of the run's own. The training data is not needed."
     )
 
 
@@ -63,30 +71,59 @@ def run(arguments: argparse.Namespace) -> int:
     """Exports the weights that were best on validation."""
     folder = RunFolder(arguments.run)
     config, dataset = folder.config(), folder.dataset()
-    out = arguments.out or folder.path / _PLACES[arguments.format]
+    form = arguments.format
+    require(*NEEDED.get(form, ()))
+    out = arguments.out or folder.path / _PLACES[form]
     import_tensorflow()
-    from pipeline.data.images import load_image
-    from pipeline.data.sources.source import open_source
-    from pipeline.export.exported import of_model
+    from pipeline.export.exported import ExportError, of_model
     from pipeline.export.facts import ExportFacts
-    from pipeline.export.write import Compared, check_out, export
+    from pipeline.export.write import check_out, export, find_working_format
     from pipeline.train.best import load_model
 
-    check_out(arguments.format, out)
+    check_out(form, out)
     model, step = load_model(folder, arguments.weights)
     facts = ExportFacts.of_run(config, dataset, model.arch, step)
-    source = open_source(config.data, config.seed)
-    split = next(source.splits[s] for s in ("test", "validation", "train") if s in source.splits)
-    contents = list(islice(_readable_images(split, config.data.max_pixels), _COMPARED))
-    # As `vit predict` does it.
-    pixels = np.stack([load_image(c, split.title, config.data) for c in contents])
-    compared = Compared(contents, pixels, of_model(model, facts).answer(pixels))
-    difference = export(arguments.format, model, facts, out, compared)
+    compared, what = _compared(config, of_model(model, facts))
+    try:
+        difference = export(form, model, facts, out, compared)
+    except ExportError as error:
+        working = find_working_format(form, model, facts, compared)
+        advice = f"--format {working} works for this run" if working else "no other format works"
+        raise ExportError(f"{error}. {advice}") from None
     print(
-        f"{out}: {len(facts.classes)} classes, weights of step {step}; loaded again, "
-        f"{len(contents)} images of {split.title} within {difference:.1e} of the run's answers"
+        f"{out}: {len(facts.classes)} classes, weights of step {step}; loaded again, {what} within "
+        f"{difference:.1e} of the run's answers"
     )
     return 0
+
+
+def _compared(config: Config, model: Exported) -> tuple[Compared, str]:
+    """What the export must answer, and in words what that is.
+
+    Generated images, so that no data set is needed; and some of the run's own if they are still
+    where they were.
+    """
+    from pipeline.data.images import load_image
+    from pipeline.data.sources.source import open_source
+    from pipeline.export.sample_images import sample_images
+    from pipeline.export.write import Compared
+
+    contents = sample_images(config.data)
+    what = f"{len(contents)} generated images"
+    try:
+        source = open_source(config.data, config.seed)
+    except (PipelineError, OSError) as error:
+        print(f"vit export: compared without the run's data: {error}", file=sys.stderr)
+    else:
+        split = next(
+            source.splits[s] for s in ("test", "validation", "train") if s in source.splits
+        )
+        own = list(islice(_readable_images(split, config.data.max_pixels), _COMPARED))
+        contents += own
+        what += f" and {len(own)} of {split.title}"
+    # As `vit predict` does it.
+    pixels = np.stack([load_image(c, "a compared image", config.data) for c in contents])
+    return Compared(contents, pixels, model.answer(pixels)), what
 
 
 def _readable_images(split: Split, max_pixels: int) -> Iterator[bytes]:

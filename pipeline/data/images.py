@@ -20,7 +20,7 @@ from pipeline.data.decode.integrity import check_jpeg
 from pipeline.data.decode.pillow_image import check_pixels, read_image
 from pipeline.data.decode.problems import DAMAGED, UNKNOWN, WHOLE, SkippedImages
 from pipeline.data.decode.unreadable import UnreadableError
-from pipeline.data.decode.upright import stored_boxes, turn_upright
+from pipeline.data.decode.upright import stored_boxes, stored_widths, turn_upright
 from pipeline.data.preprocess import decode_box, resize_box
 from pipeline.data.split import Split
 from pipeline.errors import RESIZE_IMAGES, SKIP_BAD_IMAGES, DataError
@@ -202,11 +202,12 @@ def decode_batch(
     """
     size = config.image_size
 
-    def decode_one(content: tf.Tensor, box: tf.Tensor) -> tuple[tf.Tensor]:
-        return (decode_box(content, box, size, config.resize, config.antialias),)
+    def decode_one(content: tf.Tensor, box: tf.Tensor, width: tf.Tensor) -> tuple[tf.Tensor]:
+        return (decode_box(content, box, width, size, config.resize, config.antialias),)
 
     shown = boxes(headers.sizes, tf.range(batch_size))
     stored = stored_boxes(shown, headers.sizes, headers.orientations)
+    widths = stored_widths(headers.sizes, headers.orientations)
     fits = tf.reduce_prod(tf.cast(headers.sizes, tf.int64), axis=1) <= config.max_pixels
     # No decoder takes "": what is not TensorFlow's fails here, and is read below.
     wanted = headers.by_tensorflow & fits & ~damaged
@@ -214,7 +215,9 @@ def decode_batch(
         tf.reduce_all(wanted), lambda: contents, lambda: tf.where(wanted, contents, "")
     )
     nothing = (tf.zeros([size, size, 3], tf.uint8),)
-    (images,), decoded = _try_each(decode_one, (wanted, stored), nothing, batch_size, parallel)
+    (images,), decoded = _try_each(
+        decode_one, (wanted, stored, widths), nothing, batch_size, parallel
+    )
     images = turn_upright(images, headers.orientations)
     return tf.cond(
         tf.reduce_all(decoded),
@@ -259,8 +262,9 @@ def _load(content: bytes, name: str, config: DataConfig) -> npt.NDArray[np.uint8
         _explain(content, name, config)
     shown = boxes(headers.sizes, tf.constant([0]))
     stored = stored_boxes(shown, headers.sizes, headers.orientations)
+    widths = stored_widths(headers.sizes, headers.orientations)
     try:
-        image = decode_box(tf.constant(content), stored[0], *arguments)
+        image = decode_box(tf.constant(content), stored[0], widths[0], *arguments)
     except tf.errors.InvalidArgumentError:
         _explain(content, name, config)
     return np.asarray(turn_upright(image[tf.newaxis], headers.orientations)[0].numpy())

@@ -9,10 +9,15 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.errors import PipelineError
 from pipeline.export.facts import ExportFacts
 
 Pixels = npt.NDArray[np.uint8]  # [B, S, S, 3], cut out and resized
 Probabilities = npt.NDArray[np.float32]  # [B, C]
+
+
+class ExportError(PipelineError):
+    """A model cannot be written in a format, or does not answer as the run does."""
 
 
 @dataclass(frozen=True)

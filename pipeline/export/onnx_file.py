@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ import tensorflow as tf
 from pipeline.checkpoint.snapshot import read_variables
 from pipeline.data.preprocess import normalize
 from pipeline.errors import SettingsError
-from pipeline.export.exported import Exported, Pixels, Probabilities
+from pipeline.export.exported import Exported, ExportError, Pixels, Probabilities
 from pipeline.export.facts import ExportFacts, from_json, no_facts
+from pipeline.export.packages import NEEDED, require
 
 OPSET = 18  # of December 2022: read by onnxruntime 1.14 and newer
 _MODEL_PROTO = b"\x08"  # how an ONNX file begins: its field 1, the version of the format
@@ -33,8 +33,9 @@ def write(model: keras.Model, facts: ExportFacts, path: Path) -> None:
 
     Raises:
       SettingsError: tf2onnx is not installed.
+      ExportError: tf2onnx cannot convert the model.
     """
-    _require("tf2onnx")
+    require(*NEEDED["onnx"])
     import onnx
 
     proto = _convert(model, facts)
@@ -71,11 +72,12 @@ def _convert(model: keras.Model, facts: ExportFacts) -> Any:
         return {"probabilities": tf.nn.softmax(logits)}
 
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)  # it tells of each pass it makes
-    proto, _ = tf2onnx.convert.from_function(
-        tf.function(probabilities, spec),
-        spec,
-        opset=OPSET,
-    )
+    try:
+        proto, _ = tf2onnx.convert.from_function(
+            tf.function(probabilities, spec), spec, opset=OPSET
+        )
+    except Exception as error:  # its converters raise whatever goes wrong in them
+        raise ExportError(f"tf2onnx cannot convert this model: {error!r}") from error
     for node in proto.graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
     pixels = [value for value in proto.graph.input if value.name not in names]
@@ -101,7 +103,7 @@ def load(path: Path) -> Exported:
       SettingsError: onnxruntime is not installed; the file is no ONNX, or says nothing of its
         classes and preprocessing.
     """
-    _require("onnxruntime")
+    require("onnxruntime")
     import onnxruntime
 
     try:
@@ -117,12 +119,3 @@ def load(path: Path) -> Exported:
         return np.asarray(session.run(["probabilities"], {"pixels": pixels})[0])
 
     return Exported(from_json(f"{{{facts}}}", str(path)), answer)
-
-
-def _require(package: str) -> None:
-    """SettingsError where what the extra `onnx` brings is not installed."""
-    if find_spec(package) is None:
-        raise SettingsError(
-            f"ONNX needs {package}, which is not installed: pip install 'vit-pipeline[onnx]', or "
-            "pip install tf2onnx onnx onnxruntime"
-        )

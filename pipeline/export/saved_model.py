@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.data.decode.header import Headers, read_headers
-from pipeline.data.decode.upright import stored_boxes, turn_upright
+from pipeline.data.decode.upright import stored_boxes, stored_widths, turn_upright
 from pipeline.data.images import eval_boxes
 from pipeline.data.preprocess import decode_box, normalize
 from pipeline.export.exported import Exported, Pixels, Probabilities
@@ -61,8 +61,12 @@ class Classifier(tf.Module):
         shown = eval_boxes(config)(headers.sizes, tf.range(tf.size(images)))
         size = config.image_size
         pixels = tf.map_fn(
-            lambda one: decode_box(one[0], one[1], size, config.resize, config.antialias),
-            (images, stored_boxes(shown, headers.sizes, headers.orientations)),
+            lambda one: decode_box(one[0], one[1], one[2], size, config.resize, config.antialias),
+            (
+                images,
+                stored_boxes(shown, headers.sizes, headers.orientations),
+                stored_widths(headers.sizes, headers.orientations),
+            ),
             fn_output_signature=tf.TensorSpec([size, size, 3], tf.uint8),
         )
         return turn_upright(pixels, headers.orientations)

@@ -5,30 +5,29 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from pipeline.errors import PipelineError, SettingsError
-from pipeline.export.exported import Exported, Pixels, Probabilities
+from pipeline.export.exported import Exported, ExportError, Pixels, Probabilities
 from pipeline.export.facts import ExportFacts
 from pipeline.export.formats import FORMATS
 from pipeline.export.keras_file import SUFFIX
+from pipeline.export.packages import is_available
 
 # Probabilities of the exported and of the run's own model may differ so much: by rounding.
 TOLERANCE = 1e-5
 
 
-class ExportError(PipelineError):
-    """The exported model does not say what the run's says."""
-
-
 @dataclass(frozen=True)
 class Compared:
-    """Real images and what the run says of them.
+    """Images and what the run says of them.
 
     Attributes:
       contents: n JPEGs or PNGs.
@@ -58,19 +57,14 @@ def export(
 
     Raises:
       SettingsError: `out` is there already, or cannot be written; nothing is left.
-      ExportError: The two differ by more than `TOLERANCE`; nothing is left.
+      ExportError: The two differ by more than `TOLERANCE`, or the model cannot be converted;
+        nothing is left.
     """
     check_out(name, out)
     new = out.with_name(f".new-{os.getpid()}-{out.name}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        FORMATS[name].write(model, facts, new)
-        difference = largest_difference(FORMATS[name].load(new), compared)
-        if not difference <= TOLERANCE:
-            raise ExportError(
-                f"the exported model's probabilities differ from the run's by {difference:.1e}: "
-                "it was not kept"
-            )
+        difference = _write_and_compare(name, model, facts, new, compared)
         check_out(name, out)  # a file that came meanwhile would be replaced without a word
         new.rename(out)
     except (OSError, tf.errors.OpError) as error:
@@ -79,6 +73,32 @@ def export(
         raise SettingsError(f"cannot write {out}: {reason}") from None
     finally:
         _remove(new)
+    return difference
+
+
+def find_working_format(
+    failed: str, model: keras.Model, facts: ExportFacts, compared: Compared
+) -> str | None:
+    """The first other format that answers as the run does, tried in a temporary folder."""
+    for name in FORMATS:
+        if name == failed or not is_available(name):
+            continue
+        with TemporaryDirectory() as folder, suppress(PipelineError, OSError, tf.errors.OpError):
+            _write_and_compare(name, model, facts, Path(folder) / f"export{SUFFIX}", compared)
+            return name
+    return None
+
+
+def _write_and_compare(
+    name: str, model: keras.Model, facts: ExportFacts, path: Path, compared: Compared
+) -> float:
+    FORMATS[name].write(model, facts, path)
+    difference = largest_difference(FORMATS[name].load(path), compared)
+    if not difference <= TOLERANCE:
+        raise ExportError(
+            f"the exported model's probabilities differ from the run's by {difference:.1e}: "
+            "it was not kept"
+        )
     return difference
 
 

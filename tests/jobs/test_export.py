@@ -158,13 +158,33 @@ def test_keras_files_must_have_the_name_that_keras_reads(run, tmp_path, capsys):
 
 
 def test_without_tf2onnx_it_says_what_to_install(run, tmp_path, capsys, monkeypatch):
-    from pipeline.export import onnx_file
+    from jobs import export
+    from pipeline.export import packages
 
-    monkeypatch.setattr(onnx_file, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    # Nothing is loaded first, which takes seconds.
+    monkeypatch.setattr(export, "import_tensorflow", lambda: pytest.fail("it was loaded"))
     out = tmp_path / "a.onnx"
     assert main(["export", str(run), "--format", "onnx", "--out", str(out)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "pip install 'vit-pipeline[onnx]'" in line
+    assert "saved_model, keras, safetensors" in line
+
+
+def test_an_error_of_a_format_names_one_that_works(run, tmp_path, capsys, monkeypatch):
+    from pipeline.export import formats
+    from pipeline.export.exported import ExportError
+
+    def fail(model, facts, path):
+        raise ExportError("it cannot be converted")
+
+    for form in ("saved_model", "onnx"):
+        monkeypatch.setitem(formats.FORMATS, form, formats.FORMATS[form]._replace(write=fail))
+    out = tmp_path / "a.onnx"
+    assert main(["export", str(run), "--format", "onnx", "--out", str(out)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == ("vit export: it cannot be converted. --format safetensors works for this run")
+    assert os.listdir(tmp_path) == []
 
 
 def test_without_a_checkpoint_there_is_nothing_to_export(run, tmp_path):

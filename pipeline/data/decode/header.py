@@ -90,7 +90,10 @@ def _walk(contents: tf.Tensor, lengths: tf.Tensor, walk: _Walk, read: object) ->
         after: _Walk = read(contents, before)  # type: ignore[operator]
         # A place before the last one is an overflow: the stated length is wrong.
         inside = (after.place > before.place) & (after.place < lengths)
-        return after._replace(active=before.active & after.active & inside)
+        return after._replace(
+            active=before.active & after.active & inside,
+            place=tf.where(before.active, after.place, before.place),
+        )
 
     return _Walk(
         *tf.while_loop(

@@ -26,6 +26,11 @@ def stored_boxes(boxes: tf.Tensor, sizes: tf.Tensor, orientations: tf.Tensor) ->
     return tf.where(_is_in(orientations, TRANSPOSED)[:, tf.newaxis], transposed, as_shown)
 
 
+def stored_widths(sizes: tf.Tensor, orientations: tf.Tensor) -> tf.Tensor:
+    """Widths int32 [b] of the stored images, by the sizes int32 [b, 2] of the upright ones."""
+    return tf.where(_is_in(orientations, TRANSPOSED), sizes[:, 0], sizes[:, 1])
+
+
 def turn_upright(images: tf.Tensor, orientations: tf.Tensor) -> tf.Tensor:
     """Square images [b, S, S, 3] as they are shown, by their orientations int32 [b]."""
     turned = tf.where(orientations != 1)  # [n, 1]

@@ -159,6 +159,16 @@ def test_the_exif_chunk_of_a_png_is_found_before_and_after_its_pixels():
     assert orientations.tolist() == [1, 8, 8]
 
 
+def test_headers_of_a_mixed_batch_are_those_of_each_image_alone():
+    kinds = ("JPEG", "PNG", "WEBP")
+    contents = [tagged(picture(20 + v, 60), kind, v) for v in VALUES for kind in kinds]
+    together = headers_of(*contents)
+    alone = [headers_of(content) for content in contents]
+    for values, single in zip(together, zip(*alone, strict=True), strict=True):
+        np.testing.assert_array_equal(values, np.concatenate(single))
+    assert together[2].tolist() == [v if kind != "WEBP" else 1 for v in VALUES for kind in kinds]
+
+
 def test_damaged_and_absurd_exif_blocks_say_nothing():
     block = exif_block("<")
     blocks = (

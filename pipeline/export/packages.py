@@ -1,0 +1,27 @@
+"""Packages that a format needs beside those of the pipeline, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from pipeline.errors import SettingsError
+
+# Format -> what `vit export` needs to write it, load it again and compare.
+NEEDED = {"onnx": ("tf2onnx", "onnx", "onnxruntime")}
+
+
+def require(*packages: str) -> None:
+    """Raises SettingsError if a package of the extra `onnx` is not installed."""
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise SettingsError(
+            f"ONNX needs {' and '.join(missing)}, which "
+            f"{'is' if len(missing) == 1 else 'are'} not installed: pip install "
+            "'vit-pipeline[onnx]', or pip install tf2onnx onnx onnxruntime. The other formats of "
+            "`vit export` need neither: saved_model, keras, safetensors"
+        )
+
+
+def is_available(form: str) -> bool:
+    """Whether the packages of a format are installed."""
+    return all(find_spec(package) is not None for package in NEEDED.get(form, ()))
