@@ -38,12 +38,14 @@ class Sample:
       seen: How many.
       counts: int64 [3, 256], how often each value occurs in each colour, of the training images.
       problems: Of those that cannot be read, by name.
+      repaired: Name of each whose damaged data libjpeg repaired, with its warning.
       complete: Whether the time sufficed.
     """
 
     seen: int = 0
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, 256), np.int64))
     problems: list[DataError] = field(default_factory=list)
+    repaired: list[str] = field(default_factory=list)
     complete: bool = True
 
 
@@ -113,7 +115,7 @@ def _sample_split(
                 sample.complete = False
                 return
             part = places[start : start + 32].tolist()
-            for image in pool.map(lambda place: _load(split, place, config), part):
+            for image in pool.map(lambda place: _load(split, place, config, sample), part):
                 sample.seen += 1
                 if isinstance(image, DataError):
                     sample.problems.append(image)
@@ -121,11 +123,16 @@ def _sample_split(
                     _count(sample, image if counted else None)
 
 
-def _load(split: Split, place: int, config: DataConfig) -> npt.NDArray[np.uint8] | DataError:
+def _load(
+    split: Split, place: int, config: DataConfig, sample: Sample
+) -> npt.NDArray[np.uint8] | DataError:
     from pipeline.data.images import load_example
 
+    def on_repaired(warning: str) -> None:
+        sample.repaired.append(f"{split.name(place)} ({warning})")
+
     try:
-        return load_example(split, place, config)
+        return load_example(split, place, config, on_repaired)
     except DataError as problem:
         return problem
 
@@ -148,6 +155,13 @@ def check_sample(sample: Sample, config: DataConfig, encoded: bool) -> Iterator[
     if not encoded:
         yield ok("images", "in memory: nothing is to be decoded")
         return
+    if sample.repaired:
+        yield warning(
+            "images",
+            f"libjpeg repaired damaged data of {len(sample.repaired)} of a sample of "
+            f"{sample.seen}. The first: {min(sample.repaired)}",
+            "They are used. Look at them, and replace those that show the damage",
+        )
     short = "" if sample.complete else f", all that {SAMPLE_S:g} s sufficed for: storage is slow"
     if not sample.problems:
         yield ok("images", f"a sample of {sample.seen} was read and decoded{short}")

@@ -31,6 +31,9 @@ _MARKS = ("<<wrong image: ", " :wrong image>>")
 # Which part of each image is seen: sizes int32 [n, 2] and places in the batch [n] to boxes [n, 4].
 Boxes = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
+# Is told libjpeg's warning of an image that it repaired.
+Repaired = Callable[[str], None]
+
 
 def eval_boxes(config: DataConfig) -> Boxes:
     """What evaluation sees of an image, and training where it does not crop at random."""
@@ -39,8 +42,16 @@ def eval_boxes(config: DataConfig) -> Boxes:
     return lambda sizes, places: whole_box(sizes)
 
 
-def load_image(content: bytes, name: str, config: DataConfig) -> npt.NDArray[np.uint8]:
+def load_image(
+    content: bytes, name: str, config: DataConfig, on_repaired: Repaired | None = None
+) -> npt.NDArray[np.uint8]:
     """One encoded image, decoded and resized as evaluation does it, by the same decoder.
+
+    Args:
+      content: The file.
+      name: What an error calls it.
+      config: Size and resizing.
+      on_repaired: Is told if libjpeg had to repair damaged data.
 
     Returns:
       uint8 [S, S, 3], S being data.image_size.
@@ -50,18 +61,20 @@ def load_image(content: bytes, name: str, config: DataConfig) -> npt.NDArray[np.
     """
     try:
         with tf.device("CPU:0"):
-            return _load(content, name, config)
+            return _load(content, name, config, on_repaired)
     except UnreadableError as error:
         raise _unreadable(name, str(error)) from None
 
 
-def load_example(split: Split, index: int, config: DataConfig) -> npt.NDArray[np.uint8]:
+def load_example(
+    split: Split, index: int, config: DataConfig, on_repaired: Repaired | None = None
+) -> npt.NDArray[np.uint8]:
     """As `load_image`, of a split that holds files or records."""
     try:
         content = _content(split, index)
     except UnreadableError as error:
         raise _unreadable(split.name(index), str(error)) from None
-    return load_image(content, split.name(index), config)
+    return load_image(content, split.name(index), config, on_repaired)
 
 
 def read_contents(
@@ -245,7 +258,9 @@ def bad_images_named() -> Iterator[None]:
         raise DataError(found.group(1)) from None
 
 
-def _load(content: bytes, name: str, config: DataConfig) -> npt.NDArray[np.uint8]:
+def _load(
+    content: bytes, name: str, config: DataConfig, on_repaired: Repaired | None
+) -> npt.NDArray[np.uint8]:
     """`load_image` without the name: a batch of one, through the functions of `decode_batch`."""
     arguments = config.image_size, config.resize, config.antialias
     headers = Headers(*read_headers(tf.constant([content])))
@@ -257,7 +272,9 @@ def _load(content: bytes, name: str, config: DataConfig) -> npt.NDArray[np.uint8
         return np.asarray(resize_box(tf.constant(image), box, *arguments).numpy())
     height, width = headers.sizes[0].numpy().tolist()
     check_pixels(height, width, config.max_pixels)
-    check_jpeg(content)
+    warning = check_jpeg(content)
+    if warning is not None and on_repaired is not None:
+        on_repaired(warning)
     if config.resize == "none" and (height, width) != (config.image_size, config.image_size):
         _explain(content, name, config)
     shown = boxes(headers.sizes, tf.constant([0]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,8 @@ class Journal:
         self._no_curve = {"step", "split"}
         if not shows_top_5(len(experiment.source.classes)):
             self._no_curve.add("top_5_accuracy")
+        self._own_repaired: set[str] = set()
+        self._repaired: dict[str, str] = {}  # of all processes, with libjpeg's warning
         self._skipped: dict[str, None] = {}  # of all processes, in the order they were met
         self._pool = ThreadPoolExecutor(1, "pictures")
         self._drawing: Future[list[tuple[str, bytes]]] | None = None
@@ -157,26 +161,49 @@ class Journal:
         self._display.evaluated(self._write(step, split, values), best)
 
     def report_skipped(self) -> None:
-        """Tells of unreadable images met since the last call, and lists them in the run folder.
+        """Tells of unreadable and repaired images met since the last call, and lists them.
 
         All processes must call it.
         """
-        own = [path for path in self._experiment.skipped.paths if path not in self._own_skipped]
+        skipped = self._experiment.skipped
+        own = [path for path in skipped.paths if path not in self._own_skipped]
+        warnings = skipped.repaired
+        own_repaired = {name: warnings[name] for name in warnings.keys() - self._own_repaired}
         self._own_skipped.update(own)
-        found = {path for paths in self._runtime.all_gather(own) for path in paths}
+        self._own_repaired.update(own_repaired)
+        parts = self._runtime.all_gather([own, own_repaired])
+        self._report_skipped({path for paths, _ in parts for path in paths})
+        self._report_repaired({name: text for _, part in parts for name, text in part.items()})
+
+    def _report_skipped(self, found: set[str]) -> None:
         new = sorted(found - self._skipped.keys())
         self._skipped |= dict.fromkeys(new)
-        if not new or not self._runtime.is_chief:
-            return
-        where = f"all are listed in {self._folder.skipped}"
+        if new and self._runtime.is_chief:
+            where = self._list(self._folder.skipped, new)
+            self._display.message(
+                f"{len(self._skipped)} unreadable image(s) skipped, the last {new[-1]}; {where}"
+            )
+
+    def _report_repaired(self, found: dict[str, str]) -> None:
+        """Images that are used, though libjpeg had to repair them: its warning names no file."""
+        new = sorted(found.keys() - self._repaired.keys())
+        self._repaired |= {name: found[name] for name in new}
+        if new and self._runtime.is_chief:
+            where = self._list(self._folder.repaired, [f"{name}\t{found[name]}" for name in new])
+            self._display.message(
+                f"libjpeg repaired damaged data of {len(self._repaired)} image(s), which are used; "
+                f"the last {new[-1]} ({found[new[-1]]}); {where}"
+            )
+
+    @staticmethod
+    def _list(file: Path, lines: Sequence[str]) -> str:
+        """Appends lines to a list in the run folder; returns where it is, in words."""
         try:
-            with self._folder.skipped.open("a") as stream:
-                stream.writelines(f"{path}\n" for path in new)
+            with file.open("a", encoding="utf-8", errors="backslashreplace") as stream:
+                stream.writelines(f"{line}\n" for line in lines)
         except OSError as error:
-            where = f"{self._folder.skipped} cannot be written ({error.strerror})"
-        self._display.message(
-            f"{len(self._skipped)} unreadable image(s) skipped, the last {new[-1]}; {where}"
-        )
+            return f"{file} cannot be written ({error.strerror})"
+        return f"all are listed in {file}"
 
     def _write(self, step: int, split: str, values: dict[str, Any]) -> dict[str, Any]:
         epoch = round(step / self._experiment.steps_per_epoch, 6)

@@ -39,6 +39,7 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.metrics = path / "metrics.jsonl"
         self.skipped = path / "skipped.txt"
+        self.repaired = path / "repaired.txt"
         self.predictions = path / "predictions.npz"
         self.examples = path / "examples.npz"
         self.report = path / "report.html"

@@ -60,13 +60,16 @@ def test_each_format_goes_to_a_place_of_its_own_and_leaves_nothing_else(form, ru
     assert main(["export", str(run), "--format", form]) == 0
     assert set(os.listdir(run)) - before == {place[form]}
     said = capsys.readouterr().out
-    assert f"{run / place[form]}: 10 classes, weights of step 60; loaded again, 32 images" in said
+    assert (
+        f"{run / place[form]}: 10 classes, weights of step 60; loaded again, 12 generated images"
+        in said
+    )
 
 
 def test_it_says_what_it_wrote_and_how_close_it_is(exported):
     folder, said = exported
     assert f"{folder}: 10 classes, weights of step 60" in said
-    assert "32 images of" in said
+    assert "12 generated images and 32 of digits, test" in said
 
 
 def test_tensorflow_alone_reads_it_and_answers_as_vit_predict_does(exported, run, tmp_path):
