@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import importlib
+import io
 import logging
 import os
 import sys
@@ -85,6 +86,10 @@ def run_process(arguments: Sequence[str] | None = None) -> NoReturn:
                 stream.flush()
         os._exit(code)
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name of a file or folder that is not UTF-8 is shown escaped.
+            stream.reconfigure(errors="backslashreplace")
     # What is registered first runs last: Horovod, for one, has shut down by then.
     atexit.register(end)
     try:

@@ -162,7 +162,7 @@ def _draw(arguments: argparse.Namespace, folder: RunFolder, found: list[Evaluati
     )
     try:
         arguments.html.parent.mkdir(parents=True, exist_ok=True)
-        arguments.html.write_text(page, encoding="utf-8")
+        arguments.html.write_text(page, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise SettingsError(f"cannot write {arguments.html}: {error.strerror}") from None
     print(f"vit evaluate: {arguments.html}", file=sys.stderr)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from jobs.cli import run_process
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.errors import DataError, SettingsError
+from pipeline.printable import printable
 from pipeline.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -71,9 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             chosen = best(answer.probabilities, arguments.top)
             top = [(classes[i], float(answer.probabilities[i])) for i in chosen]
-            write(answer.path, top)
+            write(printable(answer.path), top)
         if arguments.gallery is not None:
-            shown = Shown(answer.path, answer.pixels, top, answer.problem)
+            shown = Shown(printable(answer.path), answer.pixels, top, answer.problem)
             entries.append(gallery_entry(shown))
     if arguments.gallery is not None:
         _draw(arguments, entries, failed)
@@ -101,8 +102,8 @@ def load(path: Path) -> Exported:
 
 def _problem(answer: Answer) -> str:
     """One line that names the file; errors of data do so themselves."""
-    problem = answer.problem or ""
-    return problem if answer.path in problem else f"cannot read {answer.path}: {problem}"
+    path, problem = printable(answer.path), printable(answer.problem or "")
+    return problem if path in problem else f"cannot read {path}: {problem}"
 
 
 def _writer(arguments: argparse.Namespace, classes: int, alone: bool) -> Callable[[str, Top], None]:
@@ -141,7 +142,7 @@ def _draw(arguments: argparse.Namespace, entries: list[Html], failed: int) -> No
     try:
         arguments.gallery.parent.mkdir(parents=True, exist_ok=True)
         page = gallery_page(f"What {arguments.model.name} says", f"{about}.", entries)
-        arguments.gallery.write_text(page, encoding="utf-8")
+        arguments.gallery.write_text(page, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise SettingsError(f"cannot write {arguments.gallery}: {error.strerror}") from None
     print(f"vit predict: {arguments.gallery}", file=sys.stderr)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from pipeline.config import DataConfig
 from pipeline.errors import DataError
+from pipeline.printable import printable
 
 Colour = tuple[float, float, float]
 
@@ -82,10 +83,12 @@ class Split:
         return len(self.labels)
 
     def name(self, index: int) -> str:
-        """What a message calls example `index`: its file, or its place in the split."""
+        """What a message calls example `index`: its file as printable text, or its place."""
         if self.records is not None:
-            return self.records.name(index)
-        return self.paths[index] if self.paths is not None else f"image {index} of {self.title}"
+            return printable(self.records.name(index))
+        if self.paths is not None:
+            return printable(self.paths[index])
+        return f"image {index} of {self.title}"
 
     def content(self, index: int) -> bytes:
         """The encoded image of a file or record.

@@ -19,6 +19,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util import tensor_util
 
 from pipeline.monitor.appended_file import AppendedFile
+from pipeline.printable import printable
 
 
 class TensorBoardWriter:
@@ -45,8 +46,9 @@ class TensorBoardWriter:
         folder.mkdir(exist_ok=True)
 
     def text(self, title: str, markdown: str, step: int) -> None:
-        """A page of text."""
-        self._add("train", step, text_pb(title, markdown))
+        """A page of text; names of files that are not UTF-8 are shown escaped."""
+        lines = map(printable, markdown.split("\n"))
+        self._add("train", step, text_pb(title, "\n".join(lines)))
 
     def picture(self, title: str, png: bytes, step: int) -> None:
         """A picture, as PNG."""
@@ -57,7 +59,8 @@ class TensorBoardWriter:
     def hparams(self, settings: Mapping[str, float | str | bool]) -> None:
         """The run's settings, by which TensorBoard compares runs."""
         # Beside the splits' folders, which are then parts of this run.
-        self._add("", 0, hparams_pb(dict(settings)))
+        shown = {k: printable(v) if isinstance(v, str) else v for k, v in settings.items()}
+        self._add("", 0, hparams_pb(shown))
 
     def scalars(self, split: str, step: int, values: Mapping[str, float]) -> None:
         """Adds one point to each named curve of a split ("train", "validation", "test")."""

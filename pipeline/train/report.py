@@ -141,7 +141,7 @@ def write_page(page: str, file: Path) -> Path:
     Raises:
       ReportError: It cannot be written.
     """
-    _replace(file, lambda path: path.write_text(page, encoding="utf-8"))
+    _replace(file, lambda path: path.write_text(page, encoding="utf-8", errors="backslashreplace"))
     return file
 
 

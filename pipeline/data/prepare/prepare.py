@@ -28,7 +28,7 @@ from pipeline.data.prepare.shard_file import (
     read_report,
     write_shard,
 )
-from pipeline.data.sources.records import FACTS, SetFacts, check_shards, read_facts
+from pipeline.data.sources.records import FACTS, SetFacts, check_name, check_shards, read_facts
 from pipeline.data.split import DataSource
 from pipeline.errors import DataError
 from pipeline.printable import printable
@@ -68,9 +68,11 @@ def prepare(
       What dataset.json holds.
 
     Raises:
+      SettingsError: The path of the folder is not UTF-8.
       DataError: An image cannot be read and data.on_bad_image is "raise"; the folder holds another
         set, is being written by another process, or cannot be written to.
     """
+    check_name(out)
     _make_folder(out)
     with _alone(out):
         tasks = plan(source, out, config, shard_size)

@@ -17,7 +17,6 @@ from pipeline.data.encode import Encoded, encode_image, to_png
 from pipeline.data.sources.example import encode_example
 from pipeline.data.split import Split
 from pipeline.errors import DataError
-from pipeline.printable import printable
 
 # A record a chunk, so that one is read without its neighbours; JPEG and PNG do not compress.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -51,7 +50,7 @@ class ShardTask:
         """What an example is called, as a list of names holds it."""
         if self.split.images is not None:
             return f"image {self.first + place} of {self.split.title}"
-        return printable(self.split.name(place))
+        return self.split.name(place)
 
 
 class ShardReport(BaseModel):
@@ -143,7 +142,7 @@ def inputs_of(split: Split) -> str:
         digest.update(split.images.tobytes())
         return digest.hexdigest()
     for place in range(split.num_examples):
-        name = split.name(place)
+        name = split.name(place) if split.paths is None else split.paths[place]
         digest.update(os.fsencode(name))
         if split.paths is not None:
             try:

@@ -20,6 +20,7 @@ from pipeline.data.sources.example import IMAGE_KEY
 from pipeline.data.sources.shards import ShardRecords, allow_open_files
 from pipeline.data.split import Colour, DataSource, Split, check_labels
 from pipeline.errors import DataError, SettingsError
+from pipeline.printable import printable
 
 FORMAT: Literal["vit-pipeline records 1"] = "vit-pipeline records 1"
 FACTS = "dataset.json"
@@ -146,6 +147,7 @@ def open_records(config: DataConfig) -> DataSource:
     if config.path is None:
         raise SettingsError("data.source=records needs data.path=FOLDER, written by vit prepare")
     root = Path(config.path).expanduser()
+    check_name(root)
     facts = read_facts(root)
     check_shards(root, [shard for split in facts.splits.values() for shard in split.shards])
     splits = {}
@@ -171,6 +173,21 @@ def open_records(config: DataConfig) -> DataSource:
     if facts.conflicts:
         notes += (f"{root}: {facts.conflicts:,} images are under two labels (conflicts.txt)",)
     return DataSource(facts.classes, splits, None, notes, (facts.mean, facts.std), compared=True)
+
+
+def check_name(root: Path) -> None:
+    """Refuses a folder that the library for ArrayRecord files cannot open.
+
+    Raises:
+      SettingsError: Its path is not UTF-8.
+    """
+    try:
+        str(root).encode()
+    except UnicodeEncodeError:
+        raise SettingsError(
+            f"{printable(str(root))} is not UTF-8, and ArrayRecord files need a path in UTF-8. "
+            "Name another folder, or rename it"
+        ) from None
 
 
 def read_facts(root: Path) -> SetFacts:
