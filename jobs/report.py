@@ -85,6 +85,7 @@ def _look(folder: RunFolder, data: str | None) -> None:
     import_tensorflow()
     from pipeline.distribute.runtime import start
     from pipeline.train.best import restore_best
+    from pipeline.train.data_record import compare_data, data_record
     from pipeline.train.experiment import build
     from pipeline.train.inspection import inspection_config, open_inspected
 
@@ -92,7 +93,10 @@ def _look(folder: RunFolder, data: str | None) -> None:
     if data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"path": data})})
     with closing(start(config.distribute)) as runtime:
-        experiment = build(config, runtime, open_inspected(folder, config))
+        opened = open_inspected(folder, config)
+        for line in compare_data(folder.dataset(), data_record(opened.source)).lines:
+            print(f"vit report: other images than those of the run, {line}", file=sys.stderr)
+        experiment = build(config, runtime, opened)
         restore_best(experiment, folder)
         look_at_examples(experiment, folder)
 

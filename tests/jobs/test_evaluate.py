@@ -91,6 +91,10 @@ def test_evaluation_says_whether_the_images_are_those_of_the_run(
     assert (code, json.loads(out)["same_images"]) == (0, False)
     assert "other images than those of the run, all: none -> 90 images" in err
 
+    code, out, err = evaluate(capsys, digits_run, "--json", "--data", "digits")
+    assert [json.loads(line)["same_images"] for line in out.splitlines()] == [True, True]
+    assert err == ""
+
     run = shutil.copytree(digits_run, tmp_path / "run")
     facts = json.loads((run / "dataset.json").read_text())
     facts["fingerprints"]["test"] = "0" * 32

@@ -225,6 +225,7 @@ def test_data_that_have_gone_are_said_and_data_that_moved_are_found(folder_run, 
     assert "since the weights could not be applied to the data" in page(run).text
     found = vit("report", run, "--data", moved)
     assert found.returncode == 0, found.stderr
+    assert "other images" not in found.stderr
     with np.load(run / "predictions.npz") as new:
         (tmp_path / "old.npz").write_bytes(before)
         with np.load(tmp_path / "old.npz") as old:
