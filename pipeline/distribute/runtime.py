@@ -232,8 +232,9 @@ def _start_alone(kind: str) -> Runtime:
 
 
 def local_devices() -> list[str]:
-    """Short names of this process's devices to train on, such as CPU:0."""
-    return [name.removeprefix("/device:") for name in replica_devices()]
+    """Short names of the devices that this process trains on, such as GPU:1; no other process's."""
+    devices = tf.config.get_visible_devices("GPU") or tf.config.get_visible_devices("CPU")
+    return [device.name.removeprefix("/physical_device:") for device in devices]
 
 
 def replica_devices() -> list[str]:
