@@ -13,6 +13,7 @@ from pipeline.checkpoint.store import CheckpointStore
 from pipeline.data.fingerprint import fingerprint
 from pipeline.data.split import DataSource
 from pipeline.errors import DataError
+from pipeline.printable import printable
 from pipeline.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def _compare_classes(before: Sequence[str], now: Sequence[str]) -> str | None:
 
 def _shortened(names: Sequence[str]) -> str:
     rest = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + rest
+    return ", ".join(map(printable, names[:_SHOWN])) + rest
 
 
 def _images(count: int | None) -> str:

@@ -87,6 +87,10 @@ def test_evaluate_report_and_predict_need_the_run_folder_only(moved, vit, tmp_pa
     assert code == 0, err
     assert json.loads(out)["top"][0]["class"] == "red"
 
+    code, out, err = say(capsys, "export", moved, "--format", "safetensors")
+    assert code == 0, err
+    assert (moved / "export-safetensors").is_dir()
+
     # Two processes evaluate it as well, though its batch does not divide over them.
     config = moved / "config.yaml"
     config.write_text(config.read_text().replace("batch_size: 12", "batch_size: 13"))

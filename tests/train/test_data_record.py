@@ -85,6 +85,13 @@ def test_other_classes_are_refused_with_both_lists_whatever_is_allowed(
     assert len(run.starts()) == 1
 
 
+def test_names_that_are_not_utf_8_or_have_line_breaks_are_shown_escaped():
+    names = ["caf\udce9", "two\nlines"]
+    text = compare_data({"classes": names, "examples": {}}, {"classes": ["a"], "examples": {}})
+    assert r"recorded (2): caf\udce9, two\nlines" in text.classes
+    assert text.classes.encode()
+
+
 def test_a_long_list_of_classes_is_shortened_and_its_first_difference_shown():
     names = [f"class {i}" for i in range(1000)]
     other = [*names[:700], "new", *names[700:-1]]
