@@ -73,3 +73,14 @@ def test_what_is_not_there_is_said(tmp_path):
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(DataError, match="has no folder"):
         open_other(str(tmp_path), CONFIG, CLASSES)
+
+
+def test_a_run_with_the_order_of_classes_of_earlier_versions_is_matched_by_name(tmp_path):
+    fill(tmp_path / "train", **{"1": 4, "2": 4, "10": 4})
+    fill(tmp_path / "test", **{"2": 1, "10": 1, " blue": 1})
+    fill(tmp_path / "train", blue=4)
+    own = CONFIG.model_copy(update={"path": str(tmp_path)})
+    classes = ["1", "10", "2", "blue "]  # by code point, with the blanks of a folder's name
+    found = open_other(str(tmp_path), own, classes)
+    assert found.classes == tuple(classes)
+    assert named(found.splits["test"]) == {"22", "101", " blue3"}
