@@ -165,7 +165,7 @@ def test_a_warm_up_longer_than_the_run_and_a_rate_beyond_reason(doctor_here):
     assert (report.code, report.complaints) == (0, [("warning", "learning rate")])
     text = report.text("warning", "learning rate")
     assert "warm-up of 400 steps (29.63 epochs) is longer than the run of 100 steps" in text
-    assert "gets to 25% of its peak" in text
+    assert "reaches 25% of its peak" in text
     assert "optim.warmup_steps=5 " in text
     high = doctor_here("digits", "optim.base_lr=0.08")
     assert high.complaints == [("warning", "learning rate")]
