@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from jobs.cli import run_process
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.errors import DataError, SettingsError
+from pipeline.export.packages import require
 from pipeline.printable import printable
 from pipeline.train.run_folder import RunFolder
 
@@ -55,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise SettingsError(f"--top must be at least 1. Received: {arguments.top}")
     if arguments.gallery is not None and arguments.gallery.is_dir():
         raise SettingsError(f"--gallery {arguments.gallery} is a folder: give a file")
+    if arguments.model.suffix == ".onnx":
+        require("onnxruntime")
     import_tensorflow()
     from pipeline.export.answers import answer_all, best, find_images
     from pipeline.monitor.report.gallery import Shown, gallery_entry

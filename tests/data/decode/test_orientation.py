@@ -13,8 +13,11 @@ from pipeline.data.decode.header import read_headers
 from pipeline.data.encode import encode_image
 from pipeline.data.images import load_image
 from pipeline.data.input import augmented_examples
+from pipeline.data.reader import make_reader
+from pipeline.data.sources.source import open_source
 from pipeline.data.split import Split
 from tests.data.decode.test_decoders import encoded, exported_decoder, picture, read_batch
+from tests.data.prepared import write_tfrecord
 
 TAG = 0x0112
 VALUES = range(1, 9)
@@ -65,6 +68,25 @@ def test_all_eight_orientations_are_applied_everywhere(tmp_path, kind, resize):
     if kind in ("JPEG", "PNG"):
         exported = exported_decoder(config)(tf.constant(contents)).numpy()
         np.testing.assert_array_equal(exported, trained)
+
+
+def test_records_of_tfrecord_files_are_turned_upright_as_files_are(tmp_path):
+    contents = [tagged(picture(60, 84), kind, v) for v in VALUES for kind in ("JPEG", "WEBP")]
+    labels = [i % 2 for i in range(len(contents))]
+    write_tfrecord(tmp_path / "train-00000-of-00001", contents, labels)
+    write_tfrecord(tmp_path / "validation-00000-of-00001", contents[:2], labels[:2])
+    config = DataConfig(source="tfrecord", path=str(tmp_path), image_size=16, resize="crop")
+    split = open_source(config, 0).splits["train"]
+    reader = make_reader(split, config, len(contents), None)
+
+    @tf.function
+    def read(index):
+        return reader.decode({"index": index, **reader.look(index)}, None)
+
+    images, readable = read(tf.range(len(contents), dtype=tf.int64))
+    assert readable.numpy().all()
+    for pixels, content in zip(images.numpy(), contents, strict=True):
+        np.testing.assert_array_equal(pixels, load_image(content, "", config))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
