@@ -253,7 +253,7 @@ def test_slots_are_the_gpus_or_one():
     [
         (["--hosts=a,a"], {}, "names a twice"),
         (["--hosts=a,"], {}, "commas between them"),
-        (["--hosts=a:2"], {}, "without ports and slots"),
+        (["--hosts=a:2"], {}, "without ports and numbers of processes"),
         (["--hosts=a,localhost", "--index=0"], {}, "localhost means another machine"),
         (["--hosts=a,b"], {}, "which of the 2 nodes is this"),
         (["--hosts=a,b", "--index=2"], {}, "--index must be 0 to 1"),
