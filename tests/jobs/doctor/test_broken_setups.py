@@ -166,7 +166,7 @@ def test_a_warm_up_longer_than_the_run_and_a_rate_beyond_reason(doctor_here):
     text = report.text("warning", "learning rate")
     assert "warm-up of 400 steps (29.63 epochs) is longer than the run of 100 steps" in text
     assert "reaches 25% of its peak" in text
-    assert "optim.warmup_steps=5 " in text
+    assert "optim.warmup_steps=5," in text
     high = doctor_here("digits", "optim.base_lr=0.08")
     assert high.complaints == [("warning", "learning rate")]
     assert "peak learning rate 0.03 " in high.text("warning", "learning rate")
