@@ -47,7 +47,7 @@ def _check_content(folder: RunFolder, config: Config) -> Finding:
         return ok("run folder", f"{folder.path} can be written, renamed and synced in")
     if not folder.has_progress:
         return ok(
-            "run folder", f"{folder.path} holds a start without a checkpoint: vit train replaces it"
+            "run folder", f"{folder.path} holds a start that did no update: vit train replaces it"
         )
     if differences := folder.differences(config):
         return error(

@@ -34,6 +34,7 @@ from pipeline.checkpoint.snapshot import Snapshot
 from pipeline.errors import PipelineError
 
 _NAME = re.compile(r"step-(\d{8,})")
+INITIAL = "step-00000000"  # saved before the first update
 UNFINISHED = ".unfinished"
 _REPLACED = ".replaced"
 _SET_ASIDE = ".set-aside"

@@ -178,11 +178,13 @@ def hold_out(
       DataError: Nothing would be left on one of the sides.
     """
     held = hashes < np.uint64(int(fraction * 2**64))
-    last = {label: hashes[labels == label].max() for label in np.unique(labels).tolist()}
-    lost = set(last) - set(labels[~held].tolist())
-    held &= ~np.isin(hashes, np.array([last[label] for label in lost], np.uint64))
+    classes, places = np.unique(labels, return_inverse=True)
+    last = np.zeros(len(classes), np.uint64)  # the largest hash of each class
+    np.maximum.at(last, places, hashes)
+    lost = np.bincount(places[~held], minlength=len(classes)) == 0
+    held &= ~np.isin(hashes, last[lost])
     if not held.any():
-        spare = ~np.isin(hashes, np.array(list(last.values()), np.uint64))
+        spare = ~np.isin(hashes, last)
         held = spare & (hashes == hashes[spare].min(initial=np.uint64(2**64 - 1)))
     if not held.any():
         raise DataError(

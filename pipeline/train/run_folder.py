@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.checkpoint.store import UNFINISHED, CheckpointStore
+from pipeline.checkpoint.store import INITIAL, UNFINISHED, CheckpointStore
 from pipeline.config import Config, dump_config, load_config, training_differences
 from pipeline.errors import PipelineError, SettingsError
 from pipeline.monitor.whole_file import replace_file
@@ -68,14 +68,14 @@ class RunFolder:
 
     @property
     def has_progress(self) -> bool:
-        """Whether a start got as far as its first checkpoint.
+        """Whether a start got past its first update.
 
         Until then the folder accepts other settings: a start that failed early, for a setting that
-        is corrected now, has nothing to lose.
+        is corrected now (a batch that does not fit into memory, for example), has nothing to lose.
         """
         has_rows = self.metrics.is_file() and self.metrics.stat().st_size > 0
         saved = (p for p in self.checkpoints.glob("step-*") if p.suffix != UNFINISHED)
-        return has_rows or any(saved)
+        return has_rows or any(p.stem != INITIAL for p in saved)
 
     def differences(self, config: Config) -> list[str]:
         """Settings that change the training and are not those of the run in the folder."""
@@ -114,6 +114,9 @@ class RunFolder:
                 "renamed and synced there. Name another with run.dir=FOLDER"
             ) from None
         self.check(config)
+        if self.was_begun and not self.has_progress and training_differences(self.config(), config):
+            # The initial weights belong to the former settings, and the same seed gives them again.
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
         self._replace("config.yaml", dump_config(config))
 
     def close(self) -> None:

@@ -86,14 +86,16 @@ def test_each_start_is_recorded_with_the_checkpoint_it_finds(tmp_path, opened):
     assert folder.outcome() is None
 
 
-def test_a_start_without_a_checkpoint_does_not_claim_the_folder(tmp_path, opened):
+def test_a_start_without_an_update_does_not_claim_the_folder(tmp_path, opened):
     first = opened(tmp_path / "run")
     first.begin({"classes": ["a"]}, {"host": "one"})
     first.write_outcome({"outcome": "failed"})
-    (first.checkpoints / "step-00000000.unfinished").mkdir(parents=True)
+    CheckpointStore(first.checkpoints).save(Snapshot(0, {}, {}))  # as before an update that fails
+    (first.checkpoints / "step-00000001.unfinished").mkdir()
     first.close()
     second = opened(tmp_path / "run", Config(seed=7))
     assert second.config().seed == 7
+    assert CheckpointStore(second.checkpoints).steps() == []  # those were the weights of seed 0
     assert [start["host"] for start in second.starts()] == ["one"]  # nothing is lost
 
 
@@ -101,13 +103,20 @@ def test_a_start_without_a_checkpoint_does_not_claim_the_folder(tmp_path, opened
 def test_a_start_that_got_further_claims_the_folder(tmp_path, opened, what):
     first = opened(tmp_path / "run")
     if what == "a checkpoint":
-        CheckpointStore(first.checkpoints).save(Snapshot(0, {}, {}))
+        CheckpointStore(first.checkpoints).save(Snapshot(1, {}, {}))
     else:
         first.metrics.write_text('{"step": 5, "split": "train"}\n')
     first.close()
     with pytest.raises(SettingsError, match=r"other settings:\n  seed: 0 -> 7"):
         opened(tmp_path / "run", Config(seed=7))
     assert first.config().seed == 0
+
+
+def test_the_initial_weights_stay_where_the_settings_do(tmp_path, opened):
+    first = opened(tmp_path / "run")
+    CheckpointStore(first.checkpoints).save(Snapshot(0, {}, {}))
+    first.close()
+    assert CheckpointStore(opened(tmp_path / "run").checkpoints).steps() == [0]
 
 
 def test_two_starts_with_other_settings_exclude_each_other_before_the_first_checkpoint(
