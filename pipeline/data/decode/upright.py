@@ -6,7 +6,11 @@ import tensorflow as tf
 
 from pipeline.data.decode.orientation import MIRRORED, TRANSPOSED, UPSIDE_DOWN
 
+_BOXES, _SIZES, _ORIENTATIONS = (tf.TensorSpec(s, tf.int32) for s in ([None, 4], [None, 2], [None]))
 
+
+# Graphs, since one image alone would take longer for these than for being resized.
+@tf.function(input_signature=[_BOXES, _SIZES, _ORIENTATIONS], autograph=False)
 def stored_boxes(boxes: tf.Tensor, sizes: tf.Tensor, orientations: tf.Tensor) -> tf.Tensor:
     """Boxes of upright images as boxes of the stored ones.
 
@@ -26,6 +30,7 @@ def stored_boxes(boxes: tf.Tensor, sizes: tf.Tensor, orientations: tf.Tensor) ->
     return tf.where(_is_in(orientations, TRANSPOSED)[:, tf.newaxis], transposed, as_shown)
 
 
+@tf.function(input_signature=[_SIZES, _ORIENTATIONS], autograph=False)
 def stored_widths(sizes: tf.Tensor, orientations: tf.Tensor) -> tf.Tensor:
     """Widths int32 [b] of the stored images, by the sizes int32 [b, 2] of the upright ones."""
     return tf.where(_is_in(orientations, TRANSPOSED), sizes[:, 0], sizes[:, 1])
