@@ -37,13 +37,13 @@ def stored_widths(sizes: tf.Tensor, orientations: tf.Tensor) -> tf.Tensor:
 
 
 def turn_upright(images: tf.Tensor, orientations: tf.Tensor) -> tf.Tensor:
-    """Square images [b, S, S, 3] as they are shown, by their orientations int32 [b]."""
+    """Square images uint8 [b, S, S, 3] as they are shown, by their orientations int32 [b]."""
     turned = tf.where(orientations != 1)  # [n, 1]
 
     def turn() -> tf.Tensor:
         part, kinds = tf.gather_nd(images, turned), tf.gather_nd(orientations, turned)
         for values, change in (
-            (TRANSPOSED, lambda x: tf.transpose(x, [0, 2, 1, 3])),
+            (TRANSPOSED, _transpose),
             (MIRRORED, lambda x: x[:, :, ::-1]),
             (UPSIDE_DOWN, lambda x: x[:, ::-1]),
         ):
@@ -52,6 +52,11 @@ def turn_upright(images: tf.Tensor, orientations: tf.Tensor) -> tf.Tensor:
         return tf.tensor_scatter_nd_update(images, turned, part)
 
     return tf.cond(tf.size(turned) > 0, turn, lambda: images)
+
+
+def _transpose(images: tf.Tensor) -> tf.Tensor:
+    # oneDNN has no transposition of uint8, and reports that as an error; float32 is exact here.
+    return tf.cast(tf.transpose(tf.cast(images, tf.float32), [0, 2, 1, 3]), tf.uint8)
 
 
 def _is_in(orientations: tf.Tensor, values: tuple[int, ...]) -> tf.Tensor:
