@@ -112,7 +112,7 @@ def _compare(
     for split in splits:
         if split in changes:
             print(
-                f"vit evaluate: other images than those of the run, {split}: {changes[split]}",
+                f"vit evaluate: {split}: not the images that the run recorded ({changes[split]})",
                 file=sys.stderr,
             )
     known = recorded.get("fingerprints", {})

@@ -113,7 +113,9 @@ def _compared(config: Config, model: Exported) -> tuple[Compared, str]:
     try:
         source = open_source(config.data, config.seed)
     except (PipelineError, OSError) as error:
-        print(f"vit export: compared without the run's data: {error}", file=sys.stderr)
+        # Its advice is about settings that this verb does not take.
+        reason = str(error).partition(". ")[0]
+        print(f"vit export: compared without the run's data: {reason}", file=sys.stderr)
     else:
         split = next(
             source.splits[s] for s in ("test", "validation", "train") if s in source.splits

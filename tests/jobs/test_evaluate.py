@@ -89,7 +89,7 @@ def test_evaluation_says_whether_the_images_are_those_of_the_run(
     assert (code, err, json.loads(out)["same_images"]) == (0, "", True)
     code, out, err = evaluate(capsys, digits_run, "--json", "--data", some_digits)
     assert (code, json.loads(out)["same_images"]) == (0, False)
-    assert "other images than those of the run, all: none -> 90 images" in err
+    assert "all: not the images that the run recorded (none -> 90 images)" in err
 
     code, out, err = evaluate(capsys, digits_run, "--json", "--data", "digits")
     assert [json.loads(line)["same_images"] for line in out.splitlines()] == [True, True]

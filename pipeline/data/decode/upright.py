@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from pipeline.data.decode.orientation import MIRRORED, TRANSPOSED, UPSIDE_DOWN
@@ -55,8 +56,11 @@ def turn_upright(images: tf.Tensor, orientations: tf.Tensor) -> tf.Tensor:
 
 
 def _transpose(images: tf.Tensor) -> tf.Tensor:
-    # oneDNN has no transposition of uint8, and reports that as an error; float32 is exact here.
-    return tf.cast(tf.transpose(tf.cast(images, tf.float32), [0, 2, 1, 3]), tf.uint8)
+    # oneDNN has no tf.transpose of uint8, and reports each attempt as an error.
+    size = images.shape[1]
+    places = np.arange(size * size).reshape(size, size).T.ravel()
+    pixels = tf.gather(tf.reshape(images, [-1, size * size, 3]), places, axis=1)  # [n, S*S, 3]
+    return tf.reshape(pixels, [-1, size, size, 3])
 
 
 def _is_in(orientations: tf.Tensor, values: tuple[int, ...]) -> tf.Tensor:
