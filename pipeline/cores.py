@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -30,15 +31,11 @@ def _groups(root: Path) -> Iterator[Path]:
     A group's limit holds for all groups below it, so the parents count too.
     """
     with suppress(OSError):
-        paths = dict(_read_paths((root / "proc/self/cgroup").read_text()))
-        for line in (root / "proc/self/mountinfo").read_text().splitlines():
-            # 36 35 98:0 /ROOT /MOUNT rw,noatime master:1 - TYPE SOURCE rw,cpu,cpuacct
-            mount, _, filesystem = line.partition(" - ")
-            kind, _, options = filesystem.split(" ", 2)
+        paths = dict(_read_paths(_read(root / "proc/self/cgroup")))
+        for kind, options, top, place in _read_mounts(_read(root / "proc/self/mountinfo")):
             controller = {"cgroup": "cpu", "cgroup2": ""}.get(kind)
             if controller not in paths or (controller and controller not in options.split(",")):
                 continue
-            _, _, _, top, place, *_ = mount.split(" ")
             folder = root / place.lstrip("/")
             yield folder
             # A container may see its own group as the root of the mount, and a path from outside.
@@ -48,12 +45,31 @@ def _groups(root: Path) -> Iterator[Path]:
                     yield folder
 
 
+def _read(path: Path) -> str:
+    """The text of a file in /proc; names of files in it need not be UTF-8."""
+    return path.read_text(encoding="utf-8", errors="surrogateescape")
+
+
+def _read_mounts(text: str) -> Iterator[tuple[str, str, str, str]]:
+    """File system, its options, root and mount point of each line; a malformed line is ignored."""
+    # 36 35 98:0 /ROOT /MOUNT rw,noatime master:1 - TYPE SOURCE rw,cpu,cpuacct
+    line = re.compile(r"\S+ \S+ \S+ (\S+) (\S+) .*?- (\S+) \S* (\S+)")
+    for match in map(line.fullmatch, text.split("\n")):
+        if match:
+            top, place, kind, options = match.groups()
+            yield kind, options, top, place
+
+
 def _read_paths(text: str) -> Iterator[tuple[str, PurePosixPath]]:
-    """The path of the process's group by controller; "" is version 2, which has one tree."""
-    for line in text.splitlines():
-        _, controllers, path = line.split(":", 2)
-        for controller in controllers.split(","):
-            yield controller, PurePosixPath(path)
+    """The path of the process's group by controller; "" is version 2, which has one tree.
+
+    A malformed line is ignored.
+    """
+    for line in text.split("\n"):
+        match line.split(":", 2):
+            case [_, controllers, path]:
+                for controller in controllers.split(","):
+                    yield controller, PurePosixPath(path)
 
 
 def _quota(group: Path) -> float | None:

@@ -98,6 +98,34 @@ def test_a_path_that_is_not_below_the_mount(machine):
     assert available_cores(root) == 2
 
 
+def test_a_mount_point_that_is_not_utf_8_is_no_obstacle(machine):
+    root = machine("0::/\n", **{"cpu.max": "200000 100000"})
+    other = b"30 23 8:1 / /mnt/caf\xe9\x85 rw - ext4 /dev/sda1 rw\n"
+    group = MOUNT_V2.format(top="/").encode()
+    (root / "proc/self/mountinfo").write_bytes(other + group + b"\n")
+    assert available_cores(root) == 2
+
+
+def test_a_limit_in_a_group_whose_name_is_not_utf_8(machine):
+    root = machine("", MOUNT_V2.format(top="/"))
+    (root / "proc/self/cgroup").write_bytes(b"0::/caf\xe9\n")
+    group = os.fsencode(root / "sys/fs/cgroup") + b"/caf\xe9"
+    os.makedirs(group)
+    Path(os.fsdecode(group), "cpu.max").write_text("300000 100000")
+    assert available_cores(root) == 3
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "nonsense", "31 23 0:28 / /mnt rw", "31 23 - cgroup2 cgroup2 rw", "31 / - cgroup2",
+     "31 23 0:28 / /mnt rw - cgroup2", " - ", "31 23 0:28 / /mnt rw -"],
+)  # fmt: skip
+def test_a_malformed_line_is_ignored(machine, line):
+    mount = MOUNT_V2.format(top="/")
+    root = machine(f"{line}\n0::/\n", line, mount, **{"cpu.max": "200000 100000"})
+    assert available_cores(root) == 2
+
+
 def test_a_real_group_with_a_limit(tmp_path):
     group = V1_CPU / f"vit-test-{os.getpid()}"
     try:
