@@ -216,12 +216,15 @@ def _describe(config: Config) -> int:
 
 
 def _print_result(folder: RunFolder, row: dict[str, Any]) -> None:
-    top_5 = ""
-    if shows_top_5(len(folder.dataset()["classes"])):
-        top_5 = f"top-5 {row['top_5_accuracy']:.2%}, "
+    result = "nothing is left to train, and the run has no metrics"
+    if row:
+        top_5 = ""
+        if shows_top_5(len(folder.dataset()["classes"])):
+            top_5 = f"top-5 {row['top_5_accuracy']:.2%}, "
+        result = f"{row['split']} accuracy {row['accuracy']:.2%}, {top_5}loss {row['loss']:.4f}"
     report = f"report       {folder.report}\n" if folder.report.is_file() else ""
     print(
-        f"{row['split']} accuracy {row['accuracy']:.2%}, {top_5}loss {row['loss']:.4f}\n"
+        f"{result}\n"
         f"run folder   {folder.path}\n"
         f"{report}"
         f"curves       vit board {shlex.quote(str(folder.path))}"

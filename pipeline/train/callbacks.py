@@ -173,8 +173,8 @@ def epoch_logs(
 
 
 def evaluation_logs(row: Mapping[str, Any]) -> dict[str, float]:
-    """An evaluation's metrics under the keys that Keras gives them."""
-    return {name: row[name] for name in _METRICS}
+    """A row's metrics under the keys that Keras gives them; none of an empty row."""
+    return {name: row[name] for name in _METRICS if name in row}
 
 
 def _make(name: str) -> Any:

@@ -31,7 +31,8 @@ class Journal:
     """Rows, to metrics.jsonl, TensorBoard and the display; the chief alone writes.
 
     Attributes:
-      last_row: The newest row of any split, on every process.
+      last_row: The newest row of any split, on every process; empty if there is none. After
+        `rewind` the caller sets it on every process.
     """
 
     def __init__(self, experiment: Experiment, folder: RunFolder, display: ProgressDisplay) -> None:
@@ -53,10 +54,12 @@ class Journal:
         self._drawing: Future[list[tuple[str, bytes]]] | None = None
         self.last_row: dict[str, Any] = {}
 
-    def rewind(self, step: int, evaluates_again: bool) -> None:
+    def rewind(self, step: int, evaluates_again: bool) -> dict[str, Any]:
         """On the chief: makes the files what they were when the run had come to `step`.
 
-        The newest row that stays is the last one, as of a run that has nothing left to do.
+        Returns:
+          The newest row that stays: the result of a run that has nothing left to train. It is
+          empty if there is none.
 
         Raises:
           RunFolderError: They cannot be written.
@@ -70,7 +73,7 @@ class Journal:
                 f"cannot write in {self._folder.path}: {error.strerror}. Make room or permit "
                 "writing, then give the same command again"
             ) from None
-        self.last_row = kept[-1] if kept else {}
+        return kept[-1] if kept else {}
 
     def begin(self, step: int) -> None:
         """On the chief: shows what the run is."""

@@ -58,6 +58,7 @@ def fit(
 
     Returns:
       The last row of metrics: of the test split, or of validation where there is no test split.
+      It is empty if the run has no rows and nothing is left to train.
 
     Raises:
       Stopped: On request; a checkpoint of the step it stopped at has been written.
@@ -133,7 +134,7 @@ class Loop:
         """
         self._next.expect("restoring the newest checkpoint")
         self._epoch_is_new = True
-        state = on_chief(self._runtime, self._restore_newest)
+        state, self._journal.last_row = on_chief(self._runtime, self._restore_newest)
         self._experiment.broadcast()
         if state is not None:
             self._step = self._saver.saved_step = state["step"]
@@ -201,8 +202,12 @@ class Loop:
             stack.callback(self._saver.close)
             self._next.expect("writing the checkpoint that waits", slow=True)
 
-    def _restore_newest(self) -> dict[str, Any] | None:
-        """On the chief: restores, and makes the run folder what it was at that step."""
+    def _restore_newest(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        """On the chief: restores, and makes the run folder what it was at that step.
+
+        Returns:
+          The step and the progress, None for a new run, and the last row of metrics.
+        """
         snapshot = self._saver.restore_newest()
         step, again = 0, False
         if snapshot is not None:
@@ -210,9 +215,11 @@ class Loop:
             self._display.message(f"goes on from {self._saver.store.path(step)}")
         elif self._config.model.pretrained is not None:
             self._display.message(start_from(self._experiment, self._config.model.pretrained))
-        self._journal.rewind(step, evaluates_again=again)
+        last_row = self._journal.rewind(step, evaluates_again=again)
         self._journal.begin(step)
-        return None if snapshot is None else {"step": step, "progress": snapshot.state["progress"]}
+        if snapshot is None:
+            return None, last_row
+        return {"step": step, "progress": snapshot.state["progress"]}, last_row
 
     def _iterator(self) -> Iterator[Any]:
         return self._experiment.train_iterator(self._step + self._progress.passed_over_steps)

@@ -1,8 +1,6 @@
 """What all processes do together ends alike on all of them, whatever goes wrong on one."""
 
-import json
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,41 +9,11 @@ from PIL import Image
 from pipeline.config import Config, DataConfig
 from pipeline.data.sources import tfrecord
 from pipeline.distribute.agreement import check_same, on_all, on_chief
-from pipeline.distribute.single import SingleRuntime
 from pipeline.errors import DataError
 from pipeline.train import opening
 from pipeline.train.opening import open_data
 from tests.data.prepared import write_tfrecord
-
-
-class Rank(SingleRuntime):
-    """One of several threads that stand for processes; a collective without the others fails."""
-
-    def __init__(self, rank, world_size, meeting, table):
-        super().__init__("CPU:0")
-        self.rank, self.world_size = rank, world_size
-        self._meeting, self._table = meeting, table
-
-    def all_gather(self, value):
-        self._table[self.rank] = json.dumps(value)
-        self._meeting.wait(20)
-        gathered = [json.loads(text) for text in self._table]
-        self._meeting.wait(20)
-        return gathered
-
-
-def on_ranks(function, world_size=3):
-    """What `function` of a runtime returns or raises on each rank."""
-    meeting, table = threading.Barrier(world_size), [None] * world_size
-
-    def run(rank):
-        try:
-            return function(Rank(rank, world_size, meeting, table))
-        except Exception as error:
-            return error
-
-    with ThreadPoolExecutor(world_size) as pool:
-        return list(pool.map(run, range(world_size)))
+from tests.distribute.ranks import on_ranks
 
 
 def fail(error):

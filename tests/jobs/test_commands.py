@@ -402,3 +402,10 @@ def test_an_unreadable_image_is_skipped_counted_and_listed_when_asked(with_broke
     assert done.returncode == 0, done.stderr
     assert "1 unreadable image(s) skipped" in done.stdout
     assert (tmp_path / "r/skipped.txt").read_text().splitlines() == [str(broken)]
+
+
+def test_a_run_that_is_done_without_metrics_says_so(tmp_path):
+    (tmp_path / "outcome.json").write_text('{"outcome": "done", "result": {}}')
+    done = vit("train", "digits", f"run.dir={tmp_path}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "the run has no metrics\nrun folder   " in done.stdout

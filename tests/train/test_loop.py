@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 
 from pipeline.errors import DataError, SettingsError, Stopped
+from pipeline.monitor.progress import ProgressDisplay
 from pipeline.train import opening
 from pipeline.train.best import best_snapshot
 from pipeline.train.clock import StretchClock
-from pipeline.train.experiment import Experiment
+from pipeline.train.experiment import Experiment, build
+from pipeline.train.loop import fit
 from pipeline.train.pretrained import start_from
 from pipeline.train.run_folder import RunFolder
+from pipeline.train.stop import StopRequest
+from tests.distribute.ranks import on_ranks
 from tests.train.experiments import tiny, tiny_config
 from tests.train.runs import STEPS, StopAt, assert_same_end, rows, store, train
 
@@ -118,6 +122,43 @@ def test_a_run_that_ended_behind_its_last_checkpoint_says_its_result_again(tmp_p
     result = train(tmp_path)
     assert (result["split"], result["step"]) == ("validation", STEPS)
     assert train(tmp_path) == json.loads(json.dumps(result))
+
+
+def fit_on_two_ranks(folder, *settings):
+    """What the loop returns or raises on each of two ranks that start in the run's folder."""
+    config = tiny_config(folder, *settings)
+    run = RunFolder(config.run_dir)
+    run.open(config, print)
+    try:
+        return on_ranks(
+            lambda runtime: fit(
+                experiment := build(config, runtime),
+                RunFolder(config.run_dir) if runtime.rank else run,
+                ProgressDisplay(experiment.total_steps, experiment.steps_per_epoch, False),
+                StopRequest(),
+            ),
+            2,
+        )
+    finally:
+        run.close()
+
+
+def test_with_nothing_left_to_train_all_ranks_return_the_result_of_the_run(tmp_path, monkeypatch):
+    # The process was killed after the last checkpoint and before it recorded the outcome.
+    without_test_split(monkeypatch)
+    result = json.loads(json.dumps(train(tmp_path)))
+    assert (result["split"], result["step"]) == ("validation", STEPS)
+    assert fit_on_two_ranks(tmp_path) == [result, result]
+
+
+@pytest.mark.parametrize("start", [lambda *words: [train(*words)], fit_on_two_ranks])
+def test_a_run_without_rows_and_with_nothing_left_to_train_has_an_empty_result(
+    tmp_path, monkeypatch, start
+):
+    without_test_split(monkeypatch)
+    train(tmp_path)
+    (tmp_path / "run/metrics.jsonl").unlink()
+    assert all(result == {} for result in start(tmp_path))
 
 
 def test_where_the_best_checkpoint_is_damaged_the_newest_weights_are_evaluated(tmp_path):
