@@ -45,7 +45,7 @@ def check_run_folder(config: Config) -> Iterator[Finding]:
 def _check_content(folder: RunFolder, config: Config) -> Finding:
     if not (folder.path / "config.yaml").exists():
         return ok("run folder", f"{folder.path} can be written, renamed and synced in")
-    if not folder.has_progress:
+    if not folder.is_claimed:
         return ok(
             "run folder", f"{folder.path} holds a start that did no update: vit train replaces it"
         )

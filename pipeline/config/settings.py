@@ -129,7 +129,7 @@ class DataConfig(_Stage):
         "half", "mean and deviation: 0.5 and 0.5, ImageNet's, or measured on the training data"
     )
     on_bad_image: Literal["raise", "skip"] = _setting(
-        "raise", "an unreadable image ends the run, or is left out, counted and listed"
+        "raise", "an unreadable image ends the run, or is left out, counted and listed", free=True
     )
     label_smoothing: float = _setting(0.0, "part of the target spread over all classes", ge=0, lt=1)
     mixup_alpha: float = _setting(

@@ -86,14 +86,17 @@ def record_start(folder: RunFolder, experiment: Experiment, start: Mapping[str, 
       What changed in the data set since the last start; empty unless data.allow_changes is true.
 
     Raises:
-      DataError: The run has a checkpoint, and its data set is not the one of the last start.
+      DataError: The run claims the folder, and its data set is not the one of the last start.
     """
     facts = experiment.dataset_facts | data_record(experiment.source)
     changes = check_resumed_data(folder, facts, experiment.config.data.allow_changes)
+    if folder.has_dataset and compare_data(folder.dataset(), facts).classes is not None:
+        folder.start_over()  # the initial classifier has one output for each former class
     steps = CheckpointStore(folder.checkpoints).steps()
     allowed = folder.dataset().get("allowed_changes", []) if steps and folder.has_dataset else []
     if changes:
-        new = {"time": start.get("time"), "checkpoint_step": steps[-1], "changes": changes}
+        new = {"time": start.get("time"), "checkpoint_step": max(steps, default=None)}
+        new["changes"] = changes
         allowed = [*allowed, new]
     folder.begin(
         facts | ({"allowed_changes": allowed} if allowed else {}),
@@ -106,7 +109,7 @@ def check_resumed_data(folder: RunFolder, facts: Mapping[str, Any], allow: bool)
     """Refuses to resume a run with another data set than that of its last start.
 
     Args:
-      folder: The run folder; one without a checkpoint accepts any data set.
+      folder: The run folder; one that no run claims accepts any data set.
       facts: Of `data_record`.
       allow: Whether images may have changed; classes never may.
 
@@ -116,12 +119,11 @@ def check_resumed_data(folder: RunFolder, facts: Mapping[str, Any], allow: bool)
     Raises:
       DataError: With what changed.
     """
-    steps = CheckpointStore(folder.checkpoints).steps()
-    if not (steps and folder.has_dataset):
+    if not (folder.is_claimed and folder.has_dataset):
         return []
     found = compare_data(folder.dataset(), facts)
     # Before the first update nothing was learned from the images.
-    changes = found.lines if steps[-1] > 0 else []
+    changes = found.lines if folder.has_progress else []
     _refuse(folder, found.classes, changes, allow)
     return changes
 
@@ -144,11 +146,12 @@ def check_classes(folder: RunFolder, source: DataSource) -> None:
 
 def _refuse(folder: RunFolder, classes: str | None, changes: list[str], allowed: bool) -> None:
     if classes is not None:
+        # A run without an update has no weights to start from.
+        weights = f" (and model.pretrained={folder.path} to start from these weights)"
         raise DataError(
             f"{folder.path} cannot be resumed: the data set has other classes. {classes}\n"
             "The weights of the classifier belong to the recorded classes in their order. Restore "
-            "the names, or start a new run with run.dir=FOLDER (and model.pretrained="
-            f"{folder.path} to start from these weights)"
+            f"the names, or start a new run with run.dir=FOLDER{weights * folder.has_progress}"
         )
     if changes and not allowed:
         listed = "\n  ".join(changes)

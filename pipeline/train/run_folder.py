@@ -8,6 +8,8 @@ predictions.npz  of the best weights, for the report; examples.npz its pictures;
 outcome.json     how the last start ended
 stop             made by whoever wants the run to stop; taken away when it does
 checkpoints/  tensorboard/  .lock/
+
+A run claims its folder: a start with other settings or other classes is refused (`is_claimed`).
 """
 
 from __future__ import annotations
@@ -68,18 +70,43 @@ class RunFolder:
 
     @property
     def has_progress(self) -> bool:
-        """Whether a start got past its first update.
+        """Whether an update was saved: there is a checkpoint past step 0, be it damaged.
 
-        Until then the folder accepts other settings: a start that failed early, for a setting that
-        is corrected now (a batch that does not fit into memory, for example), has nothing to lose.
+        Rows of metrics alone are no progress, because no start can resume from them.
         """
-        has_rows = self.metrics.is_file() and self.metrics.stat().st_size > 0
         saved = (p for p in self.checkpoints.glob("step-*") if p.suffix != UNFINISHED)
-        return has_rows or any(p.stem != INITIAL for p in saved)
+        return any(p.stem != INITIAL for p in saved)
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether only a start with the same settings and classes may use the folder.
+
+        A run claims its folder with the first checkpoint past step 0, or when it ends as "done" or
+        "stopped". A user who stops a run expects to resume it, even at step 0.
+
+        A start that failed or was killed before that claims nothing. It has nothing to lose, and
+        the next command often corrects the cause: a batch that does not fit into memory, a wrong
+        folder of images.
+        """
+        outcome = self.outcome()
+        ended = outcome is not None and outcome["outcome"] in ("done", "stopped")
+        return self.has_progress or ended
+
+    def start_over(self) -> None:
+        """Deletes what an unclaimed start left that does not fit other settings or classes.
+
+        The initial weights are made again from the seed. Rows of metrics and curves are dropped
+        when training begins at step 0. A folder that is claimed stays as it is.
+        """
+        if self.is_claimed:
+            return
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        for file in (self.skipped, self.repaired):
+            file.unlink(missing_ok=True)
 
     def differences(self, config: Config) -> list[str]:
         """Settings that change the training and are not those of the run in the folder."""
-        if not (self.was_begun and self.has_progress):
+        if not (self.was_begun and self.is_claimed):
             return []
         return training_differences(self.config(), config)
 
@@ -114,9 +141,8 @@ class RunFolder:
                 "renamed and synced there. Name another with run.dir=FOLDER"
             ) from None
         self.check(config)
-        if self.was_begun and not self.has_progress and training_differences(self.config(), config):
-            # The initial weights belong to the former settings, and the same seed gives them again.
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
+        if self.was_begun and training_differences(self.config(), config):
+            self.start_over()
         self._replace("config.yaml", dump_config(config))
 
     def close(self) -> None:

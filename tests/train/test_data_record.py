@@ -129,14 +129,35 @@ def test_a_changed_data_set_is_refused_until_the_change_is_allowed(run, data, li
         begin(run, source())
 
 
-def test_before_the_first_update_images_may_change_but_not_classes(tmp_path):
+def test_a_run_that_was_stopped_at_step_0_accepts_other_images_but_not_other_classes(tmp_path):
     folder = RunFolder(tmp_path)
     begin(folder, source())
     CheckpointStore(folder.checkpoints).save(Snapshot(0, {}, {}))
+    folder.write_outcome({"outcome": "stopped"})
+    with pytest.raises(DataError, match="other classes") as refused:
+        begin(folder, source(("a", "b")))
+    assert "model.pretrained" not in str(refused.value)  # there is nothing trained to start from
     assert begin(folder, source(train=5)) == []
     assert recorded(folder)["examples"]["train"] == 5
-    with pytest.raises(DataError):
-        begin(folder, source(("a", "b")))
+    assert CheckpointStore(folder.checkpoints).steps() == [0]
+
+
+@pytest.mark.parametrize("outcome", ["failed", None])
+def test_a_run_that_failed_or_was_killed_at_step_0_accepts_other_classes(tmp_path, outcome):
+    folder = RunFolder(tmp_path)
+    begin(folder, source())
+    CheckpointStore(folder.checkpoints).save(Snapshot(0, {}, {}))
+    if outcome is not None:
+        folder.write_outcome({"outcome": outcome})
+    assert begin(folder, source(("a", "b"))) == []
+    assert recorded(folder)["classes"] == ["a", "b"]
+    # The initial classifier had three outputs.
+    assert CheckpointStore(folder.checkpoints).steps() == []
+
+
+def test_other_classes_are_told_to_start_from_the_weights_of_a_run_that_has_some(run):
+    with pytest.raises(DataError, match=rf"model\.pretrained={run.path} to start from"):
+        begin(run, source(("a", "b")))
 
 
 def test_without_a_checkpoint_any_data_set_is_accepted(tmp_path):

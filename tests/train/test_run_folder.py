@@ -6,8 +6,9 @@ import pytest
 
 from pipeline.checkpoint.snapshot import Snapshot
 from pipeline.checkpoint.store import CheckpointStore
-from pipeline.config import Config
+from pipeline.config import Config, DataConfig
 from pipeline.errors import SettingsError
+from pipeline.monitor.metrics_file import MetricsFile
 from pipeline.train.run_folder import RunFolder, RunFolderError
 
 
@@ -99,13 +100,54 @@ def test_a_start_without_an_update_does_not_claim_the_folder(tmp_path, opened):
     assert [start["host"] for start in second.starts()] == ["one"]  # nothing is lost
 
 
-@pytest.mark.parametrize("what", ["a checkpoint", "a row of metrics"])
-def test_a_start_that_got_further_claims_the_folder(tmp_path, opened, what):
+def test_a_start_that_failed_before_its_first_checkpoint_leaves_nothing_of_other_settings(
+    tmp_path, opened
+):
     first = opened(tmp_path / "run")
-    if what == "a checkpoint":
-        CheckpointStore(first.checkpoints).save(Snapshot(1, {}, {}))
-    else:
-        first.metrics.write_text('{"step": 5, "split": "train"}\n')
+    CheckpointStore(first.checkpoints).save(Snapshot(0, {}, {}))
+    first.metrics.write_text('{"step": 5, "split": "train"}\n')
+    first.skipped.write_text("a.jpg\n")
+    first.close()
+    second = opened(tmp_path / "run", Config(seed=7))
+    assert CheckpointStore(second.checkpoints).steps() == []
+    assert second.skipped_images() == []
+    # What training does first at step 0.
+    assert MetricsFile(second.metrics, print).rewind(0, evaluates_again=False) == []
+
+
+def test_a_damaged_image_may_be_left_out_after_a_start_that_failed_at_it(tmp_path, opened):
+    first = opened(tmp_path / "run")
+    CheckpointStore(first.checkpoints).save(Snapshot(20, {}, {}))
+    first.close()
+    skip = Config(data=DataConfig(on_bad_image="skip"))
+    second = opened(tmp_path / "run", skip)
+    assert second.config().data.on_bad_image == "skip"
+    assert CheckpointStore(second.checkpoints).steps() == [20]
+
+
+def _stop_at_step_0(folder):
+    CheckpointStore(folder.checkpoints).save(Snapshot(0, {}, {}))
+    folder.write_outcome({"outcome": "stopped"})
+
+
+def _set_aside_the_only_update(folder):
+    store = CheckpointStore(folder.checkpoints)
+    store.save(Snapshot(1, {}, {}))
+    store.set_aside(1)
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        lambda folder: CheckpointStore(folder.checkpoints).save(Snapshot(1, {}, {})),
+        _set_aside_the_only_update,
+        _stop_at_step_0,
+    ],
+    ids=["a checkpoint", "a checkpoint set aside", "stopped at step 0"],
+)
+def test_a_start_that_got_further_or_was_stopped_claims_the_folder(tmp_path, opened, leave):
+    first = opened(tmp_path / "run")
+    leave(first)
     first.close()
     with pytest.raises(SettingsError, match=r"other settings:\n  seed: 0 -> 7"):
         opened(tmp_path / "run", Config(seed=7))

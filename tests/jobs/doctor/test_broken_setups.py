@@ -243,7 +243,7 @@ def test_a_run_folder_with_other_settings(doctor_here, tmp_path):
     (tmp_path / "run/config.yaml").write_text("optim: {weight_decay: 0.7}\n")
     report = doctor_here("digits", f"run.dir={tmp_path / 'run'}")
     assert report.complaints == []  # nothing was trained with these settings
-    (tmp_path / "run/metrics.jsonl").write_text('{"step": 5, "split": "train"}\n')
+    (tmp_path / "run/checkpoints/step-00000005").mkdir(parents=True)
     report = doctor_here("digits", f"run.dir={tmp_path / 'run'}")
     assert (report.code, report.complaints) == (2, [("error", "run folder")])
     assert "optim.weight_decay: 0.7 -> 0.3" in report.text("error", "run folder")
