@@ -259,7 +259,7 @@ class TrainConfig(_Stage):
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = _setting(
         "float32",
         "numbers the model computes in; weights stay float32. auto: mixed_bfloat16 where all "
-        "devices have arithmetic for it (GPUs of compute capability 8.0 or more, CPUs with "
+        "devices are fast at it (GPUs of compute capability 8.0 or more, x86 CPUs with "
         "avx512_bf16 or amx_bf16), else float32",
         free=True,
     )

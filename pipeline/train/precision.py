@@ -17,7 +17,7 @@ class Precision(NamedTuple):
     Attributes:
       config: The settings, with a precision instead of `auto`.
       note: What `auto` is here, and why; None where the settings name a precision.
-      warning: Why the named precision is slow here; None where it is not.
+      warning: Why the named precision does not suit the devices; None where it does.
     """
 
     config: Config
@@ -30,18 +30,18 @@ def resolve_precision(config: Config, slow: Sequence[str | None]) -> Precision:
 
     Args:
       config: Of the run.
-      slow: By rank, the device that is slow at bfloat16, in words; None where there is none.
+      slow: By rank, which device is not fast at bfloat16, as a clause; None where all are fast.
     """
     named = config.train.precision
     where = [
-        f"{device} (rank {rank})" if len(slow) > 1 else device
-        for rank, device in enumerate(slow)
-        if device is not None
+        f"{clause} (rank {rank})" if len(slow) > 1 else clause
+        for rank, clause in enumerate(slow)
+        if clause is not None
     ]
     if named == "auto":
         chosen = "float32" if where else "mixed_bfloat16"
         train = config.train.model_copy(update={"precision": chosen})
-        why = f"{where[0]} is slow at bfloat16" if where else "the devices are fast at bfloat16"
+        why = where[0] if where else "the devices are fast at bfloat16"
         return Precision(
             config.model_copy(update={"train": train}),
             f"train.precision=auto is {chosen} here: {why}",
@@ -49,8 +49,7 @@ def resolve_precision(config: Config, slow: Sequence[str | None]) -> Precision:
     if named == "mixed_bfloat16" and where:
         return Precision(
             config,
-            warning=f"train.precision=mixed_bfloat16 is slow here: {where[0]} has no arithmetic "
-            "for it",
+            warning=f"train.precision=mixed_bfloat16 does not suit the devices: {where[0]}",
         )
     return Precision(config)
 

@@ -11,7 +11,8 @@ SKYLAKE = "flags\t\t: fpu avx2 avx512f avx512bw avx512_vnni\n"
 ZEN_4 = "flags\t\t: fpu avx2 avx512f avx512_bf16 avx512_vnni\nbugs\t\t:\n"
 SAPPHIRE_RAPIDS = "flags\t\t: fpu avx2 avx512f avx512_bf16 amx_bf16 amx_tile\n"
 AMX_ALONE = "flags\t\t: fpu amx_bf16 amx_tile\n"
-ARM = "Features\t: fp asimd bf16 i8mm\n"
+GRAVITON_3 = "CPU implementer\t: 0x41\nFeatures\t: fp asimd sve svei8mm svebf16 i8mm bf16\n"
+GRAVITON_2 = "Features\t: fp asimd evtstrm aes\n"
 
 
 @pytest.mark.parametrize("cpuinfo", [ZEN_4, SAPPHIRE_RAPIDS, AMX_ALONE])
@@ -19,9 +20,15 @@ def test_a_cpu_with_instructions_for_bfloat16_is_fast(cpuinfo):
     assert describe_slow_cpu(cpuinfo) is None
 
 
-@pytest.mark.parametrize("cpuinfo", [HASWELL, SKYLAKE, ARM, "", "flags : avx512_bf16x\n"])
+@pytest.mark.parametrize("cpuinfo", [HASWELL, SKYLAKE, "", "flags : avx512_bf16x\n"])
 def test_a_cpu_without_them_is_slow(cpuinfo):
-    assert describe_slow_cpu(cpuinfo) == "a CPU without avx512_bf16 and amx_bf16"
+    said = "a CPU without avx512_bf16 and amx_bf16 is slow at bfloat16"
+    assert describe_slow_cpu(cpuinfo) == said
+
+
+@pytest.mark.parametrize("cpuinfo", [GRAVITON_2, GRAVITON_3])
+def test_of_an_arm_cpu_nothing_is_said_that_holds_for_x86_alone(cpuinfo):
+    assert describe_slow_cpu(cpuinfo) == "an ARM CPU is not known to be fast at bfloat16"
 
 
 # Compute capabilities: https://developer.nvidia.com/cuda-gpus
@@ -33,9 +40,12 @@ def test_gpus_from_a100_on_are_fast(capability):
 @pytest.mark.parametrize(
     ("details", "text"),
     [
-        ({"device_name": "Tesla T4", "compute_capability": (7, 5)}, "Tesla T4 (compute cap.* 7.5"),
+        (
+            {"device_name": "Tesla T4", "compute_capability": (7, 5)},
+            "Tesla T4 is slow at bfloat16 (compute cap.* 7.5",
+        ),
         ({"device_name": "V100", "compute_capability": (7, 0)}, "V100 .*7.0, and 8.0 is needed"),
-        ({}, "a GPU (compute capability unknown"),
+        ({}, "a GPU is slow at bfloat16 (compute capability unknown"),
     ],
 )
 def test_gpus_before_it_and_unknown_ones_are_slow(details, text):
@@ -71,7 +81,7 @@ class _OneGpuOf:
 
 def test_where_there_are_gpus_the_slowest_of_them_decides_and_not_the_cpu(monkeypatch, tmp_path):
     monkeypatch.setattr(bfloat16, "_CPU_FACTS", tmp_path / "none")
-    for capabilities, slow in [([(9, 0)], None), ([(9, 0), (7, 5)], "GPU 1 (compute")]:
+    for capabilities, slow in [([(9, 0)], None), ([(9, 0), (7, 5)], "GPU 1 is slow")]:
         monkeypatch.setattr(bfloat16.tf, "config", _OneGpuOf(*capabilities))
         found = slow_at_bfloat16()
         assert found is slow or found.startswith(slow)
