@@ -119,12 +119,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module.add_arguments(parser)
     # Intermixed, so that options may stand before, between and after settings; argparse cannot do
     # so where a verb ends in a command or has sub-commands.
-    if getattr(module, "PARSES_IN_ORDER", False):
-        parsed = parser.parse_args(rest)
-    else:
-        parsed, unknown = parser.parse_known_intermixed_args(rest)
-        if unknown:
-            parser.error(explain_options(unknown, rest, parser.format_help()))
+    in_order = getattr(module, "PARSES_IN_ORDER", False)
+    parse = parser.parse_known_args if in_order else parser.parse_known_intermixed_args
+    parsed, unknown = parse(rest)
+    if unknown:
+        parser.error(explain_options(unknown, rest, parser.format_help()))
     place = _place()
     _log_to_stderr(verb, place)
     code = _run(verb, module, parsed, place)

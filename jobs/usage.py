@@ -14,6 +14,9 @@ from pipeline.errors import SettingsError
 _SETTINGS = "section.key=value"
 _RECIPE_SUFFIXES = (".yaml", ".yml")
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/")  # of one letter, it is a drive of Windows
+# How MPI, torchrun and horovodrun call the number of processes on a node, and how `vit` does.
+_PROCESSES_ELSEWHERE = {"--slots", "--nproc-per-node", "--nproc_per_node", "--num-proc", "-np"}
+_PROCESSES = "--processes-per-node"
 _MOST_FILES = 1000  # of a folder that are looked at for a suggestion
 
 
@@ -107,6 +110,8 @@ def explain_options(unknown: Sequence[str], arguments: Sequence[str], help_text:
         return f"too many arguments: {' '.join(unknown)}"
     name, _, value = option.partition("=")
     known = re.findall(r"^ +(?:-\w(?: \S+)?, )?(--[a-z][a-z-]*)", help_text, re.MULTILINE)
+    if name in _PROCESSES_ELSEWHERE and _PROCESSES in known:
+        return f"no option {name}; did you mean {_PROCESSES}?"
     if close := difflib.get_close_matches(name, known, n=1, cutoff=0.75):
         return f"no option {name}; did you mean {close[0]}?"
     from pipeline.config import suggest_setting  # half of the time of `vit --help`, if at the top

@@ -114,6 +114,15 @@ def test_an_option_of_a_verb_without_settings_is_not_taken_for_one(vit):
     )
 
 
+@pytest.mark.parametrize("option", ["--slots", "--processes-per-nodes", "--nproc-per-node", "-np"])
+def test_a_mistaken_option_of_a_verb_that_ends_in_a_command_is_explained(vit, option):
+    code, _, err = vit("launch", "--hosts", "localhost", option, "2", "--", "true", "--slots")
+    assert code == 2
+    assert err.splitlines()[-1] == (
+        f"vit launch: error: no option {option}; did you mean --processes-per-node?"
+    )
+
+
 def test_more_arguments_than_a_verb_takes_are_named(vit):
     code, _, err = vit("export", "run", "saved_model", "here")
     assert code == 2
