@@ -42,7 +42,7 @@ def create(cluster: Cluster, job: ClusterJob, manifests: Sequence[Manifest], dry
         kinds = ", ".join(f"{m['kind']} {m['metadata']['name']}" for m in manifests)
         return f"the cluster would take {_title(main)} in namespace {cluster.namespace}: {kinds}"
     _apply(cluster, manifests, main)
-    processes = job.num_replicas if job.launched else 1
+    processes = job.nodes * job.slots if job.launched else 1
     pods = "1 pod" if job.nodes == 1 else f"{job.nodes} pods"
     return (
         f"created {_title(main)} in namespace {cluster.namespace}: {pods}, "

@@ -68,7 +68,7 @@ class ClusterJob:
     @property
     def num_replicas(self) -> int:
         """Copies of the model in all."""
-        return self.nodes * self.slots
+        return self.nodes * max(self.gpus, self.slots)
 
     @property
     def launched(self) -> bool:
@@ -251,6 +251,14 @@ def _check_together(job: ClusterJob) -> None:
         raise SettingsError(
             f"--processes-per-node {job.slots} needs a GPU for each process: give --gpus-per-node "
             f"{job.slots} or more, or leave --gpus-per-node out to train on the CPU"
+        )
+    # With multi_worker, a single process in a pod uses all GPUs of the pod.
+    shared = job.runtime == "multi_worker" and job.slots == 1
+    if job.launched and job.slots < job.gpus and not shared:
+        raise SettingsError(
+            f"--gpus-per-node {job.gpus} reserves {job.gpus - job.slots} GPUs that no process would"
+            f" use: --processes-per-node {job.slots} uses one GPU for each process. Give "
+            f"--gpus-per-node {job.slots}, or leave --processes-per-node out"
         )
     if job.verb != "train" and (job.nodes > 1 or job.backend != "job"):
         raise SettingsError(

@@ -57,6 +57,14 @@ def test_another_verb_runs_in_one_pod(server, vit):
             ["--gpus-per-node", 2, "--processes-per-node", 3],
             "--processes-per-node 3 needs a GPU for each process: give --gpus-per-node 3",
         ),
+        *(
+            (
+                ["--gpus-per-node", 8, "--processes-per-node", 2, "--runtime", runtime],
+                "--gpus-per-node 8 reserves 6 GPUs that no process would use: "
+                "--processes-per-node 2 uses one GPU for each process",
+            )
+            for runtime in ("horovod", "multi_worker")
+        ),
         (
             ["--gpus-per-node", 2, "--processes-per-node", 2, "--runtime", "mirrored"],
             "--runtime mirrored is one process: leave out --processes-per-node",
@@ -109,6 +117,14 @@ def test_a_job_without_a_name_has_that_of_its_recipe(given, name):
     add_arguments(parser)
     arguments = parser.parse_args([*given, "--image", "vit:1", "--claim", "shared"])
     assert read_job(arguments, arguments.verb).name == name.rstrip("-")
+
+
+def test_one_process_of_multi_worker_uses_all_gpus_of_its_pod():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    options = "--nodes 2 --gpus-per-node 8 --processes-per-node 1 --runtime multi_worker"
+    job = read_job(parser.parse_args(["digits", *OPTIONS, *options.split()]), "train")
+    assert (job.slots, job.num_replicas) == (1, 16)
 
 
 @pytest.mark.parametrize("kubeconfig", ["missing", "unreachable"])
