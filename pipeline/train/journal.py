@@ -68,6 +68,7 @@ class Journal:
             kept = self._metrics.rewind(step, evaluates_again)
             self._board = TensorBoardWriter(self._folder.tensorboard, step, self._display.message)
             self._skipped = dict.fromkeys(self._folder.skipped_images())
+            self._repaired = self._folder.repaired_images()
         except OSError as error:
             raise RunFolderError(
                 f"cannot write in {self._folder.path}: {error.strerror}. Make room or permit "

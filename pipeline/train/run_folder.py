@@ -223,13 +223,22 @@ class RunFolder:
 
     def skipped_images(self) -> list[str]:
         """The unreadable images that starts of the run have met so far."""
-        return self.skipped.read_text().splitlines() if self.skipped.exists() else []
+        return _lines(self.skipped)
+
+    def repaired_images(self) -> dict[str, str]:
+        """The images that libjpeg repaired in starts of the run so far, with its warnings."""
+        pairs = (line.partition("\t") for line in _lines(self.repaired))
+        return {name: warning for name, _, warning in pairs}
 
     def _replace(self, name: str, text: str) -> None:
         try:
             replace_file(self.path / name, text)
         except OSError as error:
             raise RunFolderError(f"cannot write {self.path / name}: {error.strerror}") from None
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
 
 
 def try_folder(path: Path) -> None:
