@@ -91,15 +91,19 @@ def plan_schedule(config: Config, examples: int) -> Schedule:
 
 
 def warmup_problem(schedule: Schedule, steps_per_epoch: float) -> tuple[str, str] | None:
-    """What is wrong with a warm-up that is longer than the run, and what to do; else None."""
+    """What is wrong with a warm-up that takes the whole run, and what to do; else None."""
     steps, warmup = schedule.total_steps, schedule.warmup_steps
     if warmup < steps:
         return None
+    length, reached = f"longer than the run of {steps:,} steps", f"{steps / warmup:.0%} of its peak"
+    if warmup == steps:
+        length, reached = "as long as the run", "its peak at the last step"
+    twentieth = steps // 20
+    meaning = "a twentieth of the run" if twentieth else "no warm-up"
     return (
-        f"the warm-up of {warmup:,} steps ({warmup / steps_per_epoch:,.4g} epochs) is longer than "
-        f"the run of {steps:,} steps: the learning rate reaches {steps / warmup:.0%} of its peak "
-        "and never falls",
-        f"Set optim.warmup_steps={steps // 20}, a twentieth of the run, or train longer",
+        f"the warm-up of {warmup:,} steps ({warmup / steps_per_epoch:,.4g} epochs) is {length}: "
+        f"the learning rate reaches {reached} and never falls",
+        f"Set optim.warmup_steps={twentieth}, {meaning}, or train longer",
     )
 
 

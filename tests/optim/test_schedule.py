@@ -5,7 +5,12 @@ import pytest
 import tensorflow as tf
 
 from pipeline.config import OptimConfig
-from pipeline.optim.schedule import Schedule, build_schedule, scale_learning_rate
+from pipeline.optim.schedule import (
+    Schedule,
+    build_schedule,
+    scale_learning_rate,
+    warmup_problem,
+)
 
 
 def test_warm_up_is_linear_and_the_cosine_reaches_its_floor():
@@ -38,3 +43,23 @@ def test_warm_up_in_epochs_becomes_steps_and_steps_override_it():
 
     assert build().warmup_steps == round(2.5 * 10.2)
     assert build(warmup_steps=3).warmup_steps == 3
+
+
+@pytest.mark.parametrize(
+    ("steps", "warmup", "problem", "advice"),
+    [
+        (100, 400, "is longer than the run of 100 steps: the learning rate reaches 25% of its peak",
+         "Set optim.warmup_steps=5, a twentieth of the run, or train longer"),
+        (20, 20, "is as long as the run: the learning rate reaches its peak at the last step",
+         "Set optim.warmup_steps=1, a twentieth of the run, or train longer"),
+        (6, 13, "is longer than the run of 6 steps: the learning rate reaches 46% of its peak",
+         "Set optim.warmup_steps=0, no warm-up, or train longer"),
+        (4, 4, "is as long as the run", "Set optim.warmup_steps=0, no warm-up, or train longer"),
+    ],
+)  # fmt: skip
+def test_a_warm_up_that_takes_the_whole_run_is_a_problem(steps, warmup, problem, advice):
+    schedule = Schedule(1.0, 0.0, warmup, steps, "cosine")
+    said, remedy = warmup_problem(schedule, 10.0)
+    assert problem in said
+    assert remedy == advice
+    assert warmup_problem(schedule._replace(warmup_steps=steps - 1), 10.0) is None
