@@ -289,8 +289,9 @@ class Loop:
         if progress.rollbacks >= train.max_rollbacks:
             raise TrainingFailedError(
                 f"{what}. The run went back {progress.rollbacks} time(s), which is "
-                "train.max_rollbacks. Lower optim.base_lr, lengthen the warm-up, set "
-                "optim.clip_norm, or look at these examples"
+                "train.max_rollbacks. Look at these examples. A lower optim.base_lr, a longer "
+                "warm-up or optim.clip_norm needs a new run: set run.dir=FOLDER, and "
+                f"model.pretrained={self._folder.path} to start from the weights of this one"
             )
         rollbacks = progress.rollbacks + 1
         self._next.expect("writing the checkpoint that waits", slow=True)

@@ -198,6 +198,9 @@ def test_a_run_that_goes_back_too_often_ends_and_says_where(tmp_path, poison):
     assert "steps 6 to 8 were not finite, on rank 0" in text
     assert name_of_bad_example(tmp_path, 12) in text
     assert "went back 2 time(s), which is train.max_rollbacks" in text
+    # The run itself accepts no other rate, so the advice is a new run.
+    assert "needs a new run: set run.dir=FOLDER, and " in text
+    assert f"model.pretrained={tmp_path / 'run'} to start from the weights" in text
     assert store(tmp_path).steps()[-1] == 5
 
 
