@@ -14,6 +14,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import ModuleType
 from typing import Any, cast
 
@@ -202,7 +203,10 @@ def _import(name: str, module_name: str) -> ModuleType:
     """
     failed = f"train.callbacks: {name!r}: importing {module_name} failed"
     folder = os.getcwd()
-    sys.path.append(folder)
+    # A folder that is on the path already, by PYTHONPATH for example, keeps its place.
+    added = folder not in sys.path
+    if added:
+        sys.path.append(folder)
     try:
         importlib.invalidate_caches()
         return cast("ModuleType", _run(SettingsError, failed, importlib.import_module, module_name))
@@ -216,7 +220,9 @@ def _import(name: str, module_name: str) -> ModuleType:
             ) from None
         raise
     finally:
-        sys.path.remove(folder)
+        if added:
+            with suppress(ValueError):  # the module removed it
+                sys.path.remove(folder)
 
 
 def _packages(module_name: str) -> list[str]:
@@ -259,6 +265,13 @@ def _check_monitor(name: str, callback: keras.callbacks.EarlyStopping) -> None:
     # Keras asks the metrics of a compiled model for the direction; this model has none.
     if callback.mode == "auto" and callback.monitor.endswith("accuracy"):
         callback.mode = "max"
+    # Keras raises this error at the end of the first epoch.
+    if callback.mode == "auto" and not callback.monitor.endswith("loss"):
+        raise SettingsError(
+            f"train.callbacks: {name!r} monitors {callback.monitor!r} with mode='auto', and Keras "
+            "cannot tell whether less or more of it is better. Set mode='min' or mode='max', or "
+            "monitor a loss or an accuracy"
+        )
 
 
 def _overrides(callback: keras.callbacks.Callback, hook: str) -> bool:

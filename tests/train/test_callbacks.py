@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from pipeline.config import load_config
+from pipeline.distribute.single import SingleRuntime
 from pipeline.errors import SettingsError, Stopped
-from pipeline.train.callbacks import CallbackError
+from pipeline.train.callbacks import CallbackError, Callbacks
 from pipeline.train.experiment import Experiment
 from tests.train.experiments import tiny_config
 from tests.train.runs import StopAt, rows, store, train
@@ -154,6 +155,10 @@ def unknown_monitor():
     return keras.callbacks.EarlyStopping("val_f1", mode="max")
 
 
+def monitors_the_rate():
+    return keras.callbacks.EarlyStopping("learning_rate")
+
+
 def restores():
     return keras.callbacks.EarlyStopping(restore_best_weights=True)
 
@@ -203,6 +208,7 @@ def raises():
         ("checkpoint", "ModelCheckpoint: (.|\n)*checkpoint.every_epochs"),
         ("restores", "restore_best_weights"),
         ("unknown_monitor", "'val_f1', which is not one of loss, accuracy"),
+        ("monitors_the_rate", "'learning_rate' with mode='auto'(.|\n)*Set mode='min'"),
     ],
 )
 def test_callbacks_that_cannot_work_are_refused_before_the_first_step(tmp_path, name, message):
@@ -231,6 +237,17 @@ def test_a_missing_module_is_told_from_a_module_that_imports_a_missing_one(tmp_p
         SettingsError, match=r"(?s)importing needs_another failed.*not_there_either"
     ):
         train(tmp_path, "train.callbacks=['needs_another:make']")
+
+
+@pytest.mark.parametrize("on_path", [True, False])
+def test_importing_a_callback_leaves_the_search_path_as_it_was(tmp_path, monkeypatch, on_path):
+    monkeypatch.chdir(tmp_path)
+    name = f"searched_callbacks_{on_path}".lower()
+    (tmp_path / f"{name}.py").write_text("from keras.callbacks import Callback\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)] * on_path + sys.path)
+    before = list(sys.path)
+    Callbacks([f"{name}:Callback"], SingleRuntime("CPU:0"))
+    assert sys.path == before
 
 
 def test_one_name_needs_no_brackets(tmp_path):
