@@ -25,6 +25,8 @@ _EPILOG = """\
 train/, validation/, test/ and in each a folder a class, or class folders alone, or what `vit
 prepare` takes. Classes are matched by their names; it may have some of them only. Details are
 printed then: classes, the worst confusions, and the calibration error (15 bins, Guo et al. 2017).
+Class folders alone are one split, "all"; but if they are those that the run was trained on, they
+have the run's own validation split.
 
 The run's own data set must have the classes that the run recorded, in the same order. If its images
 have changed, a line on stderr says so, and "same_images" in the output of --json is false.

@@ -12,7 +12,7 @@ from pipeline.config import Config, DistributeConfig
 from pipeline.data.sources.other import open_other
 from pipeline.data.sources.source import DataSource, open_source
 from pipeline.errors import DataError
-from pipeline.train.data_record import check_classes
+from pipeline.train.data_record import check_classes, compare_data, data_record
 from pipeline.train.experiment import Opened
 from pipeline.train.run_folder import RunFolder
 
@@ -44,7 +44,9 @@ def open_inspected(folder: RunFolder, config: Config, other: str | None = None) 
     if other is None:
         source = _open_own(folder, config)
     else:
-        source = open_other(other, config.data, facts["classes"])
+        source = _open_moved(folder, config, other) or open_other(
+            other, config.data, facts["classes"]
+        )
     return Opened(source, tuple(facts["mean"]), tuple(facts["std"]))
 
 
@@ -58,3 +60,22 @@ def _open_own(folder: RunFolder, config: Config) -> DataSource:
     source = open_source(config.data, config.seed)
     check_classes(folder, source)
     return source
+
+
+def _open_moved(folder: RunFolder, config: Config, other: str) -> DataSource | None:
+    """The run's own class folders at a new place, with the run's validation split.
+
+    Without train/ the run held images out itself, so the folder alone does not say which ones.
+
+    Returns:
+      None if the images are not those that the run recorded.
+    """
+    root = Path(other).expanduser()
+    if config.data.source != "image_folder" or not root.is_dir() or (root / "train").is_dir():
+        return None
+    try:
+        source = open_source(config.data.model_copy(update={"path": other}), config.seed)
+    except DataError:
+        return None
+    changes = compare_data(folder.dataset(), data_record(source))
+    return source if changes.classes is None and not changes.splits else None

@@ -13,6 +13,9 @@ from sklearn.metrics import accuracy_score
 from jobs.cli import main
 from pipeline.checkpoint.snapshot import Snapshot
 from pipeline.checkpoint.store import CheckpointStore
+from pipeline.data.sources.source import open_source
+from pipeline.train.data_record import data_record
+from pipeline.train.run_folder import RunFolder
 
 
 def evaluate(capsys, *arguments):
@@ -47,6 +50,55 @@ def test_another_set_gives_what_vit_predict_says_of_its_files(digits_run, some_d
     assert row["loss"] == pytest.approx(-np.mean(np.log(own)), rel=1e-4)
     assert sum(b["examples"] for b in row["calibration"]) == 90
     assert {c["class"] for c in row["classes"] if c["examples"]} == {"1", "3", "7"}
+
+
+@pytest.fixture
+def class_folder_run(digits_run, tmp_path):
+    """A run whose data set is class folders without train/, of which a part was held out."""
+    photos = tmp_path / "photos"
+    data = load_digits()
+    for i in range(150):
+        path = photos / str(data.target[i]) / f"{i:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.uint8(data.images[i] * 15)).save(path)
+    run = shutil.copytree(digits_run, tmp_path / "run")
+    tree = yaml.safe_load((run / "config.yaml").read_text())
+    tree["data"] |= {"source": "image_folder", "path": str(photos)}
+    (run / "config.yaml").write_text(yaml.safe_dump(tree))
+    facts = json.loads((run / "dataset.json").read_text())
+    facts |= data_record(open_source(RunFolder(run).config().data, seed=0))
+    (run / "dataset.json").write_text(json.dumps(facts))
+    return run, photos
+
+
+@pytest.mark.parametrize("fingerprints", [True, False])
+def test_class_folders_that_moved_have_the_validation_split_of_the_run(
+    class_folder_run, capsys, fingerprints
+):
+    run, photos = class_folder_run
+    facts = json.loads((run / "dataset.json").read_text())
+    held = facts["examples"]["validation"]
+    assert 0 < held < 75
+    if not fingerprints:  # as earlier versions recorded it
+        del facts["fingerprints"]
+        (run / "dataset.json").write_text(json.dumps(facts))
+    moved = photos.rename(photos.parent / "moved")
+    code, out, err = evaluate(capsys, run, "--json", "--data", f"{moved}/")
+    (row,) = map(json.loads, out.splitlines())
+    assert (code, row["split"], row["examples"]) == (0, "validation", held)
+    assert row["same_images"] is (True if fingerprints else None)
+    assert "not the images" not in err
+
+
+def test_class_folders_with_other_images_than_those_of_the_run_are_one_split(
+    class_folder_run, capsys
+):
+    run, photos = class_folder_run
+    next((photos / "3").iterdir()).unlink()
+    code, out, _ = evaluate(capsys, run, "--json", "--data", f"{photos}/")
+    (row,) = map(json.loads, out.splitlines())
+    assert (code, row["split"], row["examples"]) == (0, "all", 149)
+    assert row["same_images"] is False
 
 
 def test_details_of_the_run_s_own_data_agree_with_the_short_line(digits_run, tmp_path, capsys):
