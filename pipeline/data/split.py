@@ -137,6 +137,7 @@ class DataSource:
       normalization: Mean and deviation of the training images' colours, in units of 0..1, where
         they were measured when the set was made.
       compared: Whether equal images were looked for when the set was made.
+      first_label: The label that is class 0 in TFRecord files; None where labels are names.
     """
 
     classes: tuple[str, ...]
@@ -145,6 +146,7 @@ class DataSource:
     notes: tuple[str, ...] = ()
     normalization: tuple[Colour, Colour] | None = None
     compared: bool = False
+    first_label: int | None = None
 
 
 def hash_all(contents: Iterable[Any], purpose: str) -> npt.NDArray[np.uint64]:

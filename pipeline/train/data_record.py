@@ -30,10 +30,13 @@ class DataChanges:
     Attributes:
       classes: What differs between the class names or their order; None if they are equal.
       splits: For each split that differs, what differs.
+      shifted: Why the labels are those of other classes, although the names are equal; None if
+        they are not.
     """
 
     classes: str | None
     splits: Mapping[str, str]
+    shifted: str | None = None
 
     @property
     def lines(self) -> list[str]:
@@ -44,12 +47,15 @@ class DataChanges:
 def data_record(source: DataSource, splits: Sequence[str] | None = None) -> dict[str, Any]:
     """Class names in order, and number of examples and fingerprint of each split, for JSON.
 
+    Of TFRecord files also `labels`: the lowest label in the files, and the one that is class 0.
+
     Args:
       source: The data set.
       splits: Those to look at; None: all.
     """
-    chosen = {name: source.splits[name] for name in splits or source.splits}
-    return {
+    names = source.splits if splits is None else splits
+    chosen = {name: source.splits[name] for name in names}
+    return _label_numbers(source) | {
         "classes": list(source.classes),
         "examples": {name: split.num_examples for name, split in chosen.items()},
         "fingerprints": {name: fingerprint(split) for name, split in chosen.items()},
@@ -76,7 +82,8 @@ def compare_data(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> Dat
                 f"{_images(now[split])} as before, but with other file names, sizes, labels or "
                 "another order (the fingerprint differs)"
             )
-    return DataChanges(_compare_classes(recorded["classes"], present["classes"]), splits)
+    classes = _compare_classes(recorded["classes"], present["classes"])
+    return DataChanges(classes, splits, _compare_label_numbers(recorded, present))
 
 
 def record_start(folder: RunFolder, experiment: Experiment, start: Mapping[str, Any]) -> list[str]:
@@ -124,18 +131,28 @@ def check_resumed_data(folder: RunFolder, facts: Mapping[str, Any], allow: bool)
     found = compare_data(folder.dataset(), facts)
     # Before the first update nothing was learned from the images.
     changes = found.lines if folder.has_progress else []
+    if found.shifted is not None and folder.has_progress:
+        raise DataError(
+            f"{folder.path} cannot be resumed. {found.shifted}\nStart a new run with "
+            f"run.dir=FOLDER (and model.pretrained={folder.path} to start from these weights "
+            "without the classifier), or resume with the version that began the run"
+        )
     _refuse(folder, found.classes, changes, allow)
     return changes
 
 
 def check_classes(folder: RunFolder, source: DataSource) -> None:
-    """Refuses a data set whose class names or their order are not those of the run.
+    """Refuses a data set whose classes or their order are not those of the run.
 
     Raises:
-      DataError: With both lists.
+      DataError: With both lists of names, or why the labels have other names.
     """
-    present = {"classes": list(source.classes), "examples": {}}
-    found = compare_data(folder.dataset() | {"examples": {}}, present)
+    found = compare_data(folder.dataset(), data_record(source, []))
+    if found.shifted is not None:
+        raise DataError(
+            f"the labels are not those that {folder.path} was trained on. {found.shifted}\n"
+            "Train a new run, or use the version that began this one"
+        )
     if found.classes is not None:
         raise DataError(
             f"the data set is not the one that {folder.path} was trained on. {found.classes}\n"
@@ -160,6 +177,26 @@ def _refuse(folder: RunFolder, classes: str | None, changes: list[str], allowed:
             f"{listed}\nRestore it, start a new run with run.dir=FOLDER, or resume with the "
             f"changed data set on purpose: {ALLOW}"
         )
+
+
+def _label_numbers(source: DataSource) -> dict[str, Any]:
+    if source.first_label is None:
+        return {}
+    lowest = min(int(split.labels.min()) for split in source.splits.values() if split.num_examples)
+    return {"labels": {"lowest": lowest + source.first_label, "first": source.first_label}}
+
+
+def _compare_label_numbers(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> str | None:
+    """Whether a version without `labels` and fingerprints subtracted 1 and this one does not."""
+    known = "labels" in recorded or recorded.get("fingerprints")
+    if known or present.get("labels") != {"lowest": 1, "first": 0}:
+        return None
+    return (
+        "The labels in the TFRecord files begin at 1, and the file of class names has a line for "
+        "label 0. The version that began the run subtracted 1 from each label and so gave it the "
+        "name of the line before its own; this version does not subtract 1. Each label would mean "
+        "another class than in the run"
+    )
 
 
 def _compare_classes(before: Sequence[str], now: Sequence[str]) -> str | None:

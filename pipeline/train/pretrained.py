@@ -10,7 +10,7 @@ from pipeline.model.pretrained.files import read_published
 from pipeline.model.pretrained.fit import fit_weights, normalization_note
 from pipeline.model.vit import HEAD
 from pipeline.train.best import best_snapshot, weights_of
-from pipeline.train.data_record import compare_data
+from pipeline.train.data_record import compare_data, data_record
 from pipeline.train.experiment import Experiment
 from pipeline.train.run_folder import RunFolder
 
@@ -38,8 +38,8 @@ def _start_from_run(experiment: Experiment, folder: RunFolder) -> str:
     snapshot = best_snapshot(folder)
     weights = weights_of(folder.config(), snapshot)
     variables = {v.path: v for v in experiment.model.variables}
-    present = {"classes": experiment.source.classes, "examples": {}}
-    other_classes = compare_data(folder.dataset(), present).classes
+    changes = compare_data(folder.dataset(), data_record(experiment.source, []))
+    other_classes = changes.classes or changes.shifted
     left_out = {n for n in weights if n.startswith(HEAD)} if other_classes else set()
     for name in left_out:
         del weights[name]

@@ -9,10 +9,13 @@ import pytest
 
 from pipeline.checkpoint.snapshot import Snapshot
 from pipeline.checkpoint.store import CheckpointStore
+from pipeline.config import DataConfig
+from pipeline.data.sources.source import open_source
 from pipeline.data.split import DataSource, Split
 from pipeline.errors import DataError
 from pipeline.train.data_record import check_classes, compare_data, data_record, record_start
 from pipeline.train.run_folder import RunFolder
+from tests.data.prepared import write_tfrecord
 
 
 def source(classes=("cat", "dog", "eel"), train=6, level=0):
@@ -175,6 +178,51 @@ def test_a_run_without_fingerprints_is_compared_by_classes_and_counts(run):
         begin(run, source(train=5))
     assert begin(run, source(level=1)) == []
     assert "fingerprints" in recorded(run)
+
+
+@pytest.fixture
+def birds(tmp_path):
+    """TFRecord files with the labels 1 to 4, and a file of names with a line for label 0."""
+    for split in ("train", "validation"):
+        write_tfrecord(tmp_path / "birds" / f"{split}.tfrecord", [b"image"] * 8, [1, 2, 3, 4] * 2)
+    names = tmp_path / "birds" / "labels.txt"
+    names.write_text("background\nwren\nrobin\nowl\nauk\n")
+    return lambda: open_source(DataConfig(source="tfrecord", path=str(names.parent)), 0)
+
+
+def write_record(folder, facts):
+    (folder.path / "dataset.json").write_text(json.dumps(facts))
+
+
+@pytest.mark.parametrize("allow", [False, True])
+def test_a_run_of_a_version_that_subtracted_1_from_the_labels_is_refused(run, birds, allow):
+    facts = data_record(birds())
+    del facts["labels"], facts["fingerprints"]  # as that version recorded it
+    write_record(run, facts)
+    with pytest.raises(DataError, match="subtracted 1") as refused:
+        begin(run, birds(), allow)
+    assert "cannot be resumed" in str(refused.value)
+    assert "run.dir=FOLDER" in str(refused.value)
+    assert refused.value.exit_code == 3
+    assert recorded(run) == facts
+    with pytest.raises(DataError, match=r"subtracted 1[\s\S]*Train a new run"):
+        check_classes(run, birds())
+
+
+def test_a_run_of_tfrecord_files_whose_labels_count_the_same_resumes(run, birds):
+    write_record(run, data_record(birds()))
+    assert recorded(run)["labels"] == {"lowest": 1, "first": 0}
+    assert begin(run, birds()) == []
+    check_classes(run, birds())
+    # 1 is still subtracted without a line for label 0, so the older record is right.
+    names = run.path / "birds" / "labels.txt"
+    names.write_text(names.read_text().removeprefix("background\n"))
+    facts = data_record(birds())
+    assert facts.pop("labels") == {"lowest": 1, "first": 1}
+    del facts["fingerprints"]
+    write_record(run, facts)
+    assert begin(run, birds()) == []
+    check_classes(run, birds())
 
 
 def test_inspecting_a_run_with_other_classes_is_refused(run):

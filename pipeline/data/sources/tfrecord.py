@@ -144,7 +144,7 @@ def open_tfrecord(config: DataConfig, scanned: dict[str, Any] | None = None) -> 
     }  # fmt: skip
     if "validation" not in splits:
         splits |= _held_out(splits["train"], files["train"], indexes["train"], config, str(root))
-    return DataSource(classes, splits, None, notes)
+    return DataSource(classes, splits, None, notes, first_label=first)
 
 
 def _root(config: DataConfig) -> Path:
