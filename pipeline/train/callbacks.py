@@ -2,8 +2,12 @@
 
 Every hook that a callback overrides is either called as `keras.Model.fit` calls it, or refused when
 the run starts. Per-batch hooks are refused: several steps run in one graph, so the host has no such
-moment. Callbacks that change weights or the learning rate are refused, too: they run on one process
-only, and what they change is not saved, so neither other ranks nor a resumed run would see it.
+moment. Keras's own callbacks that change weights or the learning rate are refused, too.
+
+Callbacks run on the chief only. With several processes, a hook that changes weights ends all of
+them: the other processes would keep their weights, and the ranks would silently differ. One process
+alone allows it. Such a change is part of the next checkpoint, but only there: nothing repeats it on
+other processes, and a run that is resumed from an earlier checkpoint calls the hook again.
 """
 
 from __future__ import annotations
@@ -13,12 +17,13 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any, cast
 
 import keras
+import tensorflow as tf
 
 from pipeline.distribute.agreement import on_chief
 from pipeline.distribute.runtime import Runtime
@@ -58,7 +63,7 @@ _INSTEAD = {
 
 
 class CallbackError(PipelineError):
-    """A callback raised an error; the message has its traceback."""
+    """A callback raised an error, or changed weights that other processes keep."""
 
 
 class Callbacks:
@@ -155,9 +160,25 @@ class Callbacks:
             for name, callback in self._callbacks.items():
                 own = [dict(a) if isinstance(a, Mapping) else a for a in arguments]
                 what = f"train.callbacks: {name!r} raised an error in {hook}"
-                _run(CallbackError, what, getattr(callback, hook), *own)
+                with self._keeping_weights(name, hook):
+                    _run(CallbackError, what, getattr(callback, hook), *own)
 
         self._on_chief(call)
+
+    @contextmanager
+    def _keeping_weights(self, name: str, hook: str) -> Iterator[None]:
+        """Raises CallbackError if the weights change inside and other processes have them too."""
+        shared = self._runtime.world_size > 1 and self._model is not None
+        weights = cast("keras.Model", self._model).weights if shared else []
+        # This copies nothing: a variable whose value is in use elsewhere changes in a new buffer.
+        before = [tf.convert_to_tensor(weight.value) for weight in weights]
+        yield
+        if not all(_equal(old, weight.value) for old, weight in zip(before, weights, strict=True)):
+            raise CallbackError(
+                f"train.callbacks: {name!r} changed the model's weights in {hook}. Callbacks run "
+                "on rank 0 only, so the other processes would train other weights. Remove that "
+                "change from the callback, or train on one process"
+            )
 
     def _on_chief(self, function: Callable[[], None]) -> None:
         if self._names:
@@ -272,6 +293,11 @@ def _check_monitor(name: str, callback: keras.callbacks.EarlyStopping) -> None:
             "cannot tell whether less or more of it is better. Set mode='min' or mode='max', or "
             "monitor a loss or an accuracy"
         )
+
+
+def _equal(old: tf.Tensor, new: tf.Variable) -> bool:
+    both_nan = tf.math.is_nan(old) & tf.math.is_nan(new)
+    return bool(tf.reduce_all((old == new) | both_nan))
 
 
 def _overrides(callback: keras.callbacks.Callback, hook: str) -> bool:

@@ -22,20 +22,23 @@ def start(vit, folder, callback, *settings):
     [
         (f"{MODULE}:FailsAtItsSecondEpoch", 1, "raised an error in on_epoch_end"),
         (f"{MODULE}:FailsAtTheEnd", 1, "raised an error in on_train_end"),
+        (f"{MODULE}:HalvesTheHead", 1, "changed the model's weights in on_epoch_end"),
         (f"{MODULE}:missing", 2, "has no function or class missing"),
     ],
 )
 def test_an_error_in_a_callback_ends_all_ranks_with_one_message(
     vit, tmp_path, callback, code, message
 ):
-    settings = ["train.hang_timeout_s=60", "train.evaluate_every_steps=1000"]
+    # A rank that is left waiting hangs longer than the test waits; a busy machine does not.
+    settings = ["train.hang_timeout_s=200", "train.evaluate_every_steps=1000"]
     got, text = start(vit, tmp_path, callback, *settings).end()
     assert got == code, text
     said = [line for line in text.splitlines() if re.match(r"vit train: rank \d on ", line)]
     assert len(said) == 1, text  # the chief says it; the launcher quotes its last lines
     assert message in said[0]
-    if code == 1:
+    if "raised" in message:
         assert "the callback is broken" in text
+    if code == 1:
         assert json.loads((tmp_path / "run/outcome.json").read_text())["outcome"] == "failed"
     assert "lost" not in text  # no rank takes the others' end for a loss
     assert "hangs" not in text

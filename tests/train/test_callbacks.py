@@ -14,6 +14,7 @@ from pipeline.distribute.single import SingleRuntime
 from pipeline.errors import SettingsError, Stopped
 from pipeline.train.callbacks import CallbackError, Callbacks
 from pipeline.train.experiment import Experiment
+from tests.distribute.ranks import on_ranks
 from tests.train.experiments import tiny_config
 from tests.train.runs import StopAt, rows, store, train
 
@@ -267,6 +268,78 @@ def test_an_error_in_a_callback_ends_the_run_with_its_traceback_and_a_checkpoint
     with pytest.raises(CallbackError, match=r"(?s)raised an error in on_epoch_end.*test_callbacks"):
         train(tmp_path, use("Fails"), "checkpoint.every_steps=1")
     assert store(tmp_path).steps()[-1] > 0
+
+
+class Changes(keras.callbacks.Callback):
+    """Changes weights in every hook, in one of the ways there are."""
+
+    def change(self, weights):
+        raise NotImplementedError
+
+    def on_test_end(self, logs=None):
+        self.change(self.model.weights)
+
+    on_train_begin = on_train_end = on_test_begin = on_test_end
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.change(self.model.weights)
+
+    on_epoch_begin = on_epoch_end
+
+
+class Assigns(Changes):
+    def change(self, weights):
+        weights[0].assign(weights[0] * 0.5)
+
+
+class AddsInPlace(Changes):
+    def change(self, weights):
+        weights[1].value.assign_add(np.ones(2, np.float32))
+
+
+class SetsOneNumber(Changes):
+    def change(self, weights):
+        weights[0].value.scatter_nd_update([[2, 1]], [7.0])
+
+
+class SwapsRows(Changes):
+    def change(self, weights):
+        self.model.set_weights([weights[0].numpy()[::-1], weights[1].numpy()])
+
+
+class Restores(Changes):
+    def change(self, weights):
+        before = self.model.get_weights()
+        weights[0].assign(weights[0] + 1.0)
+        weights[1].value.assign_add(np.ones(2, np.float32))
+        self.model.set_weights(before)
+
+
+def call_hook(name, hook, runtime):
+    """Calls one hook of a callback with a model of two weights, one of which has a NaN."""
+    callbacks = Callbacks([f"{__name__}:{name}"], runtime)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.set_weights([np.arange(6, dtype=np.float32).reshape(3, 2), np.float32([np.nan, 0])])
+    callbacks.attach(model, 1, 1, True)
+    epoch, logs = [0] * ("epoch" in hook), [{}] * hook.endswith("end")
+    getattr(callbacks, hook)(*epoch, *logs)
+    return "accepted"
+
+
+@pytest.mark.parametrize("name", ["Assigns", "AddsInPlace", "SetsOneNumber", "SwapsRows"])
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_callback_that_changes_weights_ends_all_of_several_processes(name, hook):
+    found = on_ranks(lambda runtime: call_hook(name, hook, runtime), 2)
+    assert [one.exit_code for one in found] == [1, 1]
+    for one in found:
+        assert f"{name}' changed the model's weights in on_{hook}" in str(one)
+        assert "or train on one process" in str(one)
+    assert call_hook(name, hook, SingleRuntime("CPU:0")) == "accepted"
+
+
+@pytest.mark.parametrize("name", ["Restores", "Recorder"])
+def test_a_callback_that_leaves_the_weights_as_they_were_is_accepted(name):
+    assert on_ranks(lambda runtime: call_hook(name, "test_end", runtime), 2) == ["accepted"] * 2
 
 
 def test_without_callbacks_an_epoch_s_end_needs_no_reduction(tmp_path, monkeypatch):
