@@ -22,7 +22,7 @@ from pipeline.export.packages import NEEDED, require
 from pipeline.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
+    from pipeline.config import Config, DataConfig
     from pipeline.export.exported import Exported
     from pipeline.export.write import Compared
 
@@ -44,9 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=_PLACES,
         default="saved_model",
-        help="saved_model: for TensorFlow alone, JPEG or PNG bytes in, or pixels (default); onnx: "
-        "pixels in, for onnxruntime and others; keras: pixels in, of Keras's own layers, for any "
-        "backend; safetensors: weights and facts",
+        help="saved_model: for TensorFlow alone, bytes of PNG or of RGB or grey JPEG in, or pixels "
+        "(default); onnx: pixels in, for onnxruntime and others; keras: pixels in, of Keras's own "
+        "layers, for any backend; safetensors: weights and facts",
     )
     places = ", ".join(f"RUN/{place}" for place in _PLACES.values())
     parser.add_argument(
@@ -120,7 +120,7 @@ def _compared(config: Config, model: Exported) -> tuple[Compared, str]:
         split = next(
             source.splits[s] for s in ("test", "validation", "train") if s in source.splits
         )
-        own = list(islice(_readable_images(split, config.data.max_pixels), _COMPARED))
+        own = list(islice(_readable_images(split, config.data), _COMPARED))
         contents += own
         what += f" and {len(own)} of {split.title}"
     # As `vit predict` does it.
@@ -128,14 +128,23 @@ def _compared(config: Config, model: Exported) -> tuple[Compared, str]:
     return Compared(contents, pixels, model.answer(pixels)), what
 
 
-def _readable_images(split: Split, max_pixels: int) -> Iterator[bytes]:
-    """The images of a split as JPEG or PNG, without those that cannot be read."""
+def _readable_images(split: Split, config: DataConfig) -> Iterator[bytes]:
+    """The images of a split as JPEG or PNG, without those that the run or the export refuses."""
+    import tensorflow as tf
+
+    from pipeline.data.decode.header import read_headers
+    from pipeline.data.images import load_image
+
     for i in range(split.num_examples):
-        if split.images is not None:
-            yield to_png(split.images[i])
-            continue
         with suppress(OSError, DataError, UnreadableError):
-            yield encode_image(split.content(i), max_pixels).content
+            if split.images is not None:
+                content = to_png(split.images[i])
+            else:
+                content = encode_image(split.content(i), config.max_pixels).content
+            load_image(content, split.name(i), config)
+            # Pillow reads JPEGs with arithmetic coding, and `encode_image` leaves them as they are.
+            if read_headers(tf.constant([content])).by_tensorflow[0]:
+                yield content
 
 
 if __name__ == "__main__":

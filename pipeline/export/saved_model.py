@@ -21,6 +21,12 @@ from pipeline.export.facts import FILE, ExportFacts, from_json, no_facts
 # (tensorflow/core/protobuf/saved_model.proto's folder; README of tensorflow/python/saved_model).
 _EXTRA = "assets.extra"
 
+_REFUSED = (
+    "Each image must be a PNG or a JPEG of 8 bits with one or three components. Convert others, "
+    "such as CMYK JPEG, GIF, BMP, WebP and TIFF, first. Received other data at these places in the "
+    "batch: "
+)
+
 
 class Classifier(tf.Module):
     """A model with its preprocessing.
@@ -55,9 +61,19 @@ class Classifier(tf.Module):
         return self.from_pixels(self.decode(images))
 
     def decode(self, images: tf.Tensor) -> tf.Tensor:
-        """JPEG or PNG, string [B], upright, cut out and resized: uint8 [B, S, S, 3]."""
+        """JPEG or PNG, string [B], upright, cut out and resized: uint8 [B, S, S, 3].
+
+        Raises:
+          tf.errors.InvalidArgumentError: An image is damaged, or only Pillow reads it.
+        """
         config = self._config
         headers = Headers(*read_headers(images))
+        # Without this check, TensorFlow would decode a GIF or a BMP as well, but read_headers does
+        # not know its size.
+        refused = tf.reshape(tf.where(~headers.by_tensorflow), [-1])
+        check = tf.debugging.Assert(tf.size(refused) == 0, [_REFUSED, refused])
+        with tf.control_dependencies([check]):
+            images = tf.identity(images)
         shown = eval_boxes(config)(headers.sizes, tf.range(tf.size(images)))
         size = config.image_size
         pixels = tf.map_fn(

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.errors import SettingsError
 from pipeline.export.formats import FORMATS, load_export
+from tests.data.decode.test_decoders import encoded, picture
 from tests.export import architectures as cases
 
 NAMES = {"saved_model": "export", "onnx": "a.onnx", "keras": "a.keras", "safetensors": "weights"}
@@ -44,6 +45,34 @@ def test_it_answers_as_the_network_it_was_made_of(form, arch, tmp_path):
         np.testing.assert_allclose(loaded.answer(batch), cases.expected(model, batch), atol=2e-6)
     # Else the test would say nothing: the answers must depend on the image.
     assert np.ptp(loaded.answer(pixels), axis=0).max() > 0.01
+
+
+REFUSED_BY_SAVED_MODEL = {
+    "CMYK JPEG": ("CMYK", "JPEG"), "GIF": ("RGB", "GIF"), "BMP": ("RGB", "BMP"),
+    "WebP": ("RGB", "WEBP"), "TIFF": ("RGB", "TIFF"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def saved_model(tmp_path_factory):
+    import tensorflow as tf
+
+    path = tmp_path_factory.mktemp("export") / "out"
+    arch = cases.ARCHITECTURES["token"]
+    FORMATS["saved_model"].write(cases.random_model(arch), cases.facts_of(arch), path)
+    return tf.saved_model.load(str(path)).signatures["serving_default"]
+
+
+@pytest.mark.parametrize("kind", REFUSED_BY_SAVED_MODEL)
+def test_a_saved_model_refuses_images_that_tensorflow_does_not_read_correctly(kind, saved_model):
+    import tensorflow as tf
+
+    mode, form = REFUSED_BY_SAVED_MODEL[kind]
+    image = picture(30, 40)
+    good, other = encoded(image, "JPEG"), encoded(image.convert(mode), form)
+    assert saved_model(images=tf.constant([good, good]))["probabilities"].shape == (2, 3)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"must be a PNG or a JPEG.*\[1\]"):
+        saved_model(images=tf.constant([good, other]))
 
 
 def test_keras_reads_its_file_without_this_project(tmp_path):

@@ -105,6 +105,32 @@ def test_jpegs_of_other_sizes_and_greys_are_taken(exported, tmp_path):
     assert signature(images=tf.constant(contents[1:]))["probabilities"].shape == (1, 10)
 
 
+@pytest.mark.parametrize("resize", ["squash", "none"])
+def test_images_that_the_run_refuses_are_left_out_of_the_comparison(resize, tmp_path):
+    from jobs.cli import find_recipe
+    from jobs.export import _compared
+    from pipeline.config import load_config
+    from pipeline.export.exported import Exported
+
+    for folder in (tmp_path / split / name for split in ("train", "validation") for name in "ab"):
+        folder.mkdir(parents=True)
+        files = write_digits(folder, 4)
+        content = files[0].read_bytes()
+        files[0].write_bytes(content[:-12])  # without IEND
+        files[1].write_bytes(content[:-1] + b"x")  # IEND with a wrong checksum
+        Image.new("RGB", (9, 9)).save(files[2])
+    settings = [
+        f"data.path={tmp_path}", "data.image_size=8", f"data.resize={resize}",
+        "data.augment.resized_crop_min_area=null",
+    ]  # fmt: skip
+    config = load_config(find_recipe("image_folder"), settings)
+    model = Exported(None, lambda pixels: np.zeros([len(pixels), 1]), None)
+    compared, what = _compared(config, model)
+    left = 2 if resize == "none" else 4
+    assert f" and {left} of " in what
+    assert len(compared.contents) == len(compared.pixels) == int(what.split()[0]) + left
+
+
 def test_what_is_there_is_not_overwritten(exported, run):
     done = vit("export", run)
     assert done.returncode == 2
