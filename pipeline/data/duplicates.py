@@ -7,10 +7,11 @@ import os
 import stat
 import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import islice
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
 from pipeline.data.split import DataSource, Split
@@ -26,6 +27,7 @@ _READERS = 16
 _BATCH = 256
 
 R = TypeVar("R")
+_Image = tuple[Hashable, "Place"]  # a hash of its content, and where it is
 
 
 class Place(NamedTuple):
@@ -43,10 +45,19 @@ class Duplicates:
     Attributes:
       splits: Pairs that are in different splits.
       labels: Pairs that have different labels.
+      compared: How many images were compared, the first ones of the data set.
+      total: How many images the data set has.
     """
 
     splits: list[tuple[Place, Place]] = field(default_factory=list)
     labels: list[tuple[Place, Place]] = field(default_factory=list)
+    compared: int = 0
+    total: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether all images were compared: the search had time for them."""
+        return self.compared == self.total
 
     def notes(self, classes: Sequence[str]) -> tuple[str, ...]:
         """A sentence about each kind there is."""
@@ -66,8 +77,11 @@ class Duplicates:
         return tuple(notes)
 
 
-def find_pairs(images: Iterable[tuple[Hashable, Place]]) -> Duplicates:
-    """The pairs among images that are given by a hash of their content and their place."""
+def find_pairs(images: Iterable[_Image]) -> Duplicates:
+    """The pairs among images that are given by a hash of their content and their place.
+
+    The counts of images are left 0: images that cannot be equal to another need not be given.
+    """
     first: dict[Hashable, Place] = {}
     found = Duplicates()
     for content, place in images:
@@ -91,7 +105,7 @@ def find_duplicates(
 
     Args:
       source: The data set.
-      limit_s: The search ends after this time, with what it has found.
+      limit_s: The search ends after this time, with what it has found; `complete` is false then.
       limit_bytes: Of pixels in memory.
 
     Returns:
@@ -102,29 +116,39 @@ def find_duplicates(
     until_s = time.monotonic() + limit_s
     if all(split.images is not None for split in splits):
         size = sum(0 if split.images is None else split.images.nbytes for split in splits)
-        return None if size > limit_bytes else find_pairs(_of_memory(source, until_s))
-    if all(split.paths is not None for split in splits):
-        return None if total > MOST_FILES else find_pairs(_of_files(source, until_s))
-    return None if total > MOST_RECORDS else find_pairs(_of_records(source, until_s))
+        look, too_large = _of_memory, size > limit_bytes
+    elif all(split.paths is not None for split in splits):
+        look, too_large = _of_files, total > MOST_FILES
+    else:
+        look, too_large = _of_records, total > MOST_RECORDS
+    if too_large:
+        return None
+    images, compared = look(source, until_s)
+    return replace(find_pairs(images), compared=compared, total=total)
 
 
-def _of_memory(source: DataSource, until_s: float) -> Iterator[tuple[Hashable, Place]]:
+def _of_memory(source: DataSource, until_s: float) -> tuple[list[_Image], int]:
+    """The images until the time is over, and how many were looked at."""
+    images: list[_Image] = []
     for name, split in source.splits.items():
         for index, image in enumerate(split.images if split.images is not None else ()):
             if index % _BATCH == 0 and time.monotonic() > until_s:
-                return
-            yield _digest(image.tobytes()), _place(name, split, index)
+                return images, len(images)
+            images.append((_digest(image.tobytes()), _place(name, split, index)))
+    return images, len(images)
 
 
-def _of_records(source: DataSource, until_s: float) -> Iterator[tuple[Hashable, Place]]:
-    for name, split in source.splits.items():
-        for index in range(split.num_examples):
-            if time.monotonic() > until_s:
-                return
-            try:
-                yield _digest(split.content(index)), _place(name, split, index)
-            except DataError:
-                continue
+def _of_records(source: DataSource, until_s: float) -> tuple[list[_Image], int]:
+    """The records that can be read until the time is over, and how many were looked at."""
+    images: list[_Image] = []
+    places = [(name, i) for name, split in source.splits.items() for i in range(split.num_examples)]
+    for number, (name, index) in enumerate(places):
+        if time.monotonic() > until_s:
+            return images, number
+        split = source.splits[name]
+        with suppress(DataError):
+            images.append((_digest(split.content(index)), _place(name, split, index)))
+    return images, len(places)
 
 
 class _File(NamedTuple):
@@ -134,7 +158,8 @@ class _File(NamedTuple):
     label: int
 
 
-def _of_files(source: DataSource, until_s: float) -> Iterator[tuple[Hashable, Place]]:
+def _of_files(source: DataSource, until_s: float) -> tuple[list[_Image], int]:
+    """The files that may be equal to others, and how many were compared until the first was not."""
     files = [
         _File(name, index, path, label)
         for name, split in source.splits.items()
@@ -143,23 +168,22 @@ def _of_files(source: DataSource, until_s: float) -> Iterator[tuple[Hashable, Pl
         )
     ]
     with ThreadPoolExecutor(_READERS) as pool:
-        found = dict(_timed(pool, _stat, files, until_s))
+        found, not_found = _timed(pool, _stat, files, until_s)
         sizes = {file: one.st_size for file, one in found.items()}
-        tails = dict(_timed(pool, _tail, _suspects(sizes), until_s))
+        tails, without_tail = _timed(pool, _tail, _suspects(sizes), until_s)
         alike = {file: (sizes[file], tail) for file, tail in tails.items()}
-        read, wanted = 0, []
-        for file in _suspects(alike):
-            read += sizes[file]
-            if read <= MOST_BYTES:
-                wanted.append(file)
-        contents = dict(_timed(pool, _content, wanted, until_s))
+        suspects = _suspects(alike)
+        wanted = sum(read <= MOST_BYTES for read in accumulate(sizes[file] for file in suspects))
+        contents, unread = _timed(pool, _content, suspects[:wanted], until_s)
     known: set[tuple[Hashable, int, int]] = set()
-    for file in wanted:
-        if file in contents:
-            identity = contents[file], found[file].st_dev, found[file].st_ino
-            if identity not in known:
-                known.add(identity)
-                yield contents[file], _place(file.split, source.splits[file.split], file.number)
+    images: list[_Image] = []
+    for file, content in contents.items():
+        identity = content, found[file].st_dev, found[file].st_ino
+        if identity not in known:
+            known.add(identity)
+            images.append((content, _place(file.split, source.splits[file.split], file.number)))
+    left = {*not_found, *without_tail, *unread, *suspects[wanted:]}
+    return images, next((i for i, file in enumerate(files) if file in left), len(files))
 
 
 def _suspects(keys: dict[_File, R]) -> list[_File]:
@@ -175,13 +199,20 @@ def _timed(
     function: Callable[[_File], R | None],
     files: Sequence[_File],
     until_s: float,
-) -> Iterator[tuple[_File, R]]:
-    """Calls a function on each file until the time is over; files that cannot be read drop out."""
-    waiting = iter(files)
-    while time.monotonic() < until_s and (part := list(islice(waiting, _BATCH))):
-        for file, value in zip(part, pool.map(function, part), strict=True):
-            if value is not None:
-                yield file, value
+) -> tuple[dict[_File, R], Sequence[_File]]:
+    """Calls a function on each file until the time is over.
+
+    Returns:
+      The values, without those of files that cannot be read; and the files that it had no time for.
+    """
+    values: dict[_File, R] = {}
+    for start in range(0, len(files), _BATCH):
+        if time.monotonic() >= until_s:
+            return values, files[start:]
+        part = files[start : start + _BATCH]
+        answers = zip(part, pool.map(function, part), strict=True)
+        values |= {file: value for file, value in answers if value is not None}
+    return values, ()
 
 
 def _stat(file: _File) -> os.stat_result | None:

@@ -136,7 +136,8 @@ class DataSource:
       notes: What the user should be told, a line each: files left out, for example.
       normalization: Mean and deviation of the training images' colours, in units of 0..1, where
         they were measured when the set was made.
-      compared: Whether equal images were looked for when the set was made.
+      compared: Whether equal images in two splits and under two labels were looked for when the
+        set was made.
       first_label: The label that is class 0 in TFRecord files; None where labels are names.
     """
 

@@ -35,7 +35,7 @@ def find(root):
 
 def test_different_images_of_the_same_size_are_no_duplicates(images):
     _, found = find(images)
-    assert (found.splits, found.labels) == ([], [])
+    assert (found.splits, found.labels, found.complete) == ([], [], True)
     assert found.notes(("cat", "dog")) == ()
 
 
@@ -91,7 +91,41 @@ def test_a_large_set_is_not_searched(images, monkeypatch):
 def test_the_search_ends_when_its_time_is_over(images):
     shutil.copy(images / "train/cat/3.bmp", images / "test/cat/copy.bmp")
     source = open_source(DataConfig(source="image_folder", path=str(images)), 0)
-    assert find_duplicates(source, limit_s=-1.0).splits == []
+    found = find_duplicates(source, limit_s=-1.0)
+    assert (found.splits, found.compared, found.total, found.complete) == ([], 0, 23, False)
+
+
+def test_files_that_are_not_read_as_a_whole_are_not_counted_as_compared(images, monkeypatch):
+    shutil.copy(images / "train/cat/3.bmp", images / "test/cat/copy.bmp")
+    shutil.copy(images / "train/dog/4.bmp", images / "test/dog/copy.bmp")
+    source, found = find(images)
+    assert (found.compared, found.total, found.complete) == (24, 24, True)
+    assert len(found.splits) >= 2
+    # Enough for one of the images that occur twice; the splits follow one another.
+    monkeypatch.setattr(duplicates, "MOST_BYTES", (images / "train/cat/3.bmp").stat().st_size)
+    read = []
+    real = duplicates._content
+    monkeypatch.setattr(duplicates, "_content", lambda file: read.append(file.path) or real(file))
+    found = find(images)[1]
+    paths = [path for split in source.splits.values() for path in split.paths]
+    twice = {
+        str(images / name)
+        for name in ("train/cat/3.bmp", "test/cat/copy.bmp", "train/dog/4.bmp", "test/dog/copy.bmp")
+    }
+    first, second, *_ = [place for place, path in enumerate(paths) if path in twice]
+    assert read == [paths[first]]
+    assert (found.splits, found.compared, found.complete) == ([], second, False)
+
+
+def test_a_search_of_pixels_says_how_many_were_compared(monkeypatch):
+    pixels = np.zeros((600, 2, 2, 3), np.uint8)
+    pixels[:, 0, 0, 0], pixels[:, 0, 0, 1] = np.arange(600) % 256, np.arange(600) // 256
+    splits = {"train": Split(np.zeros(600, np.int32), pixels, title="train")}
+    source = DataSource(("a",), splits, (2, 2, 3))
+    now = iter([0.0, 1.0, 2.0, 3.0])  # looked at once a batch of 256
+    monkeypatch.setattr(duplicates.time, "monotonic", lambda: next(now))
+    found = find_duplicates(source, limit_s=2.5)
+    assert (found.compared, found.total, found.complete) == (512, 600, False)
 
 
 def test_pixels_in_memory_are_compared():

@@ -85,8 +85,8 @@ class SetFacts(_Facts):
       unreadable: Images left out; unreadable.txt names them.
       converted: Images that were stored as PNG, being of another kind than plain JPEG or PNG.
       duplicates: Images that more than one split has; duplicates.txt names them.
-      conflicts: Images under two labels; conflicts.txt names them. 0 where an older version, which
-        did not look for them, wrote the set.
+      conflicts: Images under two labels; conflicts.txt names them. None where an older version,
+        which did not look for them, wrote the set.
       splits: "train", "validation" and, where there is one, "test".
     """
 
@@ -100,7 +100,7 @@ class SetFacts(_Facts):
     unreadable: int
     converted: int
     duplicates: int
-    conflicts: int = 0
+    conflicts: int | None = None
     splits: dict[str, SplitFacts]
 
 
@@ -172,7 +172,8 @@ def open_records(config: DataConfig) -> DataSource:
         )
     if facts.conflicts:
         notes += (f"{root}: {facts.conflicts:,} images are under two labels (conflicts.txt)",)
-    return DataSource(facts.classes, splits, None, notes, (facts.mean, facts.std), compared=True)
+    compared = facts.conflicts is not None
+    return DataSource(facts.classes, splits, None, notes, (facts.mean, facts.std), compared)
 
 
 def check_name(root: Path) -> None:

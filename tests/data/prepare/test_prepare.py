@@ -224,9 +224,12 @@ def test_a_set_from_before_conflicts_were_counted_is_read(tmp_path, folder):
     prepare_into(tmp_path / "out", folder)
     file = tmp_path / "out" / "dataset.json"
     facts = json.loads(file.read_text())
+    assert open_(tmp_path / "out").compared
     del facts["conflicts"]
     file.write_text(json.dumps(facts))
-    assert open_(tmp_path / "out").classes == CLASSES
+    source = open_(tmp_path / "out")
+    assert source.classes == CLASSES
+    assert not source.compared  # images under two labels were not looked for
 
 
 def test_what_is_done_stays_done_unless_it_was_spoiled(tmp_path):

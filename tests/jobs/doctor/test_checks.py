@@ -12,6 +12,7 @@ from jobs.doctor.job import Job
 from jobs.doctor.machine import GIB, MIB, Gpu
 from pipeline.config import CheckpointConfig, Config, load_config
 from pipeline.data.batch import check_batch
+from pipeline.data.duplicates import Duplicates, Place
 from pipeline.data.split import DataSource, Split
 from pipeline.distribute.horovod_build import HorovodBuild, load_controllers
 from pipeline.distribute.single import SingleRuntime
@@ -236,6 +237,27 @@ def test_mean_and_deviation_against_the_settings(value, normalize, level):
     sample = data.take_sample(source, config)
     assert sample.seen == 36
     assert the(data.check_normalization(sample, source, config)).level == level
+
+
+def test_a_search_for_duplicates_that_was_not_finished_says_so(monkeypatch):
+    pixels = np.arange(2 * 12, dtype=np.uint8).reshape(2, 2, 2, 3)
+    train, test = (Split(np.zeros(1, np.int32), pixels[i : i + 1]) for i in (0, 1))
+    source = DataSource(("a",), {"train": train, "test": test})
+    found = the(data.check_duplicates(source))
+    assert found.text == "no image is in two splits or under two labels"
+    monkeypatch.setattr(data, "SAMPLE_S", -1.0)
+    found = the(data.check_duplicates(source))
+    assert found.level == "ok"
+    assert found.text.startswith("the first 0 of 2 images were compared")
+    monkeypatch.setattr(
+        data,
+        "find_duplicates",
+        lambda *_: Duplicates([(Place("train", 0, "x"), Place("test", 0, "y"))], [], 5, 9),
+    )
+    found = the(data.check_duplicates(source))
+    assert found.level == "warning"
+    assert "1 images are in more than one split" in found.text
+    assert "the first 5 of 9 images were compared" in found.text
 
 
 def test_a_sample_ends_when_its_time_is_over():
