@@ -38,7 +38,7 @@ SMALL = [
 ]
 
 
-def start(*arguments):
+def start(*arguments, env=None):
     """Begins a command, in a process group of its own, as a terminal does."""
     return subprocess.Popen(
         [sys.executable, "-m", "jobs.cli", *map(str, arguments)],
@@ -47,6 +47,7 @@ def start(*arguments):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        env=env,
     )
 
 
@@ -175,10 +176,21 @@ def test_a_run_from_records_is_evaluated_and_predicts(images, trained):
     assert {top["class"] for answer in answers for top in answer["top"]} == set(CLASSES)
 
 
-# Ended in the middle. One image is a pipe that nobody writes into: the shard with it is in the
-# making for as long as a test wants, and all others become finished.
+# Ended in the middle. The worker that opens one of the images waits until the test removes a file:
+# its shard is unfinished for as long as the test wants, and all others are finished.
 
 SHARDS = ("--shard-size", 3, "--processes", 2)
+WAITING = """
+import os, sys, time
+
+def wait(event, arguments):
+    if event == "open" and arguments[0] == {image!r}:
+        while os.path.exists({until_gone!r}):
+            time.sleep(0.01)
+
+if "--multiprocessing-fork" in sys.orig_argv:
+    sys.addaudithook(wait)
+"""
 
 
 class Blocked:
@@ -193,11 +205,17 @@ class Blocked:
             folder.mkdir(parents=True)
             for i in range(6):
                 Image.fromarray(noise(rng)).save(folder / f"{i}.png")
-        self.pipe = self.source / "train" / "a" / "4.png"
-        self.image = self.pipe.read_bytes()
-        self.pipe.unlink()
-        os.mkfifo(self.pipe)
-        self.process = start(*self.command)
+        hook = root / "hook"
+        hook.mkdir()
+        self.obstacle = hook / "obstacle"
+        self.obstacle.touch()
+        image = self.source / "train" / "a" / "4.png"
+        (hook / "sitecustomize.py").write_text(
+            WAITING.format(image=str(image), until_gone=str(self.obstacle))
+        )
+        paths = [str(hook), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+        self.process = start(*self.command, env=environment)
         wait_until(lambda: len(self.finished()) == 7 and list(self.out.glob(".*.tmp")))
         self.started = children(self.process.pid)
 
@@ -206,9 +224,8 @@ class Blocked:
         return {p.name: p.stat().st_mtime_ns for p in self.out.glob("*.arrayrecord")}
 
     def unblock(self):
-        """Puts a file in the pipe's place."""
-        self.pipe.unlink()
-        self.pipe.write_bytes(self.image)
+        """Lets the worker that waits go on."""
+        self.obstacle.unlink()
 
     def go_on(self):
         """The same command once more: it keeps what was done, and leaves nothing else."""
@@ -315,7 +332,7 @@ def test_a_second_one_is_refused_while_the_first_goes_on(blocked):
     assert second.returncode == 3
     assert f"another vit prepare is writing into {blocked.out}" in second.stderr
     assert len(second.stderr.splitlines()) == 1
-    blocked.pipe.write_bytes(blocked.image)
+    blocked.unblock()
     first = end(blocked.process)
     assert (first.returncode, first.stderr) == (0, "")
     assert vit("prepare", blocked.out, "--verify").returncode == 0
@@ -441,12 +458,16 @@ def case_no_such_setting(images, out):
     return [images, out, "data.on_bad_images=skip"], 2, "did you mean data.on_bad_image"
 
 
-def case_no_train_folder(images, out):
-    return [images / "train", out], 2, "say it with data.source=image_folder"
+def case_a_folder_without_class_folders(images, out):
+    return [images / "train" / CLASSES[0], out], 2, "say it with data.source=image_folder"
 
 
 def case_verify_nothing(images, out):
-    return [out, "--verify"], 3, f"cannot read {out}/dataset.json: No such file"
+    return [out, "--verify"], 3, f"{out} does not exist. Name a folder that `vit prepare` has"
+
+
+def case_verify_what_was_not_prepared(images, out):
+    return [images, "--verify"], 3, f"cannot read {images}/dataset.json: No such file"
 
 
 def case_preview_into_no_folder(images, out):
@@ -617,7 +638,8 @@ def test_training_from_a_damaged_set_names_shard_and_record(prepared, copied, tm
     )
     assert at_start.returncode == 3
     assert f"{truncated} must have" in at_start.stderr
-    assert at_start.stdout == ""
+    assert len(at_start.stderr.splitlines()) == 1
+    assert "building the model" not in at_start.stdout  # refused while the data is read
     assert raised.returncode == 3
     assert f"{altered}[2]: the file was altered: " in raised.stderr
     assert len(raised.stderr.splitlines()) == 1

@@ -199,11 +199,10 @@ def read_facts(root: Path) -> SetFacts:
     except OSError as error:
         if not root.exists():
             raise DataError(
-                f"{root} does not exist. Set data.path to a folder that vit prepare has finished"
+                f"{root} does not exist. Name a folder that `vit prepare` has written"
             ) from None
         raise DataError(
-            f"cannot read {path}: {error.strerror}. Set data.path to a folder that vit prepare "
-            "has finished"
+            f"cannot read {path}: {error.strerror}. Name a folder that `vit prepare` has written"
         ) from None
     except ValidationError as error:
         first = error.errors()[0]
