@@ -38,7 +38,7 @@ def _start_from_run(experiment: Experiment, folder: RunFolder) -> str:
     snapshot = best_snapshot(folder)
     weights = weights_of(folder.config(), snapshot)
     variables = {v.path: v for v in experiment.model.variables}
-    changes = compare_data(folder.dataset(), data_record(experiment.source, []))
+    changes = compare_data(folder.dataset(), data_record(experiment.source))
     other_classes = changes.classes or changes.shifted
     left_out = {n for n in weights if n.startswith(HEAD)} if other_classes else set()
     for name in left_out:
@@ -48,6 +48,8 @@ def _start_from_run(experiment: Experiment, folder: RunFolder) -> str:
     )
     _start_averages(experiment)
     what = f"starts from the weights of step {snapshot.step} of {folder.path}"
+    if changes.splits:
+        what += f", which was trained on another data set ({'; '.join(changes.lines)})"
     if other_classes is None:
         return what
     return f"{what}; its classifier is not used, and a new one is trained. {other_classes}"

@@ -294,6 +294,23 @@ def test_the_head_of_another_run_is_used_only_for_the_same_classes_in_the_same_o
     assert np.array_equal(head, learned) == same
     assert np.any(head) == same  # a new one begins with zeros
     assert ("its classifier is not used" in text) != same
+    assert "another data set" not in text
+
+
+def test_weights_of_a_run_on_another_data_set_are_used_and_the_difference_is_said(
+    tmp_path, undisturbed
+):
+    source = shutil.copytree(undisturbed / "run", tmp_path / "source")
+    facts = json.loads((source / "dataset.json").read_text())
+    count = facts["examples"]["train"]
+    facts["examples"]["train"] = count + 1
+    facts["fingerprints"]["validation"] = "0" * 32
+    (source / "dataset.json").write_text(json.dumps(facts))
+    text = start_from(tiny(tmp_path), str(source))
+    assert "which was trained on another data set (train: " in text
+    assert f"{count + 1} images -> {count} images; validation: " in text
+    assert "its classifier is not used" not in text
+    assert len(text.splitlines()) == 1
 
 
 def test_weights_of_another_network_are_refused_by_name(tmp_path, undisturbed):
