@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jobs.cli import run_process
 from jobs.tensorflow_start import import_tensorflow
-from pipeline.errors import PipelineError, SettingsError
+from pipeline.errors import PipelineError, SettingsError, without_settings
 from pipeline.monitor.report.compare import comparison_page
 from pipeline.train.report import gather, look_at_examples, write_page, write_report
 from pipeline.train.run_folder import RunFolder
@@ -75,8 +75,9 @@ def _examples(folder: RunFolder, unwanted: bool, data: str | None) -> str | None
     try:
         _look(folder, data)
     except PipelineError as error:  # the page has everything that the run folder knows
-        print(f"vit report: {error}", file=sys.stderr)
-        return f"{what}, since the weights could not be applied to the data: {error}."
+        reason = without_settings(str(error))
+        print(f"vit report: {reason}", file=sys.stderr)
+        return f"{what}, since the weights could not be applied to the data: {reason}."
     return None
 
 
@@ -94,8 +95,12 @@ def _look(folder: RunFolder, data: str | None) -> None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"path": data})})
     with closing(start(config.distribute)) as runtime:
         opened = open_inspected(folder, config)
-        for line in compare_data(folder.dataset(), data_record(opened.source)).lines:
-            print(f"vit report: other images than those of the run, {line}", file=sys.stderr)
+        changes = compare_data(folder.dataset(), data_record(opened.source)).splits
+        for split, change in changes.items():
+            print(
+                f"vit report: {split}: not the images that the run recorded ({change})",
+                file=sys.stderr,
+            )
         experiment = build(config, runtime, opened)
         restore_best(experiment, folder)
         look_at_examples(experiment, folder)

@@ -223,9 +223,20 @@ def test_data_that_have_gone_are_said_and_data_that_moved_are_found(folder_run, 
     assert str(photos) in gone.stderr
     assert "Traceback" not in gone.stderr
     assert "since the weights could not be applied to the data" in page(run).text
+    whole = {path: path.read_bytes() for path in (moved / "train/plain").iterdir()}
+    for path, content in whole.items():
+        path.write_bytes(content[:100])
+    damaged = vit("report", run, "--data", moved)
+    assert damaged.returncode == 0
+    assert "vit report: train: not the images that the run recorded (" in damaged.stderr
+    for said in (damaged.stderr, page(run).text):
+        assert str(moved / "train/plain") in said
+        assert "set data.on_bad_image=skip" not in said  # vit report takes no settings
+    for path, content in whole.items():
+        path.write_bytes(content)
     found = vit("report", run, "--data", moved)
     assert found.returncode == 0, found.stderr
-    assert "other images" not in found.stderr
+    assert "not the images" not in found.stderr
     with np.load(run / "predictions.npz") as new:
         (tmp_path / "old.npz").write_bytes(before)
         with np.load(tmp_path / "old.npz") as old:
