@@ -15,8 +15,10 @@ import yaml
 
 from pipeline.errors import SettingsError
 
-_NULL = "tag:yaml.org,2002:null"
 _MERGE = "tag:yaml.org,2002:merge"
+_TEXT = "tag:yaml.org,2002:str"
+_PLAIN = {f"tag:yaml.org,2002:{name}" for name in ("str", "map", "seq", "null")}
+_TYPED = {f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool")}
 
 
 class _Loader(yaml.SafeLoader):
@@ -49,7 +51,8 @@ def read_yaml(text: str, origin: str) -> Document:
       origin: Where it is from, for errors.
 
     Raises:
-      SettingsError: It is not valid YAML, or a mapping has a key twice.
+      SettingsError: It is not valid YAML, a mapping has a key twice, or a value has a tag other
+        than !!str, !!int, !!float, !!bool, !!null, !!seq and !!map, or is not of its tag's type.
     """
     try:
         loader = _Loader(text)
@@ -57,7 +60,7 @@ def read_yaml(text: str, origin: str) -> Document:
         node = loader.get_single_node()
         if node is None:
             return Document("", {})
-        lines = dict(_lines(node, origin, "", ()))
+        lines = dict(_lines(node, loader, origin, "", ()))
         return Document(loader.construct_document(node), lines)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -69,23 +72,24 @@ def read_yaml(text: str, origin: str) -> Document:
 
 
 def _lines(
-    node: yaml.Node, origin: str, prefix: str, parents: tuple[yaml.Node, ...]
+    node: yaml.Node, loader: _Loader, origin: str, prefix: str, parents: tuple[yaml.Node, ...]
 ) -> Iterator[tuple[str, int]]:
-    """Each key below a node with its line; checks that no mapping has a key twice."""
+    """Each key below a node with its line; checks tags, and that no mapping has a key twice."""
     if any(node is parent for parent in parents):
         raise SettingsError(f"{origin}, line {_line(node)}: an alias refers to what contains it")
+    _check_tag(node, loader, origin)
     parents = (*parents, node)
     if isinstance(node, yaml.SequenceNode):
         for child in node.value:
-            yield from _lines(child, origin, prefix, parents)
+            yield from _lines(child, loader, origin, prefix, parents)
     if not isinstance(node, yaml.MappingNode):
         return
     first: dict[str, yaml.Node] = {}
     for key, value in node.value:
         if key.tag == _MERGE:
-            yield from _lines(value, origin, prefix, parents)
+            yield from _lines(value, loader, origin, prefix, parents)
             continue
-        if key.tag != "tag:yaml.org,2002:str":
+        if key.tag != _TEXT or not isinstance(key, yaml.ScalarNode):
             raise SettingsError(f"{origin}, line {_line(key)}: the name of a setting must be text")
         name = f"{prefix}{key.value}"
         if key.value in first:
@@ -96,7 +100,25 @@ def _lines(
             )
         first[key.value] = key
         yield name, _line(key)
-        yield from _lines(value, origin, f"{name}.", parents)
+        yield from _lines(value, loader, origin, f"{name}.", parents)
+
+
+def _check_tag(node: yaml.Node, loader: _Loader, origin: str) -> None:
+    if node.tag in _PLAIN:
+        return
+    where = f"{origin}, line {_line(node)}"
+    tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+    if node.tag not in _TYPED:
+        raise SettingsError(
+            f"{where}: the tag {tag} is not supported. Write the value without it, or put text in "
+            "quotes"
+        )
+    try:
+        loader.construct_object(node)
+    except (ValueError, LookupError):  # of PyYAML's int(), float() and table of booleans
+        raise SettingsError(
+            f"{where}: {node.value!r} is not of the type {tag}. Write the value without the tag"
+        ) from None
 
 
 def _line(node: yaml.Node) -> int:

@@ -61,6 +61,13 @@ def test_every_text_setting_survives_the_file_that_records_it(recipe, tmp_path):
         assert load_config(recorded).run.dir == expected
 
 
+def test_a_value_may_have_a_tag_of_its_type(recipe):
+    text = "seed: !!int 7\nrun: !!map {dir: !!str 7}\noptim: {clip_norm: !!null null}"
+    config = load_config(recipe(f"{text}\ntrain: {{deterministic: !!bool true}}"))
+    assert (config.seed, config.run.dir, config.optim.clip_norm) == (7, "7", None)
+    assert config.train.deterministic is True
+
+
 def test_a_folder_in_the_home_folder_can_be_given_as_in_a_shell(recipe):
     config = load_config(recipe("data: {path: ~/photos}"), ["run.dir=~/runs/1"])
     assert (config.data.path, config.run.dir) == (f"{Path.home()}/photos", f"{Path.home()}/runs/1")
@@ -121,6 +128,17 @@ def test_a_wrong_setting_is_named_with_what_to_do(recipe, override, message):
     ("text", "message"),
     [
         ("a: [", "not valid YAML"),
+        ("seed: 1\noptim:\n  base_lr: !!float x", "line 3: 'x' is not of the type !!float"),
+        ("seed: !!int abc", "line 1: 'abc' is not of the type !!int"),
+        ("seed: !!int ''", "line 1: '' is not of the type !!int"),
+        ("train: {deterministic: !!bool maybe}", "'maybe' is not of the type !!bool"),
+        ("seed: 1\nrun: {dir: !!timestamp x}", "line 2: the tag !!timestamp is not supported"),
+        ("train: {callbacks: [!!timestamp 2001-99-99]}", "the tag !!timestamp is not supported"),
+        ("seed: !!binary x", "the tag !!binary is not supported"),
+        ("run: {dir: !new/run }", "the tag !new/run is not supported.*quotes"),
+        ("run: !!set {dir: x}", "the tag !!set is not supported"),
+        ("seed: !!int [1]", "not valid YAML: expected a scalar node"),
+        ("? !!str {a: b}\n: 1", "line 1: the name of a setting must be text"),
         ("- 1", "must hold settings"),
         ("[]", "must hold settings"),
         ("false", "must hold settings"),
