@@ -25,7 +25,12 @@ def count_trained(model: keras.Model) -> int:
 
 
 def parameters(arch: Architecture, image_size: int, num_classes: int) -> int:
-    """Numbers in the variables of a model that need not be built.
+    """Numbers in the variables of a model that need not be built."""
+    return sum(variable_sizes(arch, image_size, num_classes).values())
+
+
+def variable_sizes(arch: Architecture, image_size: int, num_classes: int) -> dict[str, int]:
+    """Numbers in each variable, by path, of a model that need not be built.
 
     patches    (3 P P + 1) D, and learned positions T D, and a class token D
     or a stem  9 C_i C_(i+1) + 2 C_(i+1) for each convolution and its norm, and (C + 1) D
@@ -35,20 +40,41 @@ def parameters(arch: Architecture, image_size: int, num_classes: int) -> int:
     norm       2 D
     head       (F_0 + 1) F_1 + ... + (F_k + 1) classes, as in `flops.flops_per_image`
     """
-    tokens = arch.num_tokens(image_size)
-    length = arch.num_heads * arch.head_size
-    width = arch.width
-    embedding = (3 * arch.patch_size**2 + 1) * width
+    tokens, width = arch.num_tokens(image_size), arch.width
+    sizes: dict[str, int] = {}
+
+    def linear(place: str, inputs: int, outputs: int) -> None:
+        sizes.update({f"{place}/kernel": inputs * outputs, f"{place}/bias": outputs})
+
+    def norm(place: str, units: int) -> None:
+        sizes.update({f"{place}/gamma": units, f"{place}/beta": units})
+
     if arch.stem == "convolutions":
         channels = stem_channels(arch.patch_size, width)
-        embedding = sum(9 * i * o + 2 * o for i, o in pairwise([3, *channels]))
-        embedding += (channels[-1] + 1) * width
-    embedding += tokens * width if arch.positions == "learned" else 0
-    embedding += width if arch.pool == "token" else 0
-    attention = 4 * width * length + 3 * length + width
-    mlp = 2 * width * arch.mlp_dim + arch.mlp_dim + width
-    head = sum((i + 1) * o for i, o in pairwise(head_units(arch, tokens, num_classes)))
-    return embedding + arch.depth * (attention + mlp + 4 * width) + 2 * width + head
+        for i, (inputs, outputs) in enumerate(pairwise([3, *channels])):
+            sizes[f"vit/patch_embedding/convolution_{i}/kernel"] = 9 * inputs * outputs
+            norm(f"vit/patch_embedding/norm_{i}", outputs)
+        linear("vit/patch_embedding/out", channels[-1], width)
+    else:
+        linear("vit/patch_embedding", 3 * arch.patch_size**2, width)
+    if arch.pool == "token":
+        sizes["vit/class_token/token"] = width
+    if arch.positions == "learned":
+        sizes["vit/position_embedding/positions"] = tokens * width
+    for block in (f"vit/block_{i}" for i in range(arch.depth)):
+        length = arch.num_heads * arch.head_size
+        norm(f"{block}/attention_norm", width)
+        for name in ("query", "key", "value"):
+            linear(f"{block}/attention/{name}", width, length)
+        linear(f"{block}/attention/out", length, width)
+        norm(f"{block}/mlp_norm", width)
+        linear(f"{block}/mlp/hidden", width, arch.mlp_dim)
+        linear(f"{block}/mlp/out", arch.mlp_dim, width)
+    norm("vit/norm", width)
+    units = head_units(arch, tokens, num_classes)
+    for place, (inputs, outputs) in zip(head_places(arch), pairwise(units), strict=True):
+        linear(place, inputs, outputs)
+    return sizes
 
 
 def activation_bytes_per_image(
@@ -107,3 +133,9 @@ def head_units(arch: Architecture, tokens: int, num_classes: int) -> list[int]:
     first = arch.width * (tokens if arch.pool == "flatten" else 1)
     hidden = [*arch.head_dims, *([arch.pre_logits] if arch.pre_logits else [])]
     return [first, *hidden, num_classes]
+
+
+def head_places(arch: Architecture) -> list[str]:
+    """Paths of the head's layers, the classifier last."""
+    places = [f"vit/head_{i}" for i in range(len(arch.head_dims))]
+    return [*places, *(["vit/pre_logits"] if arch.pre_logits else []), "vit/head"]

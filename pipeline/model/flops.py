@@ -10,7 +10,7 @@ from collections.abc import Collection
 from itertools import pairwise
 
 from pipeline.model.architecture import Architecture
-from pipeline.model.cost import head_units
+from pipeline.model.cost import head_places, head_units
 from pipeline.model.stem import stem_channels
 
 
@@ -108,11 +108,9 @@ class _Count:
 
     def _head(self, reached: bool) -> None:
         arch = self._arch
-        places = [f"vit/head_{i}/" for i in range(len(arch.head_dims))]
-        places += ["vit/pre_logits/"] if arch.pre_logits else []
         units = head_units(arch, arch.num_tokens(self._size), self._classes)
-        for place, (inputs, outputs) in zip([*places, "vit/head/"], pairwise(units), strict=True):
-            reached = self._layer(place, inputs * outputs, reached)
+        for place, (inputs, outputs) in zip(head_places(arch), pairwise(units), strict=True):
+            reached = self._layer(f"{place}/", inputs * outputs, reached)
 
     def _layer(self, place: str, multiply_adds: int, reached: bool) -> bool:
         """Adds a product with a kernel; returns whether a gradient must come back to its result."""

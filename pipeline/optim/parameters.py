@@ -35,21 +35,35 @@ def freeze(variables: Sequence[keras.Variable], config: OptimConfig) -> None:
     Raises:
       SettingsError: A pattern fits no variable, or nothing is left to train.
     """
-    paths = [v.path for v in variables]
+    trained = set(trained_paths([v.path for v in variables], config))
+    for variable in variables:
+        if variable.path not in trained:
+            variable.trainable = False
+
+
+def trained_paths(paths: Sequence[str], config: OptimConfig) -> list[str]:
+    """Paths of the variables that `optim.freeze` and `optim.linear_probe` leave to train.
+
+    Raises:
+      SettingsError: A pattern fits no path, or nothing is left to train.
+    """
     for pattern in config.freeze:
         if not any(fnmatchcase(path, pattern) for path in paths):
             raise SettingsError(
                 f"optim.freeze: {pattern!r} fits no parameter; `vit train RECIPE --dry-run` lists "
                 f"them, from {paths[0]} to {paths[-1]}, and * stands for anything"
             )
-    for variable in variables:
-        apart = config.linear_probe and not fnmatchcase(variable.path, _CLASSIFIER)
-        if apart or any(fnmatchcase(variable.path, pattern) for pattern in config.freeze):
-            variable.trainable = False
-    if not any(v.trainable for v in variables):
+    trained = [
+        path
+        for path in paths
+        if (fnmatchcase(path, _CLASSIFIER) or not config.linear_probe)
+        and not any(fnmatchcase(path, pattern) for pattern in config.freeze)
+    ]
+    if not trained:
         raise SettingsError(
             "optim.freeze and optim.linear_probe leave nothing to train: freeze less"
         )
+    return trained
 
 
 def rate_factors(paths: Sequence[str], layer_decay: float | None) -> list[float]:

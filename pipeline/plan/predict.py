@@ -36,8 +36,8 @@ class Work:
       update_kernels_s: And of an update.
       gradient_bytes: To be summed.
       last_fraction: Part of them that is ready only when the backward pass has ended.
-      passes: Through the network an image, each as long: one forward, as many as two back, and one
-        more forward where activations are computed again.
+      passes: Operations of an image, in forward passes: one forward, up to two back, and one more
+        where activations are computed again.
       overlaps: Whether gradients are summed while others are computed.
       wake_s: Until the reduction notices that a gradient is there, on the mean: Horovod's cycle.
       spread: Deviation of a worker's step time, as a part of it.
@@ -49,7 +49,7 @@ class Work:
     update_kernels_s: float
     gradient_bytes: float
     last_fraction: float
-    passes: int = 3
+    passes: float = 3.0
     overlaps: bool = True
     wake_s: float = 0.0
     spread: float = 0.0

@@ -10,16 +10,16 @@ from pipeline.config import Config
 from pipeline.data.batch import check_batch
 from pipeline.errors import SettingsError
 from pipeline.model.architecture import architecture, check_patches
-from pipeline.model.cost import parameters
-from pipeline.model.flops import flops_per_image
+from pipeline.model.cost import variable_sizes
+from pipeline.model.flops import flops_per_image, training_flops_per_image
 from pipeline.model.memory import estimate_memory
+from pipeline.optim.parameters import trained_paths
 from pipeline.plan.cluster import Gpu, Links
 from pipeline.plan.predict import StepTime, Work, smallest_parts, step_time, training_s
 
-# Kernels of a block, forward and back, and of the update of one of its sixteen parameters; and what
+# Kernels of a block, forward and in its backward pass, and of the update of a variable; and what
 # the host needs to start one. Counted in the graph roughly, and not measured on a GPU.
-_KERNELS_A_BLOCK, _KERNELS_A_PARAMETER, _KERNEL_S = 75, 4, 4e-6
-_PARAMETERS_A_BLOCK = 16
+_KERNELS_FORWARD, _KERNELS_BACK, _KERNELS_A_VARIABLE, _KERNEL_S = 25, 50, 4, 4e-6
 # What the input takes of a core, README: a JPEG file of 500 x 375, where the time goes with the
 # pixels that are decoded and not with the image size; a pixel from memory; and once more a pixel
 # for each operation of RandAugment (8 ns at 224 px, 14 at 32). Flip and crop are in the first two;
@@ -128,22 +128,17 @@ def make_plan(
         which trains the same.
 
     Raises:
-      SettingsError: Training would refuse the batch, the network does not fit, or not all of it is
-        trained.
+      SettingsError: Training would refuse the batch or what is frozen, or the network does not fit.
     """
     batch = config.data.global_batch_size if batch_per_gpu is None else batch_per_gpu * gpus
     data_config = config.data.model_copy(update={"global_batch_size": batch})
     check_batch(config.model_copy(update={"data": data_config}), gpus)
-    if config.optim.freeze or config.optim.linear_probe:
-        raise SettingsError(
-            "a plan takes all parameters as trained: leave optim.freeze and optim.linear_probe out"
-        )
-    sizes = _sizes(config, data)
-    parts = _parts(config, cluster.gpu, sizes, batch // gpus)
-    work = _work(config, cluster, data, sizes, batch)
+    network = _read_network(config, data)
+    parts = _parts(config, cluster.gpu, network, batch // gpus)
+    work = _work(config, cluster, network, batch)
     step = step_time(gpus, work, cluster.links, parts)
     # One GPU with the same batch, in parts that fit.
-    alone = step_time(1, work, cluster.links, _parts(config, cluster.gpu, sizes, batch))
+    alone = step_time(1, work, cluster.links, _parts(config, cluster.gpu, network, batch))
     steps_per_epoch = data.images / batch
     steps = config.train.max_steps or math.ceil(config.train.epochs * steps_per_epoch)
     if config.train.max_steps and batch_per_gpu is not None:
@@ -158,7 +153,7 @@ def make_plan(
     )
     rate = batch / step.total_s
     of_a_node = min(gpus, cluster.links.per_node) / gpus  # of one whose places are all taken
-    saved = sizes["checkpoint"]
+    saved = _checkpoint_bytes(config, network)
     bottleneck, advice = _bottleneck(step, config, gpus, batch // gpus)
     if parts > config.optim.accumulate_steps:
         advice = "; ".join(
@@ -171,7 +166,7 @@ def make_plan(
         step=step,
         efficiency=step.efficiency(alone),
         training_s=total_s,
-        memory_bytes=_memory_bytes(config, sizes, batch // gpus, parts),
+        memory_bytes=_memory_bytes(config, network, batch // gpus, parts),
         cores_a_node=rate * of_a_node * _input_core_s(config, data),
         storage_bytes_per_s=0.0 if data.in_memory else rate * cluster.image_bytes,
         checkpoint_bytes=saved,
@@ -188,27 +183,68 @@ def _input_core_s(config: Config, data: Data) -> float:
     return read_s + operations * pixels * _RAND_AUGMENT_CORE_S
 
 
-def _sizes(config: Config, data: Data) -> dict[str, int]:
-    """Parameters, and the bytes of a checkpoint: weights, two moments and averages."""
+@dataclass(frozen=True)
+class _Network:
+    """What is computed and trained.
+
+    Attributes:
+      trained: Paths of the trained variables.
+      blocks_back: Blocks that a backward pass goes through: the first with a trained variable, and
+        those after it; all, where something before them is trained.
+      forward_flops: Of an image.
+      training_flops: Of an image: forward, back, and again with train.recompute.
+    """
+
+    depth: int
+    parameters: int
+    trained_parameters: int
+    trained: list[str]
+    blocks_back: int
+    forward_flops: float
+    training_flops: float
+
+
+def _read_network(config: Config, data: Data) -> _Network:
     arch, size = architecture(config.model), config.data.image_size
     check_patches(size, arch.patch_size)
-    count = parameters(arch, size, data.classes)
-    kept = 3 + (config.optim.ema_momentum is not None)  # weights, two moments, averages
-    return {"parameters": count, "checkpoint": 4 * count * kept}
+    sizes = variable_sizes(arch, size, data.classes)
+    trained = trained_paths(list(sizes), config.optim)
+    embedding = any(not path.startswith(("vit/block_", "vit/norm", "vit/head", "vit/pre_logits"))
+                    for path in trained)  # fmt: skip
+    starts = (i for i in range(arch.depth) if any(f"vit/block_{i}/" in path for path in trained))
+    blocks_back = arch.depth - (0 if embedding else next(starts, arch.depth))
+    forward = flops_per_image(arch, size, data.classes)
+    again = config.train.recompute * forward * blocks_back / arch.depth
+    return _Network(
+        depth=arch.depth,
+        parameters=sum(sizes.values()),
+        trained_parameters=sum(sizes[path] for path in trained),
+        trained=trained,
+        blocks_back=blocks_back,
+        forward_flops=forward,
+        training_flops=again + training_flops_per_image(arch, size, data.classes, trained),
+    )
 
 
-def _memory_bytes(config: Config, sizes: dict[str, int], images: int, parts: int) -> int:
+def _checkpoint_bytes(config: Config, network: _Network) -> int:
+    """Weights; and of what is trained two moments, and averages."""
+    kept = 2 + (config.optim.ema_momentum is not None)
+    return 4 * (network.parameters + kept * network.trained_parameters)
+
+
+def _memory_bytes(config: Config, network: _Network, images: int, parts: int) -> int:
     """Of a GPU that computes so many images of an update in so many parts."""
     optim = config.optim.model_copy(update={"accumulate_steps": parts})
     data = config.data.model_copy(update={"global_batch_size": images})
     alone = config.model_copy(update={"optim": optim, "data": data})
-    return sum(estimate_memory(alone, sizes["parameters"], 1, on_gpu=True).values())
+    frozen = network.parameters - network.trained_parameters
+    return sum(estimate_memory(alone, network.parameters, 1, frozen=frozen, on_gpu=True).values())
 
 
-def _parts(config: Config, gpu: Gpu, sizes: dict[str, int], images: int) -> int:
+def _parts(config: Config, gpu: Gpu, network: _Network, images: int) -> int:
 
     def needed(parts: int) -> float:
-        return _memory_bytes(config, sizes, images, parts)
+        return _memory_bytes(config, network, images, parts)
 
     fitting = smallest_parts(images, needed, gpu.memory_gib * GIB)
     if fitting is None:
@@ -219,22 +255,20 @@ def _parts(config: Config, gpu: Gpu, sizes: dict[str, int], images: int) -> int:
     return max(config.optim.accumulate_steps, fitting)
 
 
-def _work(config: Config, cluster: Cluster, data: Data, sizes: dict[str, int], batch: int) -> Work:
-    arch = architecture(config.model)
+def _work(config: Config, cluster: Cluster, network: _Network, batch: int) -> Work:
     gpu, half = cluster.gpu, config.train.precision != "float32"
-    passes = 4 if config.train.recompute else 3  # forward, twice as much back, and forward again
-    flops = passes * flops_per_image(arch, config.data.image_size, data.classes)
     reached = gpu.efficiency * (gpu.half_tflops if half else gpu.single_tflops) * 1e12
-    image_s = 1 / cluster.images_per_second if cluster.images_per_second else flops / reached
+    measured = cluster.images_per_second
     sent = 2 if config.distribute.compression == "float16" else 4
+    kernels = network.depth * _KERNELS_FORWARD + network.blocks_back * _KERNELS_BACK
     return Work(
         global_batch_size=batch,
-        image_s=image_s,
-        part_kernels_s=arch.depth * _KERNELS_A_BLOCK * _KERNEL_S,
-        update_kernels_s=arch.depth * _PARAMETERS_A_BLOCK * _KERNELS_A_PARAMETER * _KERNEL_S,
-        gradient_bytes=sizes["parameters"] * sent,
-        last_fraction=1 / (arch.depth + 1),
-        passes=passes,
+        image_s=1 / measured if measured else network.training_flops / reached,
+        part_kernels_s=kernels * _KERNEL_S,
+        update_kernels_s=len(network.trained) * _KERNELS_A_VARIABLE * _KERNEL_S,
+        gradient_bytes=network.trained_parameters * sent,
+        last_fraction=1 / (network.blocks_back + 1),
+        passes=network.training_flops / network.forward_flops,
         overlaps=config.train.xla != "always",  # whose gradients come all at the end
         wake_s=cluster.wake_s,
         spread=cluster.spread,

@@ -1,18 +1,31 @@
 """`vit plan` as a user gives it."""
 
+import io
 import json
 import math
+from contextlib import redirect_stdout
 
 import pytest
 from PIL import Image
 
+from jobs.cli import main
+from pipeline.config import ModelConfig
+from pipeline.model.architecture import architecture
+from pipeline.model.flops import flops_per_image
 from tests.jobs.commands import vit
 
 
 def rows(*arguments):
-    done = vit("plan", *arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        assert main(["plan", *arguments, "--json"]) == 0
+    return [json.loads(line) for line in printed.getvalue().splitlines()]
+
+
+def passes(variant, size, classes, patch_numbers):
+    """Forward passes that training takes: three, less the gradient of the pixels."""
+    forward = flops_per_image(architecture(ModelConfig(variant=variant)), size, classes)
+    return 3 - 2 * patch_numbers / forward
 
 
 def test_a_plan_for_imagenet_adds_up(tmp_path):
@@ -35,7 +48,8 @@ def test_a_plan_for_imagenet_adds_up(tmp_path):
     trained, held_out = 1_281_167 - 12_812, 12_812
     steps = math.ceil(300 * trained / 1024)
     seconds = 60 + steps * one["step_s"]
-    seconds += (300 * held_out + 2 * 50_000) / (3 * one["images_per_second"])
+    of_training = passes("B/16", 224, 1000, 196 * 768 * 768)
+    seconds += (300 * held_out + 2 * 50_000) / (of_training * one["images_per_second"])
     assert one["training_s"] == pytest.approx(seconds, rel=1e-6)
     epoch_s = trained / many["images_per_second"]
     assert many["checkpoint_bytes_per_s"] == pytest.approx(86_567_656 * 16 / epoch_s)
@@ -44,6 +58,35 @@ def test_a_plan_for_imagenet_adds_up(tmp_path):
     core_s = 1 / 400 + 2 * 224**2 * 11e-9
     assert many["storage_bytes_per_s"] == pytest.approx(110e3 * many["images_per_second"])
     assert many["cores_per_node"] == pytest.approx(many["images_per_second"] * core_s / 8)
+
+
+def test_what_is_frozen_is_neither_computed_nor_summed_nor_kept():
+    full, half, probe, again = (
+        rows("imagenet_b16_300ep", "--gpus=8", *settings)[0]
+        for settings in (
+            (),
+            ("optim.freeze=['vit/[cp]*','vit/block_[0-5]/*']",),
+            ("optim.linear_probe=true",),
+            ("optim.linear_probe=true", "train.recompute=true"),
+        )
+    )
+    # A linear probe takes the forward pass, and the classifier's product once more.
+    forward, classifier = (
+        flops_per_image(architecture(ModelConfig(variant="B/16")), 224, 1000),
+        2 * 768 * 1000,
+    )
+    share = (1 + classifier / forward) / passes("B/16", 224, 1000, 196 * 768 * 768)
+    assert probe["arithmetic_s"] == pytest.approx(share * full["arithmetic_s"], rel=1e-6)
+    assert again["arithmetic_s"] == probe["arithmetic_s"]  # it has no activations to compute again
+    # Six blocks of twelve have no backward pass, and the seventh's input has no gradient.
+    assert half["arithmetic_s"] / full["arithmetic_s"] == pytest.approx(2 / 3, rel=0.02)
+    # 769,000 weights are trained: they alone have a gradient, moments and averages.
+    trained, all_of_them = 769 * 1000, 86_567_656
+    assert probe["checkpoint_bytes"] == 4 * all_of_them + 12 * trained
+    saved = 16 * (all_of_them - trained)
+    assert full["memory_bytes"] - probe["memory_bytes"] == pytest.approx(saved)
+    assert probe["all_reduce_s"] < 0.1 * full["all_reduce_s"]
+    assert probe["training_s"] < half["training_s"] < full["training_s"]
 
 
 def test_a_batch_that_does_not_fit_is_planned_in_parts_and_says_so():
@@ -70,7 +113,7 @@ def test_other_images_than_the_known_sets_have_as_many_to_test_on_as_are_held_ou
         rows("cifar10", *settings, f"monitor.report={on}", "train.max_steps=1")[0]
         for on in ("true", "false")
     )
-    looked_at_s = 100 / (3 * without["images_per_second"])
+    looked_at_s = 100 / (passes("cifar", 32, 10, 64 * 48 * 192) * without["images_per_second"])
     assert with_report["training_s"] - without["training_s"] == pytest.approx(looked_at_s, rel=1e-3)
 
 
@@ -118,7 +161,8 @@ def test_the_limit_and_the_setting_that_moves_it_are_named():
         (["cifar10", "--gpus=128"], "not in pairs"),
         (["cifar10", "--gpus-per-node=0"], "--gpus-per-node must be above 0. Received: 0"),
         (["cifar10", "--price=-1"], "--price must not be below 0"),
-        (["cifar10", "optim.linear_probe=true"], "leave optim.freeze and optim.linear_probe out"),
+        (["cifar10", "optim.freeze=[vit/blok_0/*]"], "'vit/blok_0/*' fits no parameter"),
+        (["cifar10", "optim.freeze=['*']"], "leave nothing to train"),
         (["image_folder"], "--images 5000 --classes 10"),
         (["imagenet.yaml"], "imagenet.yaml"),
         (["image_folder", "data.source=records", "--images=9"], "--images 5000 --classes 10"),
@@ -129,8 +173,8 @@ def test_the_limit_and_the_setting_that_moves_it_are_named():
         ),
     ],
 )
-def test_wrong_arguments_are_one_error(arguments, said):
-    done = vit("plan", *arguments)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+def test_wrong_arguments_are_one_error(arguments, said, capsys):
+    assert main(["plan", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert "Traceback" not in err

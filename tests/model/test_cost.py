@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from pipeline.model.cost import (
     activation_bytes_per_image,
     count_parameters,
     parameters,
+    variable_sizes,
 )
 from pipeline.model.vit import build_vit
 
@@ -52,7 +54,11 @@ def test_parameters_are_counted_over_the_trainable_variables() -> None:
         (32, 100, {"variant": "cifar"}),
         (72, 7, {"variant": "keras_example", "depth": 2}),
         (32, 5, {"variant": "Ti/8", "depth": 2, "positions": "sincos2d", "pre_logits": 11}),
-        (32, 5, {"variant": "S/16", "depth": 1, "pool": "flatten", "mlp_dim": 24}),
+        (
+            32,
+            5,
+            {"variant": "S/16", "depth": 1, "pool": "flatten", "mlp_dim": 24},
+        ),
         (32, 5, {"variant": "Ti/8", "depth": 1, "stem": "convolutions"}),
     ],
 )
@@ -60,8 +66,10 @@ def test_parameters_of_a_model_that_is_not_built_are_those_of_one_that_is(
     size: int, classes: int, settings: dict
 ) -> None:
     config = ModelConfig(**settings)
-    built = count_parameters(build_vit(config, image_size=size, num_classes=classes))
-    assert parameters(architecture(config), size, classes) == built
+    built = build_vit(config, image_size=size, num_classes=classes)
+    assert parameters(architecture(config), size, classes) == count_parameters(built)
+    sizes = {variable.path: math.prod(variable.shape) for variable in built.variables}
+    assert variable_sizes(architecture(config), size, classes) == sizes
 
 
 def test_parameters_are_the_published_ones() -> None:
