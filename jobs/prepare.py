@@ -17,7 +17,7 @@ from jobs.tensorflow_start import import_tensorflow
 from jobs.usage import check_paths
 from pipeline.config import Config, load_config
 from pipeline.cores import available_cores
-from pipeline.data.prepare.prepare import UNREADABLE, prepare
+from pipeline.data.prepare.prepare import REPAIRED, UNREADABLE, prepare
 from pipeline.data.prepare.set_facts import CONFLICTS, DUPLICATES
 from pipeline.data.prepare.verify import verify
 from pipeline.data.sources.find_source import find_source
@@ -34,12 +34,12 @@ or the name of a data set (digits, cifar10, cifar100, fashion_mnist). OUT gets A
 and dataset.json; train from it with data.source=records data.path=OUT. Stopped in the middle, the
 same command goes on.
 
-What becomes of images: RGB and grey JPEG and PNG of 8 bits are stored as they are. CMYK, 16 bits,
-GIF, BMP, WebP and TIFF are converted to PNG; of animations the first frame is taken. Unreadable,
+RGB and grey JPEG and PNG of 8 bits are stored as they are. CMYK, 16 bits, GIF, BMP, WebP, TIFF,
+AVIF and JPEG 2000 are converted to PNG; of animations the first frame is taken. Unreadable,
 truncated, empty files and those with more than data.max_pixels end the command once all are found,
-or with data.on_bad_image=skip are left out; unreadable.txt in OUT names them. Images that two
-splits share, and images under two labels, are stored, reported, and named in duplicates.txt and
-conflicts.txt.
+or with data.on_bad_image=skip are left out; unreadable.txt in OUT names them. Images with damage
+that libjpeg repairs are stored, and named in repaired.txt. Images that two splits share, and images
+under two labels, are stored, reported, and named in duplicates.txt and conflicts.txt.
 """
 
 _SETTING = re.compile(r"[a-z_]+(\.[a-z0-9_]+)+=|seed=")
@@ -147,6 +147,11 @@ def _describe(facts: SetFacts, out: Path) -> str:
         lines.append(f"{facts.converted} images of other kinds were converted to PNG")
     if facts.unreadable:
         lines.append(f"{facts.unreadable} unreadable images were left out: {out / UNREADABLE}")
+    if facts.repaired:
+        lines.append(
+            f"warning: libjpeg repaired damaged data of {facts.repaired} images, which are used: "
+            f"{out / REPAIRED}"
+        )
     if facts.duplicates:
         lines.append(
             f"warning: {facts.duplicates} images have the same pixels as one of another split: "

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.data.decode.integrity import check_jpeg
-from pipeline.data.decode.pillow_image import read_image
+from pipeline.data.decode.integrity import check_jpeg, check_png
+from pipeline.data.decode.pillow_image import PillowImage, read_image
 
 
 class Encoded(NamedTuple):
@@ -20,11 +20,13 @@ class Encoded(NamedTuple):
       content: JPEG or PNG.
       pixels: uint8 [H, W, 3], upright.
       converted: Whether `content` is not what came.
+      warning: libjpeg's, if it repaired damaged data; else None.
     """
 
     content: bytes
     pixels: npt.NDArray[np.uint8]
     converted: bool
+    warning: str | None = None
 
 
 def encode_image(content: bytes, max_pixels: int) -> Encoded:
@@ -37,20 +39,22 @@ def encode_image(content: bytes, max_pixels: int) -> Encoded:
     Raises:
       UnreadableError: It is no image, damaged, or states more than `max_pixels`.
     """
-    pixels, plain = read_whole_image(content, max_pixels)
-    return Encoded(content if plain else to_png(pixels), pixels, not plain)
+    (pixels, plain), warning = read_whole_image(content, max_pixels)
+    return Encoded(content if plain else to_png(pixels), pixels, not plain, warning)
 
 
-def read_whole_image(content: bytes, max_pixels: int) -> tuple[npt.NDArray[np.uint8], bool]:
-    """As `read_image`; what training would refuse is refused here as well.
+def read_whole_image(content: bytes, max_pixels: int) -> tuple[PillowImage, str | None]:
+    """Decodes an image, and refuses what training would refuse.
+
+    Returns:
+      The image, and what libjpeg repaired, as `check_jpeg` returns it.
 
     Raises:
-      UnreadableError: As `read_image`, and as `check_jpeg`.
+      UnreadableError: As `read_image`, `check_jpeg` and `check_png`.
     """
     image = read_image(content, max_pixels)
-    if image.plain:
-        check_jpeg(content)
-    return image
+    check_png(content)
+    return image, check_jpeg(content) if image.plain else None
 
 
 def to_png(pixels: npt.NDArray[np.uint8]) -> bytes:

@@ -16,7 +16,7 @@ import tensorflow as tf
 from pipeline.config import DataConfig
 from pipeline.data.crop_box import centre_box, whole_box
 from pipeline.data.decode.header import Headers, read_headers
-from pipeline.data.decode.integrity import check_jpeg
+from pipeline.data.decode.integrity import check_jpeg, check_png
 from pipeline.data.decode.pillow_image import check_pixels, read_image
 from pipeline.data.decode.problems import DAMAGED, UNKNOWN, WHOLE, SkippedImages
 from pipeline.data.decode.unreadable import UnreadableError
@@ -125,6 +125,7 @@ def find_damaged(
     contents: tf.Tensor,
     headers: Headers,
     due: tf.Tensor,
+    max_pixels: int,
     parallel: int,
     skipped: SkippedImages,
 ) -> tf.Tensor:
@@ -141,6 +142,7 @@ def find_damaged(
       contents: string [b].
       headers: Theirs.
       due: bool [b], which of them may need to be examined.
+      max_pixels: Images that state more are not decoded; `decode_batch` refuses them.
       parallel: Images that are examined at a time.
       skipped: Remembers states and libjpeg's warnings.
 
@@ -169,6 +171,7 @@ def find_damaged(
     def look() -> tf.Tensor:
         known = tf.numpy_function(lambda places: states[places], [index], tf.uint8)
         new = due & headers.by_tensorflow & (known == UNKNOWN) & (contents != "")
+        new &= _fit(headers, max_pixels)
         return tf.cond(
             tf.reduce_any(new),
             lambda: tf.numpy_function(examine, [index, tf.where(new, contents, ""), new], tf.uint8),
@@ -221,9 +224,8 @@ def decode_batch(
     shown = boxes(headers.sizes, tf.range(batch_size))
     stored = stored_boxes(shown, headers.sizes, headers.orientations)
     widths = stored_widths(headers.sizes, headers.orientations)
-    fits = tf.reduce_prod(tf.cast(headers.sizes, tf.int64), axis=1) <= config.max_pixels
     # No decoder takes "": what is not TensorFlow's fails here, and is read below.
-    wanted = headers.by_tensorflow & fits & ~damaged
+    wanted = headers.by_tensorflow & _fit(headers, config.max_pixels) & ~damaged
     wanted = tf.cond(
         tf.reduce_all(wanted), lambda: contents, lambda: tf.where(wanted, contents, "")
     )
@@ -239,6 +241,11 @@ def decode_batch(
             split, index, contents, headers, images, decoded, boxes, config, skipped
         ),
     )
+
+
+def _fit(headers: Headers, max_pixels: int) -> tf.Tensor:
+    """Which images state no more than `max_pixels`, bool [b]."""
+    return tf.reduce_prod(tf.cast(headers.sizes, tf.int64), axis=1) <= max_pixels
 
 
 @contextmanager
@@ -414,11 +421,14 @@ def _read_others(
 
 def _explain(content: bytes, name: str, config: DataConfig) -> NoReturn:
     """Raises the error for a JPEG or PNG that TensorFlow did not decode, in Pillow's words."""
-    headers = read_headers(tf.constant([content]))
-    height, width = headers.sizes[0].numpy().tolist()
+    # This may be a thread of tf.data, where TensorFlow would otherwise use the GPU.
+    with tf.device("CPU:0"):
+        headers = read_headers(tf.constant([content]))
+        height, width = headers.sizes[0].numpy().tolist()
     check_pixels(height, width, config.max_pixels)
     check_jpeg(content)
     read_image(content, max_pixels=2**62)
+    check_png(content)
     _check_size(name, height, width, config)
     raise UnreadableError("it is damaged, though some programs show it; save it again")
 

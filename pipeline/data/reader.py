@@ -63,8 +63,9 @@ def make_reader(
         seen = eval_boxes(config) if boxes is None else boxes
         index, contents = batch["index"], batch["contents"]
         headers = Headers(*(batch[name] for name in Headers._fields))
+        due = _due(batch, config)
         damaged = find_damaged(
-            split, index, contents, headers, _due(batch, config), parallel, found
+            split, index, contents, headers, due, config.max_pixels, parallel, found
         )
         return decode_batch(
             split, index, contents, headers, damaged, seen, piece_size, config, parallel, found

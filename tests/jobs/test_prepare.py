@@ -700,6 +700,7 @@ def test_help_says_everything():
         *("--recipe", "--shard-size", "--processes", "--verify", "--preview FILE.png"),
         *("train/<class>/*", ".csv", ".jsonl", "TFRecord", "cifar10", "digits"),
         *("dataset.json", "unreadable.txt", "duplicates.txt", "CMYK", "16 bits", "GIF"),
+        *("AVIF", "JPEG 2000", "repaired.txt"),
         *("data.max_pixels", "data.on_bad_image=skip", "data.source=records data.path=OUT"),
         "the same command goes on",
     ):

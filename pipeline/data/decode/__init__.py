@@ -14,6 +14,6 @@ orientation.py   the eight EXIF orientations, and one image turned upright
 upright.py       boxes in the stored frame, and batches turned upright
 pillow_image.py  what Pillow reads, as RGB of 8 bits
 gray_levels.py   pixels of more than 8 bits, as 8 bits
-integrity.py     whether a JPEG is whole
+integrity.py     whether a JPEG or a PNG is whole
 unreadable.py    the error for an image that cannot be read
 """

@@ -11,11 +11,13 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from pipeline.data.decode.integrity import MOST_JPEG_STEPS, MOST_JUNK_BYTES
+
 _JPEG_MARKER = b"\xff\xd8\xff"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-# A walk ends after this many segments or chunks. A PNG of 100 MB in chunks of 8 KiB has 12,000.
-_MOST_STEPS = 20_000
+# The walk over a PNG ends after this many chunks. A PNG of 100 MB in chunks of 8 KiB has 12,000.
+_MOST_CHUNKS = 20_000
 _MOST_EXIF_ENTRIES = 128
 _MOST_EXIF_BYTES = 65_536  # a JPEG segment's length has 16 bits
 
@@ -49,6 +51,7 @@ class _Walk(NamedTuple):
       sizes: int32 [b, 2], as stored.
       frames: int32 [b, 2], number of the SOF marker, and components; (0, 0) before it is found.
       exif: int32 [b, 2], first byte and length of the EXIF block; (0, 0) without one.
+      junk: int32 [b], number of bytes of a JPEG that belong to no segment.
     """
 
     active: tf.Tensor
@@ -56,6 +59,7 @@ class _Walk(NamedTuple):
     sizes: tf.Tensor
     frames: tf.Tensor
     exif: tf.Tensor
+    junk: tf.Tensor
 
 
 @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
@@ -66,11 +70,11 @@ def read_headers(contents: tf.Tensor) -> Headers:
     is_jpeg = tf.strings.substr(start, 0, len(_JPEG_MARKER)) == _JPEG_MARKER
     lengths = tf.strings.length(contents)
     nothing = tf.zeros([tf.size(contents), 2], tf.int32)
-    walk = _Walk(is_jpeg, tf.where(is_png, 8, 2), nothing, nothing, nothing)
-    walk = _walk(contents, lengths, walk, _read_segment)
+    walk = _Walk(is_jpeg, tf.where(is_png, 8, 2), nothing, nothing, nothing, nothing[:, 0])
+    walk = _walk(contents, lengths, walk, _read_segment, MOST_JPEG_STEPS)
     # Each walk touches its own images only, so that one follows the other.
     walk = walk._replace(active=is_png, sizes=_either(is_png, _png_sizes(contents), walk.sizes))
-    walk = _walk(contents, lengths, walk, _read_chunk)
+    walk = _walk(contents, lengths, walk, _read_chunk, _MOST_CHUNKS)
     orientations = _orientations(contents, walk.exif)
     marker, components = walk.frames[:, 0], walk.frames[:, 1]
     damaged = is_jpeg & (marker == 0)
@@ -84,7 +88,9 @@ def read_headers(contents: tf.Tensor) -> Headers:
     )
 
 
-def _walk(contents: tf.Tensor, lengths: tf.Tensor, walk: _Walk, read: object) -> _Walk:
+def _walk(
+    contents: tf.Tensor, lengths: tf.Tensor, walk: _Walk, read: object, most_steps: int
+) -> _Walk:
     def step(*state: tf.Tensor) -> _Walk:
         before = _Walk(*state)
         after: _Walk = read(contents, before)  # type: ignore[operator]
@@ -97,7 +103,7 @@ def _walk(contents: tf.Tensor, lengths: tf.Tensor, walk: _Walk, read: object) ->
 
     return _Walk(
         *tf.while_loop(
-            lambda active, *_: tf.reduce_any(active), step, walk, maximum_iterations=_MOST_STEPS
+            lambda active, *_: tf.reduce_any(active), step, walk, maximum_iterations=most_steps
         )
     )
 
@@ -116,18 +122,21 @@ def _read_segment(contents: tf.Tensor, walk: _Walk) -> _Walk:
     is_exif &= _equals(found[:, 4:], _EXIF)
     is_alone = (marker == 0x01) | ((marker >= 0xD0) & (marker <= 0xD8))
     ends = is_frame | (is_marker & ((marker == 0xDA) | (marker == 0xD9)))
-    # Bytes between two segments are skipped one by one, as libjpeg does.
+    # libjpeg skips any number of bytes between two segments. Here each takes a step of the whole
+    # batch, so that a file full of zeros would delay it by seconds.
+    junk = walk.junk + tf.where(is_marker, 0, 1)
     step = tf.where(is_marker, tf.where(is_alone, 2, 2 + length), 1)
     sizes = tf.stack([found[:, 5] * 256 + found[:, 6], found[:, 7] * 256 + found[:, 8]], axis=1)
     exif = tf.stack([walk.place + 10, tf.maximum(length - 8, 0)], axis=1)
     # Of 12 bits, and without a stated height: marked as a kind that TensorFlow does not decode.
     kind = tf.where((found[:, 4] == 8) & (sizes[:, 0] > 0), marker, 0xFF)
     return _Walk(
-        ~ends,
+        ~ends & (junk <= MOST_JUNK_BYTES),
         walk.place + step,
         _either(is_frame, sizes, walk.sizes),
         _either(is_frame, tf.stack([kind, found[:, 9]], axis=1), walk.frames),
         _either(is_exif, exif, walk.exif),
+        junk,
     )
 
 
@@ -135,10 +144,14 @@ def _read_chunk(contents: tf.Tensor, walk: _Walk) -> _Walk:
     """One chunk of each PNG: length of the data in 4 bytes, type, data, checksum of 4 bytes."""
     found = _bytes_at(contents, walk.place, 8)  # [b, 8]
     length = _number(found[:, :4])
-    is_exif = _equals(found[:, 4:], _EXIF_CHUNK) & walk.active
+    kind = found[:, 4:]
+    is_exif = _equals(kind, _EXIF_CHUNK) & walk.active
+    # A type is four ASCII letters. Zeros are not chunks of length 0.
+    letter = tf.bitwise.bitwise_or(kind, 0x20)
+    is_chunk = tf.reduce_all((letter >= ord("a")) & (letter <= ord("z")), axis=1)
     exif = tf.stack([walk.place + 8, length], axis=1)
     return walk._replace(
-        active=~is_exif & ~_equals(found[:, 4:], _END_CHUNK) & (length >= 0),
+        active=is_chunk & ~is_exif & ~_equals(kind, _END_CHUNK) & (length >= 0),
         place=walk.place + length + 12,
         exif=_either(is_exif, exif, walk.exif),
     )

@@ -1,4 +1,4 @@
-"""Whether a JPEG is whole. Importing this module does not import TensorFlow.
+"""Whether a JPEG or a PNG is whole. Importing this module does not import TensorFlow.
 
 A decoder that is asked for a part of a JPEG stops behind it, so it finds damage only where it comes
 by. And libjpeg repairs what it can, prints a warning to standard error, and never says of which
@@ -7,12 +7,22 @@ file.
 
 from __future__ import annotations
 
+import zlib
+
 import simplejpeg
 
 from pipeline.data.decode.pillow_image import read_image
 from pipeline.data.decode.unreadable import UnreadableError
 
+# Limits of the search for a JPEG's frame header: steps, each over a segment or a byte between two
+# segments, and such bytes among them. A photograph has tens of segments, rarely hundreds.
+MOST_JPEG_STEPS = 1_000
+MOST_JUNK_BYTES = 256
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_MARKER = b"\xff\xd8\xff"
+# The markers SOF0 to SOF15, without those of tables and the reserved one.
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _END = b"\xff\xd9"
 _SCAN = b"\xff\xda"
 # How libjpeg's warnings begin, but for those of a truncated file. The image can be used.
@@ -37,10 +47,12 @@ def check_jpeg(content: bytes) -> str | None:
       What libjpeg repaired, in its words; None if there was nothing to repair.
 
     Raises:
-      UnreadableError: It is truncated, or damaged so that libjpeg gives up.
+      UnreadableError: It is truncated, damaged so that libjpeg gives up, or has too many bytes
+        before its frame header that belong to no segment.
     """
     if not content.startswith(_JPEG_MARKER):
         return None
+    _check_segments(content)
     try:
         simplejpeg.decode_jpeg(content, "GRAY", min_height=1, min_width=1)
         return None
@@ -54,3 +66,52 @@ def check_jpeg(content: bytes) -> str | None:
     # Damage; or a kind of JPEG, such as one of unusual subsampling, that this decoder lacks.
     read_image(content, max_pixels=2**62)
     return None
+
+
+def check_png(content: bytes) -> None:
+    """Checks that a PNG is whole, as TensorFlow demands and Pillow does not.
+
+    Args:
+      content: An image. One that is no PNG is not looked at.
+
+    Raises:
+      UnreadableError: The IEND chunk is missing, or the checksum of a critical chunk is wrong.
+    """
+    if not content.startswith(_PNG_SIGNATURE):
+        return
+    view, place = memoryview(content), len(_PNG_SIGNATURE)
+    while (data := place + 8) + 4 <= len(content):
+        kind = content[place + 4 : data]
+        end = data + int.from_bytes(content[place : place + 4])
+        checksum = content[end : end + 4]
+        if len(checksum) < 4:
+            break
+        is_critical = not kind[0] & 0x20
+        if is_critical and zlib.crc32(view[place + 4 : end]) != int.from_bytes(checksum):
+            name = kind.decode("ascii", "replace")
+            raise UnreadableError(f"it is damaged: the checksum of its chunk {name!r} is wrong")
+        if kind == b"IEND":
+            return
+        place = end + 4
+    raise UnreadableError("it is truncated: the chunk 'IEND' at the end of a PNG is missing")
+
+
+def _check_segments(content: bytes) -> None:
+    """Refuses a JPEG whose frame header `header.py` does not find within the limits."""
+    place, junk = 2, 0
+    for _ in range(MOST_JPEG_STEPS):
+        if place + 4 > len(content):
+            return  # it is truncated, and libjpeg says so
+        mark, marker = content[place], content[place + 1]
+        if mark != 0xFF or marker in (0x00, 0xFF):
+            junk += 1
+            place += 1
+            if junk > MOST_JUNK_BYTES:
+                break
+        elif marker in _FRAMES or marker in (0xD9, 0xDA):
+            return
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:
+            place += 2
+        else:
+            place += 2 + int.from_bytes(content[place + 2 : place + 4])
+    raise UnreadableError("it is damaged: its frame header was not found")

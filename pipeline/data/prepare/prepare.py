@@ -35,6 +35,7 @@ from pipeline.printable import printable
 
 REPORTS = ".prepare"
 UNREADABLE = "unreadable.txt"
+REPAIRED = "repaired.txt"
 
 _NAMED = 10
 _ENDING = (signal.SIGINT, signal.SIGTERM)
@@ -87,6 +88,8 @@ def prepare(
             _remove_temporary(out)
         unreadable = {name: why for r in reports for name, why in r.unreadable.items()}
         write_lists(out / UNREADABLE, [f"{name}\t{why}" for name, why in unreadable.items()])
+        repaired = {name: why for r in reports for name, why in r.repaired.items()}
+        write_lists(out / REPAIRED, [f"{name}\t{why}" for name, why in repaired.items()])
         if unreadable and config.on_bad_image == "raise":
             raise _unreadable_error(unreadable, out)
         return describe_set(source, out, tasks, reports)

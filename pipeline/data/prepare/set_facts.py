@@ -58,6 +58,7 @@ def describe_set(
         smallest=(min(r.smallest[0] for r in filled), min(r.smallest[1] for r in filled)),
         largest=(max(r.largest[0] for r in filled), max(r.largest[1] for r in filled)),
         unreadable=sum(len(report.unreadable) for report in reports),
+        repaired=sum(len(report.repaired) for report in reports),
         converted=sum(report.converted for report in reports),
         duplicates=len(duplicates),
         conflicts=len(conflicts),

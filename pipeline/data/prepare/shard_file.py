@@ -65,6 +65,7 @@ class ShardReport(BaseModel):
       names: Likewise.
       contents: A hash of each one's pixels.
       unreadable: Name and reason of those it does not hold.
+      repaired: Name, and libjpeg's warning, of those whose damaged data it repaired.
       converted: Examples stored as PNG that came as something else.
       histogram: How often each value occurs in each colour, 3 x 256.
       smallest: Least height and least width.
@@ -81,6 +82,7 @@ class ShardReport(BaseModel):
     names: list[str]
     contents: list[str]
     unreadable: dict[str, str]
+    repaired: dict[str, str]
     converted: int
     histogram: list[list[int]]
     smallest: tuple[int, int]
@@ -164,6 +166,7 @@ class _Measures:
 
     def __init__(self) -> None:
         self.unreadable: dict[str, str] = {}
+        self._repaired: dict[str, str] = {}
         self._labels: list[int] = []
         self._names: list[str] = []
         self._contents: list[str] = []
@@ -176,6 +179,8 @@ class _Measures:
         self._names.append(name)
         self._contents.append(_hash_pixels(image.pixels))
         self._converted += image.converted
+        if image.warning is not None:
+            self._repaired[name] = image.warning
         self._shapes.append(image.pixels.shape[:2])
         for color in range(3):
             values = image.pixels[..., color].reshape(-1)
@@ -192,6 +197,7 @@ class _Measures:
             names=self._names,
             contents=self._contents,
             unreadable=self.unreadable,
+            repaired=self._repaired,
             converted=self._converted,
             histogram=self._histogram.tolist(),
             smallest=tuple(shapes.min(axis=0).tolist()),

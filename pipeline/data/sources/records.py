@@ -83,6 +83,8 @@ class SetFacts(_Facts):
       smallest: Least height and least width of an image.
       largest: Greatest height and width.
       unreadable: Images left out; unreadable.txt names them.
+      repaired: Images whose damaged data libjpeg repaired; repaired.txt names them. 0 where an
+        older version, which did not count them, wrote the set.
       converted: Images that were stored as PNG, being of another kind than plain JPEG or PNG.
       duplicates: Images that more than one split has; duplicates.txt names them.
       conflicts: Images under two labels; conflicts.txt names them. None where an older version,
@@ -98,6 +100,7 @@ class SetFacts(_Facts):
     smallest: tuple[int, int]
     largest: tuple[int, int]
     unreadable: int
+    repaired: int = 0
     converted: int
     duplicates: int
     conflicts: int | None = None

@@ -7,10 +7,12 @@ import pytest
 import tensorflow as tf
 
 from pipeline.config import AugmentConfig, DataConfig
-from pipeline.data.decode.integrity import check_jpeg
+from pipeline.data import images
+from pipeline.data.decode import header
+from pipeline.data.decode.integrity import check_jpeg, check_png
 from pipeline.data.decode.problems import SkippedImages
 from pipeline.data.decode.unreadable import UnreadableError
-from pipeline.data.encode import encode_image
+from pipeline.data.encode import encode_image, read_whole_image
 from pipeline.data.images import bad_images_named, load_image
 from pipeline.data.input import Shard, eval_dataset, train_dataset
 from pipeline.data.split import Split
@@ -19,6 +21,7 @@ from tests.data.decode.test_decoders import encoded, picture
 
 WHOLE = encoded(picture(160, 160), "JPEG", quality=90)
 PLACE = len(WHOLE) * 7 // 8
+APP0_END = 20  # the first two bytes, and a segment of 18
 FILLING = np.random.default_rng(0).integers(0, 255, 60).astype(np.uint8).tobytes()
 
 DAMAGED = {
@@ -28,11 +31,14 @@ DAMAGED = {
     "zeros in place of its end": WHOLE[:-2] + bytes(40),
     "an unknown marker": WHOLE[:PLACE] + b"\xff\x3b" + FILLING + WHOLE[PLACE + 62 :],
     "overwritten by ones": WHOLE[:PLACE] + b"\xff" * 40 + WHOLE[PLACE + 40 :],
+    "zeros before its frame header": WHOLE[:APP0_END] + bytes(3000) + WHOLE[APP0_END:],
+    "zeros after its first segment": WHOLE[:APP0_END] + bytes(3000),
 }
 REPAIRED = {
     "zeros inside": WHOLE[:PLACE] + bytes(40) + WHOLE[PLACE + 40 :],
     "an early end": WHOLE[:PLACE] + b"\xff\xd9" + WHOLE[PLACE + 2 :],
     "more data than pixels": WHOLE[:-2] + b"junk" * 5 + WHOLE[-2:],
+    "some zeros before its frame header": WHOLE[:APP0_END] + bytes(200) + WHOLE[APP0_END:],
 }
 
 
@@ -63,6 +69,75 @@ def test_a_whole_jpeg_needs_no_repair_whatever_its_kind():
     assert check_jpeg(encoded(image.convert("L"), "JPEG")) is None
     assert check_jpeg(WHOLE + b"bytes after the end") is None
     assert check_jpeg(encoded(image, "PNG")) is None
+    comments = b"\xff\xfe\0\4ab" * 500
+    assert check_jpeg(WHOLE[:APP0_END] + comments + WHOLE[APP0_END:]) is None
+
+
+def with_wrong_checksum(png, kind):
+    """A PNG whose first chunk of a kind has a checksum that is off by one bit."""
+    place = png.index(kind)
+    end = place + 4 + int.from_bytes(png[place - 4 : place])
+    return png[:end] + bytes([png[end] ^ 1]) + png[end + 1 :]
+
+
+PNG = encoded(picture(40, 50), "PNG", dpi=(72, 72))
+DAMAGED_PNGS = {
+    "without IEND": PNG[:-12],
+    "without its last byte": PNG[:-1],
+    **{f"wrong checksum of {k}": with_wrong_checksum(PNG, k) for k in (b"IHDR", b"IDAT", b"IEND")},
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED_PNGS)
+def test_a_png_that_training_refuses_is_refused_when_it_is_prepared(name):
+    with pytest.raises(DataError, match="cannot read the image a photo"):
+        load_image(DAMAGED_PNGS[name], "a photo", DataConfig(image_size=16))
+    with pytest.raises(UnreadableError):
+        encode_image(DAMAGED_PNGS[name], 10**6)
+    with pytest.raises(UnreadableError):
+        read_whole_image(DAMAGED_PNGS[name], 10**6)  # as `vit prepare --verify` does
+
+
+def test_training_accepts_a_wrong_checksum_of_a_chunk_that_is_not_critical():
+    content = with_wrong_checksum(PNG, b"pHYs")
+    check_png(content)
+    load_image(content, "a photo", DataConfig(image_size=16))
+
+
+@pytest.mark.parametrize(
+    ("start", "read"), [(WHOLE[:APP0_END], "_read_segment"), (PNG[:33], "_read_chunk")]
+)
+def test_a_header_followed_by_zeros_takes_few_steps(start, read, monkeypatch):
+    steps, real = [], getattr(header, read)
+
+    def count(contents, walk):
+        steps.append(walk)
+        return real(contents, walk)
+
+    monkeypatch.setattr(header, read, count)
+    # Eagerly, so that each step of the loop is a call.
+    found = header.read_headers.python_function(tf.constant([start + bytes(20_000), WHOLE]))
+    assert len(steps) < 300
+    assert found.by_tensorflow.numpy().tolist() == [True, True]
+    np.testing.assert_array_equal(found.sizes[1], [160, 160])
+    if read == "_read_segment":
+        np.testing.assert_array_equal(found.sizes[0], [0, 0])
+
+
+def test_the_search_for_the_reason_runs_on_the_cpu(monkeypatch):
+    from tensorflow.python.eager import context
+
+    devices = []
+
+    def read(contents):
+        devices.append(context.context().device_name)
+        return header.read_headers(contents)
+
+    monkeypatch.setattr(images, "read_headers", read)
+    with pytest.raises(UnreadableError):
+        images._explain(DAMAGED["half"], "a photo", DataConfig(image_size=16))
+    assert len(devices) == 1
+    assert devices[0].endswith("CPU:0")
 
 
 @pytest.fixture
@@ -132,9 +207,20 @@ def test_evaluation_leaves_them_out_though_it_sees_the_centre_only(split):
     assert list(skipped.repaired) == [split.paths[6]]
 
 
-def test_each_image_is_examined_once(split, monkeypatch):
-    from pipeline.data import images
+def test_images_with_too_many_pixels_are_not_decoded_to_look_for_damage(split, monkeypatch):
+    examined = []
+    monkeypatch.setattr(images, "check_jpeg", examined.append)
+    skipped = SkippedImages()
+    batches = train(split, config_of(on_bad_image="skip", max_pixels=160 * 170), skipped)
+    for _ in range(4):
+        next(batches)
+    allowed = [tf.io.read_file(path).numpy() for path in split.paths[:11]]
+    assert set(examined) == set(allowed)
+    assert set(split.paths[11:]) <= set(skipped.paths)
+    assert "160 pixels, more than data.max_pixels" in skipped.reasons[split.paths[11]]
 
+
+def test_each_image_is_examined_once(split, monkeypatch):
     examined = []
 
     def count(content):

@@ -12,6 +12,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from jobs.prepare import _describe
 from pipeline.config import DataConfig
 from pipeline.data.decode.pillow_image import read_image
 from pipeline.data.decode.unreadable import UnreadableError
@@ -21,6 +22,7 @@ from pipeline.data.sources.find_source import find_source
 from pipeline.data.sources.records import read_facts
 from pipeline.data.sources.source import open_source
 from pipeline.errors import DataError, SettingsError
+from tests.data.decode.test_integrity import REPAIRED
 from tests.data.prepared import CLASSES, make_folder, prepare_into, write_tfrecord
 
 
@@ -167,6 +169,20 @@ def test_more_pixels_than_allowed_are_refused_before_they_are_decoded():
     Image.new("1", (30_000, 30_000)).save(stream, "PNG")  # 900 million pixels in 110 kB
     with pytest.raises(UnreadableError, match=r"30000 x 30000 pixels, more than data\.max_pixels"):
         read_image(stream.getvalue(), 100_000_000)
+
+
+def test_images_that_libjpeg_repairs_are_stored_counted_and_named(tmp_path):
+    config = make_folder(tmp_path / "images")
+    name = tmp_path / "images/train/cat/repaired.jpg"
+    name.write_bytes(REPAIRED["zeros inside"])
+    out = tmp_path / "out"
+    facts = prepare_into(out, config)
+    assert (facts.repaired, facts.unreadable, read_facts(out).repaired) == (1, 0, 1)
+    (line,) = (out / "repaired.txt").read_text().splitlines()
+    assert line.startswith(f"{name}\tCorrupt JPEG data")
+    assert f"repaired damaged data of 1 images, which are used: {out}/repaired.txt" in _describe(
+        facts, out
+    )
 
 
 BAD = ("bomb.png", "empty.png", "half.png", "nowhere.png", "text ü.jpg")
