@@ -18,7 +18,7 @@ from socket import gethostname
 from types import ModuleType
 from typing import NoReturn, TextIO
 
-from jobs.usage import check_paths, explain_options, explain_recipe, explain_verb
+from jobs.usage import check_paths, explain_options, explain_recipe, explain_verb, paths_of
 from pipeline.distribute.environment import Place, find_place
 from pipeline.errors import PipelineError, SettingsError, without_settings
 
@@ -141,7 +141,7 @@ def _run(verb: str, module: ModuleType, parsed: argparse.Namespace, place: Place
     """Runs the verb and turns an error into one message; returns the exit code."""
     where = f"rank {place.rank} on {gethostname()}: " if place.world_size > 1 else ""
     try:
-        check_paths(vars(parsed).values())
+        check_paths(paths_of(parsed))
         return int(module.run(parsed))
     except PipelineError as error:
         if place.rank == 0 or not error.said_by_chief:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.cli import run_process
 from jobs.tensorflow_start import import_tensorflow
+from jobs.usage import check_paths
 from pipeline.errors import DataError, SettingsError
 from pipeline.monitor.metrics_file import shows_top_5
 from pipeline.train.run_folder import RunFolder
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates the weights that were best on validation."""
+    check_paths([arguments.data or ""])
     folder = RunFolder(arguments.run)
     recorded, recorded_data = folder.config(), folder.dataset()
     import_tensorflow()

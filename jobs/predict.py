@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from jobs.cli import run_process
 from jobs.tensorflow_start import import_tensorflow
+from jobs.usage import check_paths
 from pipeline.errors import DataError, SettingsError
 from pipeline.export.packages import require
 from pipeline.printable import printable
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the likeliest classes of each image; reports unreadable ones and goes on."""
+    check_paths(arguments.images)
     if arguments.top < 1:
         raise SettingsError(f"--top must be at least 1. Received: {arguments.top}")
     if arguments.gallery is not None and arguments.gallery.is_dir():

@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
             "name a data set and a folder to write: vit prepare SOURCE OUT; or a prepared folder "
             f"and what to do: vit prepare OUT --verify. Received: {' '.join(places)}"
         )
-    check_paths([Path(place) for place in places])
+    check_paths(places)
     for name in ("shard_size", "processes"):
         value = getattr(arguments, name)
         if value is not None and value < 1:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jobs.cli import run_process
 from jobs.tensorflow_start import import_tensorflow
+from jobs.usage import check_paths
 from pipeline.errors import PipelineError, SettingsError, without_settings
 from pipeline.monitor.report.compare import comparison_page
 from pipeline.train.report import gather, look_at_examples, write_page, write_report
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the page and prints where it is."""
+    check_paths([arguments.data or ""])
     folders = [RunFolder(path) for path in arguments.runs]
     out: Path | None = arguments.out
     if out is not None and not out.parent.is_dir():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from pipeline.errors import SettingsError
 
 _SETTINGS = "section.key=value"
 _RECIPE_SUFFIXES = (".yaml", ".yml")
-_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/")  # of one letter, it is a drive of Windows
 # How MPI, torchrun and horovodrun call the number of processes on a node, and how `vit` does.
 _PROCESSES_ELSEWHERE = {"--slots", "--nproc-per-node", "--nproc_per_node", "--num-proc", "-np"}
 _PROCESSES = "--processes-per-node"
@@ -82,19 +82,28 @@ def _recipe_files(folder: Path) -> list[str]:
     return sorted(name for name in names if name.endswith(_RECIPE_SUFFIXES))
 
 
-def check_paths(values: Iterable[object]) -> None:
-    """Refuses URLs among the paths that a verb was given, which would be folders named `s3:`.
+def paths_of(arguments: argparse.Namespace) -> Iterator[Path]:
+    """The arguments of a verb that are of the type Path, and those in its lists."""
+    for value in vars(arguments).values():
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, Path):
+                yield path
+
+
+def check_paths(paths: Iterable[str | Path]) -> None:
+    """Refuses URLs where local paths are meant; they would be read as folders named `s3:`.
 
     Raises:
-      SettingsError: One is a URL, of which `Path` has dropped a slash.
+      SettingsError: One is a URL. `Path` has dropped one of its slashes.
     """
-    for value in values:
-        for path in value if isinstance(value, list) else [value]:
-            if isinstance(path, Path) and (match := _URL.match(str(path))):
-                raise SettingsError(
-                    f"{match[1]}:// addresses are not supported. Mount the storage as a folder and "
-                    f"give a local path. Received: {match[1]}://{str(path)[match.end() :]}"
-                )
+    from pipeline.config import URL  # half of the time of `vit --help`, if at the top
+
+    for path in paths:
+        if match := URL.match(str(path)):
+            raise SettingsError(
+                f"{match[1]}:// addresses are not supported. Mount the storage as a folder and "
+                f"give a local path. Received: {match[1]}://{str(path)[match.end() :]}"
+            )
 
 
 def explain_options(unknown: Sequence[str], arguments: Sequence[str], help_text: str) -> str:

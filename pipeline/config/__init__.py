@@ -28,8 +28,10 @@ from pipeline.config.settings import (
     training_differences,
     value_of,
 )
+from pipeline.config.values import URL
 
 __all__ = [
+    "URL",
     "VARIANT_PATTERN",
     "AugmentConfig",
     "CheckpointConfig",

@@ -26,11 +26,12 @@ _NUMBER = re.compile(rf"[-+]?(?:\.{_DIGITS}|{_DIGITS}(?:\.(?:{_DIGITS})?)?)(?:[e
 _NOT_FINITE = re.compile(r"[-+]?\.?(inf|infinity|nan)", re.IGNORECASE)
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False,
              "FALSE": False}  # fmt: skip
-_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
+# Also with one slash, as `Path` writes it. A scheme of one letter is a drive of Windows.
+URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/+")
 
 
 def _local_path(text: str) -> str:
-    if match := _URL.match(text):
+    if match := URL.match(text):
         if match[1].lower() == "file":
             raise ValueError("must be a path without file://")
         remedy = (

@@ -131,6 +131,7 @@ def test_what_is_no_list_is_refused(recipe, override, message):
     ("url", "message"),
     [
         ("s3://bucket/x", "s3:// addresses are not supported. Mount the storage"),
+        ("s3:/bucket/x", "s3:// addresses are not supported. Mount the storage"),
         ("gs://b", "Mount the storage"),
         ("https://host/file.npz", "Download the file and give its path"),
         ("file:///data/x", "a path without file://"),

@@ -134,7 +134,9 @@ def test_more_arguments_than_a_verb_takes_are_named(vit):
     [
         "prepare digits s3://bucket/a", "prepare s3://bucket/a out", "plan digits --plot s3://bucket/a",
         "export run --out s3://bucket/a", "evaluate s3://bucket/a", "predict s3://bucket/a x.png",
-        "report run --out s3://bucket/a", "board run s3://bucket/a",
+        "report run --out s3://bucket/a", "board run s3://bucket/a", "predict run x.png s3://bucket/a",
+        "evaluate run --data s3://bucket/a", "report run --data s3://bucket/a",
+        "evaluate run --data s3:/bucket/a", "predict run s3:/bucket/a", "prepare s3:/bucket/a out",
     ],
 )  # fmt: skip
 def test_an_address_is_refused_where_a_local_path_is_meant(vit, tmp_path, command):
