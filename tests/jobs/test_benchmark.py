@@ -251,6 +251,10 @@ def test_loop_times_the_loop_of_users_and_a_bare_one():
 def test_memory_measures_what_each_way_adds_and_stands_beside_the_estimate():
     rows = json_rows("memory", "cifar10", "--steps=1", "--rounds=1", "data.global_batch_size=64")
     sizes = {row["settings"]: row for row in rows}
+    assert list(sizes) == [
+        "as it is", "train.recompute=true", "optim.accumulate_steps=2", "optim.accumulate_steps=4",
+        "optim.accumulate_steps=4 train.recompute=true", "train.precision=mixed_bfloat16",
+    ]  # fmt: skip
     plain, parts, again = (
         sizes[way] for way in ("as it is", "optim.accumulate_steps=4", "train.recompute=true")
     )
@@ -268,7 +272,8 @@ def test_memory_measures_what_each_way_adds_and_stands_beside_the_estimate():
     assert plain["of_its_rate"] == 1
     for row in rows:
         assert row["estimated_of_measured"] == row["estimated_mib"] / row["added_mib"]
-        assert row["estimated_of_measured"] == pytest.approx(1, abs=0.25), row["settings"]
+        # The machine decides how much more; tests/model/test_memory.py has recorded measurements.
+        assert 0.5 < row["estimated_of_measured"] < 2, row["settings"]
 
 
 def test_startup_names_the_parts_of_a_new_start_and_of_one_that_goes_on():

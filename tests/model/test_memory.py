@@ -2,9 +2,10 @@
 
 import pytest
 
-from pipeline.config import Config
+from jobs.cli import find_recipe
+from pipeline.config import Config, load_config
 from pipeline.model.architecture import architecture
-from pipeline.model.cost import activation_bytes_per_image
+from pipeline.model.cost import activation_bytes_per_image, parameters
 from pipeline.model.memory import LIBRARIES, estimate_memory
 
 PARAMETERS = 1_000_000
@@ -48,6 +49,26 @@ def test_parts_have_gradients_beside_their_sum(in_turn, side_by_side, gradients,
     need = estimate_memory(settings, PARAMETERS, 1, side_by_side=side_by_side)
     assert need["gradients"] == 4_000_000 * gradients
     assert f"activations of {images} images" in need
+
+
+@pytest.mark.parametrize(
+    ("settings", "measured_mib"),
+    [
+        ("", 1360),
+        ("train.recompute=true", 765),
+        ("optim.accumulate_steps=2", 834),
+        ("optim.accumulate_steps=4", 564),
+        ("optim.accumulate_steps=4 train.recompute=true", 443),
+        ("train.precision=mixed_bfloat16", 928),
+    ],
+)
+def test_the_estimate_is_within_15_percent_of_what_was_measured(settings, measured_mib):
+    """`vit benchmark memory cifar10` on two cores measured what training adds to a process."""
+    given = load_config(find_recipe("cifar10"), ["data.source=synthetic", *settings.split()])
+    count = parameters(architecture(given.model), 32, num_classes=10)
+    need = estimate_memory(given, count, 1, side_by_side=2)
+    added_mib = (sum(need.values()) - need[LIBRARIES]) / 2**20
+    assert added_mib == pytest.approx(measured_mib, rel=0.15)
 
 
 def test_replicas_of_a_process_share_its_libraries():
