@@ -202,6 +202,20 @@ def hold_out_last(num_examples: int, fraction: float) -> npt.NDArray[np.bool_]:
     return np.arange(num_examples) >= int(num_examples * (1.0 - fraction))
 
 
+def _hold_out_last_of_each(labels: npt.NDArray[np.int32], fraction: float) -> npt.NDArray[np.bool_]:
+    """`hold_out_last` of each class that has more than one example; bool [N].
+
+    One sort instead of a search for each class, of which there may be tens of thousands.
+    """
+    order = np.argsort(labels, kind="stable")  # the classes one after the other
+    _, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    kept = np.where(counts > 1, (counts * (1.0 - fraction)).astype(np.int64), counts)
+    place = np.arange(len(labels)) - np.repeat(first, counts)  # in its class
+    held = np.zeros(len(labels), np.bool_)
+    held[order] = place >= np.repeat(kept, counts)
+    return held
+
+
 def hold_out_by_name(
     names: Iterable[str], labels: npt.NDArray[np.int32], config: DataConfig, title: str
 ) -> npt.NDArray[np.bool_]:
@@ -217,11 +231,7 @@ def hold_out_by_name(
         contents = (os.fsencode(unicodedata.normalize("NFC", name)) for name in names)
         return hold_out(hash_all(contents, "validation"), labels, config.validation_fraction, title)
     # The examples are sorted by class: the last part of all would be the last classes only.
-    held = np.zeros(len(labels), np.bool_)
-    for label in np.unique(labels):
-        places = np.flatnonzero(labels == label)
-        last = hold_out_last(len(places), config.validation_fraction)
-        held[places] = last if len(places) > 1 else False
+    held = _hold_out_last_of_each(labels, config.validation_fraction)
     if not held.any():
         raise DataError(
             f"{title}: no class has two images, so none can be held out for validation. Add "

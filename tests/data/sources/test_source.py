@@ -16,7 +16,7 @@ from PIL import Image
 from pipeline.config import DataConfig
 from pipeline.data.sources.arrays import CIFAR100_CLASSES
 from pipeline.data.sources.source import DataSource, Split, measure_normalization, open_source
-from pipeline.data.split import hash_all, hold_out, hold_out_last
+from pipeline.data.split import hash_all, hold_out, hold_out_by_name, hold_out_last
 from pipeline.errors import DataError, SettingsError
 
 RNG = np.random.default_rng(0)
@@ -110,6 +110,30 @@ def test_the_last_part_is_that_of_keras():
     source = open_source(DataConfig(source="digits", validation_split="last"), 0)
     train, held = source.splits["train"].num_examples, source.splits["validation"].num_examples
     assert train == int((train + held) * 0.9)
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.3, 0.5, 0.9])
+def test_the_last_part_of_each_class_is_held_out_in_any_order_of_the_labels(fraction):
+    rng = np.random.default_rng(0)
+    labels = np.concatenate([rng.integers(0, 40, 700), [90, 91, 91]]).astype(np.int32)
+    rng.shuffle(labels)
+    expected = np.zeros(len(labels), bool)
+    for label in set(labels.tolist()):
+        places = np.flatnonzero(labels == label)
+        if len(places) > 1:
+            expected[places[int(len(places) * (1.0 - fraction)) :]] = True
+    config = DataConfig(validation_split="last", validation_fraction=fraction)
+    assert hold_out_by_name((), labels, config, "set").tolist() == expected.tolist()
+
+
+def test_holding_out_the_last_of_many_classes_does_not_search_for_each_of_them(monkeypatch):
+    searches = []
+    real = np.flatnonzero
+    monkeypatch.setattr(np, "flatnonzero", lambda array: searches.append(1) or real(array))
+    labels = np.repeat(np.arange(300, dtype=np.int32), 2)
+    config = DataConfig(validation_split="last")
+    assert hold_out_by_name((), labels, config, "set").tolist() == [False, True] * 300
+    assert len(searches) < 10
 
 
 def test_duplicates_stay_on_one_side():
