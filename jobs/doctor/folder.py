@@ -55,6 +55,12 @@ def _check_content(folder: RunFolder, config: Config) -> Finding:
             f"{folder.path} holds a run with other settings ({'; '.join(differences)})",
             f"Give the same settings to go on with it, or {_ANOTHER}",
         )
+    if (other := folder.other_data(config)) is not None:
+        return error(
+            "run folder",
+            f"{folder.path} holds a finished run on the data set of another place ({other})",
+            f"Give its data.path for its result, or {_ANOTHER}",
+        )
     outcome = folder.outcome()
     if outcome is not None and outcome["outcome"] == "done":
         return ok("run folder", f"{folder.path} holds this run, done: vit train prints its result")

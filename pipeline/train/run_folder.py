@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -110,11 +111,26 @@ class RunFolder:
             return []
         return training_differences(self.config(), config)
 
+    def other_data(self, config: Config) -> str | None:
+        """How `data.path` differs from that of the finished run in the folder, if it does.
+
+        An unfinished run compares the data itself when it resumes. The result of a finished run is
+        printed without opening the data, and must not pass for the result on another data set.
+        """
+        outcome = self.outcome()
+        if not (self.was_begun and outcome is not None and outcome["outcome"] == "done"):
+            return None
+        recorded, given = self.config().data.path, config.data.path
+        if _same_place(recorded, given):
+            return None
+        return f"data.path: {recorded or 'null'} -> {given or 'null'}"
+
     def check(self, config: Config) -> None:
         """Refuses settings that would train something else than what the folder holds.
 
         Raises:
-          SettingsError: With one line a setting that differs.
+          SettingsError: With one line a setting that differs; or the run is finished, and its data
+            set was at another place.
         """
         differences = self.differences(config)
         if differences:
@@ -122,6 +138,13 @@ class RunFolder:
                 f"{self.path} holds a run with other settings:\n  "
                 + "\n  ".join(differences)
                 + "\nGive the same settings to go on with it, or run.dir=FOLDER for a new run"
+            )
+        if (other := self.other_data(config)) is not None:
+            raise SettingsError(
+                f"{self.path} holds a finished run on the data set of another place:\n  {other}\n"
+                "To start a new run, name another folder with run.dir=FOLDER. For the result of "
+                "the finished run, give its data.path. If its data set has moved, use `vit "
+                f"evaluate {shlex.quote(str(self.path))} --data PATH`"
             )
 
     def open(self, config: Config, report: Callable[[str], None]) -> None:
@@ -258,6 +281,12 @@ def try_folder(path: Path) -> None:
     finally:
         for folder in (new, tried):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _same_place(one: str | None, other: str | None) -> bool:
+    if one is None or other is None:
+        return one == other
+    return one == other or Path(one).resolve() == Path(other).resolve()
 
 
 def existing_folder(path: Path) -> Path:

@@ -169,3 +169,28 @@ def test_two_starts_with_other_settings_exclude_each_other_before_the_first_chec
         opened(tmp_path / "run", Config(seed=7))
     assert first.config().seed == 0
     assert first.lock.is_held
+
+
+def _on(place):
+    return Config(data=DataConfig(source="image_folder", path=place))
+
+
+def test_the_result_of_a_finished_run_is_not_given_for_a_data_set_at_another_place(
+    tmp_path, opened
+):
+    data = tmp_path / "data"
+    data.mkdir()
+    first = opened(tmp_path / "run", _on(str(data)))
+    CheckpointStore(first.checkpoints).save(Snapshot(9, {}, {}))
+    first.check(_on(str(tmp_path / "moved")))  # unfinished: the data itself is compared
+    first.write_outcome({"outcome": "done", "result": {}})
+    first.close()
+    (tmp_path / "link").symlink_to(data)
+    for same in (f"{tmp_path}/./data/", f"{tmp_path}/link"):
+        first.check(_on(same))
+    for place in (f"{tmp_path}/other", None):
+        with pytest.raises(SettingsError, match=r"data\.path: \S+/data -> .*\n.*run\.dir=FOLDER"):
+            first.check(_on(place))
+    with pytest.raises(SettingsError, match=r"holds a finished run on the data set of another"):
+        opened(tmp_path / "run", _on(None))
+    assert first.config().data.path == str(data)

@@ -12,9 +12,10 @@ from importlib.metadata import version
 import pytest
 from PIL import Image
 
+from jobs.cli import find_recipe
 from pipeline.checkpoint.snapshot import Snapshot
 from pipeline.checkpoint.store import CheckpointStore
-from pipeline.config import DataConfig
+from pipeline.config import DataConfig, dump_config, load_config
 from pipeline.data.sources.source import open_source
 from pipeline.train.data_record import data_record
 from pipeline.train.run_folder import RunFolder
@@ -247,6 +248,17 @@ def test_a_run_folder_with_other_settings(doctor_here, tmp_path):
     report = doctor_here("digits", f"run.dir={tmp_path / 'run'}")
     assert (report.code, report.complaints) == (2, [("error", "run folder")])
     assert "optim.weight_decay: 0.7 -> 0.3" in report.text("error", "run folder")
+
+
+def test_a_run_folder_of_a_finished_run_on_data_at_another_place(doctor_here, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    config = load_config(find_recipe("image_folder"), [f"data.path={tmp_path}/a"])
+    (run.path / "config.yaml").write_text(dump_config(config))
+    run.write_outcome({"outcome": "done", "result": {}})
+    report = doctor_here("image_folder", f"data.path={tmp_path}/b", f"run.dir={run.path}")
+    assert ("error", "run folder") in report.complaints
+    assert f"data.path: {tmp_path}/a -> {tmp_path}/b" in report.text("error", "run folder")
 
 
 def test_a_run_folder_of_another_data_set(doctor_here, tmp_path):
