@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         runtime.noticing_lost_peers(),
         bad_images_named(),
     ):
-        opened = on_all(runtime, lambda: open_inspected(folder, config, arguments.data))
+        opened = open_inspected(folder, config, runtime, arguments.data)
         experiment = build(config, runtime, opened)
         step = on_all(runtime, lambda: restore_best(experiment, folder))
         splits, found = _splits(arguments, experiment), []

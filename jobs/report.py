@@ -96,7 +96,7 @@ def _look(folder: RunFolder, data: str | None) -> None:
     if data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"path": data})})
     with closing(start(config.distribute)) as runtime:
-        opened = open_inspected(folder, config)
+        opened = open_inspected(folder, config, runtime)
         changes = compare_data(folder.dataset(), data_record(opened.source)).splits
         for split, change in changes.items():
             print(

@@ -7,10 +7,13 @@ describe the machine that trained do not apply here.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pipeline.config import Config, DistributeConfig
-from pipeline.data.sources.other import open_other
-from pipeline.data.sources.source import DataSource, open_source
+from pipeline.data.sources.other import describe_other, open_other
+from pipeline.data.sources.source import DataSource, open_source, scan_source
+from pipeline.distribute.agreement import on_all, on_chief
+from pipeline.distribute.runtime import Runtime
 from pipeline.errors import DataError
 from pipeline.train.data_record import check_classes, compare_data, data_record
 from pipeline.train.experiment import Opened
@@ -27,12 +30,17 @@ def inspection_config(config: Config) -> Config:
     return config.model_copy(update={"data": data, "distribute": DistributeConfig()})
 
 
-def open_inspected(folder: RunFolder, config: Config, other: str | None = None) -> Opened:
+def open_inspected(
+    folder: RunFolder, config: Config, runtime: Runtime, other: str | None = None
+) -> Opened:
     """The data set that the run was trained on, or another, with the recorded mean and deviation.
+
+    All processes must call it. The chief alone indexes TFRecord files.
 
     Args:
       folder: The run folder.
       config: The settings of the run; `data.path` is where its data set is now.
+      runtime: Joins the processes.
       other: Another data set, whose classes are matched with those of the run by name.
 
     Raises:
@@ -40,26 +48,40 @@ def open_inspected(folder: RunFolder, config: Config, other: str | None = None) 
         the other one has a class that the run does not know.
       SettingsError: The other one does not exist, or its kind cannot be told.
     """
+    scanned = None
+    if runtime.world_size > 1:
+        scanned = on_chief(runtime, lambda: _scan(config, other))
+    return on_all(runtime, lambda: _open(folder, config, other, scanned))
+
+
+def _scan(config: Config, other: str | None) -> Any:
+    if other is None:
+        _check_place(config)
+        return scan_source(config.data)
+    described = describe_other(other, config.data)
+    return None if described is None else scan_source(described)
+
+
+def _open(folder: RunFolder, config: Config, other: str | None, scanned: Any) -> Opened:
     facts = folder.dataset()
     if other is None:
-        source = _open_own(folder, config)
+        _check_place(config)
+        source = open_source(config.data, config.seed, scanned)
+        check_classes(folder, source)
     else:
         source = _open_moved(folder, config, other) or open_other(
-            other, config.data, facts["classes"]
+            other, config.data, facts["classes"], scanned
         )
     return Opened(source, tuple(facts["mean"]), tuple(facts["std"]))
 
 
-def _open_own(folder: RunFolder, config: Config) -> DataSource:
+def _check_place(config: Config) -> None:
     path = config.data.path
     if path is not None and not Path(path).expanduser().exists():
         raise DataError(
             f"the data set of the run is not at {path} (looked up from {Path.cwd()}). Name the "
             "place with --data PATH"
         )
-    source = open_source(config.data, config.seed)
-    check_classes(folder, source)
-    return source
 
 
 def _open_moved(folder: RunFolder, config: Config, other: str) -> DataSource | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,19 +22,14 @@ from pipeline.errors import DataError
 WHOLE = "all"  # split of a data set that is not divided
 
 
-def open_other(name: str, config: DataConfig, classes: Sequence[str]) -> DataSource:
-    """Opens a data set by what it is, and matches its classes with the model's by their names.
-
-    It may have some of them only, and in another order. Class folders without train/ above them are
-    one split, "all".
+def describe_other(name: str, config: DataConfig) -> DataConfig | None:
+    """The settings that open a data set by what it is; None for class folders without train/.
 
     Args:
       name: Its folder, file, or the name of a data set.
       config: How the model was trained.
-      classes: The model's.
 
     Raises:
-      DataError: It has a class that the model does not know.
       SettingsError: It does not exist, or could be anything.
     """
     path = Path(name).expanduser()
@@ -45,9 +41,33 @@ def open_other(name: str, config: DataConfig, classes: Sequence[str]) -> DataSou
     elif name != config.path:
         kind = kind_of(path)
         if kind is None and path.is_dir():
-            return _open_class_folders(path, config, classes)
+            return None
         found["source"] = kind or config.source
-    source = open_source(config.model_copy(update=found), seed=0)
+    return config.model_copy(update=found)
+
+
+def open_other(
+    name: str, config: DataConfig, classes: Sequence[str], scanned: Any = None
+) -> DataSource:
+    """Opens a data set by what it is, and matches its classes with the model's by their names.
+
+    It may have some of them only, and in another order. Class folders without train/ above them are
+    one split, "all".
+
+    Args:
+      name: Its folder, file, or the name of a data set.
+      config: How the model was trained.
+      classes: The model's.
+      scanned: Of `scan_source` in another process; None: all is found out here.
+
+    Raises:
+      DataError: It has a class that the model does not know.
+      SettingsError: It does not exist, or could be anything.
+    """
+    described = describe_other(name, config)
+    if described is None:
+        return _open_class_folders(Path(name).expanduser(), config, classes)
+    source = open_source(described, 0, scanned)
     label_of = _labels(classes)
     own = [name if name in label_of else class_name(name) for name in source.classes]
     unknown = sorted(set(own) - set(label_of))
