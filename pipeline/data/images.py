@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
@@ -15,10 +14,12 @@ import tensorflow as tf
 
 from pipeline.config import DataConfig
 from pipeline.data.crop_box import centre_box, whole_box
+from pipeline.data.decode.damage import fit
 from pipeline.data.decode.header import Headers, read_headers
 from pipeline.data.decode.integrity import check_jpeg, check_png
 from pipeline.data.decode.pillow_image import check_pixels, read_image
-from pipeline.data.decode.problems import DAMAGED, UNKNOWN, WHOLE, SkippedImages
+from pipeline.data.decode.problems import SkippedImages
+from pipeline.data.decode.try_each import try_each
 from pipeline.data.decode.unreadable import UnreadableError
 from pipeline.data.decode.upright import stored_boxes, stored_widths, turn_upright
 from pipeline.data.preprocess import decode_box, resize_box
@@ -93,7 +94,7 @@ def read_contents(
     """
     if split.paths is not None:
         paths = tf.gather(_path_table(split.paths), index)
-        (contents,), _ = _try_each(
+        (contents,), _ = try_each(
             lambda path: (tf.io.read_file(path),), paths, (tf.constant(""),), batch_size, parallel
         )
     else:
@@ -117,71 +118,6 @@ def read_contents(
     )
     contents = tf.ensure_shape(contents, [batch_size])
     return contents, Headers(*read_headers(contents))
-
-
-def find_damaged(
-    split: Split,
-    index: tf.Tensor,
-    contents: tf.Tensor,
-    headers: Headers,
-    due: tf.Tensor,
-    max_pixels: int,
-    parallel: int,
-    skipped: SkippedImages,
-) -> tf.Tensor:
-    """Examines JPEGs to their end, those only that this process has not examined yet.
-
-    Decoding a part of a JPEG finds damage only in that part. So, for the same images to be left out
-    in every epoch, by every process and after every restart, each process examines an image before
-    it uses it for the first time. An image's state depends on its bytes and on nothing else.
-    Measured: 420 microseconds for a JPEG of 500 x 375, where decoding and resizing take 1,600.
-
-    Args:
-      split: Files or records.
-      index: int64 [b].
-      contents: string [b].
-      headers: Theirs.
-      due: bool [b], which of them may need to be examined.
-      max_pixels: Images that state more are not decoded; `decode_batch` refuses them.
-      parallel: Images that are examined at a time.
-      skipped: Remembers states and libjpeg's warnings.
-
-    Returns:
-      bool [b], which images are damaged.
-    """
-    states = skipped.states(split)
-
-    def examine_one(example: int, content: bytes) -> None:
-        try:
-            warning = check_jpeg(content)
-        except UnreadableError:
-            states[example] = DAMAGED
-            return
-        states[example] = WHOLE
-        if warning is not None:
-            skipped.add_repaired(split.name(example), warning)
-
-    def examine(
-        examples: npt.NDArray[np.int64], found: npt.NDArray[np.object_], new: npt.NDArray[np.bool_]
-    ) -> npt.NDArray[np.uint8]:
-        with ThreadPoolExecutor(parallel) as pool:
-            list(pool.map(examine_one, examples[new].tolist(), found[new]))
-        return states[examples]
-
-    def look() -> tf.Tensor:
-        known = tf.numpy_function(lambda places: states[places], [index], tf.uint8)
-        new = due & headers.by_tensorflow & (known == UNKNOWN) & (contents != "")
-        new &= _fit(headers, max_pixels)
-        return tf.cond(
-            tf.reduce_any(new),
-            lambda: tf.numpy_function(examine, [index, tf.where(new, contents, ""), new], tf.uint8),
-            lambda: known,
-        )
-
-    found = tf.cond(
-        tf.reduce_any(due), look, lambda: tf.fill(tf.shape(due), tf.constant(WHOLE, tf.uint8))
-    )
-    return tf.ensure_shape(found, due.shape) == DAMAGED
 
 
 def decode_batch(
@@ -225,12 +161,12 @@ def decode_batch(
     stored = stored_boxes(shown, headers.sizes, headers.orientations)
     widths = stored_widths(headers.sizes, headers.orientations)
     # No decoder takes "": what is not TensorFlow's fails here, and is read below.
-    wanted = headers.by_tensorflow & _fit(headers, config.max_pixels) & ~damaged
+    wanted = headers.by_tensorflow & fit(headers, config.max_pixels) & ~damaged
     wanted = tf.cond(
         tf.reduce_all(wanted), lambda: contents, lambda: tf.where(wanted, contents, "")
     )
     nothing = (tf.zeros([size, size, 3], tf.uint8),)
-    (images,), decoded = _try_each(
+    (images,), decoded = try_each(
         decode_one, (wanted, stored, widths), nothing, batch_size, parallel
     )
     images = turn_upright(images, headers.orientations)
@@ -241,11 +177,6 @@ def decode_batch(
             split, index, contents, headers, images, decoded, boxes, config, skipped
         ),
     )
-
-
-def _fit(headers: Headers, max_pixels: int) -> tf.Tensor:
-    """Which images state no more than `max_pixels`, bool [b]."""
-    return tf.reduce_prod(tf.cast(headers.sizes, tf.int64), axis=1) <= max_pixels
 
 
 @contextmanager
@@ -301,64 +232,6 @@ def _path_table(paths: Sequence[str]) -> tf.Tensor:
     # graph, which cannot hold a large set's names.
     with tf.init_scope(), tf.device("CPU:0"):
         return tf.constant(list(map(os.fsencode, paths)))
-
-
-def _try_each(
-    function: Callable[..., tuple[tf.Tensor, ...]],
-    inputs: tf.Tensor | tuple[tf.Tensor, ...],
-    default: tuple[tf.Tensor, ...],
-    batch_size: int,
-    parallel: int,
-) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
-    """Calls `function` on each element of a batch, and survives those where it fails.
-
-    A graph cannot catch an error, but a tf.data pipeline can drop the elements that have one. So
-    the batch runs through a pipeline of its own, each element with its place, and what comes out
-    is put where it belongs. Measured on 32 px JPEGs, CPU time a file: 37 to 45 microseconds with
-    an unprotected `tf.map_fn`, 55 to 64 with this and two files at a time. A photograph takes ten
-    times that; and with several at a time shared storage is waited for side by side.
-
-    Args:
-      function: Of one element of each of `inputs`.
-      inputs: [b, ...] each.
-      default: What stands where `function` failed.
-      batch_size: b.
-      parallel: Elements at a time.
-
-    Returns:
-      The results, [b, ...] each, and where `function` succeeded, bool [b].
-    """
-    values = inputs if isinstance(inputs, tuple) else (inputs,)
-    # A last element that cannot fail: `get_single_element` needs one where every other does.
-    last = tuple(tf.expand_dims(value, 0) for value in (tf.constant(batch_size), *default))
-    survivors = (
-        tf.data.Dataset.from_tensor_slices((tf.range(batch_size), *values))
-        .map(
-            lambda place, *value: (place, *function(*value)),
-            num_parallel_calls=parallel,
-            deterministic=True,  # so that nothing need be sorted where none failed
-        )
-        .ignore_errors()
-        .concatenate(tf.data.Dataset.from_tensor_slices(last))
-        .batch(batch_size + 1)
-    )
-    places, *found = survivors.get_single_element()  # [n+1] each, n <= b
-    count = tf.size(places)
-    where = tf.fill([batch_size + 1], count - 1)  # the default, until something is found
-    where = tf.tensor_scatter_nd_update(where, places[:, tf.newaxis], tf.range(count))
-    where = where[:batch_size]
-
-    def in_place(value: tf.Tensor) -> tf.Tensor:
-        # Where none failed all are in order, and a gather would copy the batch for nothing.
-        return tf.cond(
-            count > batch_size, lambda: value[:batch_size], lambda: tf.gather(value, where)
-        )
-
-    results = (
-        tf.ensure_shape(in_place(value), [batch_size, *like.shape])
-        for value, like in zip(found, default, strict=True)
-    )
-    return tuple(results), where < count - 1
 
 
 def _read_others(

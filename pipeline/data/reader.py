@@ -9,9 +9,10 @@ import tensorflow as tf
 
 from pipeline.config import DataConfig
 from pipeline.cores import available_cores
+from pipeline.data.decode.damage import find_damaged
 from pipeline.data.decode.header import Headers
 from pipeline.data.decode.problems import SkippedImages
-from pipeline.data.images import Boxes, decode_batch, eval_boxes, find_damaged, read_contents
+from pipeline.data.images import Boxes, decode_batch, eval_boxes, read_contents
 from pipeline.data.preprocess import resize, resize_box
 from pipeline.data.split import Split
 from pipeline.errors import SettingsError

@@ -15,5 +15,8 @@ upright.py       boxes in the stored frame, and batches turned upright
 pillow_image.py  what Pillow reads, as RGB of 8 bits
 gray_levels.py   pixels of more than 8 bits, as 8 bits
 integrity.py     whether a JPEG or a PNG is whole
+damage.py        which images of a batch are damaged or too large
+problems.py      what is known of images that are damaged
+try_each.py      a function of each element of a batch, where some fail
 unreadable.py    the error for an image that cannot be read
 """

@@ -1,0 +1,85 @@
+"""Which images of a batch are damaged, or too large to be decoded."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from pipeline.data.decode.header import Headers
+from pipeline.data.decode.integrity import check_jpeg
+from pipeline.data.decode.problems import DAMAGED, UNKNOWN, WHOLE, SkippedImages
+from pipeline.data.decode.unreadable import UnreadableError
+from pipeline.data.split import Split
+
+
+def find_damaged(
+    split: Split,
+    index: tf.Tensor,
+    contents: tf.Tensor,
+    headers: Headers,
+    due: tf.Tensor,
+    max_pixels: int,
+    parallel: int,
+    skipped: SkippedImages,
+) -> tf.Tensor:
+    """Examines JPEGs to their end, those only that this process has not examined yet.
+
+    Decoding a part of a JPEG finds damage only in that part. So, for the same images to be left out
+    in every epoch, by every process and after every restart, each process examines an image before
+    it uses it for the first time. An image's state depends on its bytes and on nothing else.
+    Measured: 420 microseconds for a JPEG of 500 x 375, where decoding and resizing take 1,600.
+
+    Args:
+      split: Files or records.
+      index: int64 [b].
+      contents: string [b].
+      headers: Theirs.
+      due: bool [b], which of them may need to be examined.
+      max_pixels: Images that state more are not decoded; `decode_batch` refuses them.
+      parallel: Images that are examined at a time.
+      skipped: Remembers states and libjpeg's warnings.
+
+    Returns:
+      bool [b], which images are damaged.
+    """
+    states = skipped.states(split)
+
+    def examine_one(example: int, content: bytes) -> None:
+        try:
+            warning = check_jpeg(content)
+        except UnreadableError:
+            states[example] = DAMAGED
+            return
+        states[example] = WHOLE
+        if warning is not None:
+            skipped.add_repaired(split.name(example), warning)
+
+    def examine(
+        examples: npt.NDArray[np.int64], found: npt.NDArray[np.object_], new: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.uint8]:
+        with ThreadPoolExecutor(parallel) as pool:
+            list(pool.map(examine_one, examples[new].tolist(), found[new]))
+        return states[examples]
+
+    def look() -> tf.Tensor:
+        known = tf.numpy_function(lambda places: states[places], [index], tf.uint8)
+        new = due & headers.by_tensorflow & (known == UNKNOWN) & (contents != "")
+        new &= fit(headers, max_pixels)
+        return tf.cond(
+            tf.reduce_any(new),
+            lambda: tf.numpy_function(examine, [index, tf.where(new, contents, ""), new], tf.uint8),
+            lambda: known,
+        )
+
+    found = tf.cond(
+        tf.reduce_any(due), look, lambda: tf.fill(tf.shape(due), tf.constant(WHOLE, tf.uint8))
+    )
+    return tf.ensure_shape(found, due.shape) == DAMAGED
+
+
+def fit(headers: Headers, max_pixels: int) -> tf.Tensor:
+    """Which images state no more than `max_pixels`, bool [b]."""
+    return tf.reduce_prod(tf.cast(headers.sizes, tf.int64), axis=1) <= max_pixels
