@@ -4,12 +4,14 @@ import csv
 import io
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from jobs.cli import main
 from tests.jobs.commands import vit
 
 TINY = (
@@ -40,6 +42,25 @@ def place(tmp_path_factory):
     return name
 
 
+@pytest.fixture
+def here(monkeypatch):
+    """Runs a command in this process, whose output is escaped as `vit` sets it up."""
+
+    def run(*arguments):
+        out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace") for _ in "12")
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", err)
+        code = main([str(argument) for argument in arguments])
+        monkeypatch.undo()
+        texts = []
+        for stream in (out, err):
+            stream.flush()
+            texts.append(stream.buffer.getvalue().decode())
+        return code, *texts
+
+    return run
+
+
 def test_a_run_records_the_escaped_names_as_utf_8(place):
     classes = json.loads(Path(f"{place}/run/dataset.json").read_text(encoding="utf-8"))["classes"]
     assert classes == ["caf\\udce9", "dog"]
@@ -49,23 +70,26 @@ def test_a_run_records_the_escaped_names_as_utf_8(place):
     assert "caf\\udce9" in page
 
 
-def test_a_run_is_evaluated_by_the_names_it_recorded(place):
-    done = vit("evaluate", f"{place}/run", "--details", "--html", f"{place}/page.html")
-    assert done.returncode == 0, done.stderr
-    assert "caf\\udce9" in done.stdout
+def test_a_run_is_evaluated_by_the_names_it_recorded(place, here):
+    code, out, err = here("evaluate", f"{place}/run", "--details", "--html", f"{place}/page.html")
+    assert code == 0, err
+    assert "caf\\udce9" in out
     assert "caf\\udce9" in Path(f"{place}/page.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("form", ["--json", "--csv"])
-def test_predictions_name_the_files_and_classes_escaped(place, form):
+def test_predictions_name_the_files_and_classes_escaped(place, form, here):
     page = f"{place}/gallery{form}.html"
-    done = vit("predict", f"{place}/run", f"{place}/set/test", form, "--gallery", page)
-    assert done.returncode == 0, done.stderr
+    command = "predict", f"{place}/run", f"{place}/set/test", form, "--gallery", page
     if form == "--json":
+        done = vit(*command)  # a process of its own, which escapes what it prints
+        assert done.returncode == 0, done.stderr
         rows = list(map(json.loads, done.stdout.splitlines()))
         images, classes = [r["image"] for r in rows], [t["class"] for r in rows for t in r["top"]]
     else:
-        rows = list(csv.DictReader(io.StringIO(done.stdout)))
+        code, out, err = here(*command)
+        assert code == 0, err
+        rows = list(csv.DictReader(io.StringIO(out)))
         images, classes = [r["image"] for r in rows], [r["class_1"] for r in rows]
         classes += [r["class_2"] for r in rows]
     assert len([name for name in images if name.endswith("/caf\\udce9/\\udcff.png")]) == 1
@@ -73,13 +97,13 @@ def test_predictions_name_the_files_and_classes_escaped(place, form):
     assert "caf\\udce9/\\udcff.png" in Path(page).read_text(encoding="utf-8")
 
 
-def test_a_set_is_prepared_into_a_folder_whose_name_is_utf_8(place):
-    done = vit("prepare", f"{place}/set", f"{place}/out", "data.on_bad_image=skip")
-    assert done.returncode == 2
-    assert "\\udce9/out is not UTF-8" in done.stderr
-    assert "Traceback" not in done.stderr
-    out = Path(place).parent / "out"
-    done = vit("prepare", f"{place}/set", out, "data.on_bad_image=skip")
-    assert done.returncode == 0, done.stderr
-    unreadable = (out / "unreadable.txt").read_text(encoding="utf-8")
+def test_a_set_is_prepared_into_a_folder_whose_name_is_utf_8(place, here):
+    code, _, err = here("prepare", f"{place}/set", f"{place}/out", "data.on_bad_image=skip")
+    assert code == 2
+    assert "\\udce9/out is not UTF-8" in err
+    assert "Traceback" not in err
+    folder = Path(place).parent / "out"
+    code, _, err = here("prepare", f"{place}/set", folder, "data.on_bad_image=skip")
+    assert code == 0, err
+    unreadable = (folder / "unreadable.txt").read_text(encoding="utf-8")
     assert "\\udce9/set/train/dog/bad\\udcfe.png\t" in unreadable

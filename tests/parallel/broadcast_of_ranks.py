@@ -1,6 +1,7 @@
-"""Broadcasts the chief's variables to all workers: python broadcast_of_ranks.py BYTES_A_COLLECTIVE
+"""Broadcasts the chief's variables to all workers: python broadcast_of_ranks.py BYTES ...
 
-Each rank prints, as JSON, a hash of every variable's bits and the number of collectives.
+For each number of BYTES a collective, each rank prints as JSON a hash of every variable's bits and
+the number of collectives.
 """
 
 import hashlib
@@ -17,7 +18,6 @@ from pipeline.distribute.environment import find_place
 from pipeline.distribute.runtime import start
 
 rank = find_place(os.environ).rank
-multi_worker._BROADCAST_BYTES = int(sys.argv[1])
 runtime = start(DistributeConfig(runtime="multi_worker"))
 
 calls = []
@@ -37,22 +37,26 @@ values = [
     draw.normal(size=3).astype("float16"),
     np.array([rank == 0, False]),
 ]
-with runtime.scope():  # which gives all workers the same initial values
-    variables = [tf.Variable(np.zeros_like(value)) for value in values]
-for variable, value in zip(variables, values, strict=True):
-    variable.assign(value)
-runtime.broadcast(variables)
-bits = [variable.numpy().tobytes() for variable in variables]
-print(
-    json.dumps(
-        {
-            "hash": hashlib.sha256(b"".join(bits)).hexdigest(),
-            "special": np.asarray(variables[50]).tobytes().hex(),
-            "counter": int(variables[51].numpy()),
-            "bytes": sum(map(len, bits)),
-            "collectives": len(calls),
-        }
-    ),
-    flush=True,
-)
+for limit in map(int, sys.argv[1:]):
+    with runtime.scope():  # which gives all workers the same initial values
+        variables = [tf.Variable(np.zeros_like(value)) for value in values]
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+    calls.clear()
+    multi_worker._BROADCAST_BYTES = limit
+    runtime.broadcast(variables)
+    bits = [variable.numpy().tobytes() for variable in variables]
+    print(
+        json.dumps(
+            {
+                "limit": limit,
+                "hash": hashlib.sha256(b"".join(bits)).hexdigest(),
+                "special": np.asarray(variables[50]).tobytes().hex(),
+                "counter": int(variables[51].numpy()),
+                "bytes": sum(map(len, bits)),
+                "collectives": len(calls),
+            }
+        ),
+        flush=True,
+    )
 runtime.barrier()

@@ -7,16 +7,26 @@ import re
 import numpy as np
 import pytest
 
-from tests.parallel.launches import end
+from tests.parallel.launches import Launches, end
 
+LIMITS = (2**20, 400)
 TWO_RANKS = "--hosts localhost --processes-per-node 2 --runtime multi_worker --"
 
 
-@pytest.mark.parametrize("limit", [2**20, 400])
-def test_all_variables_arrive_bit_for_bit_in_few_collectives(vit, limit):
-    code, out, err = end(vit.start(TWO_RANKS, str(limit), script="broadcast_of_ranks.py"), 200)
+@pytest.fixture(scope="module")
+def printed():
+    """What the two ranks print for each number of bytes."""
+    launches = Launches()
+    limits = map(str, LIMITS)
+    code, out, err = end(launches.start(TWO_RANKS, *limits, script="broadcast_of_ranks.py"), 200)
+    launches.clean_up()
     assert code == 0, err
-    first, second = (json.loads(line) for line in re.findall(r"\{.*\}", out))
+    return [json.loads(line) for line in re.findall(r"\{.*\}", out)]
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_all_variables_arrive_bit_for_bit_in_few_collectives(printed, limit):
+    first, second = (row for row in printed if row["limit"] == limit)
     assert first == second
     bits = np.frombuffer(bytes.fromhex(first["special"]), np.float32)
     assert np.signbit(bits[0])

@@ -162,14 +162,14 @@ def test_many_classes_have_their_worst_confusions_as_a_table(classes):
 
 @pytest.fixture
 def few_of_many():
-    """A run of 100,000 classes and 500 validation examples, all of the first 400 classes."""
-    run = invented_run(names(100_000))
+    """A run of 20,000 classes and 500 validation examples, all of the first 400 classes."""
+    run = invented_run(names(20_000))
     found = invented_predictions(400, 4000, np.random.default_rng(0), count=500)
     return with_pictures(replace(run, predictions=found), 8)
 
 
 def test_the_memory_of_a_page_does_not_grow_with_the_square_of_the_classes(few_of_many, tmp_path):
-    # A dense matrix of one byte a cell would take 10 GB.
+    # A dense matrix of one byte a cell would take 400 MB.
     tracemalloc.start()
     try:
         shown = page(few_of_many)
@@ -179,11 +179,11 @@ def test_the_memory_of_a_page_does_not_grow_with_the_square_of_the_classes(few_o
         peak_bytes = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak_bytes < 300e6
+    assert peak_bytes < 150e6
     assert len(shown.find("table", "numbers")[-1].cells()) == 1001
-    assert "worst of 100,000 classes" in shown.text
+    assert "worst of 20,000 classes" in shown.text
     assert sum(times for *_, times in numbers["confusion"]) == 500
-    assert len(numbers["classes"]) == 100_000
+    assert len(numbers["classes"]) == 20_000
     assert len(lines) < 60
     found = few_of_many.predictions
     pairs = Counter(zip(found.label.tolist(), found.predicted.tolist(), strict=True))
