@@ -26,7 +26,7 @@ if find_place(os.environ).rank == int(rank):
     import pipeline.train.experiment as experiment
 
     if where == "build":
-        experiment.build = lambda *_: break_down()
+        experiment.build = lambda *_, **__: break_down()
     else:
         train, calls = experiment.Experiment.train, []
 
