@@ -41,7 +41,14 @@ def test_a_rank_that_raises_ends_the_job_with_its_name_and_traceback(vit, tmp_pa
     last = "\n".join(output.splitlines()[-45:])
     assert "RuntimeError: this rank is on fire" in last
     assert f"rank 1 on {HOST}: failed, see the traceback above" in last
-    if starter != "horovodrun":
+    if starter == "horovodrun":
+        of_rank = rf"vit train: rank {{}} of 2 on {HOST} "
+        for rank in (0, 1):
+            joined = of_rank.format(rank) + r"joined: pid \d+, CPU:0, horovod$"
+            assert len(re.findall(joined, output, re.MULTILINE)) == 1
+        ended = of_rank.format(1) + r"ended: failed \(exit code 1\)$"
+        assert len(re.findall(ended, output, re.MULTILINE)) == 1
+    else:
         assert "rank 1 on localhost ended with exit code 1" in output.splitlines()[-2]
 
 
