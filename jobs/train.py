@@ -182,7 +182,7 @@ def _report(experiment: Experiment, folder: RunFolder, display: ProgressDisplay)
         look_at_examples(experiment, folder)
         if experiment.runtime.is_chief:
             write_report(folder)
-    except Exception as error:  # whatever it stumbled over, the training is done
+    except Exception as error:  # the training is done, whatever fails here
         display.message(f"no report: {error}. To try again: vit report {folder.path}")
 
 

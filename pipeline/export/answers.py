@@ -1,4 +1,4 @@
-"""What a model says of image files, in their order, whatever becomes of some of them."""
+"""Predictions for image files, in their order; unreadable files are answered with the reason."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def read_image(content: bytes, max_pixels: int) -> PillowImage:
     """Decodes an image to its end.
 
     Other colour spaces become RGB, and transparency is dropped. The first frame of an animation is
-    taken. `gray_levels` says what becomes of more than 8 bits. The EXIF orientation is applied.
+    taken. `gray_levels` scales values of more than 8 bits. The EXIF orientation is applied.
 
     Raises:
       UnreadableError: It is no image of a known format, is damaged, or states more than

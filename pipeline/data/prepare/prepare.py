@@ -60,7 +60,7 @@ def prepare(
     Args:
       source: The data set.
       out: Folder, made where it is missing.
-      config: The largest number of pixels, and what becomes of unreadable images.
+      config: The largest number of pixels, and whether unreadable images are skipped.
       shard_size: Examples a shard.
       processes: That write at a time.
       on_done: Is told the number of examples of each shard that is done.
