@@ -389,5 +389,5 @@ def test_a_path_for_a_data_set_without_one_is_told_its_source(tmp_path):
 
 
 def test_a_path_that_does_not_exist_is_told_so():
-    with pytest.raises(DataError, match=r"gone does not exist\. Set data\.path"):
+    with pytest.raises(DataError, match=r"gone does not exist\. Name a folder that `vit prepare`"):
         open_source(DataConfig(source="records", path="gone"), 0)
