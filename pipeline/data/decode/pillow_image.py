@@ -66,6 +66,7 @@ def read_image(content: bytes, max_pixels: int) -> PillowImage:
     Raises:
       UnreadableError: It is no image of a known format, is damaged, or states more than
         `max_pixels`.
+      MemoryError: There is too little memory to decode it.
     """
     if not content:
         raise UnreadableError("it is empty")
@@ -75,7 +76,7 @@ def read_image(content: bytes, max_pixels: int) -> PillowImage:
             width, height = image.size
             check_pixels(height, width, max_pixels)
             return _read(image)
-    except UnreadableError:
+    except (UnreadableError, MemoryError):  # too little memory says nothing about the image
         raise
     except UnidentifiedImageError:
         reason = _why_unknown(content)

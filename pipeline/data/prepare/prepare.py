@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -38,6 +39,8 @@ UNREADABLE = "unreadable.txt"
 REPAIRED = "repaired.txt"
 
 _NAMED = 10
+# What flock answers on a file system without locks.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 _TEMPORARY = re.compile(r"\..+\.(arrayrecord|json|npy|txt)\.\d+\.tmp")
 
@@ -237,8 +240,10 @@ def _alone(out: Path) -> Iterator[None]:
             raise DataError(
                 f"another vit prepare is writing into {out}. Wait for it, or name another folder"
             ) from None
-        except OSError:
-            pass  # no locks there: files are renamed into place whole, so nothing is torn
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise DataError(f"cannot lock the folder {out}: {error.strerror}") from None
+            # Files are renamed into place whole: two at a time do the work twice, and tear nothing.
         yield
     finally:
         os.close(handle)

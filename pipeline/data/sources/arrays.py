@@ -206,6 +206,8 @@ def _load_through_keras(kind: str) -> tuple[Arrays, Arrays]:
     load: Callable[[], Any] = import_module(f"keras.datasets.{kind}").load_data
     try:
         (train_images, train_labels), (test_images, test_labels) = load()
+    except MemoryError:
+        raise
     except Exception as error:  # Keras raises a plain Exception
         raise DataError(
             f"{kind} could not be downloaded ({error}). Put {KERAS_HOSTS[kind]} into a folder, and "

@@ -120,6 +120,8 @@ def _load(read: Read, name: str, path: Path) -> dict[bytes, Any]:
         raise DataError(f"{name} in {path}: {error}") from None
     except (KeyError, OSError) as error:
         raise DataError(f"{name} is missing in {path} ({error}). Download it again") from None
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged pickle raises almost anything
         raise DataError(f"{name} in {path} is damaged: {error!r}. Download it again") from None
     if not isinstance(content, dict):
