@@ -78,6 +78,9 @@ def run(arguments: argparse.Namespace) -> int:
         bad_images_named(),
     ):
         opened = open_inspected(folder, config, runtime, arguments.data)
+        if runtime.is_chief:
+            for note in opened.source.notes:
+                print(f"vit evaluate: {note}", file=sys.stderr)
         experiment = build(config, runtime, opened)
         step = on_all(runtime, lambda: restore_best(experiment, folder))
         splits, found = _splits(arguments, experiment), []

@@ -75,11 +75,15 @@ def run(arguments: argparse.Namespace) -> int:
     require(*NEEDED.get(form, ()))
     out = arguments.out or folder.path / _PLACES[form]
     import_tensorflow()
+    from pipeline.data.sources.source import with_first_label
     from pipeline.export.exported import ExportError, of_model
     from pipeline.export.facts import ExportFacts
     from pipeline.export.write import check_out, export, find_working_format
     from pipeline.train.best import load_model
+    from pipeline.train.data_record import recorded_first_label
 
+    data = with_first_label(config.data, recorded_first_label(folder))
+    config = config.model_copy(update={"data": data})
     check_out(form, out)
     model, step = load_model(folder, arguments.weights)
     facts = ExportFacts.of_run(config, dataset, model.arch, step)
@@ -117,6 +121,8 @@ def _compared(config: Config, model: Exported) -> tuple[Compared, str]:
         reason = str(error).partition(". ")[0]
         print(f"vit export: compared without the run's data: {reason}", file=sys.stderr)
     else:
+        for note in source.notes:
+            print(f"vit export: {note}", file=sys.stderr)
         split = next(
             source.splits[s] for s in ("test", "validation", "train") if s in source.splits
         )

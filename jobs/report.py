@@ -97,6 +97,8 @@ def _look(folder: RunFolder, data: str | None) -> None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"path": data})})
     with closing(start(config.distribute)) as runtime:
         opened = open_inspected(folder, config, runtime)
+        for note in opened.source.notes:
+            print(f"vit report: {note}", file=sys.stderr)
         changes = compare_data(folder.dataset(), data_record(opened.source)).splits
         for split, change in changes.items():
             print(

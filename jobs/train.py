@@ -133,13 +133,14 @@ def _fit(
     from pipeline.distribute.agreement import on_chief
     from pipeline.monitor.progress import ProgressDisplay
     from pipeline.train.callbacks import Callbacks
-    from pipeline.train.data_record import record_start
+    from pipeline.train.data_record import record_start, recorded_first_label
     from pipeline.train.describe import headline, start_facts, warnings_of
     from pipeline.train.experiment import build
     from pipeline.train.loop import fit
 
     callbacks = Callbacks(config.train.callbacks, runtime)
-    experiment = build(config, runtime, tell=phases.show)
+    first_label = on_chief(runtime, lambda: recorded_first_label(folder))
+    experiment = build(config, runtime, tell=phases.show, first_label=first_label)
     on_chief(runtime, lambda: folder.check_room(experiment.checkpoint_bytes))
     start = start_facts(experiment, command)
     changes = on_chief(runtime, lambda: record_start(folder, experiment, start))
@@ -207,8 +208,11 @@ def _describe(config: Config) -> int:
     with closing(start(config.distribute)) as runtime:
         Callbacks(config.train.callbacks, runtime)
         precision = agree_on_precision(config, runtime)
-        text = describe(build(precision.config, runtime))
+        experiment = build(precision.config, runtime)
+        text = describe(experiment)
         if runtime.is_chief:
+            for note in experiment.source.notes:
+                _say(note)
             for line in describe_precision(precision):
                 _say(line)
             print(text)

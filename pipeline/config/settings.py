@@ -85,6 +85,12 @@ class DataConfig(_Stage):
     path: LocalPath | None = _setting(None, "folder, archive or list of the data set", free=True)
     tfrecord_image_key: str = _setting("image/encoded", "feature of a TFRecord that is the image")
     tfrecord_label_key: str = _setting("image/class/label", "feature of a TFRecord: its label")
+    # Free: a run compares the labels themselves, and the label that is class 0, with its record.
+    first_label: Literal[0, 1] | None = _setting(
+        None,
+        "label of the first class in TFRecords; null: refuse labels that do not tell",
+        free=True,
+    )
     index_path: LocalPath | None = _setting(
         None, "folder for the index of TFRecord files; null: beside them", free=True
     )

@@ -86,6 +86,14 @@ def compare_data(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> Dat
     return DataChanges(classes, splits, _compare_label_numbers(recorded, present))
 
 
+def recorded_first_label(folder: RunFolder) -> int | None:
+    """The label that is class 0 in the TFRecord files of a run; None where none is recorded."""
+    if not folder.has_dataset:
+        return None
+    first: int | None = folder.dataset().get("labels", {}).get("first")
+    return first
+
+
 def record_start(folder: RunFolder, experiment: Experiment, start: Mapping[str, Any]) -> list[str]:
     """Records this start and its data set in the run folder. Only the chief calls it.
 
@@ -187,7 +195,16 @@ def _label_numbers(source: DataSource) -> dict[str, Any]:
 
 
 def _compare_label_numbers(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> str | None:
-    """Whether a version without `labels` and fingerprints subtracted 1 and this one does not."""
+    """Whether another label is class 0 now.
+
+    A version without `labels` and fingerprints may have subtracted 1 where this one does not.
+    """
+    before, now = (facts.get("labels", {}).get("first") for facts in (recorded, present))
+    if None not in (before, now) and before != now:
+        return (
+            f"In the run label {before} of the TFRecord files is class 0, and now label {now} is. "
+            f"Set data.first_label={before}"
+        )
     known = "labels" in recorded or recorded.get("fingerprints")
     if known or present.get("labels") != {"lowest": 1, "first": 0}:
         return None

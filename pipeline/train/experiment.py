@@ -296,6 +296,7 @@ def build(
     runtime: Runtime,
     opened: Opened | None = None,
     tell: Callable[[str], None] = lambda phase: None,
+    first_label: int | None = None,
 ) -> Experiment:
     """Opens the data, builds the model, and creates the optimizer's state.
 
@@ -305,6 +306,7 @@ def build(
       opened: The data set to inspect weights on; None: what the settings name, to train on. The
         global batch must divide over the replicas only for training.
       tell: Is told of each phase that begins.
+      first_label: The label of class 0 in TFRecord files that the run recorded.
 
     Raises:
       DataError: The data is missing or not what the recipe says.
@@ -318,7 +320,7 @@ def build(
         keras.utils.set_random_seed(config.seed)
     if opened is None:
         tell("reading the data")
-        source, mean, std = open_data(config, runtime)
+        source, mean, std = open_data(config, runtime, first_label)
     else:
         source, mean, std = opened
     examples = next(iter(source.splits.values())).num_examples  # of train, where there is one

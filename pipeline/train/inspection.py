@@ -11,11 +11,21 @@ from typing import Any
 
 from pipeline.config import Config, DistributeConfig
 from pipeline.data.sources.other import describe_other, open_other
-from pipeline.data.sources.source import DataSource, open_source, scan_source
+from pipeline.data.sources.source import (
+    DataSource,
+    open_source,
+    scan_source,
+    with_first_label,
+)
 from pipeline.distribute.agreement import on_all, on_chief
 from pipeline.distribute.runtime import Runtime
 from pipeline.errors import DataError
-from pipeline.train.data_record import check_classes, compare_data, data_record
+from pipeline.train.data_record import (
+    check_classes,
+    compare_data,
+    data_record,
+    recorded_first_label,
+)
 from pipeline.train.experiment import Opened
 from pipeline.train.run_folder import RunFolder
 
@@ -48,6 +58,9 @@ def open_inspected(
         the other one has a class that the run does not know.
       SettingsError: The other one does not exist, or its kind cannot be told.
     """
+    # In another set too, a label means the class that it meant in training.
+    first_label = on_chief(runtime, lambda: recorded_first_label(folder))
+    config = config.model_copy(update={"data": with_first_label(config.data, first_label)})
     scanned = None
     if runtime.world_size > 1:
         scanned = on_chief(runtime, lambda: _scan(config, other))

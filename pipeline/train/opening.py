@@ -17,6 +17,7 @@ from pipeline.data.sources.source import (
     measure_normalization,
     open_source,
     scan_source,
+    with_first_label,
 )
 from pipeline.data.split import Colour, Split
 from pipeline.distribute.agreement import check_same, on_all, on_chief
@@ -25,20 +26,29 @@ from pipeline.distribute.runtime import Runtime
 _SHOWN = 5
 
 
-def open_data(config: Config, runtime: Runtime) -> tuple[DataSource, Colour, Colour]:
+def open_data(
+    config: Config, runtime: Runtime, first_label: int | None = None
+) -> tuple[DataSource, Colour, Colour]:
     """Opens the data set, and measures the mean and deviation of its colours, in units of 0..1.
 
     All processes must call it. The chief alone indexes TFRecord files, measures colours and looks
     for duplicates. Every process lists the files, and all must have found the same.
 
+    Args:
+      config: All settings.
+      runtime: Joins the processes.
+      first_label: The label of class 0 in TFRecord files that the run recorded; a setting goes
+        before it.
+
     Raises:
       PipelineError: On every process, with the exit code of what went wrong: the data is missing
         or wrong on one of them, or differs between them.
     """
+    data = with_first_label(config.data, first_label)
     scanned = None
     if runtime.world_size > 1:
-        scanned = on_chief(runtime, lambda: scan_source(config.data))
-    source = on_all(runtime, lambda: open_source(config.data, config.seed, scanned))
+        scanned = on_chief(runtime, lambda: scan_source(data))
+    source = on_all(runtime, lambda: open_source(data, config.seed, scanned))
     if runtime.world_size > 1:
         check_same(
             runtime, data_facts(source), _differences, "data",

@@ -650,7 +650,7 @@ def test_training_from_a_damaged_set_names_shard_and_record(prepared, copied, tm
 
 @pytest.fixture
 def tfrecords(tmp_path):
-    """TFRecord files, named as ImageNet's are, with labels from 1."""
+    """TFRecord files, named as ImageNet's are."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 3), ("validation", 1)):
         for number in range(count):
@@ -660,7 +660,7 @@ def tfrecords(tmp_path):
                 Image.fromarray(noise(rng)).save(stream, "JPEG")
                 contents.append(stream.getvalue())
             file = tmp_path / "tf" / f"{split}-{number:05d}-of-{count:05d}"
-            write_tfrecord(file, contents, [1 + i % 2 for i in range(12)])
+            write_tfrecord(file, contents, [i % 2 for i in range(12)])
     return tmp_path / "tf"
 
 

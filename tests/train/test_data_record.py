@@ -235,3 +235,11 @@ def test_only_the_splits_that_are_asked_for_are_looked_at():
     record = data_record(source(), ["validation"])
     assert record["examples"] == {"validation": 3}
     assert list(record["fingerprints"]) == ["validation"]
+
+
+def test_a_run_whose_class_0_had_another_label_is_not_resumed(run):
+    facts = json.loads((run.path / "dataset.json").read_text())
+    other = compare_data(
+        facts | {"labels": {"lowest": 1, "first": 1}}, facts | {"labels": {"lowest": 1, "first": 0}}
+    )
+    assert "data.first_label=1" in other.shifted

@@ -50,6 +50,17 @@ def test_tfrecord_files_to_evaluate_are_scanned_by_the_chief_alone(
         assert split.labels.tolist() == [i % 3 for i in range(8)]
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_labels_mean_in_another_set_what_they_meant_in_training(tmp_path, run, first):
+    facts = run.dataset() | {"labels": {"lowest": first, "first": first}}
+    run.begin(facts, {})
+    write_tfrecord(tmp_path / "other/train.tfrecord", [b"image"] * 6, [1, 2] * 3)
+    write_tfrecord(tmp_path / "other/test.tfrecord", [b"image"] * 2, [1, 2])
+    config = Config(data=DataConfig(source="tfrecord", path="/gone"))
+    (found,) = on_ranks(lambda one: open_inspected(run, config, one, str(tmp_path / "other")), 1)
+    assert found.source.splits["test"].labels.tolist() == [1 - first, 2 - first]
+
+
 def test_a_data_set_that_has_gone_ends_all_processes_with_one_message(run, tmp_path):
     data = DataConfig(source="tfrecord", path=str(tmp_path / "gone"))
     found = on_ranks(lambda runtime: open_inspected(run, Config(data=data), runtime), 2)

@@ -14,6 +14,7 @@ from pipeline.config import DataConfig
 from pipeline.data.sources.classes import class_name
 from pipeline.data.sources.find_source import find_source, kind_of
 from pipeline.data.sources.folder import open_classes
+from pipeline.data.sources.label_names import describes_labels
 from pipeline.data.sources.records import FACTS
 from pipeline.data.sources.source import open_source
 from pipeline.data.split import DataSource, Split
@@ -67,6 +68,9 @@ def open_other(
     described = describe_other(name, config)
     if described is None:
         return _open_class_folders(Path(name).expanduser(), config, classes)
+    if described.source == "tfrecord" and describes_labels(Path(described.path or "")):
+        # Its own file of class names goes before the label that was class 0 in training.
+        described = described.model_copy(update={"first_label": None})
     source = open_source(described, 0, scanned)
     label_of = _labels(classes)
     own = [name if name in label_of else class_name(name) for name in source.classes]

@@ -25,7 +25,14 @@ from pipeline.data.split import Colour, DataSource, Split
 from pipeline.errors import DataError, SettingsError
 from pipeline.printable import printable
 
-__all__ = ["DataSource", "Split", "measure_normalization", "open_source", "scan_source"]
+__all__ = [
+    "DataSource",
+    "Split",
+    "measure_normalization",
+    "open_source",
+    "scan_source",
+    "with_first_label",
+]
 
 NORMALIZATION_FILES = 2000
 
@@ -44,6 +51,13 @@ _OPENERS: dict[str, Callable[[DataConfig], DataSource]] = {
     "list": open_list,
     "records": open_records,
 }
+
+
+def with_first_label(config: DataConfig, first_label: int | None) -> DataConfig:
+    """The settings with the label of class 0 that a run recorded, unless they have one."""
+    if config.first_label is not None or first_label is None:
+        return config
+    return config.model_copy(update={"first_label": first_label})
 
 
 def scan_source(config: DataConfig) -> Any:

@@ -29,8 +29,9 @@ import numpy.typing as npt
 
 from pipeline.config import DataConfig
 from pipeline.cores import available_cores
-from pipeline.data.sources.classes import alike_notes, class_name
+from pipeline.data.sources.classes import alike_notes
 from pipeline.data.sources.example import bytes_feature, int_feature
+from pipeline.data.sources.label_names import class_names
 from pipeline.data.sources.shards import ShardRecords
 from pipeline.data.split import DataSource, Split, check_labels, hold_out_by_name
 from pipeline.errors import DataError, SettingsError
@@ -43,7 +44,6 @@ _SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation
 _IS_SHARD = re.compile(r"\.tfrecords?\b|-\d{5}-of-\d{5}$")
 _OF = re.compile(r"^(.*)-(\d{5})-of-(\d{5})$")
 _COMPRESSED = (b"\x1f\x8b", b"\x78\x9c", b"\x78\x01", b"\x78\xda")
-_CLASS_FILES = ("label.labels.txt", "labels.txt", "classes.txt")
 
 
 class Index(NamedTuple):
@@ -127,10 +127,10 @@ def open_tfrecord(config: DataConfig, scanned: dict[str, Any] | None = None) -> 
         indexes = {name: _unpacked(scanned[name]["index"]) for name in files}
     lowest = min(int(index.labels.min()) for index in indexes.values())
     highest = max(int(index.labels.max()) for index in indexes.values())
-    classes, first = _class_names(root, lowest, highest, config.tfrecord_label_key)
+    classes, first = class_names(root, lowest, highest, config.first_label)
     notes = alike_notes(str(root), classes)
     if first:
-        notes += (f"{root}: labels begin at 1, and 1 was subtracted",)
+        notes += (f"{root}: label {first} is class 0: {first} is subtracted from each label",)
     splits = {
         name: Split(
             check_labels(index.labels - first, len(classes), f"{root}, {name}"),
@@ -236,50 +236,6 @@ def _check_complete(paths: Sequence[Path]) -> None:
                 f"{len(missing)} of {count} shards are missing, the first of them "
                 f"{stem}-{missing[0]:05d}-of-{count:05d}"
             )
-
-
-def _class_names(
-    root: Path, lowest: int, highest: int, label_key: str
-) -> tuple[tuple[str, ...], int]:
-    """The class names, and the label of the first of them: 0 or 1.
-
-    A file that names more classes than the highest label counts from 0: line `i` names label `i`,
-    counted from 0, even where no record has the label 0.
-    """
-    path = next((p for p in (root / name for name in _CLASS_FILES) if p.is_file()), None)
-    names = None if path is None else _read_names(path)
-    if names is not None and lowest >= 0 and highest < len(names):
-        return names, 0
-    if lowest not in (0, 1):
-        raise DataError(
-            f"{root}: the labels must begin at 0 or 1. Received: {lowest} as the smallest of "
-            f"{label_key}"
-        )
-    count = highest - lowest + 1
-    if names is not None and len(names) < count:
-        raise DataError(f"{path} names {len(names)} classes, but there are {count} labels")
-    return names or tuple(str(label) for label in range(count)), lowest
-
-
-def _read_names(path: Path) -> tuple[str, ...]:
-    """The class names of a file, one per line."""
-    try:
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
-    lines: dict[str, int] = {}
-    for number, line in enumerate(text.rstrip().split("\n"), start=1):
-        try:
-            name = class_name(line)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: {error}") from None
-        if name in lines:
-            raise DataError(
-                f"{path}, line {number}: {name!r} is the name of line {lines[name]} too. Give "
-                "each class a name of its own"
-            )
-        lines[name] = number
-    return tuple(lines)
 
 
 def _index(root: Path, split: str, paths: Sequence[Path], config: DataConfig) -> Index:

@@ -19,8 +19,8 @@ IMAGES = [RNG.bytes(int(n)) for n in RNG.integers(1, 5000, 40)]
 LABELS = [1 + i % 4 for i in range(40)]
 
 
-def write_set(root, first_label=1):
-    """24 training examples in three shards, 16 for validation in two; labels as ImageNet's."""
+def write_set(root, first_label=0):
+    """24 training examples in three shards, 16 for validation in two."""
     labels = [label - 1 + first_label for label in LABELS]
     for split, shards, start in (("train", 3, 0), ("validation", 2, 24)):
         for i in range(shards):
@@ -36,7 +36,7 @@ def open_(root, **settings):
 @pytest.mark.parametrize("first_label", [0, 1])
 def test_records_are_read_in_any_order_with_labels_from_zero(tmp_path, first_label):
     write_set(tmp_path, first_label)
-    source = open_(tmp_path)
+    source = open_(tmp_path, first_label=first_label)
     train, validation = source.splits["train"], source.splits["validation"]
     assert source.classes == ("0", "1", "2", "3")
     assert train.labels.tolist() == [i % 4 for i in range(24)]
@@ -125,6 +125,46 @@ def test_a_file_with_a_name_for_label_0_counts_from_0(tmp_path):
     assert source.notes == ()
 
 
+NAMES = "wren\nrobin\nowl\nauk\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "names_of_labels"),
+    [
+        ("0:background\n1:wren\n2:robin\n3:owl\n4:auk\n", "background wren robin owl auk"),
+        ("1:wren\n2:robin\n3:owl\n4:auk\n5:kite\n", "- wren robin owl auk"),
+        (f"background\n{NAMES}", "background wren robin owl auk"),
+        (NAMES, "- wren robin owl auk"),  # as many lines as labels: no other reading fits
+    ],
+)
+def test_labels_from_1_keep_the_names_of_their_lines(tmp_path, text, names_of_labels):
+    write_set(tmp_path, first_label=1)
+    (tmp_path / "labels.txt").write_text(text)
+    source = open_(tmp_path)
+    found = [source.classes[label] for label in source.splits["train"].labels]
+    assert found == [names_of_labels.split()[1 + i % 4] for i in range(24)]
+    assert bool(source.notes) == (source.first_label == 1)
+
+
+def test_labels_that_fit_two_lines_each_are_refused_until_it_is_said(tmp_path):
+    write_set(tmp_path, first_label=1)
+    (tmp_path / "labels.txt").write_text(f"{NAMES}kite\n")
+    with pytest.raises(DataError, match=r"label 1 is 'robin'.*; or label 1 is 'wren'"):
+        open_(tmp_path)
+    for first, name in ((0, "robin"), (1, "wren")):
+        source = open_(tmp_path, first_label=first)
+        assert source.classes[source.splits["train"].labels[0]] == name
+
+
+def test_a_set_without_class_0_keeps_the_labels_of_the_run(tmp_path):
+    write_set(tmp_path, first_label=1)
+    source = open_(tmp_path, first_label=0)
+    assert source.splits["train"].labels.tolist() == [1 + i % 4 for i in range(24)]
+    write_set(tmp_path, first_label=0)
+    with pytest.raises(DataError, match="the lowest label is 0, but class 0 has label 1"):
+        open_(tmp_path, first_label=1)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -198,10 +238,18 @@ def case_no_example(root):
     return r"train-00000-of-00003, record 0: .*tf\.Example"
 
 
-def case_labels_from_five(root):
+def case_labels_that_are_negative(root):
     for path in root.iterdir():
-        write_tfrecord(path, IMAGES[:2], [5, 6])
-    return r"labels must begin at 0 or 1. Received: 5"
+        write_tfrecord(path, IMAGES[:2], [-1, 6])
+    return r"labels must not be negative. Received: -1"
+
+
+def case_labels_from_one_without_names(root):
+    write_set(root, first_label=1)
+    return (
+        r"labels are 1 to 4, and no file names the classes. Either label 1 is class 1 of 5.*"
+        r"data\.first_label=0; or label 1 is class 0 of 4: set data\.first_label=1"
+    )
 
 
 def case_empty_shards(root):
