@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
+from pipeline.data import storage
 from pipeline.data.split import DataSource, Split
 from pipeline.errors import DataError
 
@@ -217,7 +218,7 @@ def _timed(
 
 def _stat(file: _File) -> os.stat_result | None:
     try:
-        found = os.stat(file.path)
+        found = storage.stat(file.path)
     except OSError:
         return None
     # Empty files are damaged rather than equal; reading a pipe would wait for ever.
@@ -225,21 +226,21 @@ def _stat(file: _File) -> os.stat_result | None:
 
 
 def _tail(file: _File) -> bytes | None:
-    try:
+    def read() -> bytes:
         with open(file.path, "rb") as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(0, size - _TAIL_BYTES))
             return _digest(stream.read(_TAIL_BYTES))
-    except OSError:
-        return None
+
+    with suppress(OSError):
+        return storage.retried(read)
+    return None
 
 
 def _content(file: _File) -> bytes | None:
-    try:
-        with open(file.path, "rb") as stream:
-            return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).digest()
-    except OSError:
-        return None
+    with suppress(OSError):
+        return _digest(storage.read_file(file.path))
+    return None
 
 
 def _digest(content: bytes) -> bytes:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from pipeline.data.split import Split
+from pipeline.data.storage import stat
 
 # Enough to hide the latency of shared storage. Each thread reads the sizes of many files.
 _READERS = 32
@@ -59,7 +60,7 @@ def _sizes_of_some(paths: Sequence[str]) -> list[int]:
     sizes = []
     for path in paths:
         try:
-            sizes.append(os.stat(path).st_size)
+            sizes.append(stat(path).st_size)
         except (OSError, ValueError):
             sizes.append(-1)
     return sizes

@@ -24,6 +24,7 @@ from pipeline.data.decode.unreadable import UnreadableError
 from pipeline.data.decode.upright import stored_boxes, stored_widths, turn_upright
 from pipeline.data.preprocess import decode_box, resize_box
 from pipeline.data.split import Split
+from pipeline.data.storage import ATTEMPTS, reason
 from pipeline.errors import RESIZE_IMAGES, SKIP_BAD_IMAGES, DataError
 
 # An error that leaves a graph keeps only its text: the message travels between these marks.
@@ -105,7 +106,7 @@ def read_contents(
     def again(
         places: npt.NDArray[np.int64], found: npt.NDArray[np.object_]
     ) -> npt.NDArray[np.object_]:
-        # A second attempt, as shared storage may fail once. The third says what is wrong.
+        # `_content` reads again while the error may pass. `_read_others` says what is wrong.
         for number in np.flatnonzero(found == b""):
             with suppress(UnreadableError):
                 found[number] = _content(split, int(places[number]))
@@ -254,8 +255,12 @@ def _read_others(
         name = split.name(int(example))
         try:
             if not content:
-                late = _content(split, int(example))
-                raise UnreadableError("storage failed twice" if late else "it is empty")
+                if _content(split, int(example)):  # which decoder it needs was not looked up
+                    raise DataError(
+                        f"{name} could not be read in {ATTEMPTS} attempts, and then could: its "
+                        "storage failed for a time. Give the command again"
+                    )
+                raise UnreadableError("it is empty")
             if by_tensorflow:
                 _explain(content, name, config)
             image, _ = read_image(content, config.max_pixels)
@@ -265,7 +270,7 @@ def _read_others(
                 raise DataError(str(_unreadable(name, str(error))).join(_MARKS)) from None
             skipped.add(name, str(error))
             return np.zeros((size, size, 3), np.uint8), np.False_
-        except DataError as error:  # a wrong size is a wrong setting: it is never skipped
+        except DataError as error:  # neither a wrong size nor a passing failure is skipped
             raise DataError(str(error).join(_MARKS)) from None
         return image, np.True_
 
@@ -310,7 +315,7 @@ def _content(split: Split, example: int) -> bytes:
     try:
         return split.content(example)
     except OSError as error:
-        raise UnreadableError(error.strerror or str(error)) from None
+        raise UnreadableError(reason(error)) from None
     except DataError as error:
         raise UnreadableError(str(error)) from None
 

@@ -7,13 +7,13 @@ import os
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.config import DataConfig
+from pipeline.data.storage import read_file
 from pipeline.errors import DataError
 from pipeline.printable import printable
 
@@ -101,7 +101,7 @@ class Split:
             return self.records.read_one(index)
         if self.paths is None:
             raise ValueError(f"{self.title} holds pixels, not encoded images")
-        return Path(self.paths[index]).read_bytes()
+        return read_file(self.paths[index])
 
     def contents(self, indices: npt.NDArray[np.int64]) -> list[bytes]:
         """The encoded images of records, b"" for one that cannot be read."""

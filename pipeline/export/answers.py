@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pipeline.data.images import load_image
 from pipeline.data.sources.folder import EXTENSIONS
 from pipeline.data.sources.walk import is_skipped
+from pipeline.data.storage import read_file, reason
 from pipeline.errors import DataError, without_settings
 from pipeline.export.exported import Exported, Pixels, Probabilities
 
@@ -87,10 +88,10 @@ def _read(file: Answer, model: Exported) -> Answer:
     if file.problem is not None:
         return file
     try:
-        content = Path(file.path).read_bytes()
+        content = read_file(file.path)
         pixels = load_image(content, file.path, model.facts.preprocessing.data_config())
     except OSError as error:
-        return file._replace(problem=error.strerror or str(error))
+        return file._replace(problem=reason(error))
     except DataError as error:
         return file._replace(problem=without_settings(str(error)))
     return file._replace(pixels=pixels)

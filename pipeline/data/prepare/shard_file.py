@@ -16,6 +16,7 @@ from pipeline.data.decode.unreadable import UnreadableError
 from pipeline.data.encode import Encoded, encode_image, to_png
 from pipeline.data.sources.example import encode_example
 from pipeline.data.split import Split
+from pipeline.data.storage import reason, stat
 from pipeline.errors import DataError
 
 # A record a chunk, so that one is read without its neighbours; JPEG and PNG do not compress.
@@ -148,8 +149,8 @@ def inputs_of(split: Split) -> str:
         digest.update(os.fsencode(name))
         if split.paths is not None:
             try:
-                stat = os.stat(name)
-                digest.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+                found = stat(name)
+                digest.update(f"\0{found.st_size}\0{found.st_mtime_ns}\0".encode())
             except OSError:
                 digest.update(b"\0missing\0")
     return digest.hexdigest()
@@ -212,7 +213,7 @@ def _read(split: Split, place: int, max_pixels: int) -> Encoded:
     try:
         return encode_image(split.content(place), max_pixels)
     except OSError as error:
-        raise UnreadableError(error.strerror or str(error)) from None
+        raise UnreadableError(reason(error)) from None
     except DataError as error:
         raise UnreadableError(str(error)) from None
 

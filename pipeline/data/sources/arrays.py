@@ -22,6 +22,7 @@ from pipeline.data.split import (
     hold_out,
     hold_out_last,
 )
+from pipeline.data.storage import read_file
 from pipeline.errors import DataError, SettingsError
 
 Images = npt.NDArray[np.uint8]
@@ -172,7 +173,7 @@ def read_idx(folder: Path, name: str, rank: int) -> npt.NDArray[np.uint8]:
             "there, or set data.path to where they are"
         )
     try:
-        content = path.read_bytes()
+        content = read_file(path)
         content = gzip.decompress(content) if path.suffix == ".gz" else content
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"cannot read {path}: {error}. Download it again") from None

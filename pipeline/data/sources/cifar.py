@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.data.storage import read_file
 from pipeline.errors import DataError
 
 
@@ -73,7 +74,7 @@ def _open(layout: Layout, path: Path) -> tuple[Read, Callable[[], None]]:
     """A function that reads a member by name, and one that closes what it reads from."""
     folder = path if (path / layout.meta).is_file() else path / layout.folder
     if (folder / layout.meta).is_file():
-        return lambda name: (folder / name).read_bytes(), lambda: None
+        return lambda name: read_file(folder / name), lambda: None
     archive_path = path / layout.archive if path.is_dir() else path
     if not archive_path.is_file():
         raise DataError(
@@ -83,7 +84,8 @@ def _open(layout: Layout, path: Path) -> tuple[Read, Callable[[], None]]:
         )
     archive = None
     try:
-        archive = tarfile.open(archive_path)  # noqa: SIM115 - `close` is returned
+        content = io.BytesIO(read_file(archive_path))
+        archive = tarfile.open(fileobj=content)  # noqa: SIM115 - `close` is returned
         members = {Path(m.name).name: m for m in archive.getmembers() if m.isfile()}
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         if archive is not None:

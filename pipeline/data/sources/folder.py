@@ -12,6 +12,7 @@ from pipeline.config import DataConfig
 from pipeline.data.sources.classes import alike_notes, class_name, class_order
 from pipeline.data.sources.walk import Listing, is_folder, is_skipped
 from pipeline.data.split import DataSource, Split, hold_out_by_name
+from pipeline.data.storage import list_folder, reason
 from pipeline.errors import DataError, SettingsError
 from pipeline.printable import printable
 
@@ -232,13 +233,12 @@ def _list_split(folder: Path, classes: Sequence[str], root: str | None, train: P
 
 def _count_beside(folder: Path, listing: Listing) -> None:
     """Counts what lies beside the class folders and is not used."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if is_folder(entry):
-                if is_skipped(entry.name):
-                    listing.skipped[printable(entry.name)] += 1
-            elif entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith("."):
-                listing.left_out["images outside the class folders"] += 1
+    for entry in list_folder(folder):
+        if is_folder(entry):
+            if is_skipped(entry.name):
+                listing.skipped[printable(entry.name)] += 1
+        elif entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith("."):
+            listing.left_out["images outside the class folders"] += 1
 
 
 def _list_class(names: Sequence[str], label: int, listing: Listing) -> None:
@@ -299,10 +299,9 @@ def _shared_notes(title: str, listings: Mapping[str, Listing]) -> Iterable[str]:
 
 def _folders(folder: Path) -> list[str]:
     try:
-        with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if not is_skipped(e.name) and is_folder(e))
+        return [e.name for e in list_folder(folder) if not is_skipped(e.name) and is_folder(e)]
     except OSError as error:
-        raise DataError(f"cannot list {printable(str(folder))}: {error.strerror}") from None
+        raise DataError(f"cannot list {printable(str(folder))}: {reason(error)}") from None
 
 
 def _holds_image(folder: Path) -> bool:

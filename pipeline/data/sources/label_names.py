@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.data.sources.classes import class_name
+from pipeline.data.storage import read_file, reason
 from pipeline.errors import DataError
 
 # TFDS's file always counts from 0: https://www.tensorflow.org/datasets/external_tfrecord
@@ -114,9 +115,9 @@ def _find_names(root: Path) -> _Names | None:
     if path is None:
         return None
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        text = read_file(path).decode("utf-8-sig", "surrogateescape").replace("\r\n", "\n")
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
+        raise DataError(f"cannot read {path}: {reason(error)}") from None
     lines = text.rstrip().split("\n")
     matches = [_NUMBERED.fullmatch(line.strip()) for line in lines]
     numbers = [int(match[1]) for match in matches if match]

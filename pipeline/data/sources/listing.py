@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 from pipeline.config import DataConfig
 from pipeline.data.sources.classes import alike_notes, class_name, class_order
 from pipeline.data.split import DataSource, Split, hold_out_by_name
+from pipeline.data.storage import read_file, reason
 from pipeline.errors import DataError, SettingsError
 from pipeline.printable import printable
 
@@ -89,12 +91,12 @@ def _repeated(title: str, rows: Sequence[_Row]) -> tuple[str, ...]:
 
 def _read(file: Path, title: str) -> list[_Row]:
     try:
-        with open(file, encoding="utf-8-sig", newline="") as stream:
-            is_json = file.suffix.lower() in _JSON
-            entries = _json_entries(stream, title) if is_json else _csv_entries(stream, title)
-            rows = [_row(entry, where) for where, entry in entries]
+        stream = io.StringIO(read_file(file).decode("utf-8-sig"), newline="")
+        is_json = file.suffix.lower() in _JSON
+        entries = _json_entries(stream, title) if is_json else _csv_entries(stream, title)
+        rows = [_row(entry, where) for where, entry in entries]
     except OSError as error:
-        raise DataError(f"cannot read the list {title}: {error.strerror}") from None
+        raise DataError(f"cannot read the list {title}: {reason(error)}") from None
     except (csv.Error, ValueError, RecursionError) as error:
         raise DataError(f"{title} is no CSV or JSON file in UTF-8: {error}") from None
     if not rows:

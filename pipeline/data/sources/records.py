@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +21,7 @@ from pipeline.data.sources.classes import alike_notes
 from pipeline.data.sources.example import IMAGE_KEY
 from pipeline.data.sources.shards import ShardRecords, allow_open_files
 from pipeline.data.split import Colour, DataSource, Split, check_labels
+from pipeline.data.storage import TRANSIENT, read_file, reason, retried, stat
 from pipeline.errors import DataError, SettingsError
 from pipeline.printable import printable
 
@@ -29,6 +32,8 @@ FACTS = "dataset.json"
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:1"
 _BUFFER_BYTES = 32768
 _OPENERS = 32
+# No footer of any version is larger.
+_FOOTER_BYTES = 2**17
 
 
 class _Facts(BaseModel):
@@ -117,10 +122,9 @@ class ArrayRecordShard:
     def __init__(self, path: str, examples: int | None = None) -> None:
         self._path = path
         try:
-            self._reader = ArrayRecordReader(
-                path, _READER_OPTIONS, file_reader_buffer_size=_BUFFER_BYTES
-            )
-            found = self._reader.num_records()
+            self._reader, found = retried(lambda: self._open_counted(examples))
+        except OSError as error:
+            raise DataError(f"cannot read {path}: {reason(error)}") from None
         except (RuntimeError, ValueError) as error:
             raise DataError(f"{path} cannot be opened: {error}. Copy it again") from None
         if examples is not None and found != examples:
@@ -132,12 +136,52 @@ class ArrayRecordShard:
     def read(self, place: int) -> bytes:
         """Record number `place`; DataError where its checksum is wrong."""
         try:
-            return bytes(self._reader.read([place])[0])
+            return retried(lambda: self._read(place))
+        except OSError as error:
+            raise DataError(f"cannot read it: {reason(error)}") from None
         except (RuntimeError, ValueError, IndexError) as error:
             raise DataError(f"the file was altered: {error}") from None
 
     def close(self) -> None:
         self._reader.close()
+
+    def _open_counted(self, examples: int | None) -> tuple[ArrayRecordReader, int]:
+        reader = self._open()
+        found = reader.num_records()
+        if examples is not None and found != examples:
+            # The library takes a footer that cannot be read for an empty one, without an error.
+            with open(self._path, "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - _FOOTER_BYTES))
+                file.read()
+            reader = self._open()
+            found = reader.num_records()
+        return reader, found
+
+    def _open(self) -> ArrayRecordReader:
+        with _system_errors():
+            return ArrayRecordReader(
+                self._path, _READER_OPTIONS, file_reader_buffer_size=_BUFFER_BYTES
+            )
+
+    def _read(self, place: int) -> bytes:
+        try:
+            with _system_errors():
+                return bytes(self._reader.read([place])[0])
+        except OSError:
+            self._reader = self._open()  # a reader that failed once fails from then on
+            raise
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """Turns the library's error into OSError where the system refused a read that may succeed."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        code = next((code for code in TRANSIENT if os.strerror(code) in str(error)), None)
+        if code is None:
+            raise
+        raise OSError(code, os.strerror(code)) from None
 
 
 def open_records(config: DataConfig) -> DataSource:
@@ -198,14 +242,14 @@ def read_facts(root: Path) -> SetFacts:
     """dataset.json; DataError where it is missing or not of this format."""
     path = root / FACTS
     try:
-        return SetFacts.model_validate_json(path.read_bytes())
+        return SetFacts.model_validate_json(read_file(path))
     except OSError as error:
         if not root.exists():
             raise DataError(
                 f"{root} does not exist. Name a folder that `vit prepare` has written"
             ) from None
         raise DataError(
-            f"cannot read {path}: {error.strerror}. Name a folder that `vit prepare` has written"
+            f"cannot read {path}: {reason(error)}. Name a folder that `vit prepare` has written"
         ) from None
     except ValidationError as error:
         first = error.errors()[0]
@@ -232,9 +276,9 @@ def check_shards(root: Path, shards: Sequence[ShardFacts]) -> None:
 def _wrong(root: Path, shard: ShardFacts) -> str | None:
     path = root / shard.file
     try:
-        size = path.stat().st_size
+        size = stat(path).st_size
     except OSError as error:
-        return f"cannot read {path}: {error.strerror}. Copy it again"
+        return f"cannot read {path}: {reason(error)}. Copy it again"
     if size != shard.size:
         return (
             f"{path} must have {shard.size} bytes, but has {size}: it is truncated or another "
@@ -251,9 +295,9 @@ def read_labels(root: Path, split: SplitFacts) -> npt.NDArray[np.int32]:
     """The labels of a split, int32 [N]; DataError where the file is missing or altered."""
     path = root / split.labels
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}. Copy it again") from None
+        raise DataError(f"cannot read {path}: {reason(error)}. Copy it again") from None
     if hashlib.sha256(content).hexdigest() != split.labels_sha256:
         raise DataError(f"{path} was altered: its checksum is wrong. Copy it again")
     labels: npt.NDArray[np.int32] = np.load(io.BytesIO(content), allow_pickle=False)

@@ -8,6 +8,7 @@ References:
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import io
 import mmap
@@ -34,6 +35,7 @@ from pipeline.data.sources.example import bytes_feature, int_feature
 from pipeline.data.sources.label_names import class_names
 from pipeline.data.sources.shards import ShardRecords
 from pipeline.data.split import DataSource, Split, check_labels, hold_out_by_name
+from pipeline.data.storage import read_at, reason, retried, stat
 from pipeline.errors import DataError, SettingsError
 from pipeline.printable import printable
 
@@ -64,25 +66,38 @@ class TFRecordShard:
     """One open file, read at any record's first byte."""
 
     def __init__(self, path: str) -> None:
+        self._path = path
         try:
-            self._file = os.open(path, os.O_RDONLY)
+            self._open()
         except OSError as error:
-            raise DataError(f"cannot read {path}: {error.strerror}") from None
-        weakref.finalize(self, os.close, self._file)
+            raise DataError(f"cannot read {path}: {reason(error)}") from None
 
     def read(self, place: int) -> bytes:
         """The record that begins at byte `place`; DataError where its checksum is wrong."""
         try:
-            length = _length(os.pread(self._file, _HEADER.size, place))
-            record = os.pread(self._file, length + _FOOTER.size, place + _HEADER.size)
+            length, record = retried(lambda: self._read(place))
         except OSError as error:
-            raise DataError(f"cannot read it: {error.strerror}") from None
+            raise DataError(f"cannot read it: {reason(error)}") from None
         except (ValueError, struct.error):
             raise DataError("the file was altered: the record's length is wrong") from None
         content, checksum = record[:length], record[length:]
         if len(checksum) != _FOOTER.size or _FOOTER.unpack(checksum)[0] != _masked_crc(content):
             raise DataError("the file was altered: the record's checksum is wrong")
         return content
+
+    def _open(self) -> None:
+        self._file = retried(lambda: os.open(self._path, os.O_RDONLY))
+        weakref.finalize(self, os.close, self._file)
+
+    def _read(self, place: int) -> tuple[int, bytes]:
+        file = self._file  # another thread may open it again
+        try:
+            length = _length(read_at(file, _HEADER.size, place))
+            return length, read_at(file, length + _FOOTER.size, place + _HEADER.size)
+        except OSError as error:
+            if error.errno == errno.ESTALE:
+                self._open()
+            raise
 
 
 def is_tfrecord(path: Path) -> bool:
@@ -154,7 +169,7 @@ def _root(config: DataConfig) -> Path:
 
 
 def _sizes(root: Path, paths: Sequence[Path]) -> dict[str, int]:
-    return {str(path.relative_to(root)): path.stat().st_size for path in paths}
+    return {str(path.relative_to(root)): stat(path).st_size for path in paths}
 
 
 def _check_files(root: Path, files: dict[str, list[Path]], scanned: dict[str, Any]) -> None:
@@ -240,10 +255,10 @@ def _check_complete(paths: Sequence[Path]) -> None:
 
 def _index(root: Path, split: str, paths: Sequence[Path], config: DataConfig) -> Index:
     """The kept index, or a new one, which is kept where that is possible."""
-    stats = [path.stat() for path in paths]
+    stats = [stat(path) for path in paths]
     keys = config.tfrecord_label_key, config.tfrecord_image_key
     facts = [str(path.relative_to(root)) for path in paths], keys
-    state = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+    state = [(one.st_size, one.st_mtime_ns) for one in stats]
     key = hashlib.blake2b(repr((facts, state)).encode(), digest_size=8).hexdigest()
     folder = root if config.index_path is None else Path(config.index_path).expanduser()
     kept = folder / f".vit-index-{split}-{key}.npz"
@@ -288,14 +303,14 @@ def scan(
         the first no such image.
     """
     try:
-        with open(path, "rb") as file:
+        with retried(lambda: open(path, "rb")) as file:
             size = os.fstat(file.fileno()).st_size
             if not size:
                 return np.zeros(0, np.int64), np.zeros(0, np.int64)
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 return _scan(content, size, path, label_key, image_key)
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
+        raise DataError(f"cannot read {path}: {reason(error)}") from None
 
 
 def _scan(

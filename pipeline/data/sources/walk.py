@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.data import storage
 from pipeline.data.split import Split
 from pipeline.errors import DataError
 from pipeline.printable import printable
@@ -68,7 +69,7 @@ class Listing:
 
     def __post_init__(self) -> None:
         self._real = os.path.realpath(self.folder)
-        self._visited[_identity(os.stat(self.folder))] = self.folder
+        self._visited[_identity(storage.stat(self.folder))] = self.folder
 
     def split(self, title: str) -> Split:
         return Split(np.asarray(self.labels, np.int32), paths=self.paths, title=title)
@@ -142,9 +143,9 @@ class Listing:
     def _visit_folder(self, path: str) -> bool:
         """Whether the folder is to be listed; False where its files are listed without it."""
         try:
-            identity = _identity(os.stat(path))
+            identity = _identity(storage.stat(path))
         except OSError as error:
-            raise DataError(f"cannot list {printable(path)}: {error.strerror}") from None
+            raise DataError(f"cannot list {printable(path)}: {storage.reason(error)}") from None
         other = self._visited.get(identity)
         if other is None and os.path.islink(path):
             other = self._own_folder(os.path.realpath(path))
@@ -165,11 +166,10 @@ class Listing:
         """Adds the files of one folder; returns the folders in it, sorted."""
         folders = []
         try:
-            with os.scandir(where) as entries:
-                found = sorted(entries, key=lambda entry: entry.name)
-            device = os.stat(where).st_dev
+            found = storage.list_folder(where)
+            device = storage.stat(where).st_dev
         except OSError as error:
-            raise DataError(f"cannot list {printable(where)}: {error.strerror}") from None
+            raise DataError(f"cannot list {printable(where)}: {storage.reason(error)}") from None
         prefix = os.path.relpath(where, self.folder).replace(os.sep, "/")
         for entry in found:
             if is_skipped(entry.name):
@@ -202,7 +202,7 @@ class Listing:
         if entry.is_symlink():
             self._links.add(len(self.paths))
             try:
-                identity = _identity(entry.stat())
+                identity = _identity(storage.stat(entry.path))
             except OSError:
                 identity = 0, 0  # unreadable, as reading it will say
         self.paths.append(entry.path)
@@ -244,7 +244,7 @@ def _identity(stat: os.stat_result) -> Identity:
 
 def _stat(path: str) -> os.stat_result | None:
     try:
-        return os.stat(path)
+        return storage.stat(path)
     except OSError:
         return None
 
