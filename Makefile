@@ -4,7 +4,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 NVCC := $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
-FLAVOUR := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+# A driver that fails is not a machine without a GPU: it is said, and nothing is installed for the CPU.
+FLAVOUR := $(shell command -v nvidia-smi >/dev/null || { echo cpu; exit; }; \
+    said=$$(timeout 30 nvidia-smi -L 2>&1) && echo gpu && exit; \
+    case $$said in (*"No devices were found"*) echo cpu;; (*) echo failing;; esac)
+ifeq ($(FLAVOUR)$(filter clean,$(MAKECMDGOALS)),failing)
+$(error nvidia-smi fails: $(shell timeout 30 nvidia-smi -L 2>&1 | head -n 3). \
+    Repair the driver, or name what to install: make FLAVOUR=cpu or FLAVOUR=gpu)
+endif
 
 .PHONY: train test lint chaos benchmark benchmark-accuracy check-plan image test-image test-cluster horovod horovod-gpu-build clean
 

@@ -6,11 +6,11 @@ import argparse
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
 from jobs.cli import run_process
+from jobs.nvidia import ask_nvidia_smi
 from pipeline.distribute.job import Job
 from pipeline.distribute.launcher import launch
 from pipeline.errors import SettingsError
@@ -182,19 +182,15 @@ def _read_command(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def find_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """This node's GPUs as CUDA_VISIBLE_DEVICES names them."""
+    """This node's GPUs as CUDA_VISIBLE_DEVICES names them.
+
+    Raises:
+      SettingsError: That is not set, and nvidia-smi fails.
+    """
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return tuple(name for name in visible.split(",") if name.strip() not in ("", "-1"))
-    if shutil.which("nvidia-smi") is None:
-        return ()
-    try:
-        listed = subprocess.run(
-            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    count = sum(line.startswith("GPU ") for line in listed.splitlines())
+    count = sum(line.startswith("GPU ") for line in ask_nvidia_smi("-L"))
     return tuple(str(index) for index in range(count))
 
 

@@ -40,7 +40,7 @@ def examine(recipe: str, settings: Sequence[str], as_json: bool) -> int:
     found = Findings(display.show)
     found.value("processes", find_place, os.environ)  # a broken TF_CONFIG is said
     config = found.value("recipe", lambda: load_config(find_recipe(recipe), settings))
-    gpus = found.value("GPUs", machine.list_gpus) or []
+    gpus = _list_gpus(found)
     _check_installation(found, config, place, len(gpus))
     met = False
     if config is not None:
@@ -61,6 +61,15 @@ def examine(recipe: str, settings: Sequence[str], as_json: bool) -> int:
         _complain(found, place)
     display.end(recipe, found.all)
     return exit_code(found.all)
+
+
+def _list_gpus(found: Findings) -> list[Gpu]:
+    if os.environ.get("CUDA_VISIBLE_DEVICES") is not None and not find_gpus(os.environ):
+        # All are hidden: a driver that fails is no reason not to train on the CPU.
+        with suppress(SettingsError):
+            return machine.list_gpus()
+        return []
+    return found.value("GPUs", machine.list_gpus) or []
 
 
 def _check_installation(found: Findings, config: Config | None, place: Place, gpus: int) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
@@ -13,7 +11,7 @@ from packaging.requirements import Requirement
 
 from jobs.doctor.finding import Finding, error, ok, warning
 from jobs.doctor.installation import PACKAGE, installed_version
-from pipeline.errors import SettingsError
+from jobs.nvidia import ask_nvidia_smi
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 GIB = 2**30
@@ -55,25 +53,8 @@ def list_gpus() -> list[Gpu]:
     Raises:
       SettingsError: nvidia-smi is there and fails, as it does with a broken driver.
     """
-    if shutil.which("nvidia-smi") is None:
-        return []
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", _QUERY, "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError) as problem:
-        raise SettingsError(f"nvidia-smi cannot be run: {problem}. Repair the driver") from None
-    if done.returncode != 0:
-        said = (done.stdout + done.stderr).strip().splitlines()
-        why = said[0].rstrip(".") if said else f"exit code {done.returncode}"
-        raise SettingsError(
-            f"nvidia-smi fails: {why}. Repair or reload the driver: without it there is no GPU"
-        )
-    rows = [line.split(", ") for line in done.stdout.splitlines() if line.strip()]
+    lines = ask_nvidia_smi(_QUERY, "--format=csv,noheader,nounits")
+    rows = [line.split(", ") for line in lines]
     return [Gpu(row[0], row[1], _mebibytes(row[2]), _mebibytes(row[3])) for row in rows]
 
 
