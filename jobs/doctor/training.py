@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +111,7 @@ def check_length(schedule: Schedule, config: Config, examples: int) -> Iterator[
 def check_rate(schedule: Schedule, config: Config, examples: int) -> Iterator[Finding]:
     """Peak of the learning rate and length of the warm-up, as they come out."""
     steps, warmup = schedule.total_steps, schedule.warmup_steps
-    per_epoch = examples / config.data.global_batch_size
+    per_epoch = Fraction(examples, config.data.global_batch_size)
     if (problem := warmup_problem(schedule, per_epoch)) is not None:
         yield warning("learning rate", *problem)
     if schedule.peak_lr > LARGE_PEAK_LR:
@@ -120,7 +121,7 @@ def check_rate(schedule: Schedule, config: Config, examples: int) -> Iterator[Fi
             "Lower optim.base_lr, or set optim.lr_scaling=sqrt or none",
         )
     elif warmup < steps:
-        in_epochs = f"; the warm-up is {warmup / per_epoch:.3g} epochs" if warmup else ""
+        in_epochs = f"; the warm-up is {float(warmup / per_epoch):.3g} epochs" if warmup else ""
         yield ok("learning rate", describe_rate(config, schedule) + in_epochs)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 from rich.console import Console
@@ -23,7 +24,7 @@ _NARROW = 100  # columns, below which the bar has room for two facts only
 class EpochAndRun:
     """A bar for the epoch and one for the run, each with the time left and facts beside it."""
 
-    def __init__(self, console: Console, total_steps: int, steps_per_epoch: float) -> None:
+    def __init__(self, console: Console, total_steps: int, steps_per_epoch: Fraction) -> None:
         self._console = console
         self._total_steps, self._steps_per_epoch = total_steps, steps_per_epoch
         self._epochs = math.ceil(total_steps / steps_per_epoch)
@@ -41,7 +42,7 @@ class EpochAndRun:
             self._epoch = epoch
             name, total = self._named(epoch)
             self._bar.reset(self._current, total=total, description=name)
-        done = step - epoch * self._steps_per_epoch
+        done = float(step - epoch * self._steps_per_epoch)
         self._bar.update(self._current, completed=done)
         self._bar.update(self._run, completed=step)
 
@@ -68,7 +69,7 @@ class EpochAndRun:
 
     def _named(self, epoch: int) -> tuple[str, float]:
         left = self._total_steps - epoch * self._steps_per_epoch
-        return f"epoch {epoch + 1}/{self._epochs}", min(self._steps_per_epoch, left)
+        return f"epoch {epoch + 1}/{self._epochs}", float(min(self._steps_per_epoch, left))
 
 
 def speed(row: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 from rich.console import Console
@@ -32,7 +33,7 @@ class ProgressDisplay:
     """
 
     def __init__(
-        self, total_steps: int, steps_per_epoch: float, enabled: bool = True, top_5: bool = True
+        self, total_steps: int, steps_per_epoch: Fraction, enabled: bool = True, top_5: bool = True
     ) -> None:
         self._total_steps = total_steps
         self._steps_per_epoch = steps_per_epoch
@@ -147,7 +148,7 @@ class ProgressDisplay:
 
     def _place(self) -> str:
         width = len(str(self._total_steps))
-        epoch = self._step / self._steps_per_epoch
+        epoch = float(self._step / self._steps_per_epoch)
         return f"step {self._step:>{width}}/{self._total_steps}  epoch {epoch:.1f}"
 
     def _left(self) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Literal, NamedTuple
 
 import tensorflow as tf
 
 from pipeline.config import Config, OptimConfig
+from pipeline.optim.steps import count_steps, in_steps
 
 REFERENCE_BATCH_SIZE = 256
 
@@ -60,7 +62,7 @@ def scale_learning_rate(
 
 
 def build_schedule(
-    config: OptimConfig, *, global_batch_size: int, total_steps: int, steps_per_epoch: float
+    config: OptimConfig, *, global_batch_size: int, total_steps: int, steps_per_epoch: Fraction
 ) -> Schedule:
     """The schedule of a run of `total_steps` updates.
 
@@ -69,7 +71,7 @@ def build_schedule(
     peak_lr = scale_learning_rate(config.base_lr, global_batch_size, config.lr_scaling)
     warmup_steps = config.warmup_steps
     if warmup_steps is None:
-        warmup_steps = round(config.warmup_epochs * steps_per_epoch)
+        warmup_steps = round(in_steps(config.warmup_epochs, steps_per_epoch))
     return Schedule(
         peak_lr=peak_lr,
         floor_lr=peak_lr * config.final_lr_fraction,
@@ -81,27 +83,28 @@ def build_schedule(
 
 def plan_schedule(config: Config, examples: int) -> Schedule:
     """Learning rate and number of updates of a run on so many training examples."""
-    steps_per_epoch = examples / config.data.global_batch_size
+    steps_per_epoch = Fraction(examples, config.data.global_batch_size)
     return build_schedule(
         config.optim,
         global_batch_size=config.data.global_batch_size,
-        total_steps=config.train.max_steps or math.ceil(config.train.epochs * steps_per_epoch),
+        total_steps=count_steps(config.train, steps_per_epoch),
         steps_per_epoch=steps_per_epoch,
     )
 
 
-def warmup_problem(schedule: Schedule, steps_per_epoch: float) -> tuple[str, str] | None:
+def warmup_problem(schedule: Schedule, steps_per_epoch: Fraction) -> tuple[str, str] | None:
     """What is wrong with a warm-up that takes the whole run, and what to do; else None."""
     steps, warmup = schedule.total_steps, schedule.warmup_steps
     if warmup < steps:
         return None
+    epochs = float(warmup / steps_per_epoch)
     length, reached = f"longer than the run of {steps:,} steps", f"{steps / warmup:.0%} of its peak"
     if warmup == steps:
         length, reached = "as long as the run", "its peak at the last step"
     twentieth = steps // 20
     meaning = "a twentieth of the run" if twentieth else "no warm-up"
     return (
-        f"the warm-up of {warmup:,} steps ({warmup / steps_per_epoch:,.4g} epochs) is {length}: "
+        f"the warm-up of {warmup:,} steps ({epochs:,.4g} epochs) is {length}: "
         f"the learning rate reaches {reached} and never falls",
         f"Set optim.warmup_steps={twentieth}, {meaning}, or train longer",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from pipeline.config import Config
@@ -14,6 +15,7 @@ from pipeline.model.cost import variable_sizes
 from pipeline.model.flops import flops_per_image, training_flops_per_image
 from pipeline.model.memory import estimate_memory
 from pipeline.optim.parameters import trained_paths
+from pipeline.optim.steps import count_steps, in_steps
 from pipeline.plan.cluster import Gpu, Links
 from pipeline.plan.predict import StepTime, Work, smallest_parts, step_time, training_s
 
@@ -139,10 +141,10 @@ def make_plan(
     step = step_time(gpus, work, cluster.links, parts)
     # One GPU with the same batch, in parts that fit.
     alone = step_time(1, work, cluster.links, _parts(config, cluster.gpu, network, batch))
-    steps_per_epoch = data.images / batch
-    steps = config.train.max_steps or math.ceil(config.train.epochs * steps_per_epoch)
+    steps_per_epoch = Fraction(data.images, batch)
+    steps = count_steps(config.train, steps_per_epoch)
     if config.train.max_steps and batch_per_gpu is not None:
-        steps = math.ceil(config.train.max_steps * config.data.global_batch_size / batch)
+        steps = math.ceil(Fraction(config.train.max_steps * config.data.global_batch_size, batch))
     total_s = training_s(
         step,
         work,
@@ -275,25 +277,28 @@ def _work(config: Config, cluster: Cluster, network: _Network, batch: int) -> Wo
     )
 
 
-def _evaluations(config: Config, steps: int, steps_per_epoch: float) -> int:
+def _evaluations(config: Config, steps: int, steps_per_epoch: Fraction) -> int:
     """Of the validation images: at the first step past each period, and at the last step."""
     train = config.train
-    period: float | None = train.evaluate_every_steps
-    if period is None:
-        if train.evaluate_every_epochs is None:
-            return 1
-        period = train.evaluate_every_epochs * steps_per_epoch
-    whole = int(steps / period)
+    if train.evaluate_every_steps is not None:
+        period = Fraction(train.evaluate_every_steps)
+    elif train.evaluate_every_epochs is not None:
+        period = in_steps(train.evaluate_every_epochs, steps_per_epoch)
+    else:
+        return 1
+    whole = steps // period
     return whole + (math.ceil(whole * period) < steps)
 
 
-def _checkpoint_interval_s(config: Config, step: StepTime, steps_per_epoch: float) -> float:
+def _checkpoint_interval_s(config: Config, step: StepTime, steps_per_epoch: Fraction) -> float:
     """Seconds between two checkpoints: the shortest of what is set."""
     saves = config.checkpoint
     intervals_s = [
         saves.every_s,
         None if saves.every_steps is None else saves.every_steps * step.total_s,
-        None if saves.every_epochs is None else saves.every_epochs * steps_per_epoch * step.total_s,
+        None
+        if saves.every_epochs is None
+        else in_steps(saves.every_epochs, steps_per_epoch) * step.total_s,
     ]
     return min((s for s in intervals_s if s is not None), default=math.inf)
 

@@ -37,7 +37,7 @@ def headline(experiment: Experiment) -> str:
         f"{config.data.source}: "
         f"{sizes} images of {len(experiment.source.classes)} classes\n"
         f"{experiment.total_steps:,} steps of {config.data.global_batch_size} "
-        f"({experiment.total_steps / experiment.steps_per_epoch:.4g} epochs) on "
+        f"({float(experiment.total_steps / experiment.steps_per_epoch):.4g} epochs) on "
         f"{experiment.runtime.describe()}, {config.train.precision}\n"
         f"{describe_rate(config, experiment.schedule)}"
     )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -84,9 +85,10 @@ class Experiment:
     skipped: SkippedImages
 
     @property
-    def steps_per_epoch(self) -> float:
+    def steps_per_epoch(self) -> Fraction:
         """Updates a pass over the training data, with its fraction: batches cross epochs."""
-        return self.source.splits["train"].num_examples / self.config.data.global_batch_size
+        examples = self.source.splits["train"].num_examples
+        return Fraction(examples, self.config.data.global_batch_size)
 
     @property
     def checkpoint_bytes(self) -> int:

@@ -210,7 +210,7 @@ class Journal:
         return f"all are listed in {file}"
 
     def _write(self, step: int, split: str, values: dict[str, Any]) -> dict[str, Any]:
-        epoch = round(step / self._experiment.steps_per_epoch, 6)
+        epoch = round(float(step / self._experiment.steps_per_epoch), 6)
         row = {"step": step, "epoch": epoch, "split": split, **values}
         self.last_row = row
         if self._runtime.is_chief and self._board is not None:

@@ -135,7 +135,7 @@ class Saver:
         examples = self._experiment.source.splits["train"].num_examples
         return {
             "progress": progress,
-            "epoch": step / self._experiment.steps_per_epoch,
+            "epoch": float(step / self._experiment.steps_per_epoch),
             "next_example": {"epoch": position // examples, "place": position % examples},
             # Order and augmentation follow from the seed and the place above, dropout from the seed
             # and the step: no generator has a state of its own.

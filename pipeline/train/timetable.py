@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 from pipeline.config import CheckpointConfig, TrainConfig
+from pipeline.optim.steps import in_steps
 
 
 class Timetable:
@@ -23,25 +25,25 @@ class Timetable:
         self,
         train: TrainConfig,
         checkpoint: CheckpointConfig,
-        steps_per_epoch: float,
+        steps_per_epoch: Fraction,
         total_steps: int,
         also: Sequence[int] = (),
     ) -> None:
-        def in_steps(epochs: float | None) -> list[float]:
-            return [] if epochs is None else [epochs * steps_per_epoch]
+        def period_of(epochs: float | None) -> list[Fraction]:
+            return [] if epochs is None else [in_steps(epochs, steps_per_epoch)]
 
         self._total_steps = total_steps
         self._also = also
         self._epoch = steps_per_epoch
-        self._log = [float(train.log_every_steps)]
+        self._log = [Fraction(train.log_every_steps)]
         self._evaluate = (
-            in_steps(train.evaluate_every_epochs)
+            period_of(train.evaluate_every_epochs)
             if train.evaluate_every_steps is None
-            else [float(train.evaluate_every_steps)]
+            else [Fraction(train.evaluate_every_steps)]
         )
-        self._save = in_steps(checkpoint.every_epochs)
+        self._save = period_of(checkpoint.every_epochs)
         if checkpoint.every_steps is not None:
-            self._save.append(float(checkpoint.every_steps))
+            self._save.append(Fraction(checkpoint.every_steps))
 
     def logs_at(self, step: int) -> bool:
         return step == self._total_steps or _ends_at(step, self._log)
@@ -54,24 +56,18 @@ class Timetable:
 
     def epoch_ending_at(self, step: int) -> int | None:
         """The epoch, from 0, whose last example is in the step's batch; None where none ends."""
-        return periods_done(step, self._epoch) - 1 if _ends_at(step, [self._epoch]) else None
+        return step // self._epoch - 1 if _ends_at(step, [self._epoch]) else None
 
     def epoch_of(self, step: int) -> int:
         """The epoch, from 0, that the example after `step` updates is of."""
-        return periods_done(step, self._epoch)
+        return step // self._epoch
 
     def next_after(self, step: int) -> int:
         """The first step after `step` at which something is due."""
         periods = [self._epoch, *self._log, *self._evaluate, *self._save]
-        due = (math.ceil((periods_done(step, period) + 1) * period) for period in periods)
+        due = (math.ceil((step // period + 1) * period) for period in periods)
         return min(*due, *(also for also in self._also if also > step), self._total_steps)
 
 
-def periods_done(step: int, period: float) -> int:
-    """Whole periods that lie in `step` steps, however the division rounds."""
-    done = int(step / period)
-    return next(n for n in (done + 1, done, done - 1) if math.ceil(n * period) <= step)
-
-
-def _ends_at(step: int, periods: list[float]) -> bool:
-    return any(periods_done(step, p) > periods_done(step - 1, p) for p in periods)
+def _ends_at(step: int, periods: list[Fraction]) -> bool:
+    return any(step // period > (step - 1) // period for period in periods)

@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from pipeline.monitor.progress import ProgressDisplay, duration
 ROOT = Path(__file__).parent.parent.parent
 # Time passes only when told to, and then a terminal is drawn on.
 SHOW = """
+from fractions import Fraction
+
 from pipeline.monitor import progress
 from pipeline.monitor.phase import PhaseDisplay
 now_s = 1000.0
@@ -34,7 +37,7 @@ phases.show("reading the data")
 phases.show("building the model")
 wait(0.6, phases._status and phases._status._live)
 phases.close()
-display = progress.ProgressDisplay(540, 13.5)
+display = progress.ProgressDisplay(540, Fraction(27, 2))
 live = display._bars and display._bars._bar
 display.doing("compiling the training step")
 wait(1.2, live)
@@ -97,7 +100,7 @@ def test_on_a_narrow_terminal_each_bar_has_one_line():
 
 def test_the_bar_of_an_epoch_is_full_at_its_last_step_and_begins_anew_after_it():
     console = Console(force_terminal=True, width=140, file=io.StringIO())
-    bars = EpochAndRun(console, total_steps=25, steps_per_epoch=10.0)
+    bars = EpochAndRun(console, total_steps=25, steps_per_epoch=Fraction(10))
     shown = {}
     for step in range(26):
         bars.advance(step)
@@ -169,7 +172,7 @@ def test_a_line_comes_within_three_seconds_of_the_first_step_and_then_by_time(
     step_s, monkeypatch, capsys
 ):
     clock = Clock(monkeypatch)
-    display = ProgressDisplay(10**6, 100.0)
+    display = ProgressDisplay(10**6, Fraction(100))
     times, began_s = [], clock.now_s + 12.0
     for _ in train(display, clock, step_s, int(100 / step_s)):
         for line in capsys.readouterr().out.splitlines():
@@ -190,7 +193,7 @@ def test_a_line_comes_within_three_seconds_of_the_first_step_and_then_by_time(
 
 def test_a_long_evaluation_shows_how_far_it_is(monkeypatch, capsys):
     clock = Clock(monkeypatch)
-    display = ProgressDisplay(500, 100.0)
+    display = ProgressDisplay(500, Fraction(100))
     for _ in train(display, clock, 0.5, 20):
         pass
     capsys.readouterr()
@@ -209,7 +212,7 @@ def test_a_long_evaluation_shows_how_far_it_is(monkeypatch, capsys):
 
 def test_what_is_printed_in_between_puts_the_next_line_off(monkeypatch, capsys):
     clock = Clock(monkeypatch)
-    display = ProgressDisplay(500, 100.0)
+    display = ProgressDisplay(500, Fraction(100))
     for _ in train(display, clock, 0.5, 20):
         pass
     capsys.readouterr()
@@ -225,7 +228,7 @@ def test_what_is_printed_in_between_puts_the_next_line_off(monkeypatch, capsys):
 
 def test_the_time_left_begins_anew_where_a_run_goes_on(monkeypatch, capsys):
     clock = Clock(monkeypatch)
-    display = ProgressDisplay(1000, 100.0)
+    display = ProgressDisplay(1000, Fraction(100))
     display.advance(900)
     values = {"loss": 2.0, "accuracy": 0.5}
     for step in (901, 903, 911):
@@ -236,7 +239,7 @@ def test_the_time_left_begins_anew_where_a_run_goes_on(monkeypatch, capsys):
 
 @pytest.mark.parametrize(("top_5", "times"), [(True, 2), (False, 0)])
 def test_top_5_is_left_out_where_it_says_nothing(top_5, times, capsys):
-    display = ProgressDisplay(500, 100.0, top_5=top_5)
+    display = ProgressDisplay(500, Fraction(100), top_5=top_5)
     row = {"step": 20, "split": "test", "loss": 1.0, "accuracy": 0.5, "top_5_accuracy": 1.0}
     display.evaluated(row, best=False)
     display.finished([row])
@@ -253,7 +256,10 @@ def test_the_time_left_as_text(seconds, text):
 
 
 def test_other_ranks_show_nothing(capsys):
-    phases, display = PhaseDisplay(enabled=False), ProgressDisplay(500, 100.0, enabled=False)
+    phases, display = (
+        PhaseDisplay(enabled=False),
+        ProgressDisplay(500, Fraction(100), enabled=False),
+    )
     phases.message("run folder")
     phases.show("reading the data")
     display.doing("compiling")

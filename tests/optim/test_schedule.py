@@ -1,4 +1,5 @@
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -39,7 +40,9 @@ def test_the_rate_is_scaled_from_256_images(rule, rate):
 def test_warm_up_in_epochs_becomes_steps_and_steps_override_it():
     def build(**settings):
         config = OptimConfig(warmup_epochs=2.5, **settings)
-        return build_schedule(config, global_batch_size=256, total_steps=99, steps_per_epoch=10.2)
+        return build_schedule(
+            config, global_batch_size=256, total_steps=99, steps_per_epoch=Fraction(51, 5)
+        )
 
     assert build().warmup_steps == round(2.5 * 10.2)
     assert build(warmup_steps=3).warmup_steps == 3
@@ -59,7 +62,7 @@ def test_warm_up_in_epochs_becomes_steps_and_steps_override_it():
 )  # fmt: skip
 def test_a_warm_up_that_takes_the_whole_run_is_a_problem(steps, warmup, problem, advice):
     schedule = Schedule(1.0, 0.0, warmup, steps, "cosine")
-    said, remedy = warmup_problem(schedule, 10.0)
+    said, remedy = warmup_problem(schedule, Fraction(10))
     assert problem in said
     assert remedy == advice
-    assert warmup_problem(schedule._replace(warmup_steps=steps - 1), 10.0) is None
+    assert warmup_problem(schedule._replace(warmup_steps=steps - 1), Fraction(10)) is None

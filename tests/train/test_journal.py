@@ -1,5 +1,7 @@
 """What a run tells while it trains, and what it remembers from its earlier starts."""
 
+from fractions import Fraction
+
 from pipeline.monitor.progress import ProgressDisplay
 from pipeline.train.journal import Journal
 from pipeline.train.run_folder import RunFolder
@@ -12,7 +14,7 @@ def start(folder, repaired):
     for name, warning in repaired.items():
         experiment.skipped.add_repaired(name, warning)
     run = RunFolder(folder / "run")
-    journal = Journal(experiment, run, ProgressDisplay(20, 5.0))
+    journal = Journal(experiment, run, ProgressDisplay(20, Fraction(5)))
     journal.rewind(0, evaluates_again=False)
     journal.report_skipped()
     journal.close()

@@ -6,7 +6,7 @@ from math import ceil
 import pytest
 
 from pipeline.config import CheckpointConfig, TrainConfig
-from pipeline.train.timetable import Timetable, periods_done
+from pipeline.train.timetable import Timetable
 
 TRAIN = TrainConfig(log_every_steps=7, evaluate_every_epochs=0.5)
 SAVE = CheckpointConfig(every_steps=5, every_epochs=2.0)
@@ -20,7 +20,7 @@ def ends(period, steps):
 @pytest.mark.parametrize(("examples", "batch"), [(45, 12), (1437, 96), (50, 50), (7, 16)])
 def test_it_is_due_at_the_ends_of_its_periods_and_at_the_last_step(examples, batch):
     epoch, steps = Fraction(examples, batch), 60
-    table = Timetable(TRAIN, SAVE, examples / batch, steps)
+    table = Timetable(TRAIN, SAVE, epoch, steps)
     for step in range(1, steps):
         assert table.logs_at(step) == (step % 7 == 0)
         assert table.evaluates_at(step) == (step in ends(epoch / 2, steps))
@@ -35,7 +35,7 @@ def test_it_is_due_at_the_ends_of_its_periods_and_at_the_last_step(examples, bat
 
 
 def test_nothing_due_is_ever_passed_over():
-    table = Timetable(TRAIN, SAVE, 45 / 12, 60)
+    table = Timetable(TRAIN, SAVE, Fraction(45, 12), 60)
     reached, step = [], 0
     while step < 60:
         step = table.next_after(step)
@@ -53,21 +53,19 @@ def test_nothing_due_is_ever_passed_over():
 
 def test_other_steps_are_stopped_at_as_well():
     train = TrainConfig(log_every_steps=1000, evaluate_every_epochs=None)
-    table = Timetable(train, CheckpointConfig(every_epochs=None), 50.0, 45, also=(11, 12))
+    table = Timetable(train, CheckpointConfig(every_epochs=None), Fraction(50), 45, also=(11, 12))
     assert [table.next_after(step) for step in (0, 10, 11, 12)] == [11, 11, 12, 45]
 
 
 def test_what_is_off_is_due_at_the_end_only():
     train = TrainConfig(log_every_steps=1000, evaluate_every_epochs=None)
-    table = Timetable(train, CheckpointConfig(every_epochs=None), 10.0, 35)
+    table = Timetable(train, CheckpointConfig(every_epochs=None), Fraction(10), 35)
     assert [s for s in range(1, 36) if table.evaluates_at(s) or table.saves_at(s)] == [35]
     assert table.next_after(30) == 35
 
 
-def test_periods_are_counted_exactly_where_the_division_is_not():
-    for steps_per_epoch in (0.1, 1 / 3, 3.7, 45096 / 128, 1281167 / 1024):
-        for n in range(1, 200):
-            last = ceil(n * steps_per_epoch)
-            assert periods_done(last, steps_per_epoch) >= n
-            if steps_per_epoch >= 1:
-                assert periods_done(last - 1, steps_per_epoch) == n - 1
+def test_what_is_written_in_decimals_is_no_binary_fraction():
+    train = TrainConfig(log_every_steps=1000, evaluate_every_epochs=0.1)
+    table = Timetable(train, CheckpointConfig(every_epochs=0.3), Fraction(10), 30)
+    assert [s for s in range(1, 31) if table.evaluates_at(s)] == list(range(1, 31))
+    assert [s for s in range(1, 31) if table.saves_at(s)] == list(range(3, 31, 3))

@@ -1,6 +1,7 @@
 """The doctor's checks, given what they look at."""
 
 import sys
+from fractions import Fraction
 from importlib.metadata import version
 
 import numpy as np
@@ -279,7 +280,7 @@ def digits(*settings):
 
 def schedule_of(config, steps):
     return build_schedule(config.optim, global_batch_size=config.data.global_batch_size,
-                          total_steps=steps, steps_per_epoch=13.5)  # fmt: skip
+                          total_steps=steps, steps_per_epoch=Fraction(27, 2))  # fmt: skip
 
 
 def test_pairs_parts_and_replicas_share_the_batch_together():
