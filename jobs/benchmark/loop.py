@@ -158,7 +158,7 @@ def _time_ours(experiment: Experiment) -> float:
 def _bare(experiment: Experiment) -> Callable[[], float]:
     import tensorflow as tf
 
-    from pipeline.optim.optimizer import clip_scale
+    from pipeline.optim.optimizer import clip_scale, global_norm
 
     config, optimizer = experiment.config, experiment.optimizer
     gradients_of = experiment.gradients.gradients_of
@@ -173,7 +173,7 @@ def _bare(experiment: Experiment) -> Callable[[], float]:
                 learning_rate=experiment.schedule(step),
                 applied=optimizer.applied_updates.value,
                 update=experiment.runtime.update,
-                scale=clip_scale(tf.linalg.global_norm(gradients), config.optim.clip_norm),
+                scale=clip_scale(global_norm(gradients), config.optim.clip_norm),
             )
             optimizer.iterations.assign_add(1)
             optimizer.applied_updates.assign_add(1)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from pipeline.config import OptimConfig
@@ -19,15 +20,47 @@ from pipeline.optim.parameters import decays, rate_factors
 Update = Callable[[Callable[..., None], Sequence[tf.Variable], Sequence[Sequence[Any]]], None]
 
 
-def clip_scale(norm: tf.Tensor, clip_norm: float | None) -> tf.Tensor:
-    """Factor that brings a gradient of global norm `norm` down to `clip_norm`; 0 where not finite.
+# Adam's second moment is the square of the gradient in float32.
+_LARGEST_SQUARED = float(np.sqrt(np.finfo(np.float32).max))
 
-    Pascanu et al., https://arxiv.org/abs/1211.5063. Float32 scalar.
+
+def global_norm(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Euclidean norm over all gradients, float64 scalar; not finite where a gradient is not.
+
+    The squares of values above 1.8e19 overflow in float32. The norm is then computed again on
+    gradients that were divided by the largest value, as the BLAS function nrm2 does it.
+
+    Args:
+      gradients: Float32, of any shapes.
+    """
+
+    def scaled() -> tf.Tensor:
+        largest = tf.reduce_max(tf.stack([tf.reduce_max(tf.abs(g)) for g in gradients]))
+        norm = tf.linalg.global_norm([g / largest for g in gradients])
+        return tf.cast(norm, tf.float64) * tf.cast(largest, tf.float64)
+
+    norm = tf.linalg.global_norm(gradients)
+    return tf.cond(tf.math.is_finite(norm), lambda: tf.cast(norm, tf.float64), scaled)
+
+
+def clip_scale(norm: tf.Tensor, clip_norm: float | None) -> tf.Tensor:
+    """Factor that brings a gradient down to `clip_norm`, float32 scalar.
+
+    Pascanu et al., https://arxiv.org/abs/1211.5063.
+
+    Args:
+      norm: The gradient's global norm, a float scalar.
+      clip_norm: None: the gradient is not clipped.
+
+    Returns:
+      0 where the update must be skipped: the norm is not finite, or the square of the clipped
+      gradient is not finite in float32, and Adam's second moment would stay infinite.
     """
     limit = norm if clip_norm is None else tf.constant(clip_norm, norm.dtype)
     scale = tf.math.divide_no_nan(limit, tf.maximum(norm, limit))
-    scale = tf.where(norm > 0, scale, 1.0)
-    return tf.where(tf.math.is_finite(norm), scale, 0.0)
+    scale = tf.where(norm > 0, scale, tf.ones_like(scale))
+    usable = tf.math.is_finite(norm) & (norm * scale < _LARGEST_SQUARED)
+    return tf.where(usable, tf.cast(scale, tf.float32), 0.0)
 
 
 class AdamW:

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.distribute.runtime import Batch
+from pipeline.optim.optimizer import global_norm
 from pipeline.train.experiment import Experiment
 
 _LISTED = 5
@@ -65,7 +66,7 @@ def _compute(
             # [b] -> [R, b], zero but for this replica's row: summed, each has its place.
             return mine[:, tf.newaxis] * tf.cast(values, tf.int64)[tf.newaxis]
 
-        bad_here = tf.cast(~tf.math.is_finite(tf.linalg.global_norm(gradients)), tf.int64)
+        bad_here = tf.cast(~tf.math.is_finite(global_norm(gradients)), tf.int64)
         return in_place(batch["index"]), in_place(~good), mine * bad_here
 
     @tf.function(autograph=False)

@@ -17,7 +17,7 @@ import tensorflow as tf
 from pipeline.config import Config
 from pipeline.distribute.runtime import Batch, Runtime
 from pipeline.model.backend import fusing
-from pipeline.optim.optimizer import AdamW, LossScale, clip_scale
+from pipeline.optim.optimizer import AdamW, LossScale, clip_scale, global_norm
 from pipeline.optim.schedule import Schedule
 from pipeline.train.metrics import SUMS, sum_metrics
 
@@ -120,16 +120,18 @@ def _make_train_step(
         gradients = runtime.sum_gradients(gradients)
         waited_s = (time_after(gradients) - ready_s) / runtime.local_replicas
         loss_factor = 1.0 if loss_scale is None else 1.0 / loss_scale.value.value
-        norm = tf.linalg.global_norm(gradients) * loss_factor
+        norm = global_norm(gradients) * tf.cast(loss_factor, tf.float64)
+        scale = clip_scale(norm, config.optim.clip_norm)
         optimizer.apply(
             gradients,
             learning_rate=schedule(step),
             applied=applied,
             update=runtime.update,
-            scale=clip_scale(norm, config.optim.clip_norm) * loss_factor,
+            scale=scale * loss_factor,
         )
-        # The norm is that of the sum, equal on all replicas: each reports its share of it.
-        share = tf.cast(norm, tf.float64) / runtime.num_replicas
+        # The norm is that of the sum, equal on all replicas: each reports its share of it. NaN says
+        # that the update was skipped.
+        share = tf.where(scale > 0, norm, np.nan) / runtime.num_replicas
         return sums, share, waited_s
 
     return train_step

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from pipeline.config import OptimConfig
 from pipeline.distribute.single import SingleRuntime
-from pipeline.optim.optimizer import AdamW, LossScale, clip_scale
+from pipeline.optim.optimizer import AdamW, LossScale, clip_scale, global_norm
 from pipeline.optim.parameters import decays
 
 SHAPES = {"kernel": (3, 4), "bias": (4,)}
@@ -128,3 +128,40 @@ def test_the_loss_scale_halves_on_overflow_and_doubles_after_2000_good_steps():
     for _ in range(LossScale.GROW_EVERY_STEPS):
         scale.adjust(tf.constant(True))
     assert float(scale.value) == 8.0
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e19, 1e25, 3e38])
+def test_the_norm_of_large_gradients_is_finite(size):
+    values = [np.clip(size * v.astype(np.float64), -3e38, 3e38) for v in gradients(1)[0]]
+    values = [v.astype(np.float32) for v in values]
+    expected = np.sqrt(sum(np.sum(np.square(v, dtype=np.float64)) for v in values))
+    norm = global_norm([tf.constant(v) for v in values])
+    assert float(norm) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_the_norm_of_a_gradient_that_is_not_finite_is_not_finite(bad):
+    values = gradients(1)[0]
+    values[0][1, 2] = bad
+    values[1][3] = 1e30
+    assert not np.isfinite(float(global_norm([tf.constant(v) for v in values])))
+
+
+def test_large_gradients_are_clipped_and_train():
+    values = [1e25 * v for v in gradients(1)[0]]
+    expected, variables = make_variables(), make_variables()
+    norm = np.sqrt(sum(np.sum(np.square(v, dtype=np.float64)) for v in values))
+    for ours, given in ((expected, [v / norm for v in values]), (variables, values)):
+        optimizer = AdamW(OptimConfig())
+        optimizer.build(ours)
+        given = [np.asarray(v, np.float32) for v in given]
+        scale = clip_scale(global_norm([tf.constant(v) for v in given]), 1.0)
+        update(optimizer, 0, given, scale=float(scale))
+    for a, b in zip(variables, expected, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-5)
+
+
+def test_an_update_whose_second_moment_would_be_infinite_is_skipped():
+    norm = tf.constant(1e25, tf.float64)
+    assert float(clip_scale(norm, None)) == 0.0
+    assert float(clip_scale(norm, 1.0)) == pytest.approx(1e-25)
