@@ -41,6 +41,9 @@ class Records(Protocol):
     def identity(self) -> list[bytes]:
         """What tells these records from others, independent of where the shards are."""
 
+    def marks(self) -> Iterable[bytes]:
+        """Of each record, what tells its content from another's."""
+
     def take(self, indices: npt.NDArray[np.int64]) -> Records:
         """Some of the records, in the order given."""
 

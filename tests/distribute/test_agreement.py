@@ -181,6 +181,20 @@ def test_tfrecord_files_that_differ_from_those_of_the_chief_are_refused(tmp_path
     assert "train-00000-of-00001 has " in str(found[0])
 
 
+def test_tfrecord_files_of_the_same_sizes_and_other_records_are_refused(tmp_path):
+    for root in ("0", "1"):
+        images = [root.encode() * 50] * 10
+        write_tfrecord(tmp_path / root / "train-00000-of-00001", images, [i % 2 for i in range(10)])
+
+    def work(runtime):
+        data = DataConfig(source="tfrecord", path=str(tmp_path / str(runtime.rank)))
+        return open_data(Config(data=data), runtime)
+
+    found = on_ranks(work, 2)
+    assert [one.exit_code for one in found] == [3, 3]
+    assert "train-00000-of-00001 has other records here than on rank 0" in str(found[0])
+
+
 def test_a_rank_without_the_data_ends_all(tmp_path):
     found = open_on_ranks([fill(tmp_path / "0"), tmp_path / "gone"])
     assert [one.exit_code for one in found] == [3, 3]

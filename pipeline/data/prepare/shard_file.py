@@ -139,11 +139,14 @@ def read_report(task: ShardTask) -> ShardReport | None:
 
 
 def inputs_of(split: Split) -> str:
-    """A hash of what the examples are: pixels, or names, sizes and times of files; and labels."""
+    """A hash of what the examples are: pixels, names, sizes and times of files, or names and stored
+    checksums of records; and labels."""
     digest = hashlib.blake2b(split.labels.tobytes(), digest_size=16)
     if split.images is not None:
         digest.update(split.images.tobytes())
         return digest.hexdigest()
+    for mark in () if split.records is None else split.records.marks():
+        digest.update(mark)
     for place in range(split.num_examples):
         name = split.name(place) if split.paths is None else split.paths[place]
         digest.update(os.fsencode(name))

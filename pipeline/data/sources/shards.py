@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -26,6 +26,9 @@ class Shard(Protocol):
 
     def read(self, place: int) -> bytes:
         """A record, a serialized tf.Example; DataError where it is damaged."""
+
+    def checksum(self, place: int) -> bytes:
+        """The stored checksum of a record, where the format has one a record."""
 
 
 class ShardRecords:
@@ -113,6 +116,19 @@ class ShardRecords:
         names = (os.path.basename(file) for file in self._files)
         shards = [os.fsencode(f"{n}={m}\0") for n, m in zip(names, marks, strict=True)]
         return [*shards, self._shard.astype("<i4").tobytes(), self._place.astype("<i8").tobytes()]
+
+    def marks(self) -> Iterator[bytes]:
+        """Of each record, what tells its content from another's: the checksum of its shard, or its
+        own stored one.
+
+        Raises:
+          DataError: A shard cannot be read.
+        """
+        for shard, place in zip(self._shard.tolist(), self._place.tolist(), strict=True):
+            if self._checksums is not None:
+                yield f"{self._checksums[shard]}[{place}]".encode()
+            else:
+                yield self._opened(shard).checksum(place)
 
     def _begin(self) -> None:
         self._open: dict[int, Shard] = {}

@@ -42,10 +42,18 @@ from pipeline.printable import printable
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 
+# Of which the stored checksum is looked at, at each start: two small reads each, side by side.
+_SAMPLED = 1024
+_READERS = 32
+
 _SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _IS_SHARD = re.compile(r"\.tfrecords?\b|-\d{5}-of-\d{5}$")
 _OF = re.compile(r"^(.*)-(\d{5})-of-(\d{5})$")
 _COMPRESSED = (b"\x1f\x8b", b"\x78\x9c", b"\x78\x01", b"\x78\xda")
+
+
+# int64 [n], int64 [n], uint32 [n]
+_Scanned = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.uint32]]
 
 
 class Index(NamedTuple):
@@ -55,11 +63,13 @@ class Index(NamedTuple):
       shard: int32 [N], the file.
       start: int64 [N], its first byte there.
       labels: int64 [N], as the records have them.
+      checksums: uint32 [N], the stored checksum of each record.
     """
 
     shard: npt.NDArray[np.int32]
     start: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
+    checksums: npt.NDArray[np.uint32]
 
 
 class TFRecordShard:
@@ -85,15 +95,28 @@ class TFRecordShard:
             raise DataError("the file was altered: the record's checksum is wrong")
         return content
 
+    def checksum(self, place: int) -> bytes:
+        """The stored checksum of the record that begins at byte `place`; b"" without a record."""
+        try:
+            return retried(lambda: self._read(place, content=False))[1]
+        except OSError as error:
+            raise DataError(f"cannot read {self._path}: {reason(error)}") from None
+        except (ValueError, struct.error):
+            return b""
+
     def _open(self) -> None:
         self._file = retried(lambda: os.open(self._path, os.O_RDONLY))
         weakref.finalize(self, os.close, self._file)
 
-    def _read(self, place: int) -> tuple[int, bytes]:
+    def _read(self, place: int, content: bool = True) -> tuple[int, bytes]:
+        """A record's length; the record and its checksum, or only the checksum."""
         file = self._file  # another thread may open it again
         try:
             length = _length(read_at(file, _HEADER.size, place))
-            return length, read_at(file, length + _FOOTER.size, place + _HEADER.size)
+            size, start = length + _FOOTER.size, place + _HEADER.size
+            if not content:
+                size, start = _FOOTER.size, start + length
+            return length, read_at(file, size, start)
         except OSError as error:
             if error.errno == errno.ESTALE:
                 self._open()
@@ -140,6 +163,13 @@ def open_tfrecord(config: DataConfig, scanned: dict[str, Any] | None = None) -> 
     else:
         _check_files(root, files, scanned)
         indexes = {name: _unpacked(scanned[name]["index"]) for name in files}
+        for name, paths in files.items():
+            changed = _find_changed(paths, indexes[name])
+            if changed is not None:
+                raise DataError(
+                    f"{printable(str(changed))} has other records here than on rank 0. All hosts "
+                    "need the same files"
+                )
     lowest = min(int(index.labels.min()) for index in indexes.values())
     highest = max(int(index.labels.max()) for index in indexes.values())
     classes, first = class_names(root, lowest, highest, config.first_label)
@@ -194,15 +224,24 @@ def _check_files(root: Path, files: dict[str, list[Path]], scanned: dict[str, An
 
 def _packed(index: Index) -> str:
     stream = io.BytesIO()
-    # Differences are small numbers, which compress well.
-    start = np.diff(index.start, prepend=0)
-    np.savez_compressed(stream, shard=index.shard, start=start, labels=index.labels)
+    # Differences are small numbers, which compress well. Checksums do not, so only those go that
+    # the other processes look at.
+    np.savez_compressed(
+        stream,
+        shard=index.shard,
+        start=np.diff(index.start, prepend=0),
+        labels=index.labels,
+        checksums=index.checksums[_sampled(index.shard)],
+    )
     return base64.b64encode(stream.getvalue()).decode()
 
 
 def _unpacked(text: str) -> Index:
     with np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False) as arrays:
-        return Index(arrays["shard"], np.cumsum(arrays["start"]), arrays["labels"])
+        shard = arrays["shard"]
+        checksums = np.zeros(len(shard), np.uint32)
+        checksums[_sampled(shard)] = arrays["checksums"]
+        return Index(shard, np.cumsum(arrays["start"]), arrays["labels"], checksums)
 
 
 def _held_out(
@@ -254,30 +293,67 @@ def _check_complete(paths: Sequence[Path]) -> None:
 
 
 def _index(root: Path, split: str, paths: Sequence[Path], config: DataConfig) -> Index:
-    """The kept index, or a new one, which is kept where that is possible."""
+    """The kept index, or a new one, which is kept where that is possible.
+
+    An index is kept for files of these names, sizes and times. The time of the last change of the
+    inode (ctime) tells a file that was written again with its old size and modification time. Where
+    a file system does not keep it, the stored checksums of a sample of the records do: of the first
+    and the last of each file, and of others between them. So a file of other records is always
+    noticed, and one in which single records were replaced on such a file system perhaps not; their
+    labels are then those of the index.
+    """
     stats = [stat(path) for path in paths]
     keys = config.tfrecord_label_key, config.tfrecord_image_key
     facts = [str(path.relative_to(root)) for path in paths], keys
-    state = [(one.st_size, one.st_mtime_ns) for one in stats]
+    state = [(one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in stats]
     key = hashlib.blake2b(repr((facts, state)).encode(), digest_size=8).hexdigest()
     folder = root if config.index_path is None else Path(config.index_path).expanduser()
     kept = folder / f".vit-index-{split}-{key}.npz"
     damaged = OSError, ValueError, KeyError, EOFError, BadZipFile
     with suppress(*damaged), open(kept, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return Index(arrays["shard"], arrays["start"], arrays["labels"])
+        index = Index(*(arrays[name] for name in Index._fields))
+        if _find_changed(paths, index) is None:
+            return index
     with ThreadPoolExecutor(available_cores()) as pool:
         parts = list(pool.map(lambda path: scan(path, *keys), paths))
-    counts = [len(starts) for starts, _ in parts]
+    counts = [len(part[0]) for part in parts]
     index = Index(
         np.repeat(np.arange(len(paths), dtype=np.int32), counts),
-        np.concatenate([starts for starts, _ in parts]),
-        np.concatenate([labels for _, labels in parts]),
+        *(np.concatenate(column) for column in zip(*parts, strict=True)),
     )
     if not len(index.start):
         raise DataError(f"{root}: the {split} shards hold no record")
     with suppress(OSError):  # a folder that may not be written to: scanned again the next time
         _keep(kept, index)
     return index
+
+
+def _find_changed(paths: Sequence[Path], index: Index) -> Path | None:
+    """The first file whose sampled records are not those of the index."""
+    sampled = _sampled(index.shard)
+
+    def differs(number: int) -> bool:
+        shard = TFRecordShard(str(paths[number]))
+        return any(
+            shard.checksum(int(index.start[place])) != _FOOTER.pack(index.checksums[place])
+            for place in sampled[index.shard[sampled] == number]
+        )
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = list(pool.map(differs, range(len(paths))))
+    return next((path for path, wrong in zip(paths, found, strict=True) if wrong), None)
+
+
+def _sampled(shard: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """Places of the first and last record of each file, and of others spread over all; int64 [n].
+
+    Args:
+      shard: int32 [N], the file of each record; the records of a file stand together.
+    """
+    first = np.flatnonzero(np.diff(shard, prepend=-1))
+    last = np.append(first[1:], len(shard)) - 1
+    spread = np.linspace(0, len(shard) - 1, min(len(shard), _SAMPLED)).astype(np.int64)
+    return np.unique(np.concatenate([first, last, spread]))
 
 
 def _keep(path: Path, index: Index) -> None:
@@ -287,16 +363,14 @@ def _keep(path: Path, index: Index) -> None:
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:
-            np.savez(file, shard=index.shard, start=index.start, labels=index.labels)
+            np.savez(file, **index._asdict())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def scan(
-    path: Path, label_key: str, image_key: str
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """First byte int64 [n] and label int64 [n] of each record of a file; images are not read.
+def scan(path: Path, label_key: str, image_key: str) -> _Scanned:
+    """First byte, label and stored checksum of each record of a file; images are not read.
 
     Raises:
       DataError: The file is truncated, damaged, compressed, or its records have no such label, or
@@ -306,18 +380,17 @@ def scan(
         with retried(lambda: open(path, "rb")) as file:
             size = os.fstat(file.fileno()).st_size
             if not size:
-                return np.zeros(0, np.int64), np.zeros(0, np.int64)
+                return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint32)
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 return _scan(content, size, path, label_key, image_key)
     except OSError as error:
         raise DataError(f"cannot read {path}: {reason(error)}") from None
 
 
-def _scan(
-    content: mmap.mmap, size: int, path: Path, label_key: str, image_key: str
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _scan(content: mmap.mmap, size: int, path: Path, label_key: str, image_key: str) -> _Scanned:
     starts: list[int] = []
     labels: list[int] = []
+    checksums: list[int] = []
     at = 0
     while at < size:
         try:
@@ -349,7 +422,8 @@ def _scan(
             ) from None
         starts.append(at)
         at = first + length + _FOOTER.size
-    return np.array(starts, np.int64), np.array(labels, np.int64)
+        checksums.append(_FOOTER.unpack(content[at - _FOOTER.size : at])[0])
+    return np.array(starts, np.int64), np.array(labels, np.int64), np.array(checksums, np.uint32)
 
 
 def _length(header: bytes) -> int:

@@ -16,7 +16,7 @@ from jobs.prepare import _describe
 from pipeline.config import DataConfig
 from pipeline.data.decode.pillow_image import read_image
 from pipeline.data.decode.unreadable import UnreadableError
-from pipeline.data.encode import encode_image
+from pipeline.data.encode import encode_image, to_png
 from pipeline.data.prepare.verify import verify
 from pipeline.data.sources.find_source import find_source
 from pipeline.data.sources.records import read_facts
@@ -412,3 +412,30 @@ def test_what_a_source_is_can_be_seen(tmp_path, folder):
     (tmp_path / "empty").mkdir()
     with pytest.raises(SettingsError, match=r"cannot tell what .*data\.source=image_folder"):
         find_source(str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("kind", ["tfrecord", "records"])
+def test_a_set_of_other_records_of_the_same_names_and_sizes_is_another_set(tmp_path, kind):
+    root = tmp_path / "source"
+    pictures = [np.full((9, 12, 3), 40 * i, np.uint8) for i in range(6)]
+    contents = [to_png(pixels) for pixels in pictures]
+    assert len({len(content) for content in contents[1:]}) == 1
+
+    def write(order):
+        files = tmp_path / "tf" if kind == "records" else root
+        write_tfrecord(files / "train.tfrecord", [contents[i] for i in order], [0, 1, 0, 1, 0])
+        write_tfrecord(files / "test.tfrecord", contents[:2], [0, 1])
+        if kind == "records":
+            shutil.rmtree(root, ignore_errors=True)
+            prepare_into(root, DataConfig(source="tfrecord", path=str(files)), processes=1)
+
+    write([1, 2, 3, 4, 5])
+    config = DataConfig(source=kind, path=str(root))
+    before = os.stat(root / "train.tfrecord") if kind == "tfrecord" else None
+    prepare_into(tmp_path / "out", config, processes=1)
+    prepare_into(tmp_path / "out", config, processes=1)
+    write([5, 4, 3, 2, 1])
+    if before is not None:
+        os.utime(root / "train.tfrecord", ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(DataError, match="already holds a prepared set, of other images"):
+        prepare_into(tmp_path / "out", config, processes=1)

@@ -2,12 +2,14 @@
 
 import os
 import pickle
+from collections import namedtuple
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from pipeline.config import DataConfig
+from pipeline.data.sources import tfrecord
 from pipeline.data.sources.source import open_source
 from pipeline.data.sources.tfrecord import TFRecordShard, scan
 from pipeline.errors import DataError, SettingsError
@@ -50,7 +52,7 @@ def test_records_are_read_in_any_order_with_labels_from_zero(tmp_path, first_lab
 def test_the_offsets_are_those_tensorflow_reads_in_order(tmp_path):
     path = tmp_path / "train-00000-of-00001"
     write_tfrecord(path, IMAGES, LABELS)
-    starts, labels = scan(path, LABEL, IMAGE)
+    starts, labels, _ = scan(path, LABEL, IMAGE)
     shard = TFRecordShard(str(path))
     theirs = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
     assert [shard.read(int(start)) for start in starts] == theirs
@@ -68,6 +70,27 @@ def test_the_index_is_kept_and_made_again_when_a_file_changes(tmp_path):
     changed = tmp_path / "train-00001-of-00003"
     write_tfrecord(changed, IMAGES[:3], LABELS[:3])
     assert open_(tmp_path).splits["train"].num_examples == 19
+
+
+@pytest.mark.parametrize("keeps_ctime", [True, False])
+def test_a_file_written_again_with_its_old_size_and_time_is_noticed(
+    tmp_path, monkeypatch, keeps_ctime
+):
+    write_set(tmp_path)
+    real = tfrecord.stat
+    if not keeps_ctime:
+        kept = namedtuple("kept", "st_size st_mtime_ns st_ctime_ns")
+        monkeypatch.setattr(
+            tfrecord, "stat", lambda path: kept(real(path).st_size, real(path).st_mtime_ns, 0)
+        )
+    open_(tmp_path)
+    path = tmp_path / "train-00001-of-00003"
+    before = os.stat(path)
+    write_tfrecord(path, IMAGES[8:16], [label % 4 for label in LABELS[8:16]])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert os.stat(path).st_size == before.st_size
+    labels = open_(tmp_path).splits["train"].labels[8:16]
+    assert labels.tolist() == [label % 4 for label in LABELS[8:16]]
 
 
 def test_the_index_can_lie_elsewhere(tmp_path):
@@ -196,7 +219,7 @@ def case_truncated(root):
 
 def case_truncated_in_a_header(root):
     path = root / "train-00001-of-00003"
-    starts, _ = scan(path, LABEL, IMAGE)
+    starts, *_ = scan(path, LABEL, IMAGE)
     os.truncate(path, int(starts[3]) + 5)
     return rf"{path} is damaged or truncated at byte {starts[3]} of {starts[3] + 5}"
 
@@ -280,7 +303,7 @@ def test_an_altered_record_is_noticed_when_it_is_read(tmp_path):
     write_set(tmp_path)
     train = open_(tmp_path).splits["train"]
     path = tmp_path / "train-00000-of-00003"
-    starts, _ = scan(path, LABEL, IMAGE)
+    starts, *_ = scan(path, LABEL, IMAGE)
     content = bytearray(path.read_bytes())
     content[int(starts[3]) + 60] ^= 4
     path.write_bytes(content)
