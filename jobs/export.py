@@ -128,7 +128,10 @@ def _compared(config: Config, model: Exported) -> tuple[Compared, str]:
         )
         own = list(islice(_readable_images(split, config.data), _COMPARED))
         contents += own
-        what += f" and {len(own)} of {split.title}"
+        if own:
+            what += f" and {len(own)} of {split.title}"
+        else:
+            print(f"vit export: {split.title}: not one image can be read", file=sys.stderr)
     # As `vit predict` does it.
     pixels = np.stack([load_image(c, "a compared image", config.data) for c in contents])
     return Compared(contents, pixels, model.answer(pixels)), what

@@ -31,7 +31,7 @@ def fingerprint(split: Split) -> str:
     elif split.paths is not None:
         for name in relative_names(split.paths):
             digest.update(name + b"\0")
-        digest.update(np.array(_sizes(split.paths), "<i8").data)
+        digest.update(np.array(file_sizes(split.paths), "<i8").data)
     elif split.records is not None:
         for part in split.records.identity():
             digest.update(part)
@@ -49,7 +49,7 @@ def relative_names(paths: Sequence[str]) -> list[bytes]:
     return [os.fsencode(unicodedata.normalize("NFC", path[start:])) for path in paths]
 
 
-def _sizes(paths: Sequence[str]) -> list[int]:
+def file_sizes(paths: Sequence[str]) -> list[int]:
     """Bytes of each file, -1 where it cannot be read."""
     parts = [paths[start : start + 1024] for start in range(0, len(paths), 1024)]
     with ThreadPoolExecutor(_READERS) as pool:

@@ -27,6 +27,7 @@ from pipeline.train.data_record import (
     recorded_first_label,
 )
 from pipeline.train.experiment import Opened
+from pipeline.train.opening import check_data
 from pipeline.train.run_folder import RunFolder
 
 
@@ -64,7 +65,9 @@ def open_inspected(
     scanned = None
     if runtime.world_size > 1:
         scanned = on_chief(runtime, lambda: _scan(config, other))
-    return on_all(runtime, lambda: _open(folder, config, other, scanned))
+    opened = on_all(runtime, lambda: _open(folder, config, other, scanned))
+    check_data(runtime, opened.source)
+    return opened
 
 
 def _scan(config: Config, other: str | None) -> Any:

@@ -14,6 +14,8 @@ from pipeline.train.data_record import compare_data, data_record
 from pipeline.train.experiment import Experiment
 from pipeline.train.run_folder import RunFolder
 
+_KNOWN = {"half": HALF, "imagenet": IMAGENET}
+
 
 def start_from(experiment: Experiment, pretrained: str) -> str:
     """Gives a new experiment the weights of a run of ours or of a published file.
@@ -48,10 +50,16 @@ def _start_from_run(experiment: Experiment, folder: RunFolder) -> str:
     )
     _start_averages(experiment)
     what = f"starts from the weights of step {snapshot.step} of {folder.path}"
+    facts = folder.dataset()
+    note = normalization_note(
+        (facts["mean"], facts["std"]), (experiment.mean, experiment.std), _KNOWN
+    )
+    if note is not None:
+        what += f"; {note}"
     if changes.splits:
         what += f", which was trained on another data set ({'; '.join(changes.lines)})"
     if other_classes is None:
-        return what
+        return f"{what}; its classifier is kept: the classes and their order are the same"
     return f"{what}; its classifier is not used, and a new one is trained. {other_classes}"
 
 
@@ -70,7 +78,7 @@ def _start_from_published(experiment: Experiment, path: Path) -> str:
     )
     _start_averages(experiment)
     here = experiment.mean, experiment.std
-    if note := normalization_note(published, here, {"half": HALF, "imagenet": IMAGENET}):
+    if note := normalization_note(published.normalization, here, _KNOWN):
         fitted.notes.append(note)
     numbers = sum(array.size for array in published.weights.values())
     return f"starts from {path} ({published.origin}, {numbers:,} numbers)\n{fitted.describe()}"

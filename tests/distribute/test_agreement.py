@@ -8,10 +8,13 @@ from PIL import Image
 
 from pipeline.config import Config, DataConfig
 from pipeline.data.sources import tfrecord
+from pipeline.data.split import DataSource, Split
 from pipeline.distribute.agreement import check_same, on_all, on_chief
 from pipeline.errors import DataError
 from pipeline.train import opening
+from pipeline.train.inspection import open_inspected
 from pipeline.train.opening import open_data
+from pipeline.train.run_folder import RunFolder
 from tests.data.prepared import write_tfrecord
 from tests.distribute.ranks import on_ranks
 
@@ -104,13 +107,52 @@ def other_names(root):
     return "train: as many images, but of other names or labels, or in another order"
 
 
-@pytest.mark.parametrize("change", [other_class, fewer_images, other_names])
+def other_sizes(root):
+    fill(root)
+    with open(root / "train" / "cat" / "3.png", "ab") as file:
+        file.write(b"more")
+    return "1 of 20 files compared have other sizes: "
+
+
+@pytest.mark.parametrize("change", [other_class, fewer_images, other_names, other_sizes])
 def test_ranks_with_other_data_are_refused(tmp_path, change):
     first = fill(tmp_path / "0")
     message = change(tmp_path / "1")
     found = open_on_ranks([first, tmp_path / "1", first], validation_split="last")
     assert [one.exit_code for one in found] == [3, 3, 3]
     assert message in str(found[0])
+    assert "rank 1 on " in str(found[0])
+
+
+@pytest.mark.parametrize("change", ["pixels", "normalization"])
+def test_ranks_with_other_pixels_or_another_normalization_are_refused(change):
+    def work(runtime):
+        level = runtime.rank if change == "pixels" else 0
+        mean = (0.25 * (1 + runtime.rank),) * 3 if change == "normalization" else (0.5,) * 3
+        split = Split(np.zeros(2, np.int32), np.full((2, 4, 4, 3), level, np.uint8))
+        source = DataSource(("cat",), {"train": split}, normalization=(mean, (0.5,) * 3))
+        opening.check_data(runtime, source)
+
+    found = on_ranks(work, 2)
+    assert [one.exit_code for one in found] == [3, 3]
+    message = {"pixels": "train: as many images", "normalization": "mean and deviation: "}
+    assert message[change] in str(found[0])
+
+
+def test_a_rank_that_evaluates_other_images_is_refused(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    facts = {"classes": ["cat", "dog"], "examples": {}, "mean": [0.5] * 3, "std": [0.5] * 3}
+    folder.begin(facts, {})
+    fill(tmp_path / "0")
+    other_names(tmp_path / "1")
+
+    def work(runtime):
+        config = DataConfig(source="image_folder", path=str(tmp_path / str(runtime.rank)))
+        return open_inspected(folder, Config(data=config), runtime)
+
+    found = on_ranks(work, 2)
+    assert [one.exit_code for one in found] == [3, 3]
     assert "rank 1 on " in str(found[0])
 
 

@@ -305,11 +305,14 @@ def test_weights_of_a_run_on_another_data_set_are_used_and_the_difference_is_sai
     count = facts["examples"]["train"]
     facts["examples"]["train"] = count + 1
     facts["fingerprints"]["validation"] = "0" * 32
+    facts["mean"], facts["std"] = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     (source / "dataset.json").write_text(json.dumps(facts))
     text = start_from(tiny(tmp_path), str(source))
     assert "which was trained on another data set (train: " in text
     assert f"{count + 1} images -> {count} images; validation: " in text
-    assert "its classifier is not used" not in text
+    assert "its classifier is kept" in text
+    assert "its pixels were normalized by mean 0.485 0.456 0.406 and deviation 0.229" in text
+    assert "data.normalize=imagenet" in text
     assert len(text.splitlines()) == 1
 
 

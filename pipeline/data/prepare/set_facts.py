@@ -72,7 +72,7 @@ def describe_set(
 def write_lists(path: Path, lines: Sequence[str]) -> None:
     """Writes a list for the user, or removes an earlier one where there is nothing to list."""
     if lines:
-        _write(path, "".join(f"{line}\n" for line in lines).encode())
+        _write(path, "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
     else:
         path.unlink(missing_ok=True)
 

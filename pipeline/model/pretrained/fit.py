@@ -151,24 +151,34 @@ def check_same_network(
 
 
 def normalization_note(
-    published: Published, here: Normalization, known: Mapping[str, Normalization]
+    before: Normalization | None, here: Normalization, known: Mapping[str, Normalization]
 ) -> str | None:
-    """What to say where the pixels are normalised otherwise than in the file's training.
+    """What to say where the pixels are normalized otherwise than when the weights were trained.
 
     Args:
-      published: The file's.
+      before: Mean and deviation then; None where nobody knows.
       here: Mean and deviation that the recipe leads to.
       known: Those that `data.normalize` has a name for.
     """
-    if published.normalization is None:
+    if before is None:
         return None
-    there = np.array(published.normalization)
+    there = np.array(before)
     if np.allclose(there, here, atol=_SAME_PIXELS):
         return None
-    means, deviations = (" ".join(f"{x:.3g}" for x in row) for row in there)
+    mean, deviation, own_mean, own_deviation = (
+        " ".join(f"{x:.3g}" for x in row) for row in (*there, *here)
+    )
     fitting = (n for n, own in known.items() if np.allclose(there, own, atol=_SAME_PIXELS))
-    setting = next((f": data.normalize={name}" for name in fitting), "")
-    return f"its pixels were normalised by mean {means} and deviation {deviations}{setting}"
+    name = next(fitting, None)
+    advice = (
+        "data.normalize has no name for the former, and training adapts the weights"
+        if name is None
+        else f"data.normalize={name} keeps the former"
+    )
+    return (
+        f"its pixels were normalized by mean {mean} and deviation {deviation}, here by mean "
+        f"{own_mean} and deviation {own_deviation}: {advice}"
+    )
 
 
 def group_names(names: Iterable[str], every: Iterable[str]) -> list[str]:

@@ -213,19 +213,20 @@ def test_hugging_faces_config_is_believed(change, said):
 def test_another_normalization_of_pixels_is_said():
     imagenet = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     published = read_timm(files.timm(), {"pretrained_cfg": imagenet})
-    said = normalization_note(published, HALF, KNOWN)
+    said = normalization_note(published.normalization, HALF, KNOWN)
     assert said is not None
     assert "mean 0.485 0.456 0.406" in said
+    assert "here by mean 0.5 0.5 0.5 and deviation 0.5 0.5 0.5" in said
     assert "data.normalize=imagenet" in said
-    assert normalization_note(published, IMAGENET, KNOWN) is None
+    assert normalization_note(published.normalization, IMAGENET, KNOWN) is None
     google = read_google(files.google(), {})
-    assert "data.normalize=half" in str(normalization_note(google, IMAGENET, KNOWN))
-    assert normalization_note(read_timm(files.timm(), {}), IMAGENET, KNOWN) is None
+    assert "data.normalize=half" in str(normalization_note(google.normalization, IMAGENET, KNOWN))
+    assert normalization_note(read_timm(files.timm(), {}).normalization, IMAGENET, KNOWN) is None
 
 
 def test_a_mean_that_no_setting_has_is_said_without_one():
     odd = {"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]}
     published = read_hugging_face(files.hugging_face(), files.HUGGING_FACE_CONFIG | odd)
-    said = normalization_note(published, HALF, KNOWN)
+    said = normalization_note(published.normalization, HALF, KNOWN)
     assert said is not None
-    assert "data.normalize=" not in said
+    assert "data.normalize has no name for the former" in said
