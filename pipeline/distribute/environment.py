@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from pipeline.errors import SettingsError
@@ -16,12 +16,14 @@ class Place(NamedTuple):
       kind: Who started it: horovodrun or a launcher that sets the same variables, a launcher that
         sets TF_CONFIG, or nobody.
       local_size: Processes on this host.
+      addresses: host:port of every process, by rank, where TF_CONFIG gives them.
     """
 
     kind: Literal["alone", "horovod", "multi_worker"]
     rank: int = 0
     world_size: int = 1
     local_size: int = 1
+    addresses: tuple[str, ...] = ()
 
 
 def find_place(environment: Mapping[str, str]) -> Place:
@@ -40,19 +42,56 @@ def find_place(environment: Mapping[str, str]) -> Place:
     return Place("alone")
 
 
+# Tasks that train, in the order of their ranks: MultiWorkerMirroredStrategy counts them so.
+_TRAINING_TASKS = ("chief", "worker")
+_OTHER_TASKS = {
+    "ps": "parameter servers are not supported, as training is synchronous",
+    "evaluator": "an evaluator has nothing to do, as `vit train` evaluates while it trains",
+}
+
+
 def _from_tf_config(text: str) -> Place:
+    """Reads TF_CONFIG; without a cluster it says nothing of other processes."""
     try:
-        config = json.loads(text)
-        workers, task = config["cluster"]["worker"], config["task"]
-        if task["type"] != "worker" or set(config["cluster"]) != {"worker"}:
-            raise ValueError("only workers are known here")
-        hosts = [address.rpartition(":")[0] for address in workers]
-        index = int(task["index"])
-        return Place("multi_worker", index, len(workers), hosts.count(hosts[index]))
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        config = json.loads(text or "{}")
+        if not (cluster := config.get("cluster")):
+            return Place("alone")
+        addresses = {name: cluster.get(name, []) for name in _TRAINING_TASKS}
+        kind, index = config["task"]["type"], int(config["task"]["index"])
+        _check_tasks(kind, list(cluster), len(addresses["chief"]))
+        if not 0 <= index < len(addresses[kind]):
+            raise ValueError(f"there is no {kind} {index} in the cluster")
+        rank = index + (len(addresses["chief"]) if kind == "worker" else 0)
+        everyone = tuple(addresses["chief"] + addresses["worker"])
+        hosts = [address.rpartition(":")[0] for address in everyone]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(
-            f"TF_CONFIG cannot be used ({error!r}). It must look like "
+            f"TF_CONFIG cannot be used: {_explain(error)}. It must look like "
             '{"cluster": {"worker": ["host0:port", "host1:port"]}, '
-            '"task": {"type": "worker", "index": 0}}. '
-            f"Received: {text}"
+            '"task": {"type": "worker", "index": 0}}, where a "chief" may come before the workers. '
+            "To run this process alone, remove it: `unset TF_CONFIG`, or `env -u TF_CONFIG vit "
+            f"...`. Received: {text}"
         ) from None
+    return Place("multi_worker", rank, len(everyone), hosts.count(hosts[rank]), everyone)
+
+
+def _check_tasks(kind: str, tasks: Sequence[str], chiefs: int) -> None:
+    if kind in _OTHER_TASKS or "ps" in tasks:
+        kind = kind if kind in _OTHER_TASKS else "ps"
+        raise ValueError(f"{_OTHER_TASKS[kind]}. Start the job without {kind}")
+    if kind not in _TRAINING_TASKS:
+        raise ValueError(f"the task type is {kind!r}, not chief or worker")
+    if unknown := sorted(set(tasks) - {*_TRAINING_TASKS, *_OTHER_TASKS}):
+        raise ValueError(f"the cluster has {unknown[0]!r}; only chief and worker are supported")
+    if chiefs > 1:
+        raise ValueError(f"the cluster has {chiefs} chiefs, and a job has one")
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is no JSON ({error})"
+    if isinstance(error, KeyError):
+        return f"{error.args[0]!r} is missing"
+    if isinstance(error, TypeError | AttributeError):
+        return "its parts are not of the expected kinds"
+    return str(error)
