@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import random
 import socket
-import struct
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -116,30 +114,6 @@ def environment(inherited: Mapping[str, str], own: Mapping[str, str]) -> dict[st
     return {"PYTHONUNBUFFERED": "1", **kept, **own} | {
         name: kept[name] for name in chosen if name in kept
     }
-
-
-def find_interface(address: str) -> str:
-    """The network interface that has this IPv4 address.
-
-    Raises:
-      SettingsError: None has.
-    """
-    if address.startswith("127."):
-        return "lo"
-    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
-        for _, name in socket.if_nameindex():
-            try:
-                # SIOCGIFADDR: struct ifreq, 16 bytes of name, then a sockaddr_in.
-                request = struct.pack("256s", name.encode()[:15])
-                answer = fcntl.ioctl(probe.fileno(), 0x8915, request)
-            except OSError:
-                continue  # an interface without an IPv4 address
-            if socket.inet_ntoa(answer[20:24]) == address:
-                return name
-    raise SettingsError(
-        f"no network interface has the address {address}, at which this node reaches the others. "
-        "Name it: HOROVOD_GLOO_IFACE=eth0 NCCL_SOCKET_IFNAME=eth0 vit launch ..."
-    )
 
 
 def is_free(port: int, address: str = "") -> bool:

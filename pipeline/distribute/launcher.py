@@ -15,7 +15,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from pipeline.distribute.job import Job, environment, find_interface, is_free, variables
+from pipeline.distribute.interfaces import GLOO, check_interfaces, find_interface, list_interfaces
+from pipeline.distribute.job import Job, environment, is_free, variables
 from pipeline.distribute.meeting import Meeting
 from pipeline.distribute.processes import End, Guard, Process, exit_code
 from pipeline.errors import SettingsError
@@ -177,6 +178,7 @@ def _received() -> Iterator[list[int]]:
 
 def _start(job: Job, meeting: Meeting, guard: Guard) -> list[Process]:
     first = job.index * job.slots
+    check_interfaces(os.environ, job.host, job.runtime == "horovod", list_interfaces())
     interface = "" if job.runtime == "multi_worker" else _choose_interface(meeting)
     if job.runtime == "multi_worker":
         _check_ports(job, meeting.server[1] + 1 + first)
@@ -195,7 +197,7 @@ def _start(job: Job, meeting: Meeting, guard: Guard) -> list[Process]:
 
 
 def _choose_interface(meeting: Meeting) -> str:
-    return os.environ.get("HOROVOD_GLOO_IFACE") or find_interface(meeting.own_address)
+    return os.environ.get(GLOO) or find_interface(meeting.own_address)
 
 
 def _check_ports(job: Job, first: int) -> None:

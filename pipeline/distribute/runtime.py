@@ -19,6 +19,7 @@ import tensorflow as tf
 from pipeline.config import DistributeConfig
 from pipeline.cores import available_cores
 from pipeline.distribute.environment import Place, find_place
+from pipeline.distribute.interfaces import check_interfaces, list_interfaces, uses_gloo
 from pipeline.errors import PeerLost, PipelineError, SettingsError
 
 Batch = dict[str, tf.Tensor]
@@ -189,6 +190,11 @@ def start(config: DistributeConfig) -> Runtime:
 
 
 def _join(place: Place, config: DistributeConfig) -> Runtime:
+    if config.runtime in ("single", "mirrored"):
+        return _start_alone(config.runtime)
+    gloo = place.kind == "horovod" and uses_gloo(os.environ)
+    if place.kind != "alone":
+        check_interfaces(os.environ, gethostname(), gloo, list_interfaces())
     if place.kind == "horovod":
         try:
             from pipeline.distribute.horovod import HorovodRuntime

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from jobs import cli, launch
-from pipeline.distribute.job import Job, environment, find_interface, is_free, variables
+from pipeline.distribute.interfaces import find_interface
+from pipeline.distribute.job import Job, environment, is_free, variables
 from pipeline.distribute.launcher import code_of_job
 from pipeline.distribute.processes import End, exit_code
 from pipeline.distribute.registry import LOST_AFTER_S, Registry, Report
