@@ -125,6 +125,7 @@ def _examine_with_tensorflow(
         return False
     with closing(runtime), runtime.noticing_lost_peers():
         runtime.barrier()
+        found.check("data", _compare_data, runtime, source)
         asked_s = time.time()
         times = [(str(h), float(s)) for h, s in runtime.all_gather([gethostname(), asked_s])]
         round_trip_s = time.time() - asked_s
@@ -143,6 +144,15 @@ def _examine_with_tensorflow(
             found.check("clocks", machine.check_clocks, times, round_trip_s)
         _add_others(found, runtime, [host for host, _ in times])
     return True
+
+
+def _compare_data(runtime: Runtime, source: DataSource | None) -> Iterable[Finding]:
+    """Fails where processes have other data; one that has none has said so already."""
+    from pipeline.train.opening import check_data
+
+    if all(runtime.all_gather(source is not None)) and source is not None:
+        check_data(runtime, source)
+    return ()
 
 
 def _import_tensorflow() -> Iterable[Finding]:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jobs.doctor.examine import _compare_data
 from pipeline.config import Config, DataConfig
 from pipeline.data.sources import tfrecord
+from pipeline.data.sources.source import open_source
 from pipeline.data.split import DataSource, Split
 from pipeline.distribute.agreement import check_same, on_all, on_chief
 from pipeline.errors import DataError
@@ -137,6 +139,19 @@ def test_ranks_with_other_pixels_or_another_normalization_are_refused(change):
     assert [one.exit_code for one in found] == [3, 3]
     message = {"pixels": "train: as many images", "normalization": "mean and deviation: "}
     assert message[change] in str(found[0])
+
+
+def test_the_doctor_compares_the_data_of_ranks_that_have_some(tmp_path):
+    fill(tmp_path / "0")
+    other_names(tmp_path / "1")
+
+    def work(runtime, empty):
+        config = DataConfig(source="image_folder", path=str(tmp_path / str(runtime.rank)))
+        return _compare_data(runtime, None if runtime.rank in empty else open_source(config, 0))
+
+    found = on_ranks(lambda runtime: work(runtime, ()), 2)
+    assert [one.exit_code for one in found] == [3, 3]
+    assert on_ranks(lambda runtime: work(runtime, (1,)), 2) == [(), ()]
 
 
 def test_a_rank_that_evaluates_other_images_is_refused(tmp_path):
