@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from jobs.cli import run_process
 from jobs.tensorflow_start import import_tensorflow
 from jobs.usage import check_paths
-from pipeline.errors import DataError, SettingsError
+from pipeline.errors import SettingsError
 from pipeline.monitor.metrics_file import shows_top_5
+from pipeline.strict_json import to_json
 from pipeline.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -136,24 +136,24 @@ def _evaluate(
 ) -> Evaluation | None:
     """Evaluates and prints one split; its details where they are asked for."""
     from pipeline.train.evaluation import evaluate_predictions
+    from pipeline.train.metrics import check_counted
     from pipeline.train.predictions import predict
 
     count = experiment.source.splits[split].num_examples
-    row: dict[str, Any] = {"step": step, "split": split, "examples": count}
-    row["same_images"] = same_images
+    row: dict[str, Any] = {"step": step, "split": split, "same_images": same_images}
     evaluation = None
     details = arguments.details or arguments.every_class or arguments.html is not None
     if arguments.data is not None or details:
         predictions = predict(experiment, split, step)
-        if not len(predictions.label):
-            raise DataError(f"{split}: none of its {count:,} images can be read")
+        check_counted(split, count, len(predictions.label))
         evaluation = evaluate_predictions(predictions, experiment.source.classes)
         row["examples"] = len(predictions.label)
+        row["skipped_examples"] = count - len(predictions.label)
         row |= evaluation.to_json() if arguments.json else evaluation.metrics
     else:
         row |= experiment.evaluate(split)
     if runtime.is_chief:
-        print(json.dumps(row) if arguments.json else _line(row, len(experiment.source.classes)))
+        print(to_json(row) if arguments.json else _line(row, len(experiment.source.classes)))
         if evaluation is not None and not arguments.json:
             print("\n".join([*evaluation.lines(arguments.every_class), ""]))
     return evaluation
@@ -177,9 +177,11 @@ def _draw(arguments: argparse.Namespace, folder: RunFolder, found: list[Evaluati
 
 def _line(row: dict[str, Any], num_classes: int) -> str:
     top_5 = f"top-5 {row['top_5_accuracy']:.2%}  " if shows_top_5(num_classes) else ""
+    skipped = row["skipped_examples"]
+    without = f", {skipped:,} unreadable image(s) not counted" if skipped else ""
     return (
         f"{row['split']:<10}  {row['examples']:>8,} images  accuracy {row['accuracy']:.2%}  "
-        f"{top_5}loss {row['loss']:.4f}  (weights of step {row['step']})"
+        f"{top_5}loss {row['loss']:.4f}  (weights of step {row['step']}{without})"
     )
 
 

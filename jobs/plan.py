@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, load_config
 from pipeline.errors import SettingsError
 from pipeline.plan.cluster import GPUS, Links
+from pipeline.strict_json import to_json
 
 if TYPE_CHECKING:
     from pipeline.plan.scenario import Cluster, Data, Row
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
     numbers = _numbers(arguments, config)
     rows = [make_plan(config, cluster, data, n, arguments.batch_per_gpu) for n in numbers]
     if arguments.json:
-        print("\n".join(json.dumps(row.to_json()) for row in rows))
+        print("\n".join(to_json(row.to_json()) for row in rows))
     else:
         print("\n".join(_lines(arguments, config, cluster, data, rows)))
     if arguments.plot is not None:

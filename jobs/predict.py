@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from jobs.usage import check_paths
 from pipeline.errors import DataError, SettingsError
 from pipeline.export.packages import require
 from pipeline.printable import printable
+from pipeline.strict_json import to_json
 from pipeline.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _writer(arguments: argparse.Namespace, classes: int, alone: bool) -> Callabl
 
 def _write_json(path: str, top: Top) -> None:
     said = [{"class": name, "probability": p} for name, p in top]
-    print(json.dumps({"image": path, "top": said}))
+    print(to_json({"image": path, "top": said}))
 
 
 def _write_block(path: str, top: Top) -> None:

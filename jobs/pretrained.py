@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from typing import Any
 from jobs.cli import run_process
 from pipeline.errors import SettingsError
 from pipeline.model.pretrained.catalog import CATALOG, Entry
+from pipeline.strict_json import to_json
 
 _EPILOG = """\
 Nothing is downloaded: fetch the file, or the folder's files, with what you fetch files with, and
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints the table."""
     entries = _choose(arguments.names)
     if arguments.json:
-        print(json.dumps([_describe(entry) for entry in entries], indent=1))
+        print(to_json([_describe(entry) for entry in entries], indent=1))
     else:
         print("\n".join(_table(entries)))
     return 0

@@ -15,6 +15,7 @@ from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, all_settings, load_config
 from pipeline.distribute.environment import find_place
 from pipeline.errors import PipelineError, Stopped
+from pipeline.monitor.bars import figure
 from pipeline.monitor.metrics_file import shows_top_5
 from pipeline.monitor.phase import PhaseDisplay
 from pipeline.train.run_folder import RunFolder, RunFolderError
@@ -224,8 +225,9 @@ def _print_result(folder: RunFolder, row: dict[str, Any]) -> None:
     if row:
         top_5 = ""
         if shows_top_5(len(folder.dataset()["classes"])):
-            top_5 = f"top-5 {row['top_5_accuracy']:.2%}, "
-        result = f"{row['split']} accuracy {row['accuracy']:.2%}, {top_5}loss {row['loss']:.4f}"
+            top_5 = f"top-5 {figure(row['top_5_accuracy'], '.2%')}, "
+        accuracy, loss = figure(row["accuracy"], ".2%"), figure(row["loss"], ".4f")
+        result = f"{row['split']} accuracy {accuracy}, {top_5}loss {loss}"
     report = f"report       {folder.report}\n" if folder.report.is_file() else ""
     print(
         f"{result}\n"

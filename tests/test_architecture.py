@@ -31,8 +31,8 @@ def imports(path: Path) -> set[str]:
 
 def allowed(here: str) -> set[str]:
     """Which rooms a room may import, itself apart."""
-    base = {"errors", "config", "splitmix", "cores", "printable"}
-    if here in ("errors", "pipeline", "splitmix", "cores", "printable"):
+    base = {"errors", "config", "splitmix", "cores", "printable", "strict_json"}
+    if here in ("errors", "pipeline", "splitmix", "cores", "printable", "strict_json"):
         return set()
     if here == "config":
         return {"errors"}

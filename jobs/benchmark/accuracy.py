@@ -17,6 +17,7 @@ from typing import Any
 from jobs.benchmark.reference import ROOT, find_reference
 from jobs.cli import find_recipe
 from pipeline.errors import PipelineError, SettingsError, Stopped
+from pipeline.strict_json import to_json
 
 OURS, THEIRS = "ours", "example"
 
@@ -66,10 +67,10 @@ def run(arguments: argparse.Namespace) -> int:
                 found = measure(arguments, folder, int(seed))
                 found |= {"who": who, "seed": int(seed), "minutes": arguments.minutes}
                 found |= _origin(arguments, who)
-                result.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+                result.write_text(to_json(found, indent=1) + "\n", encoding="utf-8")
             runs.append(_read(result, _origin(arguments, who)))
     summary = summarize(runs)
-    print(json.dumps({"runs": runs} | summary) if arguments.json else "\n".join(table(runs)))
+    print(to_json({"runs": runs} | summary) if arguments.json else "\n".join(table(runs)))
     from jobs.benchmark.accuracy_plot import draw
 
     draw(runs, arguments.out / "accuracy.png")

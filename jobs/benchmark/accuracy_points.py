@@ -6,11 +6,11 @@ the seconds from START (since 1970) until it was on disk, and one with the step 
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 from jobs.tensorflow_start import import_tensorflow
+from pipeline.strict_json import to_json
 from pipeline.train.run_folder import RunFolder
 
 
@@ -29,9 +29,9 @@ def main() -> None:
     for step in store.steps():
         experiment.restore(store.load(step))
         seconds = (store.path(step) / "manifest.json").stat().st_mtime - start_s
-        print(json.dumps({"kind": "point", "step": step, "seconds": seconds}
+        print(to_json({"kind": "point", "step": step, "seconds": seconds}
                          | experiment.evaluate("test")))  # fmt: skip
-    print(json.dumps({"kind": "best", "step": best_snapshot(folder).step}))
+    print(to_json({"kind": "best", "step": best_snapshot(folder).step}))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from jobs.benchmark import BENCHMARKS
 from pipeline.cores import available_cores
 from pipeline.errors import SettingsError
 from pipeline.monitor.whole_file import replace_file
+from pipeline.strict_json import to_json
 
 _EPILOG = """\
 Writes the page --out, beside it a picture and a JSON file with the same rows: what this machine is,
@@ -114,7 +115,7 @@ def _write_all(out: Path, found: list[dict[str, Any]]) -> None:
     from jobs.benchmark.bars import draw
 
     facts = machine() | {"date": time.strftime("%Y-%m-%d", time.gmtime())}
-    content = json.dumps({"machine": facts, "sections": found}, indent=1)
+    content = to_json({"machine": facts, "sections": found}, indent=1)
     _write(out.with_suffix(".json"), content + "\n")
     picture = out.with_suffix(".png")
     draw([(one["title"], one["drawn"], one["rows"]) for one in found if one["rows"]], picture)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import tempfile
@@ -17,6 +16,7 @@ from jobs.benchmark import check_counts
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, parse_config
 from pipeline.errors import SettingsError
+from pipeline.strict_json import to_json
 
 if TYPE_CHECKING:
     from pipeline.train.saver import Saver
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         import_tensorflow()
         with tempfile.TemporaryDirectory(prefix="vit-benchmark-", dir=arguments.dir) as folder:
             rows.append({"variant": variant} | _measure(config, Path(folder), arguments.rounds))
-    print(json.dumps(rows) if arguments.json else "\n".join(_table(rows)))
+    print(to_json(rows) if arguments.json else "\n".join(_table(rows)))
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, load_config
 from pipeline.data.sources.find_source import find_source
 from pipeline.errors import SettingsError
+from pipeline.strict_json import to_json
 
 _EPILOG = """\
 Each line is a tf.data pipeline that hands out batches as training takes them, without a model. All
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="vit-benchmark-") as folder:
         if arguments.records is not None:
             found = measure_first_batch(arguments.records, Path(folder))
-            print(json.dumps(found) if arguments.json else _facts(found))
+            print(to_json(found) if arguments.json else _facts(found))
             return 0
         place = arguments.data
         if arguments.photographs is not None:
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
             data = config.data.model_copy(update=find_source(str(place)))
             config = config.model_copy(update={"data": data})
         rows = _measure(config, arguments.seconds, arguments.rounds)
-    print(json.dumps(rows) if arguments.json else "\n".join(_table(config, rows)))
+    print(to_json(rows) if arguments.json else "\n".join(_table(config, rows)))
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator
 from statistics import median
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 from jobs.benchmark import check_counts
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.errors import SettingsError
+from pipeline.strict_json import to_json
 
 _EPILOG = """\
 Milliseconds, with one thread, of what the training step does not leave to TensorFlow's own
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.json:
         print(f"{'milliseconds, one thread':40s}{'ours':>8}{'TensorFlow':>24}")
     for row in _rows(arguments.images, arguments.rounds):
-        print(json.dumps(row) if arguments.json else _line(row), flush=True)
+        print(to_json(row) if arguments.json else _line(row), flush=True)
     return 0
 
 

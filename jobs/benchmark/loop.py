@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import tempfile
 import time
@@ -22,6 +21,7 @@ from jobs.cli import find_recipe
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, load_config
 from pipeline.errors import PipelineError, SettingsError
+from pipeline.strict_json import to_json
 
 if TYPE_CHECKING:
     from pipeline.train.experiment import Experiment
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise SettingsError("the bare loop knows no loss scale: take mixed_bfloat16 or float32")
     import_tensorflow()
     found = {"recipe": arguments.recipe} | _measure(config, arguments.rounds)
-    print(json.dumps(found) if arguments.json else _line(found))
+    print(to_json(found) if arguments.json else _line(found))
     return 0
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from jobs.benchmark import check_counts
 from jobs.cli import find_recipe
 from pipeline.errors import PipelineError
+from pipeline.strict_json import to_json
 
 _EPILOG = """\
 The most memory that training adds to a process, and its speed: for the recipe as it is, and with
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     rows = [_row(way or "as it is", timings) for way, timings in found.items()]
     for row in rows:
         row["of_its_rate"] = row["images_per_second"] / rows[0]["images_per_second"]
-    print("\n".join(map(json.dumps, rows) if arguments.json else _table(rows)))
+    print("\n".join(map(to_json, rows) if arguments.json else _table(rows)))
     return 0
 
 

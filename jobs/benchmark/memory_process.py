@@ -5,7 +5,6 @@ Prints one JSON object: what training added to the memory at most, what was esti
 
 from __future__ import annotations
 
-import json
 import resource
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import load_config
+from pipeline.strict_json import to_json
 
 _MIB = 2**20
 
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     activations = sum(size for what, size in estimated.items() if what.startswith("activations"))
     total, kept = sum(estimated.values()), ("weights", "gradients", "AdamW", "averaged")
     print(
-        json.dumps(
+        to_json(
             {
                 "added_mib": added / _MIB,
                 "estimated_mib": total / _MIB,

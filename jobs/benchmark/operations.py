@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import tempfile
 import time
@@ -16,6 +15,7 @@ from jobs.benchmark import check_counts
 from jobs.cli import find_recipe
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import load_config
+from pipeline.strict_json import to_json
 
 _EPILOG = """\
 What the time of a training step goes by, operation by operation, on random images that lie in
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     rows = rows_of(threads, wall_s * own_cores(1), arguments.steps)
     shown = rows[: arguments.most] + _others(rows[arguments.most :])
     if arguments.json:
-        print("\n".join(map(json.dumps, shown)))
+        print("\n".join(map(to_json, shown)))
         return 0
     print("\n".join(_table(shown, wall_s / arguments.steps, runtime.parts_at_a_time)))
     products = sum(row["of_all"] for row in rows if row["is"] == "matrix product")

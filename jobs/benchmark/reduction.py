@@ -20,6 +20,7 @@ from jobs.benchmark import check_counts
 from jobs.launch import find_gpus, launch_here
 from pipeline.errors import PipelineError, SettingsError
 from pipeline.plan.reduction import ring_s
+from pipeline.strict_json import to_json
 
 _EPILOG = """\
 Seconds that Horovod takes to sum a tensor over N workers of this machine, by its size, and beside
@@ -88,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         row["fitted_s"] = model.seconds(int(row["workers"]), 1024 * row["kib"])
         row["off_by"] = row["fitted_s"] / row["seconds"] - 1
     objects: list[dict[str, Any]] = [*rows, model._asdict()]
-    print("\n".join(map(json.dumps, objects) if arguments.json else _table(rows, model)))
+    print("\n".join(map(to_json, objects) if arguments.json else _table(rows, model)))
     return 0
 
 

@@ -5,7 +5,6 @@ RESULT TIMES SIZES: the chief writes the seconds of one sum, by size in KiB, to 
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from contextlib import closing
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import DistributeConfig
+from pipeline.strict_json import to_json
 
 if TYPE_CHECKING:
     from pipeline.distribute.runtime import Runtime
@@ -29,7 +29,7 @@ def main() -> None:
     with closing(start(config)) as runtime, runtime.noticing_lost_peers():
         seconds = [_measure(runtime, int(size), int(times)) for size in sizes.split(",")]
         if runtime.is_chief:
-            Path(result).write_text(json.dumps(seconds))
+            Path(result).write_text(to_json(seconds))
         runtime.barrier()
 
 

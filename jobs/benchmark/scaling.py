@@ -18,6 +18,7 @@ from jobs.cli import find_recipe
 from jobs.launch import find_gpus, launch_here
 from pipeline.config import Config, dump_config, load_config
 from pipeline.errors import PipelineError, SettingsError
+from pipeline.strict_json import to_json
 
 RUNTIMES = ("horovod", "multi_worker")
 
@@ -87,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
                 found[kind].append(_measure(kind, config, arguments, cores, Path(folder)))
     rows = [_row(kind, measured) for kind, measured in found.items()]
     if arguments.json:
-        print("\n".join(json.dumps(row) for row in rows))
+        print("\n".join(to_json(row) for row in rows))
     else:
         print("\n".join(_table(rows)))
     return 0

@@ -5,7 +5,6 @@ RECIPE RESULT ROUNDS STEPS CORES: the chief writes what was measured to RESULT, 
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, load_config
 from pipeline.distribute.environment import find_place
+from pipeline.strict_json import to_json
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     with closing(start(config.distribute)) as runtime, runtime.noticing_lost_peers():
         measured = measure(config, runtime, int(rounds), int(steps))
         if runtime.is_chief:
-            Path(result).write_text(json.dumps(measured))
+            Path(result).write_text(to_json(measured))
         runtime.barrier()
     return 0
 

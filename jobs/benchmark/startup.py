@@ -15,6 +15,7 @@ from typing import Any
 from jobs.benchmark import check_counts
 from jobs.cli import find_recipe
 from pipeline.errors import PipelineError, Stopped
+from pipeline.strict_json import to_json
 
 _EPILOG = """\
 From the command to the beginning of the first step, of a new run and of one that goes on:
@@ -62,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name, command in answers.items():
         starts[name] = [{"seconds": _answer(command)} for _ in range(2 * arguments.repeats + 1)]
     rows = [_row(name, times) for name, times in starts.items()]
-    print("\n".join(map(json.dumps, rows) if arguments.json else _table(rows)))
+    print("\n".join(map(to_json, rows) if arguments.json else _table(rows)))
     return 0
 
 

@@ -6,7 +6,6 @@ as a signal stops a run, and prints one JSON object with seconds since the proce
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 
 import jobs.train
 from jobs.cli import main
+from pipeline.strict_json import to_json
 
 
 def started_s() -> float:
@@ -72,5 +72,5 @@ if __name__ == "__main__":
     found: dict[str, float] = {}
     watch(found)
     code = main(["train", *sys.argv[1:]])
-    print(json.dumps(found), flush=True)
+    print(to_json(found), flush=True)
     os._exit(code)

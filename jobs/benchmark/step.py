@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from jobs.benchmark.reference import ROOT
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, dump_config, parse_config
 from pipeline.errors import PipelineError, SettingsError
+from pipeline.strict_json import to_json
 
 _EPILOG = """\
 Images a second of training steps on random images that lie in memory: forward and backward pass,
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name in cases:
         for precision in precisions:
             rows = _measure(CASES[name], name, precision, arguments)
-            lines = map(json.dumps, rows) if arguments.json else _table(rows)
+            lines = map(to_json, rows) if arguments.json else _table(rows)
             print("\n".join(lines), flush=True)
     return 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from jobs.cluster.api import Cluster, Manifest
 from jobs.cluster.progress import Progress, read_progress
 from jobs.cluster.state import JobView, describe, exit_of, index_of, read_job, read_jobs
 from pipeline.errors import PipelineError
+from pipeline.strict_json import to_json
 
 _EPILOG = """\
 Step, loss, images/s and the last checkpoint are read from the run folder, through a running pod of
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     pods = [_pod_row(pod) for pod in jobs[0].pods] if arguments.name else []
     if arguments.json:
         for row in rows:
-            print(json.dumps(row | ({"pods": pods} if arguments.name else {})))
+            print(to_json(row | ({"pods": pods} if arguments.name else {})))
     elif not jobs:
         cluster.check_namespace()
         print(f"no jobs in namespace {cluster.namespace}")

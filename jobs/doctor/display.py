@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -11,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.doctor.finding import Finding, exit_code
+from pipeline.strict_json import to_json
 
 _STYLES = {"ok": "green", "warning": "bold yellow", "error": "bold red"}
 _LEVEL_WIDTH = max(map(len, _STYLES))
@@ -55,7 +55,7 @@ class Display:
                 "exit_code": exit_code(findings),
                 "findings": [asdict(finding) for finding in findings],
             }
-            print(json.dumps(report, indent=1))
+            print(to_json(report, indent=1))
         else:
             counts = (_count(findings, "error"), _count(findings, "warning"))
             self._console.print(Text(f"{', '.join(counts)} in {len(findings)} checks"))

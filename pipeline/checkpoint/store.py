@@ -15,7 +15,6 @@ times the speed of SHA-256 here: what a save takes from training's cores is the 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -32,6 +31,7 @@ from safetensors.numpy import load_file, save_file
 
 from pipeline.checkpoint.snapshot import Snapshot
 from pipeline.errors import PipelineError
+from pipeline.strict_json import from_json, to_json
 
 _NAME = re.compile(r"step-(\d{8,})")
 INITIAL = "step-00000000"  # saved before the first update
@@ -235,14 +235,14 @@ def _contiguous(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _read_json(file: Path) -> Any:
     try:
-        return json.loads(file.read_text())
+        return from_json(file.read_text())
     except ValueError as error:
         raise ValueError(f"{file.name} is no JSON: {error}") from None
 
 
 def _write_json(file: Path, value: Any) -> None:
     # No newline at the end: a file that lost its last byte must not parse.
-    file.write_text(json.dumps(value, indent=1))
+    file.write_text(to_json(value, indent=1))
 
 
 def _sync(path: Path) -> None:

@@ -6,7 +6,6 @@ tf2onnx 1.17 converts the graph of TensorFlow 2.21, Keras 3.15 and NumPy 2.4 but
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from pipeline.errors import SettingsError
 from pipeline.export.exported import Exported, ExportError, Pixels, Probabilities
 from pipeline.export.facts import ExportFacts, from_json, no_facts
 from pipeline.export.packages import NEEDED, require
+from pipeline.strict_json import to_json
 
 OPSET = 18  # of December 2022: read by onnxruntime 1.14 and newer
 _MODEL_PROTO = b"\x08"  # how an ONNX file begins: its field 1, the version of the format
@@ -42,7 +42,7 @@ def write(model: keras.Model, facts: ExportFacts, path: Path) -> None:
     for value in (*proto.graph.input, *proto.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     told = facts.model_dump(mode="json")
-    onnx.helper.set_model_props(proto, {name: json.dumps(fact) for name, fact in told.items()})
+    onnx.helper.set_model_props(proto, {name: to_json(fact) for name, fact in told.items()})
     onnx.checker.check_model(proto, full_check=True)
     path.write_bytes(proto.SerializeToString())
 

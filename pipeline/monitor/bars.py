@@ -50,9 +50,11 @@ class EpochAndRun:
         """Shows the metrics of training, and the accuracy of the last validation."""
         self.advance(row["step"])
         if self._console.width < _NARROW:
-            facts, self._below = f"loss {row['loss']:.3f} {row['accuracy']:.0%}", ""
+            facts = f"loss {figure(row['loss'], '.3f')} {figure(row['accuracy'], '.0%')}"
+            self._below = ""
         else:
-            facts = f"loss {row['loss']:.4f}  accuracy {row['accuracy']:.1%}  {speed(row)}"
+            loss, accuracy = figure(row["loss"], ".4f"), figure(row["accuracy"], ".1%")
+            facts = f"loss {loss}  accuracy {accuracy}  {speed(row)}"
             self._below = f"step {row['step']}/{self._total_steps}"
         if validation is not None:
             self._below += f"  validation {validation:.1%}"
@@ -70,6 +72,11 @@ class EpochAndRun:
     def _named(self, epoch: int) -> tuple[str, float]:
         left = self._total_steps - epoch * self._steps_per_epoch
         return f"epoch {epoch + 1}/{self._epochs}", float(min(self._steps_per_epoch, left))
+
+
+def figure(value: float | None, form: str) -> str:
+    """A number as text; "-" where it is not known."""
+    return "-" if value is None else format(value, form)
 
 
 def speed(row: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from pipeline.monitor.appended_file import AppendedFile
 from pipeline.monitor.whole_file import replace_file
+from pipeline.strict_json import from_json, to_json
 
 
 def shows_top_5(num_classes: int) -> bool:
@@ -45,7 +45,7 @@ class MetricsFile:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Adds one row."""
-        self._file.append((json.dumps(row) + "\n").encode())
+        self._file.append((to_json(row) + "\n").encode())
 
     def flush(self) -> None:
         """Puts all rows on the disk.
@@ -75,7 +75,7 @@ class MetricsFile:
         ]
         if damaged:
             self._set_aside(damaged)
-        replace_file(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        replace_file(self._path, "".join(to_json(row) + "\n" for row in kept))
         return kept
 
     def _set_aside(self, damaged: list[bytes]) -> None:
@@ -108,7 +108,7 @@ class MetricsFile:
 def _parse(line: bytes) -> dict[str, Any] | None:
     """The row that a line holds; None if it holds none."""
     try:
-        row = json.loads(line.decode())
+        row = from_json(line.decode())
     except ValueError:
         return None
     valid = isinstance(row, dict) and type(row.get("step")) is int and "split" in row

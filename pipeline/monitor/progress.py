@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.monitor.bars import EpochAndRun, make_bar, speed
+from pipeline.monitor.bars import EpochAndRun, figure, make_bar, speed
 
 LINE_EVERY_S = 10.0
 # From the first step, whose time is mostly compilation, to the first line with a rate. Stretches of
@@ -88,7 +88,8 @@ class ProgressDisplay:
             last = self._last_validation
             validation = "" if last is None else f" (validation {last:.1%})"
             self._print_line(
-                f"{self._place()}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.1%}"
+                f"{self._place()}  loss {figure(row['loss'], '.4f')}  "
+                f"accuracy {figure(row['accuracy'], '.1%')}"
                 f"{validation}  {speed(row)}{self._left()}"
             )
             self._timer.settle()
@@ -110,10 +111,10 @@ class ProgressDisplay:
         self._step = row["step"]
         if row["split"] == "validation":
             self._last_validation = row["accuracy"]
-        top_5 = f"  top-5 {row['top_5_accuracy']:.2%}" if self._top_5 else ""
+        top_5 = f"  top-5 {figure(row['top_5_accuracy'], '.2%')}" if self._top_5 else ""
         self._print_line(
-            f"{self._place()}  {row['split']}: loss {row['loss']:.4f}  "
-            f"accuracy {row['accuracy']:.2%}{top_5}" + ("  best so far" if best else "")
+            f"{self._place()}  {row['split']}: loss {figure(row['loss'], '.4f')}  "
+            f"accuracy {figure(row['accuracy'], '.2%')}{top_5}" + ("  best so far" if best else "")
         )
 
     def finished(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -125,9 +126,9 @@ class ProgressDisplay:
         for row in rows:
             table.add_row(
                 row["split"],
-                f"{row['accuracy']:.2%}",
-                *([f"{row['top_5_accuracy']:.2%}"] if self._top_5 else []),
-                f"{row['loss']:.4f}",
+                figure(row["accuracy"], ".2%"),
+                *([figure(row["top_5_accuracy"], ".2%")] if self._top_5 else []),
+                figure(row["loss"], ".4f"),
                 f"{row.get('weights_of_step', row['step']):,}",
             )
         self._console.print(table)

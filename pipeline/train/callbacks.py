@@ -186,17 +186,17 @@ class Callbacks:
 
 
 def epoch_logs(
-    training: Mapping[str, float], validation: Mapping[str, float] | None, learning_rate: float
+    training: Mapping[str, Any], validation: Mapping[str, Any] | None, learning_rate: float
 ) -> dict[str, float]:
     """An epoch's metrics under the keys that Keras gives them."""
-    logs = {name: training[name] for name in _METRICS if name in training}
-    logs |= {f"val_{name}": validation[name] for name in _METRICS} if validation else {}
+    logs = evaluation_logs(training)
+    logs |= {f"val_{name}": value for name, value in evaluation_logs(validation or {}).items()}
     return logs | {"learning_rate": learning_rate}
 
 
 def evaluation_logs(row: Mapping[str, Any]) -> dict[str, float]:
-    """A row's metrics under the keys that Keras gives them; none of an empty row."""
-    return {name: row[name] for name in _METRICS if name in row}
+    """A row's metrics under the keys that Keras gives them, without those that are not known."""
+    return {name: row[name] for name in _METRICS if row.get(name) is not None}
 
 
 def _make(name: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +20,7 @@ from pipeline.monitor.pictures import (
     draw_image_in_patches,
     draw_positions,
 )
+from pipeline.strict_json import to_json
 from pipeline.train.experiment import Experiment
 
 _BATCH = 32  # images on the page
@@ -46,7 +46,7 @@ def comparable_settings(experiment: Experiment) -> dict[str, float | str | bool]
     """All settings by their keys, as TensorBoard's hparams page takes them."""
     values = {s.key: value_of(experiment.config, s.key) for s in all_settings()}
     plain = (bool, int, float, str)
-    return {k: v if isinstance(v, plain) else json.dumps(v) for k, v in values.items()}
+    return {k: v if isinstance(v, plain) else to_json(v) for k, v in values.items()}
 
 
 def first_pictures(experiment: Experiment) -> Iterator[tuple[str, bytes]]:

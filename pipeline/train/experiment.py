@@ -27,7 +27,7 @@ from pipeline.model.vit import build_vit
 from pipeline.optim.optimizer import AdamW, LossScale
 from pipeline.optim.parameters import freeze
 from pipeline.optim.schedule import Schedule, plan_schedule
-from pipeline.train.metrics import SUMS, mean_metrics
+from pipeline.train.metrics import SUMS, check_counted, mean_metrics
 from pipeline.train.opening import open_data
 from pipeline.train.precision import agree_on_precision
 from pipeline.train.step import (
@@ -160,17 +160,19 @@ class Experiment:
         own[_COUNTED_BY_EACH] = total[_COUNTED_BY_EACH]
         return own
 
-    def evaluate(
-        self, split: str, next_stretch: Callable[[], int] | None = None
-    ) -> dict[str, float]:
+    def evaluate(self, split: str, next_stretch: Callable[[], int] | None = None) -> dict[str, Any]:
         """Loss, accuracy and top-5 accuracy on every example of a split, each counted once.
 
-        With the averaged weights where they are kept and `train.evaluate_ema` says so.
+        Also `examples`, which were counted, and `skipped_examples`, which could not be read. The
+        averaged weights are used where they are kept and `train.evaluate_ema` says so.
 
         Args:
           split: Its name.
           next_stretch: Called before each stretch of batches, on all processes alike; says how
             many to go through, and may raise. None: all at once.
+
+        Raises:
+          DataError: On all processes: no image of the split can be read.
         """
         iterator, steps = self.eval_iterator(split)
         sums, done = np.zeros(len(SUMS)), 0
@@ -181,7 +183,10 @@ class Experiment:
                     iterator, tf.constant(sums, tf.float64), tf.constant(count, tf.int32)
                 ).numpy()
                 done += count
-        return mean_metrics(self.runtime.all_reduce(sums, "sum"))
+        sums = self.runtime.all_reduce(sums, "sum")
+        there, counted = self.source.splits[split].num_examples, int(sums[-1])
+        check_counted(split, there, counted)
+        return mean_metrics(sums) | {"examples": counted, "skipped_examples": there - counted}
 
     def eval_batches(self, split: str) -> int:
         """How many batches an evaluation of a split has."""

@@ -44,7 +44,7 @@ class Journal:
         self._gauges = Gauges(experiment)
         self._board: TensorBoardWriter | None = None
         self._own_skipped: set[str] = set()
-        self._no_curve = {"step", "split"}
+        self._no_curve = {"step", "split", "examples"}
         if not shows_top_5(len(experiment.source.classes)):
             self._no_curve.add("top_5_accuracy")
         self._own_repaired: set[str] = set()
@@ -139,13 +139,13 @@ class Journal:
         """
         config, named = self._experiment.config, dict(zip(TRAIN_SUMS, sums, strict=True))
         rate = speed.steps_per_second * config.data.global_batch_size
-        updates = max(named["steps"] - named["skipped_updates"], 1)
+        updates = named["steps"] - named["skipped_updates"]
         # Deterministic ops include no clock.
         timed, reduces = not config.train.deterministic, self._runtime.num_replicas > 1
         values: dict[str, Any] = mean_metrics([named[name] for name in SUMS]) | {
             "learning_rate": float(self._experiment.schedule(tf.constant(step - 1))),
             "weight_decay": config.optim.weight_decay,
-            "gradient_norm": named["gradient_norm"] / updates,
+            "gradient_norm": named["gradient_norm"] / updates if updates else None,
             "skipped_updates": int(named["skipped_updates"]),
             "skipped_examples": len(self._skipped),
             "examples_per_second": rate,

@@ -123,6 +123,7 @@ class Loop:
         self._next = NextStretch(experiment, folder, stop, self._callbacks, self._saver)
         self._progress = Progress()
         self._step, self._epoch_is_new = 0, True
+        self._went_back_to: int | None = None
         self._clock, self._evaluation_clock = StretchClock(), StretchClock()
 
     def resume(self) -> None:
@@ -272,14 +273,18 @@ class Loop:
         self._progress.evaluation_due = False
         if epoch is not None:
             self._end_epoch(epoch)
-        # What is saved amid bad steps would be what they go back to; but the best is needed.
+        # What is saved amid bad steps would be what they go back to.
         due = self._timetable.saves_at(self._step) and not self._progress.bad_steps
         at_end = self._step == self._experiment.total_steps
         if due or at_end or self._progress.best_step == self._step:
             self._saver.save(self._step, self._progress, again)
 
     def _roll_back(self) -> Iterator[Any]:
-        """Goes back to the last checkpoint, past the data of the steps since then."""
+        """Goes back to the last checkpoint, past the data of the steps since then.
+
+        Where the first steps after going back are bad as well, on other data, the weights of that
+        checkpoint are the cause: it is set aside, and the run goes back to the one before.
+        """
         progress, train = self._progress, self._config.train
         self._next.expect("looking for the examples of a bad step", slow=True)
         end = self._step + progress.passed_over_steps
@@ -296,10 +301,16 @@ class Loop:
         rollbacks = progress.rollbacks + 1
         self._next.expect("writing the checkpoint that waits", slow=True)
         self._saver.finish()
+        aside = self._saver.set_newest_aside() if first == self._went_back_to else None
         self.resume()
+        self._went_back_to = self._step
         passed_over = end - self._step
         self._progress.rollbacks, self._progress.passed_over_steps = rollbacks, passed_over
         self._progress.bad_steps = 0
+        if aside is not None:
+            self._display.message(
+                f"step {first}, from which every step failed, is set aside as {aside}"
+            )
         self._display.message(f"{what}; goes back to step {self._step} and past those data")
         self._clock.reset()
         return self._iterator()
@@ -331,11 +342,14 @@ class Loop:
         value = [row["accuracy"], -row["loss"]]
         if self._config.train.best_by == "loss":
             value.reverse()
-        best = self._progress.evaluated(self._step, value)
+        # What is the best is saved, and what is saved amid bad steps would be gone back to.
+        at_end = self._step == self._experiment.total_steps
+        amid_bad_steps = bool(self._progress.bad_steps) and not at_end
+        best = not amid_bad_steps and self._progress.evaluated(self._step, value)
         self._journal.evaluated(self._step, "validation", row, best)
         self._progress.epoch_validation = row
 
-    def _evaluate(self, split: str) -> dict[str, float]:
+    def _evaluate(self, split: str) -> dict[str, Any]:
         clock = self._evaluation_clock
         self._callbacks.test_begin()
         values = self._experiment.evaluate(split, self._stretches(clock, split))
@@ -353,7 +367,7 @@ class Loop:
     def _end_epoch(self, epoch: int) -> None:
         if self._callbacks.exist:
             named = self._experiment.reduce_sums(np.asarray(self._progress.epoch_sums))
-            training = mean_metrics(named[: len(SUMS)]) if named[len(SUMS) - 1] else {}
+            training = mean_metrics(named[: len(SUMS)])
             rate = float(self._experiment.schedule(tf.constant(self._step - 1)))
             logs = epoch_logs(training, self._progress.epoch_validation, rate)
             self._callbacks.epoch_end(epoch, logs)

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 import tensorflow as tf
 
+from pipeline.errors import DataError
+
 TOP_K = 5
 SUMS = ("loss", "accuracy", "top_5_accuracy", "examples")
 
@@ -18,7 +20,8 @@ def rank_of_class(logits: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
     """How many classes come before `label` when sorted by falling logit, ties by class number.
 
     Rank 0 is argmax. Unlike `tf.math.in_top_k`, which takes every class of a tie as found, so that
-    a model whose logits are all equal would have 100 % accuracy. A row with NaN ranks last.
+    a model whose logits are all equal would have 100 % accuracy. In a row with NaN no class is
+    predicted: the rank is the largest int32.
 
     Args:
       logits: Float [B, C].
@@ -29,8 +32,30 @@ def rank_of_class(logits: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
     """
     own = tf.gather(logits, label, batch_dims=1)[:, None]  # [B, C] -> [B, 1]
     earlier = tf.range(tf.shape(logits)[1])[None, :] < label[:, None]  # [B, C]
-    ahead = (logits > own) | ((logits == own) & earlier) | tf.math.is_nan(logits)
-    return tf.reduce_sum(tf.cast(ahead, tf.int32), axis=1)  # [B, C] -> [B]
+    ahead = (logits > own) | ((logits == own) & earlier)
+    rank = tf.reduce_sum(tf.cast(ahead, tf.int32), axis=1)  # [B, C] -> [B]
+    return tf.where(has_nan(logits), tf.int32.max, rank)
+
+
+def likeliest_classes(logits: tf.Tensor, count: int) -> tf.Tensor:
+    """The `count` classes of the largest logits in falling order, ties by class number.
+
+    A class is at place k exactly where `rank_of_class` is k. In a row with NaN all are -1.
+
+    Args:
+      logits: Float [B, C].
+      count: At most C.
+
+    Returns:
+      Int32 [B, count].
+    """
+    places = tf.math.top_k(logits, count).indices
+    return tf.where(has_nan(logits)[:, None], -1, places)
+
+
+def has_nan(logits: tf.Tensor) -> tf.Tensor:
+    """Which rows have a NaN: float [B, C] -> bool [B]."""
+    return tf.reduce_any(tf.math.is_nan(logits), axis=1)
 
 
 def sum_metrics(
@@ -52,7 +77,28 @@ def sum_metrics(
     return tf.reduce_sum(tf.where(weight > 0, stacked * weight, 0.0), axis=1)
 
 
-def mean_metrics(sums: Iterable[float]) -> dict[str, float]:
-    """Loss, accuracy and top_5_accuracy a weight of one example, from sums in the order of SUMS."""
+def mean_metrics(sums: Iterable[float]) -> dict[str, float | None]:
+    """Loss, accuracy and top_5_accuracy of one example, from sums in the order of SUMS.
+
+    They are None where there was no example.
+    """
     *values, examples = (float(value) for value in sums)
-    return {name: value / max(examples, 1.0) for name, value in zip(SUMS, values, strict=False)}
+    return {
+        name: value / examples if examples else None
+        for name, value in zip(SUMS, values, strict=False)
+    }
+
+
+def check_counted(split: str, examples: int, counted: int) -> None:
+    """Refuses figures of no example; all processes must call it with the same numbers.
+
+    Raises:
+      DataError: None of the split's examples was counted.
+    """
+    if not counted:
+        error = DataError(
+            f"{split}: none of its {examples:,} images can be read. Look at the files with `vit "
+            "doctor`"
+        )
+        error.said_by_chief = True
+        raise error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,6 +22,7 @@ from pipeline.data.sources.source import (
 from pipeline.data.split import Colour, Split
 from pipeline.distribute.agreement import check_same, on_all, on_chief
 from pipeline.distribute.runtime import Runtime
+from pipeline.strict_json import to_json
 
 _SHOWN = 5
 _SIZES = 4096
@@ -140,7 +140,7 @@ def _differences(first: Mapping[str, Any], own: Mapping[str, Any], source: DataS
     lines += [
         f"{what}: {there} on rank 0, {own['set'][what]} there"
         for what, there in first["set"].items()
-        if json.dumps(there) != json.dumps(own["set"][what])
+        if to_json(there) != to_json(own["set"][what])
     ]
     for name in dict.fromkeys([*first["examples"], *own["examples"]]):
         there, here = (facts["examples"].get(name, 0) for facts in (first, own))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +21,7 @@ class Progress:
       epoch_validation: The epoch's last row of validation, if there was one, for callbacks.
       evaluation_due: The step was reached, and its evaluation is not done: it was stopped in it.
       best_step, best_value: The checkpoint that was best on validation, and its measures, the
-        deciding one first, larger being better.
+        deciding one first, larger being better; one that is not finite is None.
       evaluations_since_best: For early stopping.
       ended_early: Training is over before its last step.
       bad_steps: Steps in a row, up to here, whose loss or gradient was not finite.
@@ -35,7 +34,7 @@ class Progress:
     epoch_validation: dict[str, Any] | None = None
     evaluation_due: bool = False
     best_step: int | None = None
-    best_value: list[float] | None = None
+    best_value: list[float | None] | None = None
     evaluations_since_best: int = 0
     ended_early: bool = False
     bad_steps: int = 0
@@ -64,13 +63,21 @@ class Progress:
         sums, epoch_sums = of_one(np.stack([self.sums, self.epoch_sums], axis=1)).T.tolist()
         return replace(self, sums=sums, epoch_sums=epoch_sums)
 
-    def evaluated(self, step: int, value: list[float]) -> bool:
-        """Takes note of an evaluation; whether it is the best so far."""
-        # No number is better than one that is none, and it than nothing.
-        value = [-math.inf if math.isnan(number) else number for number in value]
-        best = self.best_value is None or value > self.best_value
+    def evaluated(self, step: int, value: Sequence[float | None]) -> bool:
+        """Takes note of an evaluation; whether it is the best so far.
+
+        Where the deciding measure is not known or not finite, it is not.
+        """
+        measures = [n if n is not None and np.isfinite(n) else None for n in value]
+        best = measures[0] is not None and (
+            self.best_value is None or _order(measures) > _order(self.best_value)
+        )
         if best:
-            self.best_step, self.best_value = step, value
+            self.best_step, self.best_value = step, measures
         self.evaluations_since_best = 0 if best else self.evaluations_since_best + 1
         self.evaluation_due = False
         return best
+
+
+def _order(measures: Sequence[float | None]) -> list[float]:
+    return [-np.inf if number is None else number for number in measures]

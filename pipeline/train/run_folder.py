@@ -14,7 +14,6 @@ A run claims its folder: a start with other settings or other classes is refused
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -26,6 +25,7 @@ from pipeline.checkpoint.store import INITIAL, UNFINISHED, CheckpointStore
 from pipeline.config import Config, dump_config, load_config, training_differences
 from pipeline.errors import PipelineError, SettingsError
 from pipeline.monitor.whole_file import replace_file
+from pipeline.strict_json import from_json, to_json
 from pipeline.train.run_lock import RunLock
 
 
@@ -205,7 +205,7 @@ class RunFolder:
 
     def write_outcome(self, outcome: dict[str, Any]) -> None:
         """Records the end of this start."""
-        self._replace("outcome.json", json.dumps(outcome, indent=1) + "\n")
+        self._replace("outcome.json", to_json(outcome, indent=1) + "\n")
 
     @property
     def has_dataset(self) -> bool:
@@ -227,10 +227,10 @@ class RunFolder:
           start: For starts.jsonl; the newest checkpoint there is goes in as `checkpoint_step`,
             null on a new run.
         """
-        self._replace("dataset.json", json.dumps(dataset, indent=1) + "\n")
+        self._replace("dataset.json", to_json(dataset, indent=1) + "\n")
         (self.path / "outcome.json").unlink(missing_ok=True)
         steps = CheckpointStore(self.checkpoints).steps()
-        line = json.dumps(start | {"checkpoint_step": steps[-1] if steps else None})
+        line = to_json(start | {"checkpoint_step": steps[-1] if steps else None})
         earlier = self._starts.read_text() if self._starts.exists() else ""
         self._replace(self._starts.name, f"{earlier}{line}\n")
 
@@ -238,11 +238,11 @@ class RunFolder:
         """Every start of the run, the first one first; none of a run from before they were kept."""
         if not self._starts.exists():
             return []
-        return [json.loads(line) for line in self._starts.read_text().splitlines()]
+        return [from_json(line) for line in self._starts.read_text().splitlines()]
 
     def _read(self, name: str) -> dict[str, Any] | None:
         file = self.path / name
-        return json.loads(file.read_text()) if file.exists() else None
+        return from_json(file.read_text()) if file.exists() else None
 
     def skipped_images(self) -> list[str]:
         """The unreadable images that starts of the run have met so far."""

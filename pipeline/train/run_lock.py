@@ -25,6 +25,7 @@ from socket import gethostname
 from typing import Any
 
 from pipeline.errors import PipelineError, SettingsError
+from pipeline.strict_json import to_json
 
 _NAME = ".lock"
 BEAT_S = 5.0
@@ -201,7 +202,7 @@ class RunLock:
     def _own_facts(self, beat: int = 0) -> str:
         """One line of JSON; of the same length for each beat, so that it is overwritten whole."""
         facts = {"token": self._token, "host": gethostname(), "process": os.getpid()}
-        return json.dumps(facts | _identity(os.getpid()) | {"beat": f"{beat:012d}"})
+        return to_json(facts | _identity(os.getpid()) | {"beat": f"{beat:012d}"})
 
     def _beat(self) -> None:
         number = 0

@@ -100,6 +100,22 @@ class Saver:
             self._experiment.restore(snapshot)
         return snapshot
 
+    def set_newest_aside(self) -> str | None:
+        """Renames the newest checkpoint, so that the run goes back to the one before.
+
+        All processes must call it.
+
+        Returns:
+          Its new path; None where it is the only one, and stays.
+        """
+
+        def rename() -> str | None:
+            steps = self.store.steps()
+            return str(self.store.set_aside(steps[-1])) if len(steps) > 1 else None
+
+        path: str | None = on_chief(self._runtime, rename)
+        return path
+
     def restore_best(self, step: int) -> bool:
         """Puts all processes' variables back to the checkpoint that was best.
 

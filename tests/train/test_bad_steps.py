@@ -191,17 +191,22 @@ def test_going_back_to_a_step_that_was_stopped_in_its_evaluation_does_that_again
 
 def test_a_run_that_goes_back_too_often_ends_and_says_where(tmp_path, poison):
     poison(range(6, 1000))
+    said = Said()
     with pytest.raises(TrainingFailedError) as error:
-        train(tmp_path, *EVERY_FIVE, "train.max_rollbacks=2")
+        train(tmp_path, *EVERY_FIVE, "train.max_rollbacks=2", display=said)
     text = str(error.value)
-    # Back to step 5 twice: the third time the data are those of steps 11 to 13, counted from 0.
-    assert "steps 6 to 8 were not finite, on rank 0" in text
+    # Back to step 5, and as it fails from there at once, back to step 0. The third time the data
+    # are those of steps 12 to 14, counted from 0.
+    assert "steps 1 to 3 were not finite, on rank 0" in text
     assert name_of_bad_example(tmp_path, 12) in text
+    aside = tmp_path / "run" / "checkpoints" / "step-00000005.set-aside-1"
+    assert aside.is_dir()
+    assert f"step 5, from which every step failed, is set aside as {aside}" in said.lines
     assert "went back 2 time(s), which is train.max_rollbacks" in text
     # The run itself accepts no other rate, so the advice is a new run.
     assert "needs a new run: set run.dir=FOLDER, and " in text
     assert f"model.pretrained={tmp_path / 'run'} to start from the weights" in text
-    assert store(tmp_path).steps()[-1] == 5
+    assert store(tmp_path).steps() == [0]
 
 
 def test_a_run_that_is_bad_from_the_first_step_goes_back_to_its_start(tmp_path, poison):
@@ -235,3 +240,63 @@ def test_a_loss_that_is_not_finite_is_bad_though_its_gradient_is(tmp_path, monke
     stretch = run.train(run.train_iterator(0), empty_train_sums(), 4)
     assert stretch.bad_steps == 4
     assert np.isfinite(stretch.sums).all()
+
+
+def test_the_best_step_is_not_saved_amid_bad_steps(tmp_path, poison, monkeypatch):
+    # Step 8 comes after two bad steps, and its validation would be the best.
+    poison([6, 7, 8])
+    accuracy = iter([0.1, 0.9, *[0.3] * 20])
+    evaluate = experiment_module.Experiment.evaluate
+
+    def better(self, name, next_stretch=None):
+        found = evaluate(self, name, next_stretch)
+        return found | {"accuracy": next(accuracy)} if name == "validation" else found
+
+    monkeypatch.setattr(experiment_module.Experiment, "evaluate", better)
+    said = Said()
+    every_four = ["train.evaluate_every_epochs=null", "train.evaluate_every_steps=4"]
+    train(tmp_path, *EVERY_FIVE, *every_four, display=said)
+    (line,) = (line for line in said.lines if "not finite" in line)
+    assert "goes back to step 5 and past those data" in line
+    best = store(tmp_path).load(STEPS).state["progress"]
+    assert best["best_value"][0] == 0.3
+
+
+def test_a_checkpoint_from_which_every_step_fails_gives_way_to_the_one_before(
+    tmp_path, monkeypatch
+):
+    # The weights of step 10 are finite, and overflow in the next step.
+    snapshot = experiment_module.Experiment.snapshot
+
+    def spoilt(self, step, state):
+        taken = snapshot(self, step, state)
+        if step == 10:
+            name = "vit/head/kernel"
+            taken.tensors["model"][name] = np.full_like(taken.tensors["model"][name], 3e38)
+            self.variables["model"][name].assign(taken.tensors["model"][name])
+        return taken
+
+    spoils = [spoilt]
+
+    def once(self, step, state):
+        return (spoils.pop() if step == 10 and spoils else snapshot)(self, step, state)
+
+    monkeypatch.setattr(experiment_module.Experiment, "snapshot", once)
+    said = Said()
+    train(tmp_path, *EVERY_FIVE, display=said)
+    lines = [line for line in said.lines if "goes back to step" in line]
+    assert [line.split("goes back to ")[1] for line in lines] == [
+        "step 10 and past those data",
+        "step 5 and past those data",
+    ]
+    assert store(tmp_path).steps()[-1] == STEPS
+    assert all(np.isfinite(v).all() for v in store(tmp_path).load(STEPS).tensors["model"].values())
+
+
+def test_a_row_of_skipped_steps_only_has_no_figures(tmp_path, poison):
+    poison([10, 11, 12, 13, 14])
+    train(tmp_path, *EVERY_FIVE, "train.max_bad_steps=6")
+    row = next(r for r in rows(tmp_path) if (r["step"], r["split"]) == (15, "train"))
+    names = ("loss", "accuracy", "top_5_accuracy", "gradient_norm")
+    assert [row[name] for name in names] == [None] * 4
+    assert row["skipped_updates"] == 5
