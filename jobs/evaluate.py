@@ -144,7 +144,7 @@ def _evaluate(
     evaluation = None
     details = arguments.details or arguments.every_class or arguments.html is not None
     if arguments.data is not None or details:
-        predictions = predict(experiment, split, step)
+        predictions = predict(experiment, split)
         check_counted(split, count, len(predictions.label))
         evaluation = evaluate_predictions(predictions, experiment.source.classes)
         row["examples"] = len(predictions.label)

@@ -98,6 +98,12 @@ def run(arguments: argparse.Namespace) -> int:
         f"{out}: {len(facts.classes)} classes, weights of step {step}; loaded again, {what} within "
         f"{difference:.1e} of the run's answers"
     )
+    if (precision := config.train.precision) != "float32":
+        print(
+            f"vit export: it computes in float32. The run evaluated in {precision}, and its "
+            "answers may differ a little",
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -100,7 +100,10 @@ def load(path: Path) -> Exported:
     folder = RunFolder(path)
     if not folder.was_begun:
         return load_export(path)
-    model, step = load_model(folder)
+    precision = folder.config().train.precision
+    model, step = load_model(folder, precision=precision)
+    if precision != "float32":
+        print(f"vit predict: computes in {precision}, as the run did", file=sys.stderr)
     facts = ExportFacts.of_run(folder.config(), folder.dataset(), model.arch, step)
     return of_model(model, facts)
 

@@ -14,7 +14,7 @@ from jobs.tensorflow_start import import_tensorflow
 from jobs.usage import check_paths
 from pipeline.errors import PipelineError, SettingsError, without_settings
 from pipeline.monitor.report.compare import comparison_page
-from pipeline.train.report import gather, look_at_examples, write_page, write_report
+from pipeline.train.report import Looked, gather, look_at_examples, write_page, write_report
 from pipeline.train.run_folder import RunFolder
 
 _EPILOG = """\
@@ -56,34 +56,42 @@ def run(arguments: argparse.Namespace) -> int:
     if out is not None and not out.parent.is_dir():
         raise SettingsError(f"--out: there is no folder {out.parent}")
     if len(folders) == 1:
-        left_out = _examples(folders[0], arguments.no_examples, arguments.data)
-        file = write_report(folders[0], out, left_out)
+        looked, left_out = _examples(folders[0], arguments.no_examples, arguments.data)
+        file = write_report(folders[0], out, left_out, looked)
     else:
         file = _compare(folders, out)
     print(f"report       {file}")
     return 0
 
 
-def _examples(folder: RunFolder, unwanted: bool, data: str | None) -> str | None:
-    """Sees to the predictions; a sentence that says why there are none, where there are none."""
+def _examples(
+    folder: RunFolder, unwanted: bool, data: str | None
+) -> tuple[Looked | None, str | None]:
+    """The predictions, unless the run folder has them, or a sentence that says why there are none.
+
+    With other data they are made again, whatever the run folder has.
+    """
     facts = gather(folder)
-    if facts.predictions is not None:
-        return None
+    if facts.predictions is not None and data is None:
+        return None, None
     what = "confusion matrix, accuracy a class and examples"
     if unwanted:
-        return f"{what}, since --no-examples was given."
+        return None, f"{what}, since --no-examples was given."
     if not facts.best_step:
-        return f"{what}, since the run is not trained yet."
+        return None, f"{what}, since the run is not trained yet."
     try:
-        _look(folder, data)
-    except PipelineError as error:  # the page has everything that the run folder knows
+        return _look(folder, data), None
+    except PipelineError as error:
         reason = without_settings(str(error))
+        if facts.predictions is not None:
+            # The page would show the predictions for other data than those that were asked for.
+            raise
         print(f"vit report: {reason}", file=sys.stderr)
-        return f"{what}, since the weights could not be applied to the data: {reason}."
-    return None
+        # The page has everything else that the run folder knows.
+        return None, f"{what}, since the weights could not be applied to the data: {reason}."
 
 
-def _look(folder: RunFolder, data: str | None) -> None:
+def _look(folder: RunFolder, data: str | None) -> Looked | None:
     recorded = folder.config()
     import_tensorflow()
     from pipeline.distribute.runtime import start
@@ -107,7 +115,14 @@ def _look(folder: RunFolder, data: str | None) -> None:
             )
         experiment = build(config, runtime, opened)
         restore_best(experiment, folder)
-        look_at_examples(experiment, folder)
+        looked = look_at_examples(experiment, folder)
+    if looked is not None and not looked.is_own:
+        print(
+            f"vit report: confusion matrix, accuracy a class and examples are of {data}. They are "
+            "not kept in the run folder",
+            file=sys.stderr,
+        )
+    return looked
 
 
 def _compare(folders: list[RunFolder], out: Path | None) -> Path:

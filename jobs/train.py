@@ -181,9 +181,9 @@ def _report(experiment: Experiment, folder: RunFolder, display: ProgressDisplay)
     from pipeline.train.report import look_at_examples, write_report
 
     try:
-        look_at_examples(experiment, folder)
+        looked = look_at_examples(experiment, folder)
         if experiment.runtime.is_chief:
-            write_report(folder)
+            write_report(folder, looked=looked)
     except Exception as error:  # the training is done, whatever fails here
         display.message(f"no report: {error}. To try again: vit report {folder.path}")
 

@@ -28,13 +28,13 @@ class Answer(NamedTuple):
       path: Of the file, or what was given in its place.
       problem: Why there is no answer; None where there is one.
       pixels: uint8 [S, S, 3], what the model saw.
-      probabilities: float32 [C].
+      probabilities: Float [C], without NaN.
     """
 
     path: str
     problem: str | None = None
     pixels: npt.NDArray[np.uint8] | None = None
-    probabilities: npt.NDArray[np.float32] | None = None
+    probabilities: npt.NDArray[np.floating] | None = None
 
 
 def find_images(words: Iterable[str]) -> Iterator[Answer]:
@@ -69,10 +69,10 @@ def answer_all(model: Exported, files: Iterable[Answer]) -> Iterator[Answer]:
         pixels = [one.pixels for one in read if one.pixels is not None]
         said = iter(_answer(model, pixels))
         for one in read:
-            yield one if one.pixels is None else one._replace(probabilities=next(said))
+            yield one if one.pixels is None else _answered(one, next(said))
 
 
-def best(probabilities: npt.NDArray[np.float32], count: int) -> list[int]:
+def best(probabilities: npt.NDArray[np.floating], count: int) -> list[int]:
     """Numbers of the likeliest classes, the likeliest first; ties by class number."""
     return np.argsort(-probabilities, kind="stable")[:count].tolist()
 
@@ -82,6 +82,12 @@ def _answer(model: Exported, pixels: Sequence[npt.NDArray[np.uint8]]) -> Probabi
         return np.zeros([0, len(model.facts.classes)], np.float32)
     batch: Pixels = np.stack(pixels)
     return model.answer(batch)
+
+
+def _answered(file: Answer, probabilities: npt.NDArray[np.floating]) -> Answer:
+    if np.isnan(probabilities).any():
+        return file._replace(problem=f"{file.path}: the model answers NaN, which is no class")
+    return file._replace(probabilities=probabilities)
 
 
 def _read(file: Answer, model: Exported) -> Answer:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 import numpy.typing as npt
+from scipy.special import softmax
 
 from pipeline.errors import PipelineError
 from pipeline.export.facts import ExportFacts
 
 Pixels = npt.NDArray[np.uint8]  # [B, S, S, 3], cut out and resized
-Probabilities = npt.NDArray[np.float32]  # [B, C]
+Probabilities = npt.NDArray[np.floating]  # [B, C]
 
 
 class ExportError(PipelineError):
@@ -47,6 +48,7 @@ def of_model(model: keras.Model, facts: ExportFacts) -> Exported:
 
     def answer(pixels: Pixels) -> Probabilities:
         logits = model((pixels.astype(np.float32) / 255 - mean) / std, training=False)
-        return np.asarray(keras.ops.convert_to_numpy(keras.ops.softmax(logits)))
+        # In float64 different logits have different probabilities, as far as they can.
+        return softmax(np.asarray(keras.ops.convert_to_numpy(logits), np.float64), axis=1)
 
     return Exported(facts, answer)

@@ -70,20 +70,26 @@ def weights_of(
     return {**snapshot.tensors["model"], **(snapshot.tensors["average"] if averaged else {})}
 
 
-def load_model(folder: RunFolder, which: Weights = "evaluated") -> tuple[keras.Model, int]:
+def load_model(
+    folder: RunFolder, which: Weights = "evaluated", precision: str = "float32"
+) -> tuple[keras.Model, int]:
     """The model of a run with its best weights, and their step.
 
     Args:
       folder: Of the run.
       which: evaluated: those that training evaluated, which are averaged where it kept averages
         and `train.evaluate_ema` said so; averaged, plain: these.
+      precision: What it computes in, of `train.precision`. Weights are float32.
 
     Raises:
       SettingsError: The run has no checkpoint, or no averages where they are asked for.
     """
     config, facts, snapshot = folder.config(), folder.dataset(), best_snapshot(folder)
     model = build_vit(
-        config.model, image_size=config.data.image_size, num_classes=len(facts["classes"])
+        config.model,
+        image_size=config.data.image_size,
+        num_classes=len(facts["classes"]),
+        dtype=precision,
     )
     weights = weights_of(config, snapshot, which)
     restore_variables({v.path: v for v in model.variables}, weights, "model")

@@ -11,7 +11,9 @@ import numpy as np
 from pipeline.monitor.report.confusion import (
     Counts,
     class_accuracy,
+    class_precision,
     confusion_counts,
+    predicted_name,
     worst_confusions,
 )
 from pipeline.monitor.report.facts import Predictions
@@ -50,7 +52,7 @@ class Evaluation:
     def class_rows(self) -> list[dict[str, Any]]:
         """Class, examples, recall and precision (None where there are none), the worst first."""
         recall = class_accuracy(self.counts)
-        precision = class_accuracy(self.counts.T)
+        precision = class_precision(self.counts)
         examples = self.counts.sum(axis=1)
         order = np.argsort(np.where(np.isnan(recall), 2.0, recall), kind="stable")
         return [
@@ -74,7 +76,7 @@ class Evaluation:
             ],
             "classes": self.class_rows(),
             "confusion": [
-                [self.classes[i], self.classes[j], int(times)]
+                [self.classes[i], predicted_name(self.classes, j), int(times)]
                 for i, j, times in zip(pairs.row, pairs.col, pairs.data, strict=True)
             ],
         }
@@ -99,7 +101,8 @@ class Evaluation:
         if worst:
             text += ["", f"{'is':<{width}}  {'taken for':<{second}}  times  of its class"]
         for one in worst:
-            pair = f"{self.classes[one.label]:<{width}}  {self.classes[one.predicted]:<{second}}"
+            taken_for = predicted_name(self.classes, one.predicted)
+            pair = f"{self.classes[one.label]:<{width}}  {taken_for:<{second}}"
             text.append(f"{pair}  {one.times:>5,}  {one.share:>12.1%}")
         return text
 
@@ -113,7 +116,9 @@ def evaluate_predictions(predictions: Predictions, classes: Sequence[str]) -> Ev
     """
     said = predictions
     counts = confusion_counts(said.label, said.predicted, len(classes))
-    bins = reliability(said.probability[:, 0], said.predicted == said.label)
+    known = said.predicted >= 0
+    confidence, right = said.probability[known, 0], said.predicted[known] == said.label[known]
+    bins = reliability(confidence, right)
     return Evaluation(classes, predictions, counts, bins)
 
 

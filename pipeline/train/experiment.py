@@ -70,6 +70,7 @@ class Experiment:
       mean, std: Of the pixels, a channel, in units of 0..1.
       total_steps: Updates of the whole run.
       skipped: Unreadable images met so far.
+      weights_step: Of the weights that were restored last.
     """
 
     config: Config
@@ -83,6 +84,7 @@ class Experiment:
     schedule: Schedule
     total_steps: int
     skipped: SkippedImages
+    weights_step: int = 0
 
     @property
     def steps_per_epoch(self) -> Fraction:
@@ -245,6 +247,7 @@ class Experiment:
         A checkpoint of a version that did not count applied updates has none: its bias correction
         counted every step, so the count continues from its number of steps.
         """
+        self.weights_step = snapshot.step
         for name, group in self.variables.items():
             arrays = dict(snapshot.tensors.get(name, {}))
             if name == "optimizer" and "iterations" in arrays:

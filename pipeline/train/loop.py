@@ -170,6 +170,7 @@ class Loop:
         best = self._progress.best_step
         if best is None or (best != self._step and not self._saver.restore_best(best)):
             best = self._step
+        self._experiment.weights_step = best
         if "test" in self._experiment.source.splits:
             row: dict[str, Any] = self._evaluate("test") | {"weights_of_step": best}
             self._journal.evaluated(self._step, "test", row, best=False)

@@ -16,7 +16,7 @@ from pipeline.distribute.runtime import Batch
 from pipeline.errors import PipelineError
 from pipeline.monitor.report.facts import Examples, Pixels, Predictions
 from pipeline.train.experiment import Experiment
-from pipeline.train.metrics import TOP_K
+from pipeline.train.metrics import TOP_K, likeliest_classes
 from pipeline.train.step import predict_logits
 
 SIDE = 112  # of a picture at most, in pixels: a page shows none larger
@@ -31,13 +31,13 @@ class PredictionError(PipelineError):
     """The examples of a split could not be gone through."""
 
 
-def predict(experiment: Experiment, split: str, step: int) -> Predictions:
+def predict(experiment: Experiment, split: str, data: str = "") -> Predictions:
     """Goes through a split once, with the weights that evaluation uses; all processes must call it.
 
     Args:
-      experiment: With the weights of `step`.
+      experiment: With the weights to look at.
       split: Its name.
-      step: For the record.
+      data: The fingerprint of the split, for the record.
 
     Raises:
       PredictionError: On all processes: one could not, for an image that cannot be read perhaps;
@@ -62,7 +62,8 @@ def predict(experiment: Experiment, split: str, step: int) -> Predictions:
     fixed, top, probability = np.split(table, [5, 5 + k], axis=1)
     return Predictions(
         split,
-        step,
+        experiment.weights_step,
+        data,
         index=fixed[:, 1].astype(np.int64),
         label=fixed[:, 2].astype(np.int32),
         top=top.astype(np.int32),
@@ -125,14 +126,17 @@ def _make_step(experiment: Experiment, k: int) -> Callable[[Any], tf.Tensor]:
     """The function from the next batch to a row an example of this process, float64 [b, 5 + 2 k].
 
     A row is weight, index, label, its probability, loss, then the k likeliest classes and their
-    probabilities. float64 holds every index exactly.
+    probabilities. float64 holds every index exactly. Where a logit is NaN, the classes are -1 and
+    the probabilities NaN.
     """
     runtime, model = experiment.runtime, experiment.model
 
     def step(batch: Batch) -> tf.Tensor:
         logits = predict_logits(model, batch["image"], runtime.parts_at_a_time)  # [b, C]
-        probabilities = tf.nn.softmax(logits)
-        best = tf.math.top_k(probabilities, k)
+        probabilities = tf.nn.softmax(tf.cast(logits, tf.float64))
+        # The order is that of the logits, as in training: small probabilities are equal.
+        top = likeliest_classes(logits, k)
+        likeliest = tf.gather(probabilities, tf.maximum(top, 0), batch_dims=1)  # [b, k]
         columns = [
             batch["weight"],
             batch["index"],
@@ -141,7 +145,7 @@ def _make_step(experiment: Experiment, k: int) -> Callable[[Any], tf.Tensor]:
             tf.nn.sparse_softmax_cross_entropy_with_logits(batch["label"], logits),
         ]
         wide = [tf.cast(column, tf.float64)[:, None] for column in columns]
-        rows = tf.concat([*wide, *(tf.cast(b, tf.float64) for b in best[::-1])], axis=1)
+        rows = tf.concat([*wide, tf.cast(top, tf.float64), likeliest], axis=1)
         # `run` sums over this process's replicas: each fills its own block of rows.
         replica = runtime.replica_index() % runtime.local_replicas
         own = tf.one_hot(replica, runtime.local_replicas, dtype=tf.float64)  # [r]

@@ -11,12 +11,13 @@ import os
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
 
 from pipeline.checkpoint.store import CheckpointStore
+from pipeline.data.fingerprint import fingerprint
 from pipeline.errors import PipelineError
 from pipeline.monitor.metrics_file import MetricsFile
 from pipeline.monitor.report.board import write_board
@@ -87,14 +88,31 @@ def best_step(folder: RunFolder) -> int | None:
     return None
 
 
-def look_at_examples(experiment: Experiment, folder: RunFolder) -> None:
-    """Keeps in the run folder what its best weights say of the test or validation examples.
+class Looked(NamedTuple):
+    """What a run's best weights say of examples.
 
-    All processes must call it; the chief writes.
+    Attributes:
+      predictions: Of all.
+      examples: Pictures of some.
+      is_own: Whether they are of the data set that the run recorded.
+    """
+
+    predictions: Predictions
+    examples: Examples
+    is_own: bool
+
+
+def look_at_examples(experiment: Experiment, folder: RunFolder) -> Looked | None:
+    """What the best weights say of the test or validation examples; all processes must call it.
+
+    The chief keeps it in the run folder, unless the examples are those of another data set.
 
     Args:
       experiment: With the best weights.
       folder: Of its run.
+
+    Returns:
+      None on other processes than the chief, and where there is neither split.
 
     Raises:
       PipelineError: An image cannot be read, or the files cannot be written.
@@ -104,27 +122,44 @@ def look_at_examples(experiment: Experiment, folder: RunFolder) -> None:
 
     split = next((s for s in ("test", "validation") if s in experiment.source.splits), None)
     if split is None:
-        return
-    step = on_chief(experiment.runtime, lambda: best_step(folder))
-    predictions = predict(experiment, split, step or 0)
-    if experiment.runtime.is_chief:
+        return None
+    data = on_chief(experiment.runtime, lambda: fingerprint(experiment.source.splits[split]))
+    predictions = predict(experiment, split, data)
+    if not experiment.runtime.is_chief:
+        return None
+    # A run of a version that recorded no fingerprints is taken for the owner of the data.
+    recorded = folder.dataset().get("fingerprints", {}).get(split, data)
+    looked = Looked(predictions, draw_examples(experiment, predictions), recorded == data)
+    if looked.is_own:
         # The pictures first: predictions without them would count as the whole.
-        _write(folder.examples, draw_examples(experiment, predictions))
+        _write(folder.examples, looked.examples)
         _write(folder.predictions, predictions)
+    return looked
 
 
-def write_report(folder: RunFolder, out: Path | None = None, left_out: str | None = None) -> Path:
+def write_report(
+    folder: RunFolder,
+    out: Path | None = None,
+    left_out: str | None = None,
+    looked: Looked | None = None,
+) -> Path:
     """Makes the page of one run and returns its file.
 
     Args:
       folder: Of the run.
       out: Where to; None: into the run folder, and its pictures and text to TensorBoard too.
       left_out: Why there are no examples, where there are none; a sentence.
+      looked: What to show in place of the predictions that the run folder has.
 
     Raises:
       ReportError: It cannot be written.
     """
     facts = gather(folder)
+    if looked is not None:
+        facts = replace(facts, predictions=looked.predictions, examples=looked.examples)
+        if not looked.is_own:
+            other = "Classes and examples are of other data than the run's own."
+            facts = replace(facts, left_out=(*facts.left_out, other))
     if left_out is not None and facts.predictions is None:
         facts = replace(facts, left_out=(*facts.left_out, left_out))
     if out is None:

@@ -20,7 +20,7 @@ def predictions(count=400, seed=0):
     top = np.argsort(-p, axis=1)[:, :5]
     own = np.take_along_axis(p, label[:, None].astype(int), 1)[:, 0]
     return Predictions(
-        "test", 7, np.arange(count), label, top.astype(np.int32),
+        "test", 7, "", np.arange(count), label, top.astype(np.int32),
         np.take_along_axis(p, top, 1).astype(np.float32), own.astype(np.float32),
         -np.log(own).astype(np.float32),
     )  # fmt: skip

@@ -13,7 +13,7 @@ from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 
-from pipeline.monitor.report.confusion import confusion_counts, heat_pixels
+from pipeline.monitor.report.confusion import confusion_counts, heat_pixels, predicted_name
 from pipeline.monitor.report.facts import Pixels, Predictions, RunFacts
 from pipeline.monitor.tensorboard import encode_events, picture_summary
 
@@ -59,7 +59,8 @@ def _pictures(run: RunFacts) -> list[Summary]:
     worst = [p for p in found.worst(_MISTAKES) if int(found.index[p]) in at]
     if worst:
         lines = [
-            f"{i + 1}. {run.classes[found.predicted[p]]} ({found.probability[p, 0]:.1%}), "
+            f"{i + 1}. {predicted_name(run.classes, found.predicted[p])} "
+            f"({found.probability[p, 0]:.1%}), "
             f"is {run.classes[found.label[p]]}"
             for i, p in enumerate(worst)
         ]

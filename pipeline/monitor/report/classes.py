@@ -13,6 +13,7 @@ from pipeline.monitor.report.confusion import (
     confused_pairs,
     confusion_counts,
     heat_pixels,
+    predicted_name,
     row_shares,
     worst_confusions,
 )
@@ -80,7 +81,8 @@ def _matrix(classes: Sequence[str], counts: Counts) -> Html:
         # Its end is cut off where it is long; the title has the whole.
         rows.append(element("tr", element("th", name, scope="row", title=name), *cells))
     caption = "A row is what it is, a column what it was taken for; number of examples"
-    names = (element("th", element("span", name), scope="col") for name in classes)
+    columns = (predicted_name(classes, i) for i in range(counts.shape[1]))
+    names = (element("th", element("span", name), scope="col") for name in columns)
     head = element("tr", element("td", class_="none"), *names)
     # Names of up to three characters fit above their columns, others are turned.
     style = "matrix" if max(map(len, classes)) <= _SHORT else "matrix long"
@@ -97,7 +99,8 @@ def _worst_table(classes: Sequence[str], counts: Counts) -> Html:
     if not worst:
         return element("p", "There is none.")
     rows: list[tuple[Content, ...]] = [
-        (classes[c.label], classes[c.predicted], c.times, f"{c.share:.1%}") for c in worst
+        (classes[c.label], predicted_name(classes, c.predicted), c.times, f"{c.share:.1%}")
+        for c in worst
     ]
     number = confused_pairs(counts)
     return table(

@@ -6,14 +6,17 @@ would take 3.2 GB.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import coo_array, csr_array
 
-# A csr_array (SciPy is not typed), int64 [C, C]: rows are labels, columns are predictions.
+# A csr_array (SciPy is not typed), int64 [C, C]: rows are labels, columns are predictions. Where
+# the model predicts no class for some examples, a column for them is last: [C, C + 1].
 Counts: TypeAlias = Any
+NO_CLASS = "no class (NaN)"
 
 
 class Confusion(NamedTuple):
@@ -21,7 +24,7 @@ class Confusion(NamedTuple):
 
     Attributes:
       label: What it is, a class number.
-      predicted: What it was taken for.
+      predicted: What it was taken for; the number of classes: for none.
       times: How often.
       share: Of the label's examples, in 0..1.
     """
@@ -35,9 +38,20 @@ class Confusion(NamedTuple):
 def confusion_counts(
     label: npt.NDArray[np.integer], predicted: npt.NDArray[np.integer], num_classes: int
 ) -> Counts:
-    """The number of examples of each class (row) taken for each class (column), int64 [C, C]."""
+    """The number of examples of each class (row) taken for each class (column).
+
+    Args:
+      label: [n].
+      predicted: [n], -1 where no class is predicted.
+      num_classes: C.
+
+    Returns:
+      int64 [C, C], or [C, C + 1] where no class is predicted for an example.
+    """
     ones = np.ones(len(label), np.int64)
-    shape = num_classes, num_classes
+    none = predicted < 0
+    shape = num_classes, num_classes + bool(none.any())
+    predicted = np.where(none, num_classes, predicted)
     return csr_array(coo_array((ones, (label, predicted)), shape=shape))  # adds up duplicates
 
 
@@ -45,6 +59,16 @@ def class_accuracy(counts: Counts) -> npt.NDArray[np.float64]:
     """The share of each class that was recognised, float64 [C]; NaN for one without examples."""
     examples = counts.sum(axis=1)
     return np.where(examples > 0, counts.diagonal() / np.maximum(examples, 1), np.nan)
+
+
+def class_precision(counts: Counts) -> npt.NDArray[np.float64]:
+    """The share of what was taken for each class that is of it, float64 [C]; NaN for none."""
+    return class_accuracy(counts[:, : counts.shape[0]].T)
+
+
+def predicted_name(classes: Sequence[str], predicted: int) -> str:
+    """The name of a predicted class, or that there is none."""
+    return classes[predicted] if 0 <= predicted < len(classes) else NO_CLASS
 
 
 def confused_pairs(counts: Counts) -> int:

@@ -23,9 +23,11 @@ class Predictions:
     Attributes:
       split: Its name.
       step: Of the weights.
+      data: The fingerprint of the split; empty where it was not taken.
       index: int64 [n], the examples' places in the split, ascending.
       label: int32 [n], what they are.
-      top: int32 [n, k], the likeliest classes, the likeliest first; k is 5, or all classes.
+      top: int32 [n, k], the likeliest classes, the likeliest first; k is 5, or all classes. -1
+        where a logit is NaN: then no class is predicted.
       probability: float32 [n, k], of those.
       label_probability: float32 [n], of the label.
       loss: float32 [n], cross-entropy.
@@ -33,6 +35,7 @@ class Predictions:
 
     split: str
     step: int
+    data: str
     index: npt.NDArray[np.int64]
     label: npt.NDArray[np.int32]
     top: npt.NDArray[np.int32]
@@ -42,7 +45,7 @@ class Predictions:
 
     @property
     def predicted(self) -> npt.NDArray[np.int32]:
-        """int32 [n], the likeliest class of each."""
+        """int32 [n], the likeliest class of each, -1 where there is none."""
         return self.top[:, 0]
 
     def worst(self, count: int) -> list[int]:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from pipeline.monitor.report.confusion import predicted_name
 from pipeline.monitor.report.facts import Pixels, RunFacts
 from pipeline.monitor.report.html import Html, element, join, table
 
@@ -97,7 +98,7 @@ def _entry(run: RunFacts, place: int, pixels: Pixels, name: str) -> Html:
     if predictions is None:
         raise ValueError("there are no predictions to show")
     label, predicted = int(predictions.label[place]), int(predictions.predicted[place])
-    is_a, said = run.classes[label], run.classes[predicted]
+    is_a, said = run.classes[label], predicted_name(run.classes, predicted)
     sure = f"{predictions.probability[place, 0]:.1%}"
     right = label == predicted
     alt = f"{is_a}, recognised with {sure}" if right else f"{is_a}, taken for {said} with {sure}"

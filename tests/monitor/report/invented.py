@@ -76,6 +76,7 @@ def invented_predictions(num_classes, step, draw, count=None):
     return Predictions(
         "validation",
         step,
+        "",
         index=np.arange(count, dtype=np.int64),
         label=label.astype(np.int32),
         top=top.astype(np.int32),
