@@ -14,9 +14,17 @@ from typing import Literal
 from pipeline.errors import SettingsError
 
 DEFAULT_PORT = 29500
+# Names of the nodes with commas between them: so a process can say which ones it waits for.
+HOSTS = "VIT_LAUNCH_HOSTS"
 
 # What a launcher further out may have set, and would be taken for this one's.
-_NOT_INHERITED = ("TF_CONFIG", "HOROVOD_ELASTIC", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")
+_NOT_INHERITED = (
+    HOSTS,
+    "TF_CONFIG",
+    "HOROVOD_ELASTIC",
+    "OMPI_COMM_WORLD_RANK",
+    "OMPI_COMM_WORLD_SIZE",
+)
 _PLACE = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE", "HOSTNAME")
 
 
@@ -73,6 +81,7 @@ def variables(job: Job, local_rank: int, server: tuple[str, int], interface: str
     if job.runtime == "multi_worker":
         return _tensorflow_variables(job, local_rank, rank, server[1])
     return {
+        HOSTS: ",".join(job.hosts),
         "HOROVOD_HOSTNAME": job.host,
         "HOROVOD_RANK": str(rank),
         "HOROVOD_SIZE": str(len(job.hosts) * job.slots),

@@ -19,6 +19,7 @@ from pipeline.distribute.interfaces import GLOO, check_interfaces, find_interfac
 from pipeline.distribute.job import Job, environment, is_free, variables
 from pipeline.distribute.meeting import Meeting
 from pipeline.distribute.processes import End, Guard, Process, exit_code
+from pipeline.distribute.proxies import past_proxies
 from pipeline.errors import SettingsError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -182,12 +183,13 @@ def _start(job: Job, meeting: Meeting, guard: Guard) -> list[Process]:
     interface = "" if job.runtime == "multi_worker" else _choose_interface(meeting)
     if job.runtime == "multi_worker":
         _check_ports(job, meeting.server[1] + 1 + first)
+    direct = past_proxies(os.environ, [*job.hosts, meeting.server[0]])
     return [
         Process(
             rank=rank,
             command=job.command,
             environment=environment(
-                os.environ, variables(job, rank - first, meeting.server, interface)
+                os.environ, variables(job, rank - first, meeting.server, interface) | direct
             ),
             prefix=f"[rank {rank} {job.host}] " if rank else "",
             guard=guard,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from socket import gethostname
 from typing import Any, Literal
@@ -19,7 +19,10 @@ import tensorflow as tf
 from pipeline.config import DistributeConfig
 from pipeline.cores import available_cores
 from pipeline.distribute.environment import Place, find_place
+from pipeline.distribute.gathering import gather_by_address, gather_by_store
 from pipeline.distribute.interfaces import check_interfaces, list_interfaces, uses_gloo
+from pipeline.distribute.job import HOSTS
+from pipeline.distribute.proxies import host_of, past_proxies
 from pipeline.errors import PeerLost, PipelineError, SettingsError
 
 Batch = dict[str, tf.Tensor]
@@ -30,6 +33,7 @@ JOINED = logging.getLogger(f"{__name__}.joined")
 # Parts of a batch side by side on a CPU; with more cores than that, operations share them all. Each
 # part makes a gradient of its own to be summed.
 _MOST_PARTS = 8
+_HOROVOD_LIMIT_S = 120.0
 _THREADS = "TF_NUM_INTRAOP_THREADS"
 
 
@@ -204,12 +208,27 @@ def _join(place: Place, config: DistributeConfig) -> Runtime:
                 "TensorFlow, and `make image` an image that has it; `vit launch --runtime "
                 "multi_worker` needs none"
             ) from None
+        _gather_for_horovod(place, os.environ)
         return HorovodRuntime(config.compression)
     if place.kind == "multi_worker":
         from pipeline.distribute.multi_worker import MultiWorkerRuntime
 
+        os.environ.update(past_proxies(os.environ, map(host_of, place.addresses)))
+        gather_by_address(place.addresses, place.rank)
         return MultiWorkerRuntime(place)
     return _start_alone(config.runtime)
+
+
+def _gather_for_horovod(place: Place, environment: MutableMapping[str, str]) -> None:
+    address = environment.get("HOROVOD_GLOO_RENDEZVOUS_ADDR")
+    if address is None or environment.get("HOROVOD_ELASTIC") == "1":
+        return  # MPI has brought them together, or their number may change
+    environment.update(past_proxies(environment, [address]))
+    server = (address, int(environment["HOROVOD_GLOO_RENDEZVOUS_PORT"]))
+    hosts = [host for host in environment.get(HOSTS, "").split(",") if host]
+    by_rank = [host for host in hosts for _ in range(place.world_size // len(hosts))]
+    limit_s = max(_HOROVOD_LIMIT_S, float(environment.get("HOROVOD_GLOO_TIMEOUT_SECONDS", 0)))
+    gather_by_store(server, place.rank, place.world_size, by_rank, limit_s)
 
 
 _HOW_TO_START = {
