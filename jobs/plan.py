@@ -7,10 +7,11 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.cli import find_recipe, run_process
+from jobs.cli import RECIPES, find_recipe, run_process
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, load_config
 from pipeline.errors import SettingsError
@@ -27,7 +28,11 @@ _KNOWN = {
     "cifar100": (50_000, 10_000, 100),
     "fashion_mnist": (60_000, 10_000, 10),
 }
+# Of the data set that a shipped recipe is for. A recipe of the user, whatever its name, is for any.
 _IMAGENET = (1_281_167, 50_000, 1000)
+_SHIPPED = {
+    RECIPES / f"{name}.yaml": _IMAGENET for name in ("imagenet_b16_300ep", "imagenet_s16_90ep")
+}
 _USUAL = (1, 8, 64, 512)
 _BITS = {"mbit": 1e6, "gbit": 1e9}
 _WIRE = 0.95  # of a link's bits are gradients: headers of TCP/IP or RoCE at the usual packet sizes
@@ -66,8 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cycle-ms", type=float, default=1.0, help="HOROVOD_CYCLE_TIME (default: 1)"
     )
-    parser.add_argument("--images", type=int, help="to train on; default: the data set's")
-    parser.add_argument("--classes", type=int, help="default: the data set's")
+    parser.add_argument("--images", type=int, help="to train on; default: those at data.path")
+    parser.add_argument("--classes", type=int, help="default: those at data.path")
     parser.add_argument("--image-kb", type=float, default=110.0, help="a file (default: 110)")
     parser.add_argument("--price", type=float, help="of one GPU for an hour, to show the cost")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the plan")
@@ -156,28 +161,69 @@ def _bytes_per_s(text: str) -> float:
 
 
 def _data(arguments: argparse.Namespace, config: Config) -> Data:
+    """How much is trained on: as given, or as counted at `data.path`, or as is known of the set."""
     from pipeline.plan.scenario import Data
 
     source = config.data.source
     in_memory = source in _KNOWN or source == "synthetic"
-    every, tested, classes = _KNOWN.get(source, (None, 0, None))
-    if Path(arguments.recipe).stem.startswith("imagenet"):
-        every, tested, classes = _IMAGENET
-    if source == "synthetic":
-        classes = config.data.num_classes
+    if source == "synthetic" and arguments.images is None:
+        held_out = -(-config.data.num_examples // 4)
+        return Data(
+            config.data.num_examples, held_out, held_out, config.data.num_classes, in_memory
+        )
+    every, tested, classes = _known_size(arguments, config)
+    if config.data.path is not None and None in (
+        arguments.images or every,
+        arguments.classes or classes,
+    ):
+        counted = _count(config)
         if arguments.images is None:
-            held_out = -(-config.data.num_examples // 4)
-            return Data(config.data.num_examples, held_out, held_out, classes, in_memory)
+            return replace(counted, classes=arguments.classes or counted.classes)
+        classes = counted.classes
     every, classes = arguments.images or every, arguments.classes or classes
     if every is None or classes is None:
         raise SettingsError(
             f"data.source={source}: say how many images and classes there are, for example "
-            "--images 5000 --classes 10"
+            "--images 5000 --classes 10, or where they are, with data.path=PATH"
         )
     held_out = round(every * config.data.validation_fraction)
     if arguments.images is not None:
         tested = held_out  # as good a guess as any, of data that we do not know
     return Data(every - held_out, held_out, tested, classes, in_memory)
+
+
+def _known_size(
+    arguments: argparse.Namespace, config: Config
+) -> tuple[int | None, int, int | None]:
+    """Training and validation images, test images and classes; None where they are not known."""
+    if config.data.source == "synthetic":
+        return None, 0, config.data.num_classes
+    if config.data.source in _KNOWN:
+        return _KNOWN[config.data.source]
+    shipped = _SHIPPED.get(find_recipe(arguments.recipe))
+    return shipped if shipped is not None and config.data.path is None else (None, 0, None)
+
+
+def _count(config: Config) -> Data:
+    """What is at `data.path`, which may be the disk of another machine.
+
+    Raises:
+      SettingsError: It is not here, or would take too long to count.
+      DataError: It is here, and is not what `data.source` says.
+    """
+    from pipeline.data.sources.source import open_source
+    from pipeline.plan.scenario import Data
+
+    path, say = Path(str(config.data.path)).expanduser(), "say --images and --classes"
+    if not path.exists():
+        raise SettingsError(f"data.path={config.data.path} is not on this machine: {say}")
+    if config.data.source == "tfrecord":
+        raise SettingsError(f"to count images in TFRecord files they are all read: {say} instead")
+    source = open_source(config.data, config.seed)
+    sizes = {name: split.num_examples for name, split in source.splits.items()}
+    return Data(
+        sizes["train"], sizes.get("validation", 0), sizes.get("test", 0), len(source.classes)
+    )
 
 
 def _lines(

@@ -3,12 +3,13 @@
 import io
 import json
 import math
+import re
 from contextlib import redirect_stdout
 
 import pytest
 from PIL import Image
 
-from jobs.cli import main
+from jobs.cli import RECIPES, main
 from pipeline.config import ModelConfig
 from pipeline.model.architecture import architecture
 from pipeline.model.flops import flops_per_image
@@ -127,6 +128,46 @@ def test_own_images_are_counted_by_their_owner():
     assert row["training_s"] - 60 == pytest.approx(
         math.ceil(100 * 4500 / 32) * row["step_s"], rel=0.05
     )
+
+
+def image_folder(folder):
+    for split, number in (("train", 6), ("validation", 2), ("test", 1)):
+        for name in ("cat", "dog"):
+            place = folder / split / name
+            place.mkdir(parents=True)
+            for i in range(number):
+                Image.new("RGB", (8, 8), (i, len(split), ord(name[0]))).save(place / f"{i}.png")
+    return folder
+
+
+def planned_images(capsys, *arguments):
+    assert main(["plan", *arguments, "--gpus=1", "data.validation_fraction=0.5"]) == 0
+    return int(re.search(r" ([\d,]+) images; ", capsys.readouterr().out)[1].replace(",", ""))
+
+
+def test_images_are_counted_at_data_path(tmp_path, capsys):
+    arguments = ("image_folder", f"data.path={image_folder(tmp_path / 'photos')}")
+    assert planned_images(capsys, *arguments) == 12
+    assert planned_images(capsys, *arguments, "--images=400") == 200
+    assert planned_images(capsys, *arguments, "--classes=7") == 12
+
+
+def test_the_name_of_a_recipe_does_not_say_how_many_images_there_are(tmp_path, capsys):
+    recipe = tmp_path / "imagenette.yaml"
+    recipe.write_text(f"base: {RECIPES / 'imagenet_s16_90ep.yaml'}\n")
+    assert main(["plan", str(recipe)]) == 2
+    assert "data.source=records: say how many images" in capsys.readouterr().err
+    folder = image_folder(tmp_path / "photos")
+    settings = (str(recipe), "data.source=image_folder", f"data.path={folder}")
+    assert planned_images(capsys, *settings) == 12
+
+
+def test_the_plan_of_a_shipped_recipe_counts_the_data_it_is_given(tmp_path, capsys):
+    shipped = ["plan", "imagenet_s16_90ep", "data.path=nowhere"]
+    assert main(shipped) == 2
+    assert "data.path=nowhere is not on this machine: say --images" in capsys.readouterr().err
+    assert main([*shipped[:2], "data.source=tfrecord", f"data.path={tmp_path}"]) == 2
+    assert "say --images and --classes" in capsys.readouterr().err
 
 
 def test_a_measured_rate_replaces_the_models_and_a_batch_a_gpu_keeps_the_gpus_busy():
