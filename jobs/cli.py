@@ -90,6 +90,11 @@ def run_process(arguments: Sequence[str] | None = None) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             # A name of a file or folder that is not UTF-8 is shown escaped.
             stream.reconfigure(errors="backslashreplace")
+    if (sys.argv[1:] if arguments is None else arguments)[:1] != ["launch"]:
+        # No file of the current folder takes the place of a module in a Python that this process
+        # starts: `python -m` and multiprocessing search that folder first. What `vit launch` starts
+        # is the user's own, and may need it.
+        os.environ.setdefault("PYTHONSAFEPATH", "1")
     # What is registered first runs last: Horovod, for one, has shut down by then.
     atexit.register(end)
     try:

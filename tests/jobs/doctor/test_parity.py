@@ -14,6 +14,7 @@ from jobs.doctor.parity import Run, read_runs
 from pipeline.config import Config
 from pipeline.errors import SettingsError
 from pipeline.train.parity import Trace, compare, compare_weights, proof_config
+from tests.jobs.commands import shadow_modules
 
 ROOT = Path(__file__).parent.parent.parent.parent
 needs_horovod = pytest.mark.skipif(
@@ -21,12 +22,12 @@ needs_horovod = pytest.mark.skipif(
 )
 
 
-def parity(runtimes, workers="2", root=ROOT):
+def parity(runtimes, workers="2", root=ROOT, cwd=None):
     """Runs the doctor on the digits; its code and the verdict by row."""
     done = subprocess.run(
-        [sys.executable, "-m", "jobs.cli", "doctor", "digits", "--parity",
+        [sys.executable, "-P", "-m", "jobs.cli", "doctor", "digits", "--parity",
          "--runtimes", runtimes, "--workers", workers],
-        cwd=root, env=os.environ | {"PYTHONPATH": str(root)},
+        cwd=cwd or root, env=os.environ | {"PYTHONPATH": str(root)},
         capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     rows = [line for line in done.stdout.splitlines() if " worker" in line[:24]]
@@ -43,8 +44,9 @@ def test_every_runtime_trains_what_one_worker_trains():
     assert code == 0
 
 
-def test_one_and_four_workers_train_the_same():
-    code, verdicts, output = parity("multi_worker", "1,4")
+def test_one_and_four_workers_train_the_same_whatever_lies_in_the_current_folder(tmp_path):
+    shadow_modules(tmp_path)
+    code, verdicts, output = parity("multi_worker", "1,4", cwd=tmp_path)
     same = ["same"]
     assert verdicts == {"multi_worker, 1 worker": same, "multi_worker, 4 workers": same}, output
     assert code == 0
