@@ -81,7 +81,7 @@ def find_interface(address: str) -> str:
             return interface.name
     raise SettingsError(
         f"no network interface has the address {address}, at which this node reaches the others. "
-        f"{_listed(interfaces)}. Name one: {GLOO}=eth0 {NCCL}=eth0 vit launch ..."
+        f"There are {_listed(interfaces)}. Name one: {GLOO}=eth0 {NCCL}=eth0 vit launch ..."
     )
 
 
@@ -145,12 +145,12 @@ def _check(
         return
     wrong = "names no network interface"
     if named:
-        wrong = f"names {', '.join(map(str, named))}, which cannot be used,"
+        wrong = f"names {', '.join(map(str, named))}, which cannot be used"
     raise SettingsError(
-        f"{variable}={value} {wrong} on {host}. {_listed(interfaces)}. Set it to the interface "
-        f"towards the other hosts, or remove it: unset {variable}"
+        f"on {host}, {variable}={value} {wrong}. There are {_listed(interfaces)}. Set it to the "
+        f"interface towards the other hosts, or remove it: unset {variable}"
     )
 
 
 def _listed(interfaces: Sequence[Interface]) -> str:
-    return f"This host has {', '.join(map(str, interfaces))}"
+    return ", ".join(map(str, interfaces))

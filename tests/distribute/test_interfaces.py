@@ -22,7 +22,7 @@ HOST = [
     Interface("eth9", "10.0.9.3", is_up=False),
 ]
 LISTED = (
-    "This host has lo (127.0.0.1), eth0 (10.0.0.3), eth01 (10.0.1.3), docker0 (172.17.0.1), "
+    "There are lo (127.0.0.1), eth0 (10.0.0.3), eth01 (10.0.1.3), docker0 (172.17.0.1), "
     "ib0 (no IPv4 address), ib1 (no IPv4 address), eth9 (down, 10.0.9.3)"
 )
 
@@ -52,18 +52,19 @@ def test_the_syntax_of_nccl(wanted, names):
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"HOROVOD_GLOO_IFACE": "eth1"}, "HOROVOD_GLOO_IFACE=eth1 names no network interface on h"),
-        ({"HOROVOD_GLOO_IFACE": "eth"}, "names no network interface on h"),
-        ({"HOROVOD_GLOO_IFACE": "ib1"}, "names ib1 (no IPv4 address), which cannot be used, on h"),
-        ({"HOROVOD_GLOO_IFACE": "eth9"}, "names eth9 (down, 10.0.9.3), which cannot be used, on h"),
-        ({"NCCL_SOCKET_IFNAME": "=eth"}, "NCCL_SOCKET_IFNAME==eth names no network interface on h"),
-        ({"NCCL_SOCKET_IFNAME": "ib0"}, "names ib0 (no IPv4 address), which cannot be used, on h"),
+        ({"HOROVOD_GLOO_IFACE": "eth1"}, "HOROVOD_GLOO_IFACE=eth1 names no network interface."),
+        ({"HOROVOD_GLOO_IFACE": "eth"}, "names no network interface."),
+        ({"HOROVOD_GLOO_IFACE": "ib1"}, "names ib1 (no IPv4 address), which cannot be used."),
+        ({"HOROVOD_GLOO_IFACE": "eth9"}, "names eth9 (down, 10.0.9.3), which cannot be used."),
+        ({"NCCL_SOCKET_IFNAME": "=eth"}, "NCCL_SOCKET_IFNAME==eth names no network interface."),
+        ({"NCCL_SOCKET_IFNAME": "ib0"}, "names ib0 (no IPv4 address), which cannot be used."),
     ],
 )
 def test_a_wrong_interface_is_an_error_that_lists_those_of_the_host(variables, said):
     with pytest.raises(SettingsError) as wrong:
         check_interfaces(variables, "h", gloo=True, interfaces=HOST)
     assert said in str(wrong.value)
+    assert str(wrong.value).startswith("on h, ")
     assert LISTED in str(wrong.value)
 
 
@@ -101,5 +102,5 @@ def test_vit_launch_starts_nothing_on_a_wrong_interface(variable, tmp_path, caps
     words = ["--hosts", "localhost", "--processes-per-node", "1"]
     assert main(["launch", *words, "--", "touch", str(started)]) == 2
     said = capsys.readouterr().err
-    assert f"{variable}=nosuch0 names no network interface on localhost. This host has lo" in said
+    assert f"on localhost, {variable}=nosuch0 names no network interface. There are lo" in said
     assert not started.exists()
