@@ -233,11 +233,14 @@ def _contiguous(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {k: np.ascontiguousarray(a).reshape(np.shape(a)) for k, a in arrays.items()}
 
 
-def _read_json(file: Path) -> Any:
+def _read_json(file: Path) -> dict[str, Any]:
     try:
-        return from_json(file.read_text())
+        found = from_json(file.read_bytes())
     except ValueError as error:
         raise ValueError(f"{file.name} is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{file.name} is no JSON object")
+    return found
 
 
 def _write_json(file: Path, value: Any) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.monitor.appended_file import AppendedFile
+from pipeline.monitor.json_lines import read_json_lines, set_aside
 from pipeline.monitor.whole_file import replace_file
-from pipeline.strict_json import from_json, to_json
+from pipeline.strict_json import to_json
 
 
 def shows_top_5(num_classes: int) -> bool:
@@ -31,16 +31,15 @@ class MetricsFile:
 
     def __init__(self, path: Path, report: Callable[[str], None]) -> None:
         self._path = path
-        self._damaged_path = path.with_name(f"{path.name}.damaged")
         self._report = report
         self._file = AppendedFile(path, report)
 
     def rows(self) -> list[dict[str, Any]]:
-        """All valid rows, in the order of the file."""
+        """All valid rows in the order of the file, of each step and split the last one."""
         return self._read()[0]
 
     def num_damaged(self) -> int:
-        """Number of lines that are not valid rows; a truncated last line does not count."""
+        """How many lines `rows` leaves out; a truncated last line does not count."""
         return len(self._read()[1])
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -73,43 +72,22 @@ class MetricsFile:
             for row in rows
             if row["step"] < step or (row["step"] == step and row["split"] not in again)
         ]
-        if damaged:
-            self._set_aside(damaged)
+        set_aside(self._path, damaged, self._report)
         replace_file(self._path, "".join(to_json(row) + "\n" for row in kept))
         return kept
 
-    def _set_aside(self, damaged: list[bytes]) -> None:
-        with self._damaged_path.open("ab") as stream:
-            stream.writelines(line + b"\n" for line in damaged)
-            stream.flush()
-            os.fsync(stream.fileno())  # before they leave the original file
-        self._report(
-            f"{self._path}: {len(damaged)} line(s) are not valid rows of metrics and were moved to "
-            f"{self._damaged_path}. All other rows are kept"
-        )
-
     def _read(self) -> tuple[list[dict[str, Any]], list[bytes]]:
-        """Valid rows and damaged lines. A last line that a crash truncated is neither."""
-        if not self._path.exists():
-            return [], []
-        *lines, last = self._path.read_bytes().split(b"\n")
-        rows, damaged = [], []
-        for line in lines:
-            row = _parse(line)
-            if row is not None:
-                rows.append(row)
-            elif line.strip():
-                damaged.append(line)
-        if (row := _parse(last)) is not None:
-            rows.append(row)
-        return rows, damaged
+        """Valid rows, and the lines that are not or have a later row in their place."""
+        found, damaged = read_json_lines(self._path, _is_row)
+        rows: dict[tuple[int, str], dict[str, Any]] = {}
+        for row in found:
+            # The later one was written by a process that knew of the earlier one, if at all.
+            earlier = rows.pop((row["step"], row["split"]), row)
+            if earlier != row:
+                damaged.append(to_json(earlier).encode())
+            rows[row["step"], row["split"]] = row
+        return list(rows.values()), damaged
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """The row that a line holds; None if it holds none."""
-    try:
-        row = from_json(line.decode())
-    except ValueError:
-        return None
-    valid = isinstance(row, dict) and type(row.get("step")) is int and "split" in row
-    return row if valid else None
+def _is_row(found: dict[str, Any]) -> bool:
+    return type(found.get("step")) is int and isinstance(found.get("split"), str)

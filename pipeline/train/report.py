@@ -79,10 +79,9 @@ def best_step(folder: RunFolder) -> int | None:
     store = CheckpointStore(folder.checkpoints)
     for step in reversed(store.steps()):
         try:
-            best = json.loads((store.path(step) / "state.json").read_text())["progress"][
-                "best_step"
-            ]
-        except (OSError, ValueError, KeyError):
+            state = json.loads((store.path(step) / "state.json").read_bytes())
+            best = state["progress"]["best_step"]
+        except (OSError, ValueError, KeyError, TypeError):
             continue
         return step if best is None else int(best)
     return None

@@ -14,6 +14,7 @@ A run claims its folder: a start with other settings or other classes is refused
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import shutil
@@ -23,10 +24,13 @@ from typing import Any
 
 from pipeline.checkpoint.store import INITIAL, UNFINISHED, CheckpointStore
 from pipeline.config import Config, dump_config, load_config, training_differences
-from pipeline.errors import PipelineError, SettingsError
+from pipeline.errors import DataError, PipelineError, SettingsError
+from pipeline.monitor.json_lines import read_json_lines, set_aside
 from pipeline.monitor.whole_file import replace_file
 from pipeline.strict_json import from_json, to_json
 from pipeline.train.run_lock import RunLock
+
+_LOG = logging.getLogger(__name__)
 
 
 class RunFolderError(PipelineError):
@@ -200,8 +204,12 @@ class RunFolder:
         self._stop.unlink(missing_ok=True)
 
     def outcome(self) -> dict[str, Any] | None:
-        """How the last start ended: "done", "stopped" or "failed"; None if it did not end."""
-        return self._read("outcome.json")
+        """How the last start ended: "done", "stopped" or "failed"; None if it did not end.
+
+        Raises:
+          DataError: The file is damaged.
+        """
+        return self._read("outcome.json", "outcome")
 
     def write_outcome(self, outcome: dict[str, Any]) -> None:
         """Records the end of this start."""
@@ -213,8 +221,13 @@ class RunFolder:
         return (self.path / "dataset.json").is_file()
 
     def dataset(self) -> dict[str, Any]:
-        """What `begin` recorded of the data."""
-        facts = self._read("dataset.json")
+        """What `begin` recorded of the data.
+
+        Raises:
+          SettingsError: Nothing, because training never began.
+          DataError: The file is damaged.
+        """
+        facts = self._read("dataset.json", "classes")
         if facts is None:
             raise SettingsError(f"{self.path} has no dataset.json: its training never began")
         return facts
@@ -230,19 +243,33 @@ class RunFolder:
         self._replace("dataset.json", to_json(dataset, indent=1) + "\n")
         (self.path / "outcome.json").unlink(missing_ok=True)
         steps = CheckpointStore(self.checkpoints).steps()
-        line = to_json(start | {"checkpoint_step": steps[-1] if steps else None})
-        earlier = self._starts.read_text() if self._starts.exists() else ""
-        self._replace(self._starts.name, f"{earlier}{line}\n")
+        earlier, damaged = read_json_lines(self._starts, _is_any)
+        try:
+            set_aside(self._starts, damaged, _LOG.warning)
+        except OSError as error:
+            raise RunFolderError(f"cannot write in {self.path}: {error.strerror}") from None
+        line = start | {"checkpoint_step": steps[-1] if steps else None}
+        self._replace(self._starts.name, "".join(to_json(s) + "\n" for s in [*earlier, line]))
 
     def starts(self) -> list[dict[str, Any]]:
         """Every start of the run, the first one first; none of a run from before they were kept."""
-        if not self._starts.exists():
-            return []
-        return [from_json(line) for line in self._starts.read_text().splitlines()]
+        return read_json_lines(self._starts, _is_any)[0]
 
-    def _read(self, name: str) -> dict[str, Any] | None:
+    def _read(self, name: str, needed: str) -> dict[str, Any] | None:
         file = self.path / name
-        return from_json(file.read_text()) if file.exists() else None
+        if not file.exists():
+            return None
+        try:
+            found = from_json(file.read_bytes())
+            if not isinstance(found, dict) or needed not in found:
+                raise ValueError(f"it has no {needed!r}")
+        except ValueError as error:
+            raise DataError(
+                f"{file} is damaged: {error}. Restore it from a copy; or delete it and give the "
+                "`vit train` command again, which goes on from the newest checkpoint and writes "
+                "it anew"
+            ) from None
+        return found
 
     def skipped_images(self) -> list[str]:
         """The unreadable images that starts of the run have met so far."""
@@ -261,7 +288,13 @@ class RunFolder:
 
 
 def _lines(file: Path) -> list[str]:
-    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    if not file.exists():
+        return []
+    return file.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
+
+
+def _is_any(start: dict[str, Any]) -> bool:
+    return True
 
 
 def try_folder(path: Path) -> None:

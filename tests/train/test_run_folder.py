@@ -7,7 +7,7 @@ import pytest
 from pipeline.checkpoint.snapshot import Snapshot
 from pipeline.checkpoint.store import CheckpointStore
 from pipeline.config import Config, DataConfig
-from pipeline.errors import SettingsError
+from pipeline.errors import DataError, SettingsError
 from pipeline.monitor.metrics_file import MetricsFile
 from pipeline.train.run_folder import RunFolder, RunFolderError
 
@@ -85,6 +85,36 @@ def test_each_start_is_recorded_with_the_checkpoint_it_finds(tmp_path, opened):
         {"host": "two", "checkpoint_step": 20},
     ]
     assert folder.outcome() is None
+
+
+def test_a_damaged_line_of_the_starts_costs_no_other(tmp_path, opened, caplog):
+    folder = opened(tmp_path / "run")
+    for host in ("one", "two", "three"):
+        folder.begin({"classes": ["a"]}, {"host": host})
+    file = tmp_path / "run/starts.jsonl"
+    lines = file.read_bytes().splitlines()
+    file.write_bytes(b"\n".join([lines[0], b"\xff" + lines[1][1:], b"\0\0" + lines[2], b'{"ho']))
+    assert [start["host"] for start in folder.starts()] == ["one", "three"]
+    folder.begin({"classes": ["a"]}, {"host": "four"})
+    assert [start["host"] for start in folder.starts()] == ["one", "three", "four"]
+    aside = tmp_path / "run/starts.jsonl.damaged"
+    assert aside.read_bytes() == b"\xff" + lines[1][1:] + b"\n"
+    assert str(aside) in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"\0" * 40, b'{"outcome": "do', b"\xff", b"[]", b"{}", b""])
+@pytest.mark.parametrize("name", ["outcome", "dataset"])
+def test_a_damaged_small_file_is_one_error_with_what_to_do(tmp_path, opened, name, content):
+    folder = opened(tmp_path / "run")
+    (tmp_path / f"run/{name}.json").write_bytes(content)
+    with pytest.raises(DataError, match=rf"{name}\.json is damaged: .*delete it and give the"):
+        getattr(folder, name)()
+
+
+def test_a_list_that_is_not_utf_8_is_read(tmp_path, opened):
+    folder = opened(tmp_path / "run")
+    folder.skipped.write_bytes(b"a.jpg\n\xff.jpg\n")
+    assert folder.skipped_images() == ["a.jpg", "\\xff.jpg"]
 
 
 def test_a_start_without_an_update_does_not_claim_the_folder(tmp_path, opened):
