@@ -14,6 +14,7 @@ from rich.text import Text
 from pipeline.monitor.bars import EpochAndRun, figure, make_bar, speed
 
 LINE_EVERY_S = 10.0
+_DAY = "%Y-%m-%d"
 # From the first step, whose time is mostly compilation, to the first line with a rate. Stretches of
 # steps are about a second, so the line comes within 3 s unless a single step takes longer.
 _FIRST_RATE_AFTER_S = 0.8
@@ -23,7 +24,7 @@ class ProgressDisplay:
     """Shows training to the chief's user; on other ranks (`enabled=False`) it shows nothing.
 
     Where there is no terminal, a line comes with the first step, soon after it, and then whenever
-    nothing was printed for 10 s.
+    nothing was printed for 10 s. Lines begin with the time, from the second day on with the date.
 
     Args:
       total_steps: Updates of the whole run.
@@ -45,6 +46,7 @@ class ProgressDisplay:
             else None
         )
         self._timer = _LineTimer()
+        self._first_day = time.strftime(_DAY)
         self._step = 0
         self._began: tuple[float, int] | None = None  # time and step, for the time left
         self._compiling_since_s: float | None = None
@@ -145,7 +147,9 @@ class ProgressDisplay:
         self._timer.first_printed()
 
     def _print_line(self, text: str) -> None:
-        self.message(f"{time.strftime('%H:%M:%S')}  {text}")
+        now = time.localtime()
+        day = "" if time.strftime(_DAY, now) == self._first_day else f"{time.strftime(_DAY, now)} "
+        self.message(f"{day}{time.strftime('%H:%M:%S', now)}  {text}")
 
     def _place(self) -> str:
         width = len(str(self._total_steps))

@@ -25,6 +25,10 @@ from pipeline.printable import printable
 class TensorBoardWriter:
     """Event files under `folder`, one subfolder a split, so that a chart shows splits together.
 
+    TensorBoard reads files in the order of their names, which begin with the time, and drops points
+    of a later file that are older than what an earlier start left. Where this host's clock is
+    behind that of an earlier start, all times are moved past it.
+
     TensorBoard's own writer is not used: it writes in a thread that dies with the first error, and
     leaves half a record, behind which nothing is read.
 
@@ -44,6 +48,7 @@ class TensorBoardWriter:
         self._report = report
         self._files: dict[str, AppendedFile] = {}
         folder.mkdir(exist_ok=True)
+        self._ahead_s = max(0, _newest_start_s(folder) - int(time.time()))
 
     def text(self, title: str, markdown: str, step: int) -> None:
         """A page of text; names of files that are not UTF-8 are shown escaped."""
@@ -67,11 +72,11 @@ class TensorBoardWriter:
         self._add(split, step, *(scalar_pb(tag, value) for tag, value in values.items()))
 
     def _add(self, split: str, step: int, *summaries: Summary) -> None:
-        now_s = time.time()
+        now_s = time.time() + self._ahead_s
         events = [Event(step=step, wall_time=now_s, summary=one) for one in summaries]
         if split not in self._files:
             try:
-                self._files[split] = _open(self._folder / split, self._report)
+                self._files[split] = _open(self._folder / split, now_s, self._report)
             except OSError as error:
                 self._report(f"no curves of {split} at step {step}: {error}")
                 return
@@ -107,9 +112,15 @@ def _first_events(start_step: int, now_s: float) -> list[Event]:
     ]
 
 
-def _open(folder: Path, report: Callable[[str], None]) -> AppendedFile:
+def _newest_start_s(folder: Path) -> int:
+    """The latest time in the names of event files below `folder`; 0 where there is none."""
+    names = (file.name.split(".") for file in folder.glob("**/events.out.tfevents.*"))
+    return max((int(name[3]) for name in names if name[3].isdecimal()), default=0)
+
+
+def _open(folder: Path, now_s: float, report: Callable[[str], None]) -> AppendedFile:
     """A file that sorts behind those of earlier starts: so TensorBoard tells what is newer."""
     folder.mkdir(exist_ok=True)
-    name = f"events.out.tfevents.{int(time.time()):010d}"
+    name = f"events.out.tfevents.{int(now_s):010d}"
     number = next(n for n in count() if not (folder / f"{name}.{n}").exists())
     return AppendedFile(folder / f"{name}.{number}", report)

@@ -60,8 +60,9 @@ class RunLock:
     def acquire(self, report: Callable[[str], None], stale_s: float = STALE_S) -> None:
         """Takes the lock, or takes it over from a holder that has gone.
 
-        A holder on this host is looked up. One on another host (or in another container of this
-        host) counts as gone when its beat has not changed for `stale_s`, which is waited for.
+        A holder on this host is looked up. One that cannot be looked up (on another host, in
+        another container of this host, or hidden in /proc) counts as gone when its beat has not
+        changed for `stale_s`, which is waited for.
 
         Raises:
           SettingsError: Another process holds it; the message names its host and process.
@@ -75,10 +76,8 @@ class RunLock:
             token, facts = holder
             # Where the token is another one the file has been taken over just now, and still says
             # who had it before.
-            if _is_here(facts) and facts.get("token") == token:
-                gone = not _is_alive(facts)
-            else:
-                gone = self._is_silent(token, facts, report, stale_s)
+            alive = _is_alive(facts) if facts.get("token") == token else None
+            gone = self._is_silent(token, facts, report, stale_s) if alive is None else not alive
             if not gone and self._holder() is None:
                 continue  # it was released meanwhile
             if not gone:
@@ -103,9 +102,8 @@ class RunLock:
         if holder is None:
             return None
         token, facts = holder
-        if _is_here(facts):
-            trains = _is_alive(facts)
-        else:
+        trains = _is_alive(facts)
+        if trains is None:
             trains = not self._is_silent(token, facts, lambda text: None, watch_s)
         return _describe(facts) if trains else None
 
@@ -234,11 +232,27 @@ def _is_here(facts: dict[str, Any]) -> bool:
     return all(facts.get(name) == own[name] for name in ("boot", "namespace"))
 
 
-def _is_alive(facts: dict[str, Any]) -> bool:
+def _is_alive(facts: dict[str, Any]) -> bool | None:
+    """Whether the process of these facts lives; None where this process cannot tell.
+
+    With the mount option hidepid=2, /proc shows a user only its own processes. A signal tells
+    whether another user's process exists, but not whether it is still the same one.
+    """
+    if not _is_here(facts):
+        return None
     try:
-        return _identity(int(facts["process"]))["started"] == facts["started"]
-    except (OSError, KeyError, ValueError):
+        process = int(facts["process"])
+        return _identity(process)["started"] == facts["started"]
+    except (KeyError, ValueError):
         return False
+    except OSError:
+        try:
+            os.kill(process, 0)  # sends nothing
+        except ProcessLookupError:
+            return False
+        except OSError:
+            return None
+        return None
 
 
 def _describe(facts: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+import time
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -266,3 +267,18 @@ def test_other_ranks_show_nothing(capsys):
     display.trained({"step": 1, "loss": 2.0, "accuracy": 0.5})
     phases.close()
     assert capsys.readouterr().out == ""
+
+
+def test_lines_carry_the_date_from_the_second_day_on(monkeypatch, capsys):
+    at = [time.struct_time((2026, 11, day, 23, 59, 58, 0, 0, 0)) for day in (28, 29)]
+    monkeypatch.setattr(progress.time, "localtime", lambda: at[0])
+    strftime = time.strftime
+    monkeypatch.setattr(
+        progress.time, "strftime", lambda form, when=None: strftime(form, when or at[0])
+    )
+    display = ProgressDisplay(500, Fraction(100))
+    display.doing("reading")
+    at.pop(0)
+    display.doing("reading")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["23:59:58  reading", "2026-11-29 23:59:58  reading"]

@@ -73,3 +73,17 @@ def test_pictures_text_and_settings(tmp_path):
     assert set(values) == {"optim.base_lr", "data.source", "data.augment.flip"}
     assert data.hparams["optim.base_lr"].number_value == 1e-3
     assert data.hparams["data.augment.flip"].bool_value is True
+
+
+def test_a_start_on_a_host_whose_clock_is_behind_is_the_newer_one(tmp_path, monkeypatch):
+    for number, now_s in enumerate((1_800_000_000.5, 1_799_990_000.0, 1_799_990_060.0)):
+        monkeypatch.setattr("pipeline.monitor.tensorboard.time.time", lambda now_s=now_s: now_s)
+        start = 10 * number
+        board = TensorBoardWriter(tmp_path, start, print)
+        for step in range(start + 1, start + 16):
+            board.scalars("train", step, {"loss": float(1000 * number + step)})
+        for file in board._files.values():
+            file.flush()
+    # Of the first two starts what lies before the next one, of the last one all.
+    expected = [(step, 1000 * min(2, (step - 1) // 10) + step) for step in range(1, 36)]
+    assert points(tmp_path / "train", "loss") == expected

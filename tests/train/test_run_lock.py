@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -228,3 +229,67 @@ def test_a_paused_holder_on_this_host_keeps_it(tmp_path, said):
             RunLock(tmp_path).acquire(said.append)
     finally:
         end(process)
+
+
+# Root starts it, since it reads the interpreter's files, and becomes another user to take the lock.
+SECOND_USER = """
+import os, subprocess, sys
+from pathlib import Path
+from pipeline.train import run_lock
+subprocess.run(["mount", "-t", "proc", "-o", "hidepid=2", "proc", "/proc"], check=True)
+os.setgid(65534)
+os.setuid(65534)
+assert not Path(f"/proc/{sys.argv[2]}").exists()
+try:
+    run_lock.RunLock(Path(sys.argv[1])).acquire(print, stale_s=12.0)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts /proc with hidepid=2")
+def test_a_holder_that_proc_hides_from_another_user_keeps_the_lock():
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "run"
+        os.chmod(name, 0o755)  # noqa: S103
+        before = os.umask(0)
+        try:
+            folder.mkdir()
+            process = hold(folder)
+        finally:
+            os.umask(before)
+        try:
+            done = subprocess.run(
+                ["unshare", "--mount", sys.executable, "-c", SECOND_USER, folder, str(process.pid)],
+                cwd=ROOT,
+                text=True,
+                capture_output=True,
+                timeout=120,
+                check=False,
+            )
+        finally:
+            end(process)
+    assert done.returncode == 0, done.stderr
+    assert "SettingsError another process is training" in done.stdout
+
+
+def test_a_holder_that_can_neither_be_looked_up_nor_ruled_out_is_watched(
+    tmp_path, said, monkeypatch
+):
+    process = hold(tmp_path)
+    identity = run_lock._identity
+
+    def hidden(number):
+        if number == process.pid:
+            raise PermissionError
+        return identity(number)
+
+    monkeypatch.setattr(run_lock, "_identity", hidden)
+    try:
+        with pytest.raises(SettingsError, match="another process is training"):
+            RunLock(tmp_path).acquire(said.append, stale_s=12.0)
+    finally:
+        end(process)
+    # It has gone, and a signal says so.
+    RunLock(tmp_path).acquire(said.append)
+    assert "which has gone" in said[-1]
