@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="build everything, print settings, model, rate and memory, and train nothing",
+        help="build everything, check the run folder, print settings, model, rate and memory, and "
+        "train and write nothing",
     )
     lines = [f"  {s.key}  {s.type}, default {s.default}\n      {s.doc}" for s in all_settings()]
     parser.epilog = "settings:\n" + "\n".join(lines)
@@ -50,9 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Trains, or goes on training, or prints the result of a run that is done."""
     config = load_config(find_recipe(arguments.recipe), arguments.settings)
     folder = RunFolder(config.run_dir)
-    if arguments.dry_run:
-        return _describe(config)
     folder.check(config)
+    if arguments.dry_run:
+        return _describe(config, folder)
     if find_place(os.environ).world_size == 1 and (result := _result(folder)) is not None:
         # Answered without TensorFlow, which takes seconds to import.
         print("this run is done; name another folder with run.dir=FOLDER to train again")
@@ -142,7 +143,6 @@ def _fit(
     callbacks = Callbacks(config.train.callbacks, runtime)
     first_label = on_chief(runtime, lambda: recorded_first_label(folder))
     experiment = build(config, runtime, tell=phases.show, first_label=first_label)
-    on_chief(runtime, lambda: folder.check_room(experiment.checkpoint_bytes))
     start = start_facts(experiment, command)
     changes = on_chief(runtime, lambda: record_start(folder, experiment, start))
     phases.close()
@@ -198,25 +198,30 @@ def _result(folder: RunFolder) -> dict[str, Any] | None:
     return outcome["result"] if outcome is not None and outcome["outcome"] == "done" else None
 
 
-def _describe(config: Config) -> int:
+def _describe(config: Config, folder: RunFolder) -> int:
     import_tensorflow()
+    from pipeline.distribute.agreement import check_agreement, on_chief
     from pipeline.distribute.runtime import start
     from pipeline.train.callbacks import Callbacks
+    from pipeline.train.data_record import recorded_first_label
     from pipeline.train.describe import describe
     from pipeline.train.experiment import build
-    from pipeline.train.precision import agree_on_precision, describe_precision
+    from pipeline.train.start_check import describe_start
 
-    with closing(start(config.distribute)) as runtime:
+    with closing(start(config.distribute)) as runtime, runtime.noticing_lost_peers():
+        check_agreement(runtime, config)
         Callbacks(config.train.callbacks, runtime)
-        precision = agree_on_precision(config, runtime)
-        experiment = build(precision.config, runtime)
+        config = _settle_precision(config, folder, runtime)
+        on_chief(runtime, lambda: folder.check_open(config))
+        first_label = on_chief(runtime, lambda: recorded_first_label(folder))
+        experiment = build(config, runtime, first_label=first_label)
+        beginning = on_chief(runtime, lambda: list(describe_start(folder, experiment, _say)))
         text = describe(experiment)
         if runtime.is_chief:
-            for note in experiment.source.notes:
+            for note in (*experiment.source.notes, *beginning):
                 _say(note)
-            for line in describe_precision(precision):
-                _say(line)
             print(text)
+        runtime.barrier()
     return 0
 
 

@@ -94,6 +94,22 @@ def recorded_first_label(folder: RunFolder) -> int | None:
     return first
 
 
+def check_start(folder: RunFolder, experiment: Experiment) -> tuple[dict[str, Any], list[str]]:
+    """Whether the run folder lets the experiment begin; nothing is written. For the chief.
+
+    Returns:
+      For dataset.json, and what changed in the data set since the last start; the latter is empty
+      unless data.allow_changes is true.
+
+    Raises:
+      SettingsError: The folder has no room for checkpoints.
+      DataError: The run claims the folder, and its data set is not the one of the last start.
+    """
+    folder.check_room(experiment.checkpoint_bytes)
+    facts = experiment.dataset_facts | data_record(experiment.source)
+    return facts, check_resumed_data(folder, facts, experiment.config.data.allow_changes)
+
+
 def record_start(folder: RunFolder, experiment: Experiment, start: Mapping[str, Any]) -> list[str]:
     """Records this start and its data set in the run folder. Only the chief calls it.
 
@@ -101,10 +117,9 @@ def record_start(folder: RunFolder, experiment: Experiment, start: Mapping[str, 
       What changed in the data set since the last start; empty unless data.allow_changes is true.
 
     Raises:
-      DataError: The run claims the folder, and its data set is not the one of the last start.
+      PipelineError: As `check_start` does.
     """
-    facts = experiment.dataset_facts | data_record(experiment.source)
-    changes = check_resumed_data(folder, facts, experiment.config.data.allow_changes)
+    facts, changes = check_start(folder, experiment)
     if folder.has_dataset and compare_data(folder.dataset(), facts).classes is not None:
         folder.start_over()  # the initial classifier has one output for each former class
     steps = CheckpointStore(folder.checkpoints).steps()

@@ -14,11 +14,13 @@ A run claims its folder: a start with other settings or other classes is refused
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -157,20 +159,57 @@ class RunFolder:
         Raises:
           SettingsError: It cannot be used, or another process trains in it.
         """
-        try:
+        with self._errors_named():
+            self._check_access()
             self.path.mkdir(parents=True, exist_ok=True)
             self.lock.acquire(report)
             try_folder(self.path)
             self.clear_stop_request()
+        self.check(config)
+        if self.has_other_settings(config):
+            self.start_over()
+        self._replace("config.yaml", dump_config(config))
+
+    def check_open(self, config: Config) -> None:
+        """Refuses what `open` refuses, and writes nothing.
+
+        Raises:
+          SettingsError: It cannot be used, or another process trains in it.
+        """
+        with self._errors_named():
+            self._check_access()
+            holder = self.lock.find_holder()
+        if holder is not None:
+            raise SettingsError(
+                f"another process is training in {self.path}: {holder}. Wait for it, stop it, or "
+                "name another folder with run.dir=FOLDER"
+            )
+        self.check(config)
+
+    def has_other_settings(self, config: Config) -> bool:
+        """Whether the folder was begun with settings that train something else."""
+        return self.was_begun and bool(training_differences(self.config(), config))
+
+    def _check_access(self) -> None:
+        for place in {existing_folder(self.path), self.checkpoints, self.tensorboard}:
+            if not os.path.lexists(place):
+                continue
+            if not place.is_dir():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
+                read_only = os.statvfs(place).f_flag & os.ST_RDONLY
+                code = errno.EROFS if read_only else errno.EACCES
+                raise OSError(code, os.strerror(code))
+
+    @contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise SettingsError(
                 f"cannot use the run folder {self.path}: {error.strerror}. Files must be written, "
                 "renamed and synced there. Name another with run.dir=FOLDER"
             ) from None
-        self.check(config)
-        if self.was_begun and training_differences(self.config(), config):
-            self.start_over()
-        self._replace("config.yaml", dump_config(config))
 
     def close(self) -> None:
         """Gives the lock back."""
@@ -325,4 +364,4 @@ def _same_place(one: str | None, other: str | None) -> bool:
 def existing_folder(path: Path) -> Path:
     """The path, or where it is not there the nearest folder above it that is."""
     path = path.absolute()
-    return next(p for p in (path, *path.parents) if p.exists())
+    return next(p for p in (path, *path.parents) if os.path.lexists(p))

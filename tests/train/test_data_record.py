@@ -30,6 +30,7 @@ def begin(folder, data, allow=False):
     """What the chief does at each start."""
     experiment = SimpleNamespace(
         source=data,
+        checkpoint_bytes=1000,
         dataset_facts={"mean": [0.5] * 3, "std": [0.5] * 3},
         config=SimpleNamespace(data=SimpleNamespace(allow_changes=allow)),
     )
