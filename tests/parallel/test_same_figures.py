@@ -6,13 +6,14 @@ read, on one process and on two.
 """
 
 import json
+import shutil
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.cli import main
+from tests.jobs.commands import vit as run_vit
 from tests.parallel.launches import end, needs_horovod
 from tests.parallel.trainings import Training
 
@@ -31,6 +32,19 @@ EACH, DAMAGED = 5, 2
 FIGURES = ("loss", "accuracy", "top_5_accuracy")
 CASES = [("float32", "null"), ("float32", "0.9"), ("mixed_bfloat16", "null"),
          ("mixed_bfloat16", "0.9")]  # fmt: skip
+# Runs several commands in one process, which has no settings of another test, and says of each its
+# exit code and what it printed.
+SEVERAL = """
+import contextlib, io, json, sys
+from jobs.cli import main
+done = []
+for command in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(command)
+    done.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(done))
+"""
 # Logits of an image depend on its batch in their last bits, which are few in bfloat16: other
 # batches are those of two processes and of vit predict.
 ROUNDING = {"float32": 1e-5, "mixed_bfloat16": 3e-2}
@@ -70,24 +84,32 @@ def own_row(run):
     return next(row for row in map(json.loads, lines) if row["split"] == "test")
 
 
-def evaluated(capsys, run, *arguments):
-    capsys.readouterr()
-    assert main(["evaluate", str(run), "--split", "test", "--json", *arguments]) == 0
-    return json.loads(capsys.readouterr().out)
+def run_all(*commands):
+    """Exit code, standard output and standard error of each."""
+    words = [[str(word) for word in command] for command in commands]
+    done = run_vit(json.dumps(words), start=("-c", SEVERAL))
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
-def check_one_process(run, photos, precision, capsys):
+def check_one_process(run, photos, precision):
     """All verbs on one process; returns what evaluation says."""
-    plain, details = evaluated(capsys, run), evaluated(capsys, run, "--details")
+    files = sorted((photos / "test").rglob("*.png"))
+    with np.load(run / "predictions.npz") as found:
+        label, top, loss = found["label"], found["top"], found["loss"].astype(np.float64)
+        readable = [files[i] for i in found["index"].tolist()]
+    evaluate = ["evaluate", run, "--split", "test", "--json"]
+    done = run_all(
+        evaluate, [*evaluate, "--details"], ["predict", run, *readable, "--json", "--top", 6]
+    )
+    assert [code for code, _, _ in done] == [0, 0, 0], done
+    plain, details = (json.loads(out) for _, out, _ in done[:2])
     counts = {"examples": len(COLOURS) * EACH - DAMAGED, "skipped_examples": DAMAGED}
     for row in (plain, details):
         assert {name: row[name] for name in counts} == counts
     # The order of a float64 sum is all that differs.
     for name in FIGURES:
         assert details[name] == pytest.approx(plain[name], rel=1e-12)
-    with np.load(run / "predictions.npz") as found:
-        label, top, loss = found["label"], found["top"], found["loss"].astype(np.float64)
-        index = found["index"]
     assert len(label) == counts["examples"]
     assert np.mean(top[:, 0] == label) == plain["accuracy"]
     assert np.mean((top == label[:, None]).any(axis=1)) == plain["top_5_accuracy"]
@@ -96,10 +118,7 @@ def check_one_process(run, photos, precision, capsys):
         plain["loss"], rel=1e-12 if same_batches else ROUNDING[precision]
     )
 
-    files = sorted((photos / "test").rglob("*.png"))
-    readable = [str(files[i]) for i in index.tolist()]
-    assert main(["predict", str(run), *readable, "--json", "--top", "6"]) == 0
-    said = [json.loads(line)["top"] for line in capsys.readouterr().out.splitlines()]
+    said = [json.loads(line)["top"] for line in done[2][1].splitlines()]
     assert [one[0]["class"] for one in said] == [f"class {k}" for k in top[:, 0].tolist()]
     own = [{t["class"]: t["probability"] for t in one}[f"class {k}"]
            for one, k in zip(said, label.tolist(), strict=True)]  # fmt: skip
@@ -108,12 +127,38 @@ def check_one_process(run, photos, precision, capsys):
 
 
 @pytest.mark.parametrize(("precision", "momentum"), CASES)
-def test_all_verbs_agree_with_training(recipe, photos, precision, momentum, tmp_path, capsys):
+def test_all_verbs_agree_with_training(recipe, photos, precision, momentum, tmp_path):
     run = tmp_path / "run"
-    assert main(["train", str(recipe), *settings(precision, momentum, run)]) == 0
-    plain, row = check_one_process(run, photos, precision, capsys), own_row(run)
+    done = run_vit("train", recipe, *settings(precision, momentum, run))
+    assert done.returncode == 0, done.stderr
+    plain, row = check_one_process(run, photos, precision), own_row(run)
     for name in (*FIGURES, "examples", "skipped_examples"):
         assert plain[name] == row[name]
+    if (precision, momentum) == CASES[0]:
+        check_report_of_other_data(run, photos, tmp_path)
+
+
+def check_report_of_other_data(run, photos, tmp_path):
+    """A report of other data shows these, and a report without --data those of the run."""
+    other = shutil.copytree(photos, tmp_path / "other")
+    (other / "test" / "class 0" / "4.png").unlink()
+    kept = (run / "predictions.npz").read_bytes()
+    pages = [tmp_path / "other.html", tmp_path / "own.html"]
+    (code, _, err), (own_code, _, own_err) = run_all(
+        ["report", run, "--data", other, "--out", pages[0]], ["report", run, "--out", pages[1]]
+    )
+    assert (code, own_code) == (0, 0), err + own_err
+    assert f"are of {other}. They are not kept" in err
+    assert "Of 27 test examples" in pages[0].read_text()
+    assert "Of 28 test examples" in pages[1].read_text()
+    assert (run / "predictions.npz").read_bytes() == kept
+    # A set without a readable image has no figures.
+    for file in (other / "test").rglob("*.png"):
+        file.write_bytes(b"no image")
+    arguments = ["evaluate", run, "--data", other, "--split", "test"]
+    for code, _, err in run_all(arguments, [*arguments, "--details"]):
+        assert code == 3
+        assert "test: none of its 29 images can be read" in err
 
 
 def launch(vit, log, *command):
@@ -125,11 +170,11 @@ def launch(vit, log, *command):
 @needs_horovod
 @pytest.mark.parametrize(("precision", "momentum"), [CASES[0], CASES[3]])
 def test_what_two_processes_measure_one_measures(
-    recipe, photos, precision, momentum, vit, tmp_path, capsys
+    recipe, photos, precision, momentum, vit, tmp_path
 ):
     run = tmp_path / "run"
     launch(vit, tmp_path / "log", "train", recipe, *settings(precision, momentum, run)).succeed()
-    plain, row = check_one_process(run, photos, precision, capsys), own_row(run)
+    plain, row = check_one_process(run, photos, precision), own_row(run)
     for name in ("accuracy", "top_5_accuracy", "examples", "skipped_examples"):
         assert plain[name] == row[name]
     assert plain["loss"] == pytest.approx(row["loss"], rel=ROUNDING[precision])

@@ -1,5 +1,7 @@
 """Figures of an evaluation, against scikit-learn's and a loop over the bins."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
@@ -78,3 +80,24 @@ def test_lines_name_the_worst_first():
     assert shares == sorted(shares)
     assert not any("none of these" in line for line in lines[: head + 8])
     assert any("none of these" in line for line in found.lines(everything=True)[: head + 9])
+
+
+def test_examples_for_which_no_class_is_predicted_are_wrong_and_named():
+    said = predictions()
+    none = np.arange(len(said.label)) % 7 == 0
+    top, probability = said.top.copy(), said.probability.copy()
+    top[none], probability[none] = -1, np.nan
+    found = evaluate_predictions(replace(said, top=top, probability=probability), CLASSES)
+    right = (said.predicted == said.label) & ~none
+    assert found.metrics["accuracy"] == np.mean(right)
+    rows = {row["class"]: row for row in found.class_rows()}
+    for i, name in enumerate(CLASSES[:6]):
+        own = said.label == i
+        assert rows[name]["examples"] == own.sum()
+        assert rows[name]["recall"] == pytest.approx(right[own].mean())
+        taken = (said.predicted == i) & ~none
+        assert rows[name]["precision"] == pytest.approx((said.label[taken] == i).mean())
+    pairs = {(a, b): n for a, b, n in found.to_json()["confusion"]}
+    assert pairs["ant", "no class (NaN)"] == (none & (said.label == 0)).sum()
+    assert sum(b.examples for b in found.bins) == (~none).sum()
+    assert any("no class (NaN)" in line for line in found.lines())

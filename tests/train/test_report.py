@@ -1,10 +1,15 @@
 """What a report takes from a run folder, and what it leaves where it is."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from pipeline.errors import SettingsError
 from pipeline.train.best import restore_best
+from pipeline.train.evaluation import evaluate_predictions
+from pipeline.train.predictions import predict
 from pipeline.train.report import ReportError, best_step, gather, look_at_examples, write_report
 from pipeline.train.run_folder import RunFolder
 from tests.train.experiments import tiny
@@ -97,3 +102,46 @@ def test_the_page_says_that_metrics_have_damaged_lines_and_shows_the_others(look
         assert facts.left_out == ("1 damaged line(s) of metrics.jsonl.",)
     finally:
         run.metrics.write_text(text)
+
+
+def test_where_the_best_checkpoint_is_damaged_the_weights_that_were_used_are_named(
+    looked_at, tmp_path
+):
+    run = RunFolder(Path(shutil.copytree(looked_at[0].path, tmp_path / "run")))
+    experiment = tiny(tmp_path)
+    assert best_step(run) == 20
+    (run.checkpoints / "step-00000020" / "model.safetensors").write_bytes(b"damaged")
+    assert restore_best(experiment, run) == 17
+    looked = look_at_examples(experiment, run)
+    assert looked.predictions.step == 17
+    page = write_report(run, looked=looked).read_text()
+    assert "weights of step 17" in page
+
+
+def test_predictions_of_other_data_are_shown_and_not_kept(looked_at, tmp_path):
+    run = RunFolder(Path(shutil.copytree(looked_at[0].path, tmp_path / "run")))
+    kept = run.predictions.read_bytes(), run.examples.read_bytes()
+    experiment = tiny(tmp_path, "data.num_examples=60")  # other images
+    restore_best(experiment, run)
+    looked = look_at_examples(experiment, run)
+    assert not looked.is_own
+    assert (run.predictions.read_bytes(), run.examples.read_bytes()) == kept
+    page = write_report(run, looked=looked).read_text()
+    assert "of other data than the run" in page
+
+
+def test_a_row_of_nan_is_wrong_in_every_figure(looked_at, tmp_path):
+    run, _ = looked_at
+    experiment = tiny(tmp_path)
+    restore_best(experiment, run)
+    experiment.model.get_layer("head").kernel.assign(np.full((16, 4), np.nan))
+    for variable in experiment.variables["average"].values():
+        variable.assign(np.full(variable.shape, np.nan))
+    expected = experiment.evaluate("test")
+    said = predict(experiment, "test")
+    assert (expected["accuracy"], expected["top_5_accuracy"]) == (0.0, 0.0)
+    assert (said.top == -1).all()
+    figures = evaluate_predictions(said, experiment.source.classes).metrics
+    assert (figures["accuracy"], figures["top_5_accuracy"]) == (0.0, 0.0)
+    assert np.isnan(expected["loss"])
+    assert np.isnan(figures["loss"])
