@@ -22,13 +22,16 @@ Update = Callable[[Callable[..., None], Sequence[tf.Variable], Sequence[Sequence
 
 # Adam's second moment is the square of the gradient in float32.
 _LARGEST_SQUARED = float(np.sqrt(np.finfo(np.float32).max))
+# Above it, squares that vanished below 1.2e-38 do not count: 10^9 of them are 1e-29.
+_SMALLEST_EXACT_NORM = 1e-11
 
 
 def global_norm(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
     """Euclidean norm over all gradients, float64 scalar; not finite where a gradient is not.
 
-    The squares of values above 1.8e19 overflow in float32. The norm is then computed again on
-    gradients that were divided by the largest value, as the BLAS function nrm2 does it.
+    The squares of values above 1.8e19 overflow in float32, and those of values below 1e-19 vanish.
+    The norm is then computed again on gradients that were divided by the largest value, as the BLAS
+    function nrm2 does it.
 
     Args:
       gradients: Float32, of any shapes.
@@ -36,11 +39,13 @@ def global_norm(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
 
     def scaled() -> tf.Tensor:
         largest = tf.reduce_max(tf.stack([tf.reduce_max(tf.abs(g)) for g in gradients]))
-        norm = tf.linalg.global_norm([g / largest for g in gradients])
+        # Of zeros the norm is zero; NaN stays NaN, and an infinite value gives one.
+        norm = tf.linalg.global_norm([tf.math.divide_no_nan(g, largest) for g in gradients])
         return tf.cast(norm, tf.float64) * tf.cast(largest, tf.float64)
 
     norm = tf.linalg.global_norm(gradients)
-    return tf.cond(tf.math.is_finite(norm), lambda: tf.cast(norm, tf.float64), scaled)
+    exact = tf.math.is_finite(norm) & (norm > _SMALLEST_EXACT_NORM)
+    return tf.cond(exact, lambda: tf.cast(norm, tf.float64), scaled)
 
 
 def clip_scale(norm: tf.Tensor, clip_norm: float | None) -> tf.Tensor:
