@@ -160,7 +160,7 @@ def _run(verb: str, module: ModuleType, parsed: argparse.Namespace, place: Place
         # The reader of our output went away; without this Python complains once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception:
+    except Exception:  # a fault of the program, which has this exit code
         traceback.print_exc()
         print(f"vit {verb}: {where}failed, see the traceback above", file=sys.stderr)
         return 1

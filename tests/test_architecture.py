@@ -81,3 +81,18 @@ def test_the_library_logs_and_does_not_print(path):
     # Standard output belongs to the verbs, whose output may be piped into a JSON reader.
     names = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)]
     assert not [node.lineno for node in names if node.id == "print"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_handler_of_every_error_raises_or_says_why_it_may_go_on(path):
+    text = path.read_text()
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.ExceptHandler):
+            continue
+        kinds = (
+            {n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)} if node.type else set()
+        )
+        is_broad = node.type is None or kinds & {"Exception", "BaseException"}
+        raises = isinstance(node.body[-1], ast.Raise)
+        reason = "#" in text.splitlines()[node.lineno - 1]
+        assert not is_broad or raises or reason, f"line {node.lineno}"

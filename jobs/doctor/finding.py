@@ -111,7 +111,7 @@ class Findings:
             yield
         except PeerLost:
             raise  # nobody is there to compare with, and all end
-        except Exception as problem:
+        except Exception as problem:  # one check that fails must not end the others
             self.add([from_error(subject, problem)])
 
 
