@@ -48,7 +48,8 @@ class TensorBoardWriter:
         self._report = report
         self._files: dict[str, AppendedFile] = {}
         folder.mkdir(exist_ok=True)
-        self._ahead_s = max(0, _newest_start_s(folder) - int(time.time()))
+        # A second past it: within one second the names end in a counter, and .10 sorts before .2.
+        self._ahead_s = max(0, _newest_start_s(folder) + 1 - int(time.time()))
 
     def text(self, title: str, markdown: str, step: int) -> None:
         """A page of text; names of files that are not UTF-8 are shown escaped."""

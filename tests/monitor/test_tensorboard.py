@@ -87,3 +87,13 @@ def test_a_start_on_a_host_whose_clock_is_behind_is_the_newer_one(tmp_path, monk
     # Of the first two starts what lies before the next one, of the last one all.
     expected = [(step, 1000 * min(2, (step - 1) // 10) + step) for step in range(1, 36)]
     assert points(tmp_path / "train", "loss") == expected
+
+
+def test_many_starts_on_a_host_whose_clock_is_behind_lose_no_points(tmp_path, monkeypatch):
+    clocks_s = [1_800_000_000.5, *(1_799_990_000.0 + 60 * number for number in range(11))]
+    for number, now_s in enumerate(clocks_s):
+        monkeypatch.setattr("pipeline.monitor.tensorboard.time.time", lambda now_s=now_s: now_s)
+        board = TensorBoardWriter(tmp_path, number, print)
+        board.scalars("train", number + 1, {"loss": float(number)})
+    expected = [(number + 1, float(number)) for number in range(len(clocks_s))]
+    assert points(tmp_path / "train", "loss") == expected
