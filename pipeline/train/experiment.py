@@ -236,6 +236,10 @@ class Experiment:
         named = {"model": {v.path: v for v in self.model.variables}, "optimizer": optimizer}
         return named | ({"average": self.optimizer.averages} if self.optimizer.averages else {})
 
+    def is_finite(self) -> bool:
+        """Whether weights, moments and averages are finite in this process."""
+        return bool(self._all_finite())
+
     def snapshot(self, step: int, state: dict[str, Any]) -> Snapshot:
         """The run as it stands after `step` updates, copied to host memory."""
         tensors = {name: read_variables(group) for name, group in self.variables.items()}
@@ -287,6 +291,16 @@ class Experiment:
     @cached_property
     def _eval_steps(self) -> EvalSteps:
         return make_eval_steps(self.runtime, self.model)
+
+    @cached_property
+    def _all_finite(self) -> Any:
+        values = [v.value for group in self.variables.values() for v in group.values()]
+        floats = [value for value in values if value.dtype.is_floating]
+
+        def all_finite() -> tf.Tensor:
+            return tf.reduce_all([tf.reduce_all(tf.math.is_finite(value)) for value in floats])
+
+        return tf.function(all_finite, autograph=False)
 
     @cached_property
     def _swap_averages(self) -> Any:

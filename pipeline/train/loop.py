@@ -123,7 +123,9 @@ class Loop:
         self._next = NextStretch(experiment, folder, stop, self._callbacks, self._saver)
         self._progress = Progress()
         self._step, self._epoch_is_new = 0, True
+        self._weights_are_bad = False
         self._went_back_to: int | None = None
+        self._returns = 0
         self._clock, self._evaluation_clock = StretchClock(), StretchClock()
 
     def resume(self) -> None:
@@ -142,8 +144,10 @@ class Loop:
             whole = Progress(**state["progress"])
             self._progress = whole.in_every_process(self._experiment.share_of_sums)
         self._display.advance(self._step)
-        if state is None:
-            self._saver.save(self._step, self._progress)
+        if state is None and not self._saver.save(self._step, self._progress):
+            raise TrainingFailedError(
+                "the weights to start from are not finite. Look at model.pretrained"
+            )
 
     def train(self) -> None:
         """Runs stretches of steps until the end, an early stop, or a request."""
@@ -152,7 +156,7 @@ class Loop:
         while self._goes_on():
             agreed = self._next.agree(self._clock, f"training from step {self._step}")
             if agreed.save and not self._progress.bad_steps:
-                self._saver.save(self._step, self._progress)
+                self._save()
             if self._stops_early(agreed.callbacks_stop):
                 return
             self._profiler.reach(self._step)
@@ -184,13 +188,15 @@ class Loop:
         self._next.expect("writing the last checkpoint", slow=True)
         # In the evaluation of the test split the weights are the best ones, and this step is saved.
         if not self._progress.bad_steps:
-            self._saver.save(self._step, self._progress)
+            self._save()
         self._saver.finish()
         if self._runtime.is_chief:
             with suppress(OSError):  # the next start takes it away as well
                 self._folder.clear_stop_request()
         saved = self._saver.saved_step
-        where = "and saved" if saved == self._step else f"and goes on from step {saved}"
+        where = "and saved"
+        if saved != self._step:
+            where = f"amid steps that were not finite, and goes on from step {saved}"
         return Stopped(
             f"stopped by {reason} at step {self._step}, {where}. Give the same command to go on"
         )
@@ -235,7 +241,8 @@ class Loop:
         return not at_end and not self._progress.ended_early
 
     def _must_go_back(self) -> bool:
-        return self._progress.bad_steps >= self._config.train.max_bad_steps
+        too_many = self._progress.bad_steps >= self._config.train.max_bad_steps
+        return too_many or self._weights_are_bad
 
     def _run_stretch(self, iterator: Iterator[Any], most_steps: int) -> None:
         steps = min(self._timetable.next_after(self._step) - self._step, most_steps)
@@ -278,20 +285,29 @@ class Loop:
         due = self._timetable.saves_at(self._step) and not self._progress.bad_steps
         at_end = self._step == self._experiment.total_steps
         if due or at_end or self._progress.best_step == self._step:
-            self._saver.save(self._step, self._progress, again)
+            self._save(again)
+
+    def _save(self, again: bool = False) -> bool:
+        """Saves the step; where its weights are not finite, the run goes back instead."""
+        self._weights_are_bad = not self._saver.save(self._step, self._progress, again)
+        return not self._weights_are_bad
 
     def _roll_back(self) -> Iterator[Any]:
         """Goes back to the last checkpoint, past the data of the steps since then.
 
-        Where the first steps after going back are bad as well, on other data, the weights of that
-        checkpoint are the cause: it is set aside, and the run goes back to the one before.
+        Where the first steps after going back are bad as well, on other data, or the run has to go
+        back a third time, the weights of that checkpoint are the cause: it is set aside, and the
+        run goes back to the one before.
         """
         progress, train = self._progress, self._config.train
         self._next.expect("looking for the examples of a bad step", slow=True)
         end = self._step + progress.passed_over_steps
         first = self._step - progress.bad_steps
-        why = describe_bad_step(self._experiment, first, end - progress.bad_steps)
-        what = f"steps {first + 1} to {self._step} were not finite, {why}"
+        if self._weights_are_bad:
+            what = f"the weights of step {self._step} were not finite, and were not saved"
+        else:
+            why = describe_bad_step(self._experiment, first, end - progress.bad_steps)
+            what = f"steps {first + 1} to {self._step} were not finite, {why}"
         if progress.rollbacks >= train.max_rollbacks:
             raise TrainingFailedError(
                 f"{what}. The run went back {progress.rollbacks} time(s), which is "
@@ -302,16 +318,19 @@ class Loop:
         rollbacks = progress.rollbacks + 1
         self._next.expect("writing the checkpoint that waits", slow=True)
         self._saver.finish()
-        aside = self._saver.set_newest_aside() if first == self._went_back_to else None
+        suspect = self._went_back_to
+        again = self._saver.saved_step == suspect
+        hopeless = again and (first == suspect or self._returns > 1)
+        aside = self._saver.set_newest_aside() if hopeless else None
         self.resume()
-        self._went_back_to = self._step
+        self._returns = self._returns + 1 if self._step == suspect else 1
+        self._went_back_to, self._weights_are_bad = self._step, False
         passed_over = end - self._step
         self._progress.rollbacks, self._progress.passed_over_steps = rollbacks, passed_over
         self._progress.bad_steps = 0
         if aside is not None:
-            self._display.message(
-                f"step {first}, from which every step failed, is set aside as {aside}"
-            )
+            failed = "every step failed" if first == suspect else "the run failed three times"
+            self._display.message(f"step {suspect}, from which {failed}, is set aside as {aside}")
         self._display.message(f"{what}; goes back to step {self._step} and past those data")
         self._clock.reset()
         return self._iterator()
@@ -346,7 +365,8 @@ class Loop:
         # What is the best is saved, and what is saved amid bad steps would be gone back to.
         at_end = self._step == self._experiment.total_steps
         amid_bad_steps = bool(self._progress.bad_steps) and not at_end
-        best = not amid_bad_steps and self._progress.evaluated(self._step, value)
+        may_be_best = not amid_bad_steps and self._saver.is_finite()
+        best = may_be_best and self._progress.evaluated(self._step, value)
         self._journal.evaluated(self._step, "validation", row, best)
         self._progress.epoch_validation = row
 
@@ -401,7 +421,7 @@ class Loop:
         if (worn_out or callback_stops) and self._step:
             why = f"no better validation in {patience} evaluations" if worn_out else "a callback"
             self._display.message(f"stops early at step {self._step}: {why}")
-            self._progress.ended_early = True
-            self._saver.save(self._step, self._progress, again=True)
-            return True
+            self._progress.ended_early = True  # which is saved as well
+            self._progress.ended_early = self._save(again=True)
+            return self._progress.ended_early
         return False

@@ -20,7 +20,8 @@ from pipeline.train.run_folder import RunFolder
 class Saver:
     """Saves and finds the checkpoints of a run.
 
-    All processes must call `save`, `finish` and `restore_best`, and the chief `restore_newest`.
+    All processes must call `save`, `is_finite`, `finish` and `restore_best`, and the chief
+    `restore_newest`.
 
     Args:
       report: Is told of damaged checkpoints and of failures to write.
@@ -63,14 +64,20 @@ class Saver:
         every_s = self._experiment.config.checkpoint.every_s
         return every_s is not None and time.monotonic() - self._saved_at_s >= every_s
 
-    def save(self, step: int, progress: Progress, again: bool = False) -> None:
+    def save(self, step: int, progress: Progress, again: bool = False) -> bool:
         """Copies the run to host memory, and hands it to the thread that writes.
 
         A step that is saved already is saved `again` only where its progress is another one.
+
+        Returns:
+          Whether the step is saved: weights, moments and averages that are not finite are of no
+          use to go back to.
         """
         if step == self.saved_step and not again:
-            return
+            return True
         start_s = time.monotonic()
+        if not self.is_finite():
+            return False
         whole = progress.in_every_process(self._experiment.reduce_sums)
         if self._writer is not None:
             state = self._describe(step, asdict(whole))
@@ -78,6 +85,11 @@ class Saver:
         self.saved_step = step
         self._saved_at_s = time.monotonic()
         self._stood_still_s += self._saved_at_s - start_s
+        return True
+
+    def is_finite(self) -> bool:
+        """Whether weights, moments and averages are finite, as the chief has them."""
+        return bool(on_chief(self._runtime, self._experiment.is_finite))
 
     def finish(self) -> None:
         """Returns when all that was saved is on disk.

@@ -1,5 +1,7 @@
 """Steps whose loss or gradient is not finite: skipped, then gone back from, then the end."""
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,7 +10,7 @@ from pipeline.distribute.single import SingleRuntime
 from pipeline.errors import Stopped
 from pipeline.monitor.progress import ProgressDisplay
 from pipeline.train import experiment as experiment_module
-from pipeline.train.loop import TrainingFailedError
+from pipeline.train.loop import Loop, TrainingFailedError
 from pipeline.train.step import empty_train_sums, make_train_steps
 from tests.train.experiments import tiny
 from tests.train.runs import STEPS, StopAt, assert_same_end, rows, store, train
@@ -291,6 +293,57 @@ def test_a_checkpoint_from_which_every_step_fails_gives_way_to_the_one_before(
     ]
     assert store(tmp_path).steps()[-1] == STEPS
     assert all(np.isfinite(v).all() for v in store(tmp_path).load(STEPS).tensors["model"].values())
+
+
+def test_weights_that_are_not_finite_are_neither_saved_nor_the_best_also_at_the_end(
+    tmp_path, monkeypatch
+):
+    # They become NaN in steps 10 and 20, once each.
+    spoiled = [STEPS, 10]
+    close_step = Loop._close_step
+
+    def spoil(self, again=False):
+        if spoiled and self._step == spoiled[-1]:
+            spoiled.pop()
+            average = self._experiment.optimizer.averages["vit/head/bias"]
+            average.assign(np.full(average.shape, np.nan))
+        close_step(self, again)
+
+    monkeypatch.setattr(Loop, "_close_step", spoil)
+    said = Said()
+    result = train(tmp_path, *EVERY_FIVE, display=said)
+    assert not spoiled
+    assert [line for line in said.lines if "not finite" in line] == [
+        f"the weights of step {step} were not finite, and were not saved; goes back to step "
+        f"{step - 5} and past those data"
+        for step in (10, STEPS)
+    ]
+    for step in store(tmp_path).steps():
+        for group in store(tmp_path).load(step).tensors.values():
+            assert all(np.isfinite(values).all() for values in group.values())
+    assert np.isfinite(result["loss"])
+
+
+def test_a_stop_amid_bad_steps_keeps_the_last_good_checkpoint_and_says_so(tmp_path, poison):
+    poison(range(6, 1000))
+    with pytest.raises(Stopped) as stopped:
+        train(tmp_path, *EVERY_FIVE, "train.max_bad_steps=50", stop=StopAt(6))
+    step = int(re.search(r"at step (\d+), amid steps that were not finite, and goes on from step 5",
+                         str(stopped.value))[1])  # fmt: skip
+    assert step > 6
+    assert store(tmp_path).steps()[-1] == 5
+
+
+def test_a_checkpoint_from_which_the_run_fails_three_times_gives_way(tmp_path, poison):
+    poison([n for n in range(1000) if n > 5 and n % 4])  # the first step after each return is good
+    said = Said()
+    settings = ["train.max_rollbacks=3", "train.log_every_steps=1"]
+    with pytest.raises(TrainingFailedError):
+        train(tmp_path, *EVERY_FIVE, *settings, display=said)
+    back = [line.split("goes back to ")[1] for line in said.lines if "goes back to" in line]
+    assert [text.split(" and")[0] for text in back] == ["step 5", "step 5", "step 0"]
+    assert any("step 5, from which the run failed three times, is set aside" in line
+               for line in said.lines)  # fmt: skip
 
 
 def test_a_row_of_skipped_steps_only_has_no_figures(tmp_path, poison):
