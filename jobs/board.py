@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from jobs.cli import run_process
+from pipeline.distribute.stop_signals import stop_signals
 from pipeline.errors import PipelineError, SettingsError
 from pipeline.train.run_folder import RunFolder
 
@@ -64,14 +65,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serves until Ctrl-C or SIGTERM."""
+    """Serves until Ctrl-C, SIGTERM, or SIGHUP unless that is ignored."""
     if arguments.port is not None and not 0 < arguments.port < 2**16:
         raise SettingsError(f"--port must be in 1..65535. Received: {arguments.port}")
     if arguments.kubernetes is None and arguments.namespace is not None:
         raise SettingsError("--namespace goes with --kubernetes NAME")
     if arguments.kubernetes is not None and arguments.runs:
         raise SettingsError("give run folders or --kubernetes NAME, not both")
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in {signal.SIGTERM, signal.SIGHUP} & {*stop_signals()}:
+        signal.signal(number, _interrupt)
     try:
         if arguments.kubernetes is not None:
             return _forward(arguments)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import atexit
 import importlib
-import io
 import logging
 import os
 import sys
@@ -18,6 +17,7 @@ from socket import gethostname
 from types import ModuleType
 from typing import NoReturn, TextIO
 
+from jobs.output import take_over_output
 from jobs.usage import check_paths, explain_options, explain_recipe, explain_verb, paths_of
 from pipeline.distribute.environment import Place, find_place
 from pipeline.errors import PipelineError, SettingsError, without_settings
@@ -51,6 +51,10 @@ _ON_A_CLUSTER = ("submit", "jobs", "logs", "stop", "resume", "delete", "mpi-laun
 # They look at a run as it is: what a message advises must not be a setting.
 _WITHOUT_SETTINGS = ("evaluate", "predict", "export", "report")
 
+# What they print is their result: they end where it cannot be written. The others go on.
+_FOR_OUTPUT = {"evaluate", "predict", "pretrained", "doctor", "plan", "jobs", "logs"}
+_PRINTS = {"-h", "--help", "--dry-run"}
+
 RECIPES = Path(__file__).parent / "configs"
 
 EXIT_CODES = """exit codes:
@@ -82,15 +86,15 @@ def run_process(arguments: Sequence[str] | None = None) -> NoReturn:
 
     def end() -> None:
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):
+            with suppress(OSError, SystemExit):
                 stream.flush()
-        os._exit(code)
+        os._exit(code or (output.lost if is_result else 0))
 
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A name of a file or folder that is not UTF-8 is shown escaped.
-            stream.reconfigure(errors="backslashreplace")
-    if (sys.argv[1:] if arguments is None else arguments)[:1] != ["launch"]:
+    words = sys.argv[1:] if arguments is None else arguments
+    is_result = _is_for_its_output(words)
+    # One of several processes goes on in any case: the others wait for it.
+    output = take_over_output(ends=is_result and _place().world_size == 1)
+    if words[:1] != ["launch"]:
         # No file of the current folder takes the place of a module in a Python that this process
         # starts: `python -m` and multiprocessing search that folder first. What `vit launch` starts
         # is the user's own, and may need it.
@@ -99,9 +103,17 @@ def run_process(arguments: Sequence[str] | None = None) -> NoReturn:
     atexit.register(end)
     try:
         code = main(arguments)
-    except SystemExit as usage:  # argparse has said what is wrong
+    except SystemExit as usage:  # argparse or the output has said what is wrong
         code = int(usage.code or 0)
     sys.exit(code)
+
+
+def _is_for_its_output(words: Sequence[str]) -> bool:
+    """Whether the command is there for what it prints, and is useless where that is lost."""
+    # Behind these two verbs comes a command with options of its own.
+    own = words[:2] if words[:1] in (["launch"], ["mpi-launch"]) else words
+    verb = next(iter(words), "")
+    return verb not in VERBS or verb in _FOR_OUTPUT or not _PRINTS.isdisjoint(own)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -156,10 +168,6 @@ def _run(verb: str, module: ModuleType, parsed: argparse.Namespace, place: Place
     except KeyboardInterrupt:
         print(f"vit {verb}: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader of our output went away; without this Python complains once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception:  # a fault of the program, which has this exit code
         traceback.print_exc()
         print(f"vit {verb}: {where}failed, see the traceback above", file=sys.stderr)

@@ -27,7 +27,8 @@ Kubernetes Job, srun); neither ssh nor horovodrun is needed. On one machine:
   vit launch --hosts localhost --processes-per-node 2 -- vit train digits
 
 Rank 0 writes as if it had been started alone; the other ranks' lines begin with [rank R HOST].
-SIGTERM, SIGINT and SIGUSR1 are passed on to all processes. When one fails, the others are ended.
+SIGTERM, SIGINT, SIGUSR1 and SIGHUP (a closed terminal; not under nohup) are passed on to all
+processes. When one fails, the others are ended.
 The exit code is that of the node's processes, a cause before a consequence: 2 or 3, another fault,
 75, 76, 0; a node is done (0) only when all nodes are.
 """

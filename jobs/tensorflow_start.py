@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import tempfile
+from contextlib import suppress
 
 # Notes about the build and absent drivers, which come from C++ before any Python logger.
 _NOISE = re.compile(
@@ -38,4 +39,5 @@ def import_tensorflow() -> None:
             held.seek(0)
             for line in held:
                 if not _NOISE.match(line):
-                    os.write(2, line)
+                    with suppress(OSError):  # nobody reads it
+                        os.write(2, line)

@@ -21,12 +21,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from pipeline.distribute.stop_signals import stop_signals
 from pipeline.errors import PeerLost, SettingsError, Stopped
 from pipeline.train.run_lock import RunLock
 
 PARSES_IN_ORDER = True
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _TICK_S = 0.5
 _KILL_AFTER_S = 10.0
 _WORKERS_WITHIN_S = 300.0
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     def receive(number: int, frame: FrameType | None) -> None:
         received.append(number)
 
-    for number in _SIGNALS:
+    for number in stop_signals():
         signal.signal(number, receive)
     _wait_for_workers(slots, arguments.ssh_port, received)
     _wait_for_lock(arguments.run, arguments.grace_s, received)

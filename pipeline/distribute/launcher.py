@@ -20,9 +20,9 @@ from pipeline.distribute.job import Job, environment, is_free, variables
 from pipeline.distribute.meeting import Meeting
 from pipeline.distribute.processes import End, Guard, Process, exit_code
 from pipeline.distribute.proxies import past_proxies
+from pipeline.distribute.stop_signals import stop_signals
 from pipeline.errors import SettingsError
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 # When one process has failed, the others notice it themselves (and exit 76) within OWN_END_S, or
 # get SIGTERM, and SIGKILL KILL_AFTER_S later: with a second to hear of it, within 30 s.
 OWN_END_S = 20.0
@@ -169,7 +169,7 @@ def _received() -> Iterator[list[int]]:
     def receive(number: int, frame: FrameType | None) -> None:
         numbers.append(number)
 
-    before = {number: signal.signal(number, receive) for number in SIGNALS}
+    before = {number: signal.signal(number, receive) for number in stop_signals()}
     try:
         yield numbers
     finally:

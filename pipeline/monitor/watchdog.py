@@ -70,7 +70,13 @@ class Watchdog:
             f"({self._setting}={self._timeout_s:g}). Where each thread stands:\n"
         )
         sys.stderr.flush()
-        os.write(2, text.encode())
+        _write(text)
         faulthandler.dump_traceback(file=2, all_threads=True)
-        os.write(2, f"{self._where}: ends because it hangs, see the stacks above\n".encode())
+        _write(f"{self._where}: ends because it hangs, see the stacks above\n")
         os._exit(1)
+
+
+def _write(text: str) -> None:
+    """To standard error; where that fails, the process must still end."""
+    with suppress(OSError):
+        os.write(2, text.encode())

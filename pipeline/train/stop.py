@@ -8,9 +8,10 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 
+from pipeline.distribute.stop_signals import stop_signals
 from pipeline.errors import Stopped
 
 _INTERRUPTED = 130
@@ -29,8 +30,6 @@ class StopRequest:
       answers: Whether the first signal is answered on standard error at once: a step may take
         minutes, and nothing else shows until then that the request was heard.
     """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
     def __init__(
         self, max_time_s: float | None = None, grace_s: float = 60.0, answers: bool = False
@@ -57,9 +56,11 @@ class StopRequest:
         read, write = socket.socketpair()
         write.setblocking(False)
         # What the handler would do comes through the socket, to a thread that never waits long.
-        before = {number: signal.signal(number, lambda *_: None) for number in self.SIGNALS}
+        before = {number: signal.signal(number, lambda *_: None) for number in stop_signals()}
         descriptor = signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
-        thread = threading.Thread(target=self._receive, args=(read,), name="signals", daemon=True)
+        thread = threading.Thread(
+            target=self._receive, args=(read, set(before)), name="signals", daemon=True
+        )
         thread.start()
         try:
             yield
@@ -71,7 +72,7 @@ class StopRequest:
             thread.join()
             read.close()
 
-    def _receive(self, signals: socket.socket) -> None:
+    def _receive(self, signals: socket.socket, asking: Container[int]) -> None:
         end_s = math.inf
         while True:
             if end_s < math.inf:
@@ -85,7 +86,7 @@ class StopRequest:
             for number in numbers:
                 if number == signal.SIGINT and self._signal is signal.SIGINT:
                     _end(_INTERRUPTED, "interrupted twice")
-                if number in self.SIGNALS:
+                if number in asking:
                     if self._signal is None and self._answers:
                         self._answer(signal.Signals(number))
                     self._signal = signal.Signals(number)
@@ -105,5 +106,6 @@ class StopRequest:
 def _end(code: int, why: str) -> None:
     """Ends the process here and now, with the checkpoints that are there."""
     text = f"\nvit train: {why}: ends now; the newest checkpoint remains\n"
-    os.write(2, text.encode())
+    with suppress(OSError):  # nobody reads it
+        os.write(2, text.encode())
     os._exit(code)

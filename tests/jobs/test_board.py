@@ -48,9 +48,10 @@ def test_one_runs_curves_are_there_and_ctrl_c_ends_it(tmp_path):
         assert gone.connect_ex(("127.0.0.1", urlsplit(address).port)) != 0
 
 
-def test_sigterm_ends_it_too(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_too(tmp_path, number):
     with board(write_run(tmp_path / "run")) as (process, _):
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=30)
         assert (process.returncode, errors) == (0, "")
 

@@ -130,7 +130,7 @@ def test_the_code_is_the_causes(vit, ranks, code):
     assert vit.run(f"{ALONE} -- {ranks}")[0] == code
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"])
 def test_a_signal_is_passed_on_to_all(vit, name):
     launcher = vit.start(f"{ALONE} -- on={name}:75,print=ready,sleep=60")
     ready = launcher.stdout.readline() + launcher.stdout.readline()

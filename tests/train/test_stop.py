@@ -48,12 +48,24 @@ def start():
         process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_is_a_request_that_names_it(start, number):
     process = start(30, "idle")
     process.send_signal(number)
     out, _ = process.communicate(timeout=10)
     assert (out, process.returncode) == (f"{number.name}\n", 0)
+
+
+def test_a_sighup_that_was_ignored_at_the_start_stays_ignored(start):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        process = start(30, "idle")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=10)
+    assert (out, process.returncode) == ("SIGTERM\n", 0)
 
 
 def test_a_second_interrupt_ends_the_process_whatever_it_does(start):
