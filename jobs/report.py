@@ -55,6 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
     out: Path | None = arguments.out
     if out is not None and not out.parent.is_dir():
         raise SettingsError(f"--out: there is no folder {out.parent}")
+    if arguments.data is not None and (arguments.no_examples or len(folders) > 1):
+        raise SettingsError(
+            "--data is for the examples of one run: give one run, and no --no-examples"
+        )
     if len(folders) == 1:
         looked, left_out = _examples(folders[0], arguments.no_examples, arguments.data)
         file = write_report(folders[0], out, left_out, looked)
@@ -118,8 +122,9 @@ def _look(folder: RunFolder, data: str | None) -> Looked | None:
         looked = look_at_examples(experiment, folder)
     if looked is not None and not looked.is_own:
         print(
-            f"vit report: confusion matrix, accuracy a class and examples are of {data}. They are "
-            "not kept in the run folder",
+            "vit report: confusion matrix, accuracy a class and examples are of "
+            f"{data or 'the data set as it is now'}, and not of the data that the run recorded. "
+            "They are not kept in the run folder",
             file=sys.stderr,
         )
     return looked

@@ -51,8 +51,10 @@ def reliability(
     ]
 
 
-def calibration_error(bins: list[Bin]) -> float:
-    """The mean distance of confidence and accuracy over the examples, in 0..1; 0 for none."""
+def calibration_error(bins: list[Bin]) -> float | None:
+    """The mean distance of confidence and accuracy over the examples, in 0..1; None for none."""
     filled = [b for b in bins if b.examples]
+    if not filled:
+        return None
     total = sum(b.examples for b in filled)
-    return sum(b.examples * abs(b.accuracy - b.confidence) for b in filled) / max(total, 1)
+    return sum(b.examples * abs(b.accuracy - b.confidence) for b in filled) / total

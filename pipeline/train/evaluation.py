@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.monitor.bars import figure
 from pipeline.monitor.report.confusion import (
     Counts,
     class_accuracy,
@@ -39,7 +40,7 @@ class Evaluation:
     bins: list[Bin]
 
     @property
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float | None]:
         """As rows of metrics have them, and the calibration error."""
         said = self.predictions
         return {
@@ -86,8 +87,9 @@ class Evaluation:
         rows = [row for row in self.class_rows() if everything or row["examples"]]
         shown = rows if everything else rows[:_SHOWN]
         width = max(len("class"), *(len(name) for name in self.classes))
+        error = figure(self.metrics["calibration_error"], ".2%")
         text = [
-            f"calibration error {self.metrics['calibration_error']:.2%} ({len(self.bins)} bins)",
+            f"calibration error {error} ({len(self.bins)} bins)",
             "",
             f"{'class':<{width}}  examples   recall  precision",
         ]
@@ -127,4 +129,4 @@ def _known(value: float) -> float | None:
 
 
 def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
+    return figure(value, ".1%")

@@ -41,7 +41,8 @@ class ReportError(PipelineError):
 def gather(folder: RunFolder) -> RunFacts:
     """What the files of a run say.
 
-    Predictions of other weights than those that are now the best are left out.
+    Predictions of other weights than those that are now the best, or of other data than the run now
+    records, are left out.
 
     Raises:
       SettingsError: It is no run folder, or its training never began.
@@ -50,7 +51,11 @@ def gather(folder: RunFolder) -> RunFacts:
     store = CheckpointStore(folder.checkpoints)
     best = best_step(folder)
     predictions = _read(folder.predictions, Predictions)
-    current = predictions is not None and predictions.step == best
+    current = (
+        predictions is not None
+        and predictions.step == best
+        and predictions.data == dataset.get("fingerprints", {}).get(predictions.split)
+    )
     metrics = MetricsFile(folder.metrics, _LOG.warning)
     damaged = metrics.num_damaged()
     return RunFacts(
@@ -117,6 +122,7 @@ def look_at_examples(experiment: Experiment, folder: RunFolder) -> Looked | None
       PipelineError: An image cannot be read, or the files cannot be written.
     """
     from pipeline.distribute.agreement import on_chief
+    from pipeline.train.metrics import check_counted
     from pipeline.train.predictions import draw_examples, predict
 
     split = next((s for s in ("test", "validation") if s in experiment.source.splits), None)
@@ -124,10 +130,11 @@ def look_at_examples(experiment: Experiment, folder: RunFolder) -> Looked | None
         return None
     data = on_chief(experiment.runtime, lambda: fingerprint(experiment.source.splits[split]))
     predictions = predict(experiment, split, data)
+    count = experiment.source.splits[split].num_examples
+    check_counted(split, count, len(predictions.label))
     if not experiment.runtime.is_chief:
         return None
-    # A run of a version that recorded no fingerprints is taken for the owner of the data.
-    recorded = folder.dataset().get("fingerprints", {}).get(split, data)
+    recorded = folder.dataset().get("fingerprints", {}).get(split)
     looked = Looked(predictions, draw_examples(experiment, predictions), recorded == data)
     if looked.is_own:
         # The pictures first: predictions without them would count as the whole.
@@ -157,7 +164,7 @@ def write_report(
     if looked is not None:
         facts = replace(facts, predictions=looked.predictions, examples=looked.examples)
         if not looked.is_own:
-            other = "Classes and examples are of other data than the run's own."
+            other = "Classes and examples are of other data than the run recorded."
             facts = replace(facts, left_out=(*facts.left_out, other))
     if left_out is not None and facts.predictions is None:
         facts = replace(facts, left_out=(*facts.left_out, left_out))

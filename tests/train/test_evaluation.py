@@ -49,6 +49,7 @@ def test_a_model_that_is_right_as_often_as_it_says_has_no_error():
     right = np.concatenate([np.arange(400) < 100, np.arange(400) < 300])
     assert calibration_error(reliability(confidence, right)) == pytest.approx(0)
     assert calibration_error(reliability(np.ones(10), np.zeros(10, bool))) == 1.0
+    assert calibration_error(reliability(np.ones(0), np.zeros(0, bool))) is None
 
 
 def test_classes_and_confusions_are_scikit_learn_s():

@@ -127,7 +127,7 @@ def test_predictions_of_other_data_are_shown_and_not_kept(looked_at, tmp_path):
     assert not looked.is_own
     assert (run.predictions.read_bytes(), run.examples.read_bytes()) == kept
     page = write_report(run, looked=looked).read_text()
-    assert "of other data than the run" in page
+    assert "of other data than the run recorded" in page
 
 
 def test_a_row_of_nan_is_wrong_in_every_figure(looked_at, tmp_path):

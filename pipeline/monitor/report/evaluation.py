@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from pipeline.monitor.bars import figure
 from pipeline.monitor.metrics_file import shows_top_5
 from pipeline.monitor.report.classes import class_sections
 from pipeline.monitor.report.facts import Predictions
@@ -16,7 +18,7 @@ Bin = tuple[float, float, int, float, float]
 
 def evaluation_page(
     title: str,
-    splits: Sequence[tuple[Predictions, Sequence[str], Mapping[str, float], Sequence[Bin]]],
+    splits: Sequence[tuple[Predictions, Sequence[str], Mapping[str, Any], Sequence[Bin]]],
 ) -> Html:
     """One HTML document with metrics, classes, confusions and calibration of each split.
 
@@ -32,14 +34,14 @@ def evaluation_page(
 def _split(
     predictions: Predictions,
     classes: Sequence[str],
-    metrics: Mapping[str, float],
+    metrics: Mapping[str, Any],
     bins: Sequence[Bin],
 ) -> list[Content]:
     values = {
         "accuracy": f"{metrics['accuracy']:.2%}",
         **({"top-5": f"{metrics['top_5_accuracy']:.2%}"} if shows_top_5(len(classes)) else {}),
         "loss": f"{metrics['loss']:.4f}",
-        "calibration error": f"{metrics['calibration_error']:.2%}",
+        "calibration error": figure(metrics["calibration_error"], ".2%"),
     }
     tiles = [
         element("div", element("dt", f"{predictions.split} {name}"), element("dd", value))
