@@ -135,7 +135,7 @@ def _fit(
     from pipeline.distribute.agreement import on_chief
     from pipeline.monitor.progress import ProgressDisplay
     from pipeline.train.callbacks import Callbacks
-    from pipeline.train.data_record import record_start, recorded_first_label
+    from pipeline.train.data_record import changed_length, record_start, recorded_first_label
     from pipeline.train.describe import headline, start_facts, warnings_of
     from pipeline.train.experiment import build
     from pipeline.train.loop import fit
@@ -144,6 +144,7 @@ def _fit(
     first_label = on_chief(runtime, lambda: recorded_first_label(folder))
     experiment = build(config, runtime, tell=phases.show, first_label=first_label)
     start = start_facts(experiment, command)
+    length = on_chief(runtime, lambda: changed_length(folder, experiment.total_steps))
     changes = on_chief(runtime, lambda: record_start(folder, experiment, start))
     phases.close()
     with closing(
@@ -157,7 +158,8 @@ def _fit(
         display.message(headline(experiment))
         for change in changes:
             display.message(f"resumed with a changed data set: {change}")
-        for note in (*warnings_of(experiment), *experiment.source.notes):
+        notes = [*warnings_of(experiment), *experiment.source.notes]
+        for note in [length, *notes] if length is not None else notes:
             display.message(note)
         try:
             result = fit(experiment, folder, display, stop, callbacks)

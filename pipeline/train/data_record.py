@@ -135,6 +135,18 @@ def record_start(folder: RunFolder, experiment: Experiment, start: Mapping[str, 
     return changes
 
 
+def changed_length(folder: RunFolder, total_steps: int) -> str | None:
+    """How the number of updates differs from that of the run's last start; None if it does not.
+
+    It does where the data set has changed, or where another version counted in another way.
+    """
+    starts = folder.starts() if folder.has_progress else []
+    before = starts[-1].get("total_steps") if starts else None
+    if before in (None, total_steps):
+        return None
+    return f"the run has {total_steps:,} updates. At its last start it had {before:,}"
+
+
 def check_resumed_data(folder: RunFolder, facts: Mapping[str, Any], allow: bool) -> list[str]:
     """Refuses to resume a run with another data set than that of its last start.
 

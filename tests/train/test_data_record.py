@@ -13,7 +13,13 @@ from pipeline.config import DataConfig
 from pipeline.data.sources.source import open_source
 from pipeline.data.split import DataSource, Split
 from pipeline.errors import DataError
-from pipeline.train.data_record import check_classes, compare_data, data_record, record_start
+from pipeline.train.data_record import (
+    changed_length,
+    check_classes,
+    compare_data,
+    data_record,
+    record_start,
+)
 from pipeline.train.run_folder import RunFolder
 from tests.data.prepared import write_tfrecord
 
@@ -244,3 +250,15 @@ def test_a_run_whose_class_0_had_another_label_is_not_resumed(run):
         facts | {"labels": {"lowest": 1, "first": 1}}, facts | {"labels": {"lowest": 1, "first": 0}}
     )
     assert "data.first_label=1" in other.shifted
+
+
+def test_another_number_of_updates_than_at_the_last_start_is_said(tmp_path):
+    run = RunFolder(tmp_path)
+    assert changed_length(run, 15_625) is None
+    (tmp_path / "starts.jsonl").write_text('{"total_steps": 9}\n{"total_steps": 15626}\n')
+    assert changed_length(run, 15_625) is None  # nothing is trained yet
+    (run.checkpoints / "step-00000100").mkdir(parents=True)
+    assert changed_length(run, 15_625) == (
+        "the run has 15,625 updates. At its last start it had 15,626"
+    )
+    assert changed_length(run, 15_626) is None
