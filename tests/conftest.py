@@ -1,6 +1,7 @@
 """Set-up shared by all tests. TensorFlow is not imported here: many tests do not need it."""
 
 import os
+import signal
 import subprocess
 
 import pytest
@@ -11,6 +12,9 @@ os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ["KERAS_BACKEND"] = "tensorflow"
+# Where the runner ignores them, under nohup or in a shell's background, all its processes would.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
