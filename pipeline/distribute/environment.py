@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -30,13 +31,20 @@ def find_place(environment: Mapping[str, str]) -> Place:
     """Reads Horovod's variables (set by horovodrun), Open MPI's, or TF_CONFIG.
 
     Raises:
-      SettingsError: TF_CONFIG is there and cannot be read.
+      SettingsError: What is there cannot be used.
     """
     for prefix in ("HOROVOD_", "OMPI_COMM_WORLD_"):
         rank, size = (environment.get(prefix + name) for name in ("RANK", "SIZE"))
         if rank is not None and size is not None:
             local_size = environment.get(f"{prefix}LOCAL_SIZE", "1")
-            return Place("horovod", int(rank), int(size), int(local_size))
+            try:
+                return Place("horovod", int(rank), int(size), int(local_size))
+            except ValueError:
+                raise SettingsError(
+                    f"{prefix}RANK, {prefix}SIZE and {prefix}LOCAL_SIZE must be integers, as "
+                    "horovodrun, mpirun and vit launch set them. Received: "
+                    f"{rank!r}, {size!r} and {local_size!r}"
+                ) from None
     if "TF_CONFIG" in environment:
         return _from_tf_config(environment["TF_CONFIG"])
     return Place("alone")
@@ -63,6 +71,8 @@ def _from_tf_config(text: str) -> Place:
             raise ValueError(f"there is no {kind} {index} in the cluster")
         rank = index + (len(addresses["chief"]) if kind == "worker" else 0)
         everyone = tuple(addresses["chief"] + addresses["worker"])
+        if wrong := [one for one in everyone if not re.fullmatch(r".+:\d+", one)]:
+            raise ValueError(f"{wrong[0]!r} is not HOST:PORT")
         hosts = [address.rpartition(":")[0] for address in everyone]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(

@@ -67,6 +67,8 @@ def test_the_place_is_read_with_how_many_share_the_host(environment, place):
         (with_chief("worker", 0, gpu=["p:1"]), "the cluster has 'gpu'"),
         (with_chief("chief", 0, chief=["c:1", "c:2"]), "the cluster has 2 chiefs"),
         (with_chief("evaluator", 0), "an evaluator has nothing to do"),
+        (tf_config(0, "a", "b:1"), "'a' is not HOST:PORT"),
+        (tf_config("first", "a:1"), "invalid literal"),
         (tf_config(0, 5), "its parts are not of the expected kinds"),
         ({"TF_CONFIG": "[]"}, "its parts are not of the expected kinds"),
         ({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}}'}, "'task' is missing"),
@@ -78,3 +80,8 @@ def test_a_wrong_tf_config_is_one_error_that_says_how_to_remove_it(environment, 
         find_place(environment)
     assert said in str(wrong.value)
     assert "`unset TF_CONFIG`, or `env -u TF_CONFIG vit ...`" in str(wrong.value)
+
+
+def test_a_rank_that_is_no_number_is_an_error():
+    with pytest.raises(SettingsError, match=r"HOROVOD_RANK, .* must be integers"):
+        find_place({"HOROVOD_RANK": "one", "HOROVOD_SIZE": "2"})
