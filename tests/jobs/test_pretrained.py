@@ -57,7 +57,8 @@ def test_training_starts_from_the_file_and_says_what_it_took(trained):
         "resampled: vit/position_embedding/positions 2x2 -> 4x4",
         "dropped: head/kernel, head/bias (1,000 classes there, 10 here)",
         "left out: pre_logits/kernel, pre_logits/bias",
-        "mean 0.5 0.5 0.5 and deviation 0.5 0.5 0.5: data.normalize=half",
+        "normalized by mean 0.5 0.5 0.5 and deviation 0.5 0.5 0.5, here by mean 0.485 0.456 0.406",
+        "data.normalize=half keeps the former",
     ):
         assert line in done.stdout
     weights = load_file(folder / "run/checkpoints/step-00000001/model.safetensors")
