@@ -75,7 +75,7 @@ class Output(io.FileIO):
         if not self._ends:
             self._report(f"{text}. The command goes on, and what it prints there is lost")
             return
-        if self.lost != _READER_LEFT:  # who closed it knows
+        if self.lost != _READER_LEFT:  # a reader such as `head` ends on purpose
             self._report(text)
         raise SystemExit(self.lost)
 

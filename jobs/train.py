@@ -158,8 +158,7 @@ def _fit(
         display.message(headline(experiment))
         for change in changes:
             display.message(f"resumed with a changed data set: {change}")
-        notes = [*warnings_of(experiment), *experiment.source.notes]
-        for note in [length, *notes] if length is not None else notes:
+        for note in filter(None, (length, *warnings_of(experiment), *experiment.source.notes)):
             display.message(note)
         try:
             result = fit(experiment, folder, display, stop, callbacks)

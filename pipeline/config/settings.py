@@ -88,7 +88,7 @@ class DataConfig(_Stage):
     # Free: a run compares the labels themselves, and the label that is class 0, with its record.
     first_label: Literal[0, 1] | None = _setting(
         None,
-        "label of the first class in TFRecords; null: refuse labels that do not tell",
+        "label of class 0 in TFRecords; null: as the files show, else an error",
         free=True,
     )
     index_path: LocalPath | None = _setting(

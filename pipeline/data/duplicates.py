@@ -238,8 +238,13 @@ def _tail(file: _File) -> bytes | None:
 
 
 def _content(file: _File) -> bytes | None:
+    # In pieces, because several large files are read at a time.
+    def read() -> bytes:
+        with open(file.path, "rb") as stream:
+            return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).digest()
+
     with suppress(OSError):
-        return _digest(storage.read_file(file.path))
+        return storage.retried(read)
     return None
 
 

@@ -35,7 +35,7 @@ _PORT_TAKEN_WAIT_S = 10.0
 
 
 class Patience:
-    """Says from time to time who is missing, and gives up in the end.
+    """Reports at intervals who is missing, and raises an error after a limit.
 
     Args:
       limit_s: Seconds from now.

@@ -123,9 +123,9 @@ class Loop:
         self._next = NextStretch(experiment, folder, stop, self._callbacks, self._saver)
         self._progress = Progress()
         self._step, self._epoch_is_new = 0, True
-        self._weights_are_bad = False
-        self._went_back_to: int | None = None
-        self._returns = 0
+        self._weights_are_bad = False  # They were not finite when the step was to be saved.
+        self._went_back_to: int | None = None  # The step of the last rollback,
+        self._returns = 0  # and how many times in a row the run went back to it.
         self._clock, self._evaluation_clock = StretchClock(), StretchClock()
 
     def resume(self) -> None:
@@ -421,7 +421,8 @@ class Loop:
         if (worn_out or callback_stops) and self._step:
             why = f"no better validation in {patience} evaluations" if worn_out else "a callback"
             self._display.message(f"stops early at step {self._step}: {why}")
-            self._progress.ended_early = True  # which is saved as well
+            # The checkpoint records that the run has ended. Without one the run goes back.
+            self._progress.ended_early = True
             self._progress.ended_early = self._save(again=True)
             return self._progress.ended_early
         return False

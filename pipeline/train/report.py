@@ -5,7 +5,6 @@ Importing this module does not import TensorFlow: a second report needs none.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from pipeline.monitor.metrics_file import MetricsFile
 from pipeline.monitor.report.board import write_board
 from pipeline.monitor.report.facts import Examples, Predictions, RunFacts
 from pipeline.monitor.report.page import report_page
+from pipeline.strict_json import from_json
 from pipeline.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def best_step(folder: RunFolder) -> int | None:
     store = CheckpointStore(folder.checkpoints)
     for step in reversed(store.steps()):
         try:
-            state = json.loads((store.path(step) / "state.json").read_bytes())
+            state = from_json((store.path(step) / "state.json").read_bytes())
             best = state["progress"]["best_step"]
         except (OSError, ValueError, KeyError, TypeError):
             continue

@@ -246,13 +246,17 @@ def _is_alive(facts: dict[str, Any]) -> bool | None:
     except (KeyError, ValueError):
         return False
     except OSError:
-        try:
-            os.kill(process, 0)  # sends nothing
-        except ProcessLookupError:
-            return False
-        except OSError:
-            return None
-        return None
+        return None if _exists(process) else False
+
+
+def _exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # another user's
+    return True
 
 
 def _describe(facts: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ _FROM_0 = "label.labels.txt"
 _CLASS_FILES = (_FROM_0, "labels.txt", "classes.txt")
 # TF-Slim's lines, as 0:background. https://github.com/tensorflow/models, dataset_utils.py
 _NUMBERED = re.compile(r"(\d{1,9}):(.*)")
+_NUMBER_LINES = "Where no setting can be given, number the lines of labels.txt, as 0:cat"
 _UNUSED = ("background", "__background__", "_background_", "unused", "dummy")
 
 
@@ -105,9 +106,6 @@ def _certain_first(root: Path, lowest: int, highest: int, found: _Names | None) 
         f"occur: set data.first_label=0; or label {lowest} is {names[lowest - 1]!r}: set "
         f"data.first_label=1. {_NUMBER_LINES}"
     )
-
-
-_NUMBER_LINES = "Where no setting can be given, number the lines of labels.txt, as 0:cat"
 
 
 def _find_names(root: Path) -> _Names | None:
