@@ -31,11 +31,11 @@ def imports(path: Path) -> set[str]:
 
 def allowed(here: str) -> set[str]:
     """Which rooms a room may import, itself apart."""
-    base = {"errors", "config", "splitmix", "cores", "printable", "strict_json"}
+    base = {"errors", "config", "splitmix", "cores", "printable", "strict_json", "storage"}
     if here in ("errors", "pipeline", "splitmix", "cores", "printable", "strict_json"):
         return set()
-    if here == "config":
-        return {"errors"}
+    if here in ("config", "storage"):
+        return {"errors", "storage", "printable"}
     if here in STAGES:
         return base
     if here in ("train", "export", "plan"):

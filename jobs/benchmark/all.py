@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from jobs.benchmark import BENCHMARKS
 from pipeline.cores import available_cores
 from pipeline.errors import SettingsError
-from pipeline.monitor.whole_file import replace_file
+from pipeline.storage.write import replace_file
 from pipeline.strict_json import to_json
 
 _EPILOG = """\

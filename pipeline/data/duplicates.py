@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
-from pipeline.data import storage
 from pipeline.data.split import DataSource, Split
 from pipeline.errors import DataError
+from pipeline.storage import read as storage
 
 # Up to these sizes the search is cheap: a second or two from a local disk.
 MOST_FILES = 20_000

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from pipeline.data.split import Split
-from pipeline.data.storage import stat
+from pipeline.storage.read import stat
 
 # Enough to hide the latency of shared storage. Each thread reads the sizes of many files.
 _READERS = 32

@@ -24,8 +24,8 @@ from pipeline.data.decode.unreadable import UnreadableError
 from pipeline.data.decode.upright import stored_boxes, stored_widths, turn_upright
 from pipeline.data.preprocess import decode_box, resize_box
 from pipeline.data.split import Split
-from pipeline.data.storage import ATTEMPTS, reason
 from pipeline.errors import RESIZE_IMAGES, SKIP_BAD_IMAGES, DataError
+from pipeline.storage.read import ATTEMPTS, reason
 
 # An error that leaves a graph keeps only its text: the message travels between these marks.
 _MARKS = ("<<wrong image: ", " :wrong image>>")

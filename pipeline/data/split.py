@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config import DataConfig
-from pipeline.data.storage import read_file
 from pipeline.errors import DataError
 from pipeline.printable import printable
+from pipeline.storage.read import read_file
 
 Colour = tuple[float, float, float]
 

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from pipeline.data.images import load_image
 from pipeline.data.sources.folder import EXTENSIONS
 from pipeline.data.sources.walk import is_skipped
-from pipeline.data.storage import read_file, reason
 from pipeline.errors import DataError, without_settings
 from pipeline.export.exported import Exported, Pixels, Probabilities
+from pipeline.storage.read import read_file, reason
 
 BATCH = 32  # images a call of the model
 

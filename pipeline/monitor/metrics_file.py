@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.monitor.appended_file import AppendedFile
 from pipeline.monitor.json_lines import read_json_lines, set_aside
-from pipeline.monitor.whole_file import replace_file
+from pipeline.storage.write import replace_file
 from pipeline.strict_json import to_json
 
 

@@ -28,7 +28,7 @@ from pipeline.checkpoint.store import INITIAL, UNFINISHED, CheckpointStore
 from pipeline.config import Config, dump_config, load_config, training_differences
 from pipeline.errors import DataError, PipelineError, SettingsError
 from pipeline.monitor.json_lines import read_json_lines, set_aside
-from pipeline.monitor.whole_file import replace_file
+from pipeline.storage.write import replace_file
 from pipeline.strict_json import from_json, to_json
 from pipeline.train.run_lock import RunLock
 

@@ -16,8 +16,8 @@ from pipeline.data.decode.unreadable import UnreadableError
 from pipeline.data.encode import Encoded, encode_image, to_png
 from pipeline.data.sources.example import encode_example
 from pipeline.data.split import Split
-from pipeline.data.storage import reason, stat
 from pipeline.errors import DataError
+from pipeline.storage.read import reason, stat
 
 # A record a chunk, so that one is read without its neighbours; JPEG and PNG do not compress.
 _WRITER_OPTIONS = "group_size:1,uncompressed"

@@ -22,8 +22,8 @@ from pipeline.data.split import (
     hold_out,
     hold_out_last,
 )
-from pipeline.data.storage import read_file
 from pipeline.errors import DataError, SettingsError
+from pipeline.storage.read import read_file
 
 Images = npt.NDArray[np.uint8]
 

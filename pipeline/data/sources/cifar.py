@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.storage import read_file
 from pipeline.errors import DataError
+from pipeline.storage.read import read_file
 
 
 class Layout(NamedTuple):

@@ -12,9 +12,9 @@ from pipeline.config import DataConfig
 from pipeline.data.sources.classes import alike_notes, class_name, class_order
 from pipeline.data.sources.walk import Listing, is_folder, is_skipped
 from pipeline.data.split import DataSource, Split, hold_out_by_name
-from pipeline.data.storage import list_folder, reason
 from pipeline.errors import DataError, SettingsError
 from pipeline.printable import printable
+from pipeline.storage.read import list_folder, reason
 
 EXTENSIONS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif",

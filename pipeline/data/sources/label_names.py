@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.data.sources.classes import class_name
-from pipeline.data.storage import read_file, reason
 from pipeline.errors import DataError
+from pipeline.storage.read import read_file, reason
 
 # TFDS's file always counts from 0: https://www.tensorflow.org/datasets/external_tfrecord
 _FROM_0 = "label.labels.txt"

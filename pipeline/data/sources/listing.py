@@ -15,9 +15,9 @@ import numpy as np
 from pipeline.config import DataConfig
 from pipeline.data.sources.classes import alike_notes, class_name, class_order
 from pipeline.data.split import DataSource, Split, hold_out_by_name
-from pipeline.data.storage import read_file, reason
 from pipeline.errors import DataError, SettingsError
 from pipeline.printable import printable
+from pipeline.storage.read import read_file, reason
 
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _JSON = (".json", ".jsonl", ".ndjson")

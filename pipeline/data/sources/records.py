@@ -21,9 +21,9 @@ from pipeline.data.sources.classes import alike_notes
 from pipeline.data.sources.example import IMAGE_KEY
 from pipeline.data.sources.shards import ShardRecords, allow_open_files
 from pipeline.data.split import Colour, DataSource, Split, check_labels
-from pipeline.data.storage import TRANSIENT, read_file, reason, retried, stat
 from pipeline.errors import DataError, SettingsError
 from pipeline.printable import printable
+from pipeline.storage.read import TRANSIENT, read_file, reason, retried, stat
 
 FORMAT: Literal["vit-pipeline records 1"] = "vit-pipeline records 1"
 FACTS = "dataset.json"

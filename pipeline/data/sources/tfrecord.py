@@ -35,9 +35,9 @@ from pipeline.data.sources.example import bytes_feature, int_feature
 from pipeline.data.sources.label_names import class_names
 from pipeline.data.sources.shards import ShardRecords
 from pipeline.data.split import DataSource, Split, check_labels, hold_out_by_name
-from pipeline.data.storage import read_at, reason, retried, stat
 from pipeline.errors import DataError, SettingsError
 from pipeline.printable import printable
+from pipeline.storage.read import read_at, reason, retried, stat
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data import storage
 from pipeline.data.split import Split
 from pipeline.errors import DataError
 from pipeline.printable import printable
+from pipeline.storage import read as storage
 
 # Folders that NAS systems, archivers and operating systems leave among images, lower case. Folders
 # whose name begins with a dot are skipped as well.

@@ -6,12 +6,12 @@ import os
 
 import pytest
 
-from pipeline.data import storage
 from pipeline.data.sources.label_names import class_names
 from pipeline.data.sources.records import _system_errors
 from pipeline.data.sources.tfrecord import TFRecordShard
 from pipeline.data.split import Split
 from pipeline.errors import DataError
+from pipeline.storage import read as storage
 
 
 @pytest.fixture
@@ -104,3 +104,56 @@ def test_what_the_library_of_records_says_of_the_system_is_an_error_of_the_syste
         raise RuntimeError("UNKNOWN: Stale file handle; pread() failed reading x.arrayrecord")
     with pytest.raises(RuntimeError, match="corrupted"), _system_errors():
         raise RuntimeError("DATA_LOSS: corrupted block")
+
+
+@pytest.fixture
+def special(tmp_path):
+    """A path of each kind of file that must not be read, by the word that names it."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    return {"a FIFO": tmp_path / "fifo", "a device": tmp_path / "zero"}
+
+
+def test_a_fifo_and_a_device_are_refused_at_once(special):
+    for kind, path in special.items():
+        with pytest.raises(storage.FileRefused) as raised:
+            storage.read_file(path)
+        assert storage.reason(raised.value) == f"{kind}, not a regular file"
+
+
+def test_a_folder_and_a_missing_file_raise_what_open_raises(tmp_path):
+    with pytest.raises(IsADirectoryError):
+        storage.read_file(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        storage.read_file(tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", ["../secret", "link", "linked_folder/secret"])
+def test_a_path_that_leads_out_of_its_folder_is_refused(tmp_path, name):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "secret")
+    (tmp_path / "data" / "linked_folder").symlink_to(tmp_path)
+    with pytest.raises(storage.FileRefused, match="outside"):
+        storage.read_file(tmp_path / "data" / name, below=tmp_path / "data")
+    assert storage.read_file(tmp_path / "data" / name) == b"secret"
+
+
+def test_a_file_in_a_folder_reached_through_a_link_is_inside(tmp_path, file):
+    (tmp_path / "other").symlink_to(tmp_path)
+    assert storage.read_file(file, below=tmp_path / "other") == b"content"
+    assert storage.read_file(tmp_path / "other" / "cat.png", below=tmp_path) == b"content"
+
+
+def test_a_sibling_whose_name_begins_alike_is_outside(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data-2").write_bytes(b"secret")
+    with pytest.raises(storage.FileRefused, match="outside"):
+        storage.read_file(tmp_path / "data" / ".." / "data-2", below=tmp_path / "data")
+
+
+def test_a_file_above_its_limit_is_refused_before_it_is_read(tmp_path):
+    with open(tmp_path / "sparse", "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(storage.FileRefused, match=r"1,099,511,627,776 bytes are more than 1,024"):
+        storage.read_file(tmp_path / "sparse", limit_bytes=1024)

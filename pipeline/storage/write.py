@@ -1,0 +1,125 @@
+"""Writes files in folders in which other people may have put links.
+
+Every file of the project is written through this module. A new file gets a name that nobody can
+guess and is created exclusively, so that a link under its name is never followed. It then takes the
+place of the old file in one step. Importing this module does not import TensorFlow.
+
+References:
+  CWE-59, Improper Link Resolution Before File Access: https://cwe.mitre.org/data/definitions/59.html
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from pipeline.storage.read import FileRefused, check_regular, real_path
+
+_SUFFIX = ".new"
+# Nothing takes so long to write, except where its writer has died.
+_UNFINISHED_AFTER_S = 3600.0
+
+
+def replace_file(
+    path: Path,
+    content: str | bytes | Callable[[BinaryIO], object],
+    *,
+    below: Path | None = None,
+    durable: bool = True,
+) -> None:
+    """Puts a file with this content in the place of what was there, in one step.
+
+    A link under the file's own name is replaced, and what it leads to stays as it was.
+
+    Args:
+      path: Of the file, in a folder that exists.
+      content: Text (written as UTF-8, with backslash escapes for lone surrogates), bytes, or a
+        function that writes to a binary file.
+      below: The file's folder must be this folder or be below it, once links are resolved.
+      durable: Whether the content must be on the disk when this returns. Without it, a loss of
+        power may leave an empty file.
+
+    Raises:
+      FileRefused: A link leads out of `below`.
+      OSError: It cannot be written; what was there still is.
+    """
+    with _folder(path.parent, below) as folder:
+        temporary = f".{path.name}.{secrets.token_hex(8)}{_SUFFIX}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, 0o666, dir_fd=folder)
+        try:
+            with open(descriptor, "wb") as stream:
+                _write(stream, content)
+                stream.flush()
+                if durable:
+                    os.fsync(stream.fileno())
+            os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary, dir_fd=folder)
+            raise
+
+
+def open_to_append(path: Path, *, below: Path | None = None) -> BinaryIO:
+    """Opens a file to write at its end, unbuffered; it is created where it is not there.
+
+    Raises:
+      FileRefused: The path is a link or no regular file, or a link leads out of `below`.
+      OSError: It cannot be opened.
+    """
+    with _folder(path.parent, below) as folder:
+        # Without O_NONBLOCK, a FIFO that nobody reads would be waited for.
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            descriptor = os.open(path.name, flags, 0o666, dir_fd=folder)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise FileRefused("a link, which is not written through", path) from None
+            raise
+    try:
+        check_regular(descriptor, path)
+        return open(descriptor, "ab", buffering=0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what `replace_file` left in a folder when its process was killed an hour ago."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not (entry.name.startswith(".") and entry.name.endswith(_SUFFIX)):
+                continue
+            with suppress(OSError):
+                age_s = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                if entry.is_file(follow_symlinks=False) and age_s > _UNFINISHED_AFTER_S:
+                    os.unlink(entry.path)
+
+
+@contextmanager
+def _folder(path: Path, below: Path | None) -> Iterator[int]:
+    """A descriptor of a folder, so that nobody can put a link in its place afterwards."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if below is not None:
+            real, root = Path(real_path(descriptor)), Path(os.path.realpath(below))
+            if not real.is_relative_to(root):
+                raise FileRefused(f"outside {below}: a link leads to {real}", path)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _write(stream: BinaryIO, content: str | bytes | Callable[[BinaryIO], object]) -> None:
+    if callable(content):
+        content(stream)
+    elif isinstance(content, str):
+        stream.write(content.encode("utf-8", errors="backslashreplace"))
+    else:
+        stream.write(content)
