@@ -14,14 +14,14 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
-from pipeline.storage.read import FileRefused, check_regular, real_path
+from pipeline.storage.folders import UNFINISHED, check_replaceable, open_folder, remove_folder
+from pipeline.storage.read import FileRefused, check_regular
 
-_SUFFIX = ".new"
 # Nothing takes so long to write, except where its writer has died.
 _UNFINISHED_AFTER_S = 3600.0
 
@@ -46,11 +46,12 @@ def replace_file(
         power may leave an empty file.
 
     Raises:
-      FileRefused: A link leads out of `below`.
+      FileRefused: A link leads out of `below`, or another kind of file is in the place.
       OSError: It cannot be written; what was there still is.
     """
-    with _folder(path.parent, below) as folder:
-        temporary = f".{path.name}.{secrets.token_hex(8)}{_SUFFIX}"
+    with open_folder(path.parent, below) as folder:
+        check_replaceable(path, folder)
+        temporary = f".{path.name}.{secrets.token_hex(8)}{UNFINISHED}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, 0o666, dir_fd=folder)
         try:
@@ -70,50 +71,64 @@ def open_to_append(path: Path, *, below: Path | None = None) -> BinaryIO:
     """Opens a file to write at its end, unbuffered; it is created where it is not there.
 
     Raises:
-      FileRefused: The path is a link or no regular file, or a link leads out of `below`.
+      FileRefused: The path is a link, no regular file, or a file with other names in a folder in
+        which others can write; or a link leads out of `below`.
       OSError: It cannot be opened.
     """
-    with _folder(path.parent, below) as folder:
+    return _open(path, below, os.O_RDWR | os.O_APPEND | os.O_CREAT, "ab")
+
+
+def open_to_overwrite(path: Path, *, below: Path | None = None) -> BinaryIO:
+    """Opens a file that is there to write over its content, unbuffered.
+
+    Raises:
+      FileRefused: As `open_to_append`.
+      OSError: It cannot be opened, or is not there.
+    """
+    return _open(path, below, os.O_RDWR, "r+b")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what writers left in a folder that were killed an hour ago or before."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not (entry.name.startswith(".") and entry.name.endswith(UNFINISHED)):
+                continue
+            with suppress(OSError):
+                age_s = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                if not entry.is_symlink() and age_s > _UNFINISHED_AFTER_S:
+                    remove_folder(Path(entry.path))
+
+
+def _open(path: Path, below: Path | None, flags: int, mode: Literal["ab", "r+b"]) -> BinaryIO:
+    with open_folder(path.parent, below) as folder:
         # Without O_NONBLOCK, a FIFO that nobody reads would be waited for.
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             descriptor = os.open(path.name, flags, 0o666, dir_fd=folder)
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise FileRefused("a link, which is not written through", path) from None
             raise
-    try:
-        check_regular(descriptor, path)
-        return open(descriptor, "ab", buffering=0)
-    except BaseException:
-        os.close(descriptor)
-        raise
+        try:
+            check_regular(descriptor, path)
+            _check_names(descriptor, folder, path)
+            return open(descriptor, mode, buffering=0)
+        except BaseException:
+            os.close(descriptor)
+            raise
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Removes what `replace_file` left in a folder when its process was killed an hour ago."""
-    with suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            if not (entry.name.startswith(".") and entry.name.endswith(_SUFFIX)):
-                continue
-            with suppress(OSError):
-                age_s = time.time() - entry.stat(follow_symlinks=False).st_mtime
-                if entry.is_file(follow_symlinks=False) and age_s > _UNFINISHED_AFTER_S:
-                    os.unlink(entry.path)
+def _check_names(descriptor: int, folder: int, path: Path) -> None:
+    """Refuses a file that somebody may have given this name beside its own (a hard link).
 
-
-@contextmanager
-def _folder(path: Path, below: Path | None) -> Iterator[int]:
-    """A descriptor of a folder, so that nobody can put a link in its place afterwards."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if below is not None:
-            real, root = Path(real_path(descriptor)), Path(os.path.realpath(below))
-            if not real.is_relative_to(root):
-                raise FileRefused(f"outside {below}: a link leads to {real}", path)
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    In a folder in which only this user and root can write, such names are the user's: `cp -al`.
+    """
+    if os.fstat(descriptor).st_nlink < 2:
+        return
+    found = os.fstat(folder)
+    if found.st_uid not in (os.geteuid(), 0) or found.st_mode & 0o022:
+        raise FileRefused("a file with other names (hard links), which it would change too", path)
 
 
 def _write(stream: BinaryIO, content: str | bytes | Callable[[BinaryIO], object]) -> None:

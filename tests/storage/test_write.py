@@ -6,7 +6,12 @@ import time
 import pytest
 
 from pipeline.storage.read import FileRefused
-from pipeline.storage.write import open_to_append, remove_unfinished, replace_file
+from pipeline.storage.write import (
+    open_to_append,
+    open_to_overwrite,
+    remove_unfinished,
+    replace_file,
+)
 
 
 @pytest.fixture
@@ -92,3 +97,44 @@ def test_only_what_a_killed_writer_left_long_ago_is_removed(run):
     os.utime(run / "file", (time.time() - 7200,) * 2)
     remove_unfinished(run)
     assert sorted(os.listdir(run)) == [".file.bb.new", "file"]
+
+
+def test_a_file_with_other_names_is_not_changed_where_others_can_write(run):
+    os.link(run.parent / "precious", run / "skipped.txt")
+    run.chmod(0o777)
+    for opened in (open_to_append, open_to_overwrite):
+        with pytest.raises(FileRefused, match="hard links"):
+            opened(run / "skipped.txt")
+    run.chmod(0o755)
+    with open_to_append(run / "skipped.txt") as stream:  # the user's own: cp -al
+        stream.write(b" and more")
+    assert (run.parent / "precious").read_text() == "precious and more"
+
+
+def test_a_file_is_overwritten_but_not_made_and_not_through_a_link(run):
+    with pytest.raises(FileNotFoundError):
+        open_to_overwrite(run / "file")
+    (run / "file").write_text("before")
+    with open_to_overwrite(run / "file") as stream:
+        stream.write(b"after")
+    assert (run / "file").read_text() == "aftere"
+    (run / "link").symlink_to("../precious")
+    with pytest.raises(FileRefused, match="link"):
+        open_to_overwrite(run / "link")
+
+
+def test_a_device_is_not_replaced(run):
+    (run / "null").symlink_to("/dev/null")
+    with pytest.raises(FileRefused, match="not a regular file"):
+        replace_file(run / "null", "text")
+    assert (run / "null").is_symlink()
+
+
+def test_folders_that_killed_writers_left_are_removed_after_an_hour(run):
+    (run / ".export.0123.new").mkdir()
+    (run / ".export.0123.new" / "half").write_text("half")
+    remove_unfinished(run)
+    assert os.listdir(run)
+    os.utime(run / ".export.0123.new", (0, 0))
+    remove_unfinished(run)
+    assert not os.listdir(run)
