@@ -13,7 +13,7 @@ $(error nvidia-smi fails: $(shell timeout 30 nvidia-smi -L 2>&1 | head -n 3). \
     Repair the driver, or name what to install: make FLAVOUR=cpu or FLAVOUR=gpu)
 endif
 
-.PHONY: train test lint chaos benchmark benchmark-accuracy check-plan image test-image test-cluster horovod horovod-gpu-build clean
+.PHONY: train test lint chaos check-security audit benchmark benchmark-accuracy check-plan image test-image test-cluster horovod horovod-gpu-build clean
 
 train: $(VENV)/installed-$(FLAVOUR)
 	$(BIN)/vit train digits
@@ -31,6 +31,16 @@ lint: $(VENV)/installed-test
 # make chaos CHAOS="--kills-single 10 --kills-two-ranks 4"
 chaos: $(VENV)/installed-test horovod
 	$(BIN)/python -m tests.chaos.chaos $(CHAOS)
+
+# Fuzzes every parser of foreign bytes, a minute each, then asks for known vulnerabilities of the
+# packages. An hour each: make check-security FUZZ="--seconds 3600"
+check-security: $(VENV)/installed-security
+	$(BIN)/python -m tests.security.fuzz $(FUZZ)
+	$(MAKE) audit
+
+# Needs PyPI itself: a mirror does not have its advisories, and then this fails.
+audit: $(VENV)/installed-security
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 # Writes BENCHMARKS.md, its picture and its rows; nothing else should run meanwhile.
 benchmark: $(VENV)/installed-test horovod
@@ -81,6 +91,10 @@ $(BIN)/python:
 
 $(VENV)/installed-$(FLAVOUR): $(BIN)/python setup.cfg pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(FLAVOUR)]'
+	touch $@
+
+$(VENV)/installed-security: $(VENV)/installed-test
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(FLAVOUR),test,security]'
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed-$(FLAVOUR)

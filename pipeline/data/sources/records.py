@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -147,7 +147,9 @@ class ArrayRecordShard:
         return b""
 
     def close(self) -> None:
-        self._reader.close()
+        """Closes the file; an error that reading has met is not raised again."""
+        with suppress(RuntimeError):
+            self._reader.close()
 
     def _open_counted(self, examples: int | None) -> tuple[ArrayRecordReader, int]:
         reader = self._open()

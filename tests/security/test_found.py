@@ -1,0 +1,28 @@
+"""Every parser accepts or refuses its seeds and what fuzzing found, without another error."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.security.fuzz import NAMES
+from tests.security.targets import TARGETS
+
+FOUND = Path(__file__).parent / "found"
+
+
+def test_each_target_can_be_named_to_the_fuzzer():
+    assert set(NAMES) == set(TARGETS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_seeds_and_their_beginnings_are_accepted_or_refused_with_a_message(name):
+    for seed in TARGETS[name].seeds():
+        for content in (seed, seed[: len(seed) // 2], seed[1:], b""):
+            TARGETS[name].run(content)
+
+
+@pytest.mark.parametrize(
+    "file", sorted(FOUND.glob("*/*")), ids=lambda f: f"{f.parent.name}/{f.name}"
+)
+def test_what_fuzzing_found_is_refused_with_a_message(file):
+    TARGETS[file.parent.name].run(file.read_bytes())
