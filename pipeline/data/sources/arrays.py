@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config import DataConfig
-from pipeline.data.sources.cifar import Arrays, read_cifar
+from pipeline.data.sources.cifar import MOST_BYTES, Arrays, read_cifar
 from pipeline.data.split import (
     DataSource,
     Split,
@@ -23,6 +21,7 @@ from pipeline.data.split import (
     hold_out_last,
 )
 from pipeline.errors import DataError, SettingsError
+from pipeline.storage.archive import gunzip
 from pipeline.storage.read import read_file
 
 Images = npt.NDArray[np.uint8]
@@ -173,9 +172,9 @@ def read_idx(folder: Path, name: str, rank: int) -> npt.NDArray[np.uint8]:
             "there, or set data.path to where they are"
         )
     try:
-        content = read_file(path)
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
-    except (OSError, EOFError, zlib.error) as error:
+        content = read_file(path, limit_bytes=MOST_BYTES)
+        content = gunzip(content, MOST_BYTES) if path.suffix == ".gz" else content
+    except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path}: {error}. Download it again") from None
     start = 4 + 4 * rank
     if content[:4] != bytes((0, 0, 8, rank)) or len(content) < start:

@@ -7,10 +7,6 @@ References:
 
 from __future__ import annotations
 
-import io
-import pickle
-import tarfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.data.sources.plain_pickle import PickleRefused, read_plain_pickle
 from pipeline.errors import DataError
+from pipeline.storage.archive import GZIP, gunzip, read_tar
 from pipeline.storage.read import read_file
+
+# CIFAR-100 takes 187 MB.
+MOST_BYTES = 512 * 2**20
 
 
 class Layout(NamedTuple):
@@ -58,55 +59,45 @@ def read_cifar(kind: str, path: Path) -> tuple[tuple[str, ...], Arrays, Arrays]:
       DataError: A file is missing, damaged, or holds what the original does not.
     """
     layout = LAYOUTS[kind]
-    read, close = _open(layout, path)
-    try:
-        names = _load(read, layout.meta, path).get(layout.names, [])
-        train = [_batch(read, name, layout, path) for name in layout.train]
-        test = _batch(read, layout.test, layout, path)
-    finally:
-        close()
-    classes = tuple(n.decode() if isinstance(n, bytes) else str(n) for n in names)
+    read = _open(layout, path)
+    classes = _names(_load(read, layout.meta, path).get(layout.names, []))
+    train = [_batch(read, name, layout, path) for name in layout.train]
+    test = _batch(read, layout.test, layout, path)
     images = np.concatenate([part[0] for part in train])
     return classes, (images, np.concatenate([part[1] for part in train])), test
 
 
-def _open(layout: Layout, path: Path) -> tuple[Read, Callable[[], None]]:
-    """A function that reads a member by name, and one that closes what it reads from."""
+def _open(layout: Layout, path: Path) -> Read:
+    """A function that reads a member by name."""
     folder = path if (path / layout.meta).is_file() else path / layout.folder
     if (folder / layout.meta).is_file():
-        return lambda name: read_file(folder / name), lambda: None
-    archive_path = path / layout.archive if path.is_dir() else path
-    if not archive_path.is_file():
+        return lambda name: read_file(folder / name, limit_bytes=MOST_BYTES)
+    archive = path / layout.archive if path.is_dir() else path
+    if not archive.is_file():
         raise DataError(
             f"{path} holds neither {layout.folder}/{layout.meta} nor {layout.archive}. Put "
             f"{layout.archive} (https://www.cs.toronto.edu/~kriz/{layout.archive}) there, or set "
             "data.path to where it is"
         )
-    archive = None
     try:
-        content = io.BytesIO(read_file(archive_path))
-        archive = tarfile.open(fileobj=content)  # noqa: SIM115 - `close` is returned
-        members = {Path(m.name).name: m for m in archive.getmembers() if m.isfile()}
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        if archive is not None:
-            archive.close()
-        raise DataError(f"{archive_path} is no whole archive: {error}. Download it again") from None
-
-    def read(name: str) -> bytes:
+        content = read_file(archive, limit_bytes=MOST_BYTES)
+        if content[:2] == GZIP:
+            content = gunzip(content, MOST_BYTES)
         # Read from the archive in memory: nothing is ever unpacked to a path the archive chose.
-        stream = archive.extractfile(members[name])
-        return stream.read() if stream else b""
-
-    return read, archive.close
+        members = read_tar(content, (layout.meta, *layout.train, layout.test))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{archive} is no whole archive: {error}. Download it again") from None
+    return lambda name: members[name]
 
 
 def _batch(read: Read, name: str, layout: Layout, path: Path) -> Arrays:
     content = _load(read, name, path)
     try:
-        data = np.asarray(content[b"data"], np.uint8)
-        labels = np.asarray(content[layout.labels], np.int64)
+        data, labels = content[b"data"], _labels(content[layout.labels])
+        if not isinstance(data, np.ndarray) or data.dtype != np.uint8:
+            raise TypeError("its images must be an array of bytes")
         images = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)  # [N, 3072] -> [N, 32, 32, 3]
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise DataError(
             f"{name} in {path} is not what {layout.archive} holds: {error!r}. Download it again"
         ) from None
@@ -115,38 +106,27 @@ def _batch(read: Read, name: str, layout: Layout, path: Path) -> Arrays:
     return images, labels
 
 
+def _labels(found: Any) -> npt.NDArray[np.int64]:
+    """Numbers in a list or an array; a list of lists may be much larger than its file."""
+    is_list = isinstance(found, list) and all(type(label) is int for label in found)
+    if not is_list and not (isinstance(found, np.ndarray) and found.ndim == 1):
+        raise TypeError("its labels must be a list of integers")
+    return np.asarray(found, np.int64)
+
+
+def _names(found: Any) -> tuple[str, ...]:
+    if not isinstance(found, list) or not all(isinstance(n, (str, bytes)) for n in found):
+        raise DataError("the names of the classes must be a list of texts")
+    return tuple(n.decode(errors="replace") if isinstance(n, bytes) else n for n in found)
+
+
 def _load(read: Read, name: str, path: Path) -> dict[bytes, Any]:
     try:
-        content = _Unpickler(io.BytesIO(read(name)), encoding="bytes").load()
-    except DataError as error:
-        raise DataError(f"{name} in {path}: {error}") from None
+        content = read_plain_pickle(read(name))
+    except PickleRefused as error:
+        raise DataError(f"{name} in {path}: {error}. Download it again") from None
     except (KeyError, OSError) as error:
         raise DataError(f"{name} is missing in {path} ({error}). Download it again") from None
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged pickle raises almost anything
-        raise DataError(f"{name} in {path} is damaged: {error!r}. Download it again") from None
     if not isinstance(content, dict):
         raise DataError(f"{name} in {path} must hold a dict. Received: {type(content).__name__}")
     return {k if isinstance(k, bytes) else str(k).encode(): v for k, v in content.items()}
-
-
-def _latin1(text: str, encoding: str = "latin1") -> bytes:
-    # Python 3 writes bytes into old pickles through codecs.encode; no other codec is needed.
-    return text.encode("latin1")
-
-
-class _Unpickler(pickle.Unpickler):
-    """Admits NumPy arrays and plain types. A pickle from elsewhere could otherwise run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return np.zeros(0).__reduce__()[0]
-        if module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
-        if module == "_codecs" and name == "encode":
-            return _latin1
-        raise DataError(
-            f"refused: it asks for {module}.{name}, and a data set holds only arrays and plain "
-            "types. Do not use this file; download the original"
-        )

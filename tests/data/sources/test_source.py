@@ -246,6 +246,35 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, protocol):
     assert not trace.exists()
 
 
+def _doubled(depth=40):
+    """Lists that hold one another twice: 2^40 numbers, should somebody look at all."""
+    value = [1]
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
+FORGED = {
+    "lists of lists as labels": ("test_batch", b"labels", _doubled(), "a list of integers"),
+    "too large a label": ("test_batch", b"labels", [2**70] * 20, "OverflowError"),
+    "lists of lists as images": ("test_batch", b"data", _doubled(), "an array of bytes"),
+    "other numbers as images": ("test_batch", b"data", np.zeros([20, 3072], "i2"), "an array of"),
+    "lists of lists as names": ("batches.meta", b"label_names", _doubled(), "a list of texts"),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_forged_member_of_a_cifar_archive_is_named(tmp_path, name):
+    member, key, value, message = FORGED[name]
+    archive, content = write_archive(tmp_path)
+    with tarfile.open(archive) as opened:
+        opened.extractall(tmp_path, filter="data")
+    content[member][key] = value
+    (tmp_path / "cifar-10-batches-py" / member).write_bytes(pickle.dumps(content[member], 2))
+    with pytest.raises(DataError, match=message):
+        open_source(DataConfig(source="cifar10", path=str(tmp_path)), 0)
+
+
 @pytest.mark.parametrize("damage", ["missing", "cut", "text"])
 def test_a_damaged_archive_is_named(tmp_path, damage):
     path, _ = write_archive(tmp_path)
@@ -281,6 +310,13 @@ def test_damaged_idx_files_are_named(tmp_path, name, change, message):
     write_idx(tmp_path, packed=False)
     (tmp_path / name).write_bytes(change((tmp_path / name).read_bytes()))
     with pytest.raises(DataError, match=message):
+        open_source(DataConfig(source="fashion_mnist", path=str(tmp_path)), 0)
+
+
+def test_an_idx_file_that_unpacks_to_gigabytes_is_refused(tmp_path):
+    write_idx(tmp_path)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(2**29 + 1), 1))
+    with pytest.raises(DataError, match=r"train-images.*more than 536,870,912 bytes"):
         open_source(DataConfig(source="fashion_mnist", path=str(tmp_path)), 0)
 
 
