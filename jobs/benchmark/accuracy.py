@@ -174,10 +174,12 @@ def _check_sizes(data: Path) -> None:
     """The example takes images of one size; better known before half an hour of training."""
     from PIL import Image, UnidentifiedImageError
 
+    from pipeline.data.decode.pillow_image import FORMATS
+
     sizes: dict[tuple[int, int], Path] = {}
     for file in (*data.glob("train/*/*"), *data.glob("test/*/*")):
         try:
-            with Image.open(file) as image:
+            with Image.open(file, formats=FORMATS) as image:
                 sizes.setdefault(image.size, file)
         except (OSError, UnidentifiedImageError):
             raise SettingsError(f"{file} is no image that Pillow reads") from None

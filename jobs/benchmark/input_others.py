@@ -144,7 +144,9 @@ def _pillow(data: DataConfig, contents: list[bytes]) -> tf.data.Dataset:
 
     def load(number: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         rng = np.random.default_rng(int(number))
-        with Image.open(io.BytesIO(contents[int(number) % len(contents)])) as image:
+        with Image.open(
+            io.BytesIO(contents[int(number) % len(contents)]), formats=["JPEG"]
+        ) as image:
             pixels = image.convert("RGB")
         if min_area is not None:
             box = _box(rng, pixels.width, pixels.height, min_area)

@@ -13,6 +13,7 @@ header.py        size, orientation and decoder of a batch, read from the first b
 orientation.py   the eight EXIF orientations, and one image turned upright
 upright.py       boxes in the stored frame, and batches turned upright
 pillow_image.py  what Pillow reads, as RGB of 8 bits
+other_formats.py names of formats that are not read
 gray_levels.py   pixels of more than 8 bits, as 8 bits
 integrity.py     whether a JPEG or a PNG is whole
 damage.py        which images of a batch are damaged or too large

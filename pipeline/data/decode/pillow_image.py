@@ -15,33 +15,18 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipeline.data.decode.gray_levels import gray_levels
 from pipeline.data.decode.orientation import turn_pixels
+from pipeline.data.decode.other_formats import other_format
 from pipeline.data.decode.unreadable import UnreadableError
 
 # Pillow is given this list and tries no other of its readers, some of which start programs (EPS).
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000")
 _NAMES = "JPEG, PNG, GIF, WebP, TIFF, BMP, AVIF and JPEG 2000"
 
-# Formats that are refused by their names: place of the signature, signature, name.
-_OTHER_FORMATS = (
-    (0, b"%!PS", "an EPS or PostScript file"),
-    (0, b"\xc5\xd0\xd3\xc6", "an EPS file"),
-    (0, b"%PDF", "a PDF file"),
-    (0, b"8BPS", "a Photoshop file (PSD)"),
-    (0, b"<svg", "an SVG file"),
-    (0, b"<?xml", "an XML or SVG file"),
-    (0, b"\xff\x0a", "a JPEG XL file"),
-    (4, b"JXL ", "a JPEG XL file"),
-    (4, b"ftyphei", "a HEIC file"),
-    (4, b"ftyphev", "a HEIC file"),
-    (4, b"ftypmif1", "a HEIF file"),
-    (128, b"DICM", "a DICOM file"),
-    (0, b"\0\0\1\0", "an icon (ICO)"),
-)
 _KNOWN_FORMATS = (
-    (0, b"\xff\xd8\xff", "JPEG"),
-    (0, b"\x89PNG", "PNG"),
-    (0, b"II*\0", "TIFF"),
-    (0, b"MM\0*", "TIFF"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG", "PNG"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
 )
 
 
@@ -127,13 +112,13 @@ def _is_plain(image: Image.Image) -> bool:
 
 
 def _why_unknown(content: bytes) -> str:
-    for place, signature, name in _OTHER_FORMATS:
-        if content[place:].startswith(signature):
-            return f"it is {name}; formats that can be read: {_NAMES}"
-    for place, signature, name in _KNOWN_FORMATS:
-        if content[place:].startswith(signature):
+    for signature, name in _KNOWN_FORMATS:
+        if content.startswith(signature):
             what = (
                 "of a kind that Pillow does not read" if name == "TIFF" else "with a damaged header"
             )
             return f"it is a {name} {what}"
+    other = other_format(content)
+    if other is not None:
+        return f"it is {other}, which is not read. Convert it to one of {_NAMES}"
     return f"it is no image of a known format ({_NAMES})"

@@ -179,21 +179,3 @@ def test_a_tiff_of_many_bits_is_turned_upright_too():
     info[0x0112] = 6
     turned = saved(Image.open(io.BytesIO(content)), "TIFF", tiffinfo=info)
     np.testing.assert_array_equal(levels(turned), np.rot90(values >> 8, -1))
-
-
-@pytest.mark.parametrize(
-    ("content", "name"),
-    [
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "EPS"),
-        (b"%PDF-1.7\n", "PDF"),
-        (b"8BPS\0\1", "Photoshop"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
-        (b"\xff\x0a\0\0", "JPEG XL"),
-        (bytes(128) + b"DICM", "DICOM"),
-        (b"P6 2 2 255 " + bytes(12), "no image of a known format"),
-    ],
-)
-def test_other_formats_are_refused_by_name(content, name):
-    with pytest.raises(UnreadableError, match=rf"{name}.*JPEG, PNG, GIF"):
-        read(content)
