@@ -44,13 +44,13 @@ def file(tmp_path):
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN])
 def test_an_error_that_passes_is_tried_again(file, fail, code):
-    left = fail(storage, "open", code, code)
+    left = fail(os, "open", code, code)
     assert Split([0], paths=[file]).content(0) == b"content"
     assert not left
 
 
 def test_an_error_that_stays_is_named_with_its_errno(file, fail):
-    fail(storage, "open", *[errno.EIO] * 20)
+    fail(os, "open", *[errno.EIO] * 20)
     with pytest.raises(OSError, match="Input/output error") as raised:
         storage.read_file(file)
     assert storage.reason(raised.value) == "Input/output error (EIO, in each of 5 attempts)"
@@ -58,7 +58,7 @@ def test_an_error_that_stays_is_named_with_its_errno(file, fail):
 
 @pytest.mark.parametrize("code", [errno.ENOENT, errno.EACCES, errno.EISDIR])
 def test_an_error_that_says_what_is_there_is_not_tried_again(file, fail, code):
-    left = fail(storage, "open", code, errno.EIO)
+    left = fail(os, "open", code, errno.EIO)
     with pytest.raises(OSError) as raised:  # noqa: PT011 - of which the errno is checked
         storage.read_file(file)
     assert raised.value.errno == code
@@ -92,9 +92,9 @@ def test_a_file_that_its_server_replaced_is_opened_again(tmp_path, fail):
 
 def test_class_names_are_read_again(tmp_path, fail):
     (tmp_path / "labels.txt").write_text("cat\r\ndog\r\n")
-    fail(storage, "open", errno.EIO)
+    fail(os, "open", errno.EIO)
     assert class_names(tmp_path, 0, 1, None) == (("cat", "dog"), 0)
-    fail(storage, "open", *[errno.EIO] * 20)
+    fail(os, "open", *[errno.EIO] * 20)
     with pytest.raises(DataError, match=r"labels\.txt: Input/output error \(EIO, in each of 5"):
         class_names(tmp_path, 0, 1, None)
 
@@ -157,3 +157,17 @@ def test_a_file_above_its_limit_is_refused_before_it_is_read(tmp_path):
         file.truncate(1 << 40)
     with pytest.raises(storage.FileRefused, match=r"1,099,511,627,776 bytes are more than 1,024"):
         storage.read_file(tmp_path / "sparse", limit_bytes=1024)
+
+
+def test_a_folder_that_was_resolved_once_bounds_many_reads(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").write_bytes(b"cat")
+    (tmp_path / "photos-2").mkdir()
+    (tmp_path / "photos-2" / "dog.png").write_bytes(b"dog")
+    (tmp_path / "link").symlink_to("photos")
+    (tmp_path / "photos" / "dog.png").symlink_to("../photos-2/dog.png")
+    root = storage.real_folder(tmp_path / "link")
+    assert storage.read_file(tmp_path / "link" / "cat.png", below=root) == b"cat"
+    assert storage.read_file(tmp_path / "photos" / "cat.png", below=storage.real_folder("/"))
+    with pytest.raises(storage.FileRefused, match=r"outside .*/photos: it is .*/photos-2/dog.png"):
+        storage.read_file(tmp_path / "photos" / "dog.png", below=root)
