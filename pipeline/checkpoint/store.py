@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -31,15 +30,21 @@ from safetensors.numpy import load_file, save_file
 
 from pipeline.checkpoint.snapshot import Snapshot
 from pipeline.errors import PipelineError
+from pipeline.storage.folders import make_folder, new_folder, remove_folder, rename
+from pipeline.storage.read import FileRefused, open_file, read_file
+from pipeline.storage.write import replace_file
 from pipeline.strict_json import from_json, to_json
 
-_NAME = re.compile(r"step-(\d{8,})")
+_NAME = re.compile(r"step-([0-9]{8,15})")
+_FILE = re.compile(r"[a-z_]+\.(safetensors|json)")
 INITIAL = "step-00000000"  # saved before the first update
 UNFINISHED = ".unfinished"
 _REPLACED = ".replaced"
 _SET_ASIDE = ".set-aside"
 _CHUNK = 1 << 22  # bytes
+STATE_BYTES = 1 << 24  # more than a state.json or manifest.json ever has
 _READ_PAUSES_S = (1.0, 4.0)
+_LASTING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, FileRefused)
 
 
 class CheckpointError(PipelineError):
@@ -50,13 +55,14 @@ class CheckpointStore:
     """The checkpoints of one run. Only the chief may call what writes.
 
     Args:
-      folder: Holds one folder a checkpoint; made when the first is saved.
+      folder: Holds one folder a checkpoint; made when the first is saved, in the run folder.
       keep: How many of the newest are kept by `prune`.
       keep_every_steps: Those of a multiple of this many steps are kept too; None: none are.
     """
 
     def __init__(self, folder: Path, keep: int = 2, keep_every_steps: int | None = None) -> None:
         self._folder = folder
+        self._run = folder.parent  # nothing is written or deleted outside of it
         self._keep = keep
         self._keep_every_steps = keep_every_steps
 
@@ -78,24 +84,21 @@ class CheckpointStore:
           CheckpointError: It could not be written; those that were there still are.
         """
         final = self.path(snapshot.step)
-        unfinished = final.with_name(final.name + UNFINISHED)
         try:
-            shutil.rmtree(unfinished, ignore_errors=True)
             # Not its parents: where the run folder has gone, a mount has perhaps, and what would be
             # written below it would be hidden once it is back.
-            self._folder.mkdir(exist_ok=True)
+            make_folder(self._folder, below=self._run)
             _sync(self._folder.parent)
-            unfinished.mkdir()
-            for stem, arrays in snapshot.tensors.items():
-                save_file(_contiguous(arrays), unfinished / f"{stem}.safetensors")
-            _write_json(unfinished / "state.json", {"step": snapshot.step, **snapshot.state})
-            _write_json(unfinished / "manifest.json", _manifest(unfinished))
-            for file in unfinished.iterdir():
-                _sync(file)
-            _sync(unfinished)
-            self._put_in_place(unfinished, final)
+            with new_folder(final, below=self._run, ending=UNFINISHED) as new:
+                for stem, arrays in snapshot.tensors.items():
+                    save_file(_contiguous(arrays), new.inside / f"{stem}.safetensors")
+                _write_json(new.inside / "state.json", {"step": snapshot.step, **snapshot.state})
+                _write_json(new.inside / "manifest.json", _manifest(new.inside))
+                for file in new.inside.iterdir():
+                    _sync(file)
+                _sync(new.inside)
+                self._put_in_place(new.path, final)
         except (OSError, SafetensorError) as error:
-            shutil.rmtree(unfinished, ignore_errors=True)
             raise CheckpointError(f"cannot write the checkpoint {final}: {error}") from None
         return final
 
@@ -109,9 +112,9 @@ class CheckpointStore:
         pauses_s = list(_READ_PAUSES_S)
         while True:
             try:
-                return _read(folder)
+                return _read(folder, step)
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-                lasting = not isinstance(error, OSError) or isinstance(error, FileNotFoundError)
+                lasting = not isinstance(error, OSError) or isinstance(error, _LASTING)
                 if lasting or not pauses_s:
                     raise CheckpointError(f"the checkpoint {folder} is damaged: {error}") from None
                 # A server that stumbles must not pass for a damaged file.
@@ -154,7 +157,7 @@ class CheckpointStore:
         name = f"{self.path(step).name}{_SET_ASIDE}"
         taken = {entry.name for entry in self._folder.iterdir()}
         number = next(n for n in range(1, len(taken) + 2) if f"{name}-{n}" not in taken)
-        return self.path(step).rename(self._folder / f"{name}-{number}")
+        return rename(self.path(step), f"{name}-{number}", below=self._run)
 
     def prune(self, best_step: int | None) -> None:
         """Deletes all but the newest `keep`, the best, and those of `keep_every_steps`."""
@@ -163,49 +166,60 @@ class CheckpointStore:
             if self._keep_every_steps and step and step % self._keep_every_steps == 0:
                 continue
             # Renamed first, so that an interrupted deletion leaves nothing that looks whole.
-            doomed = self.path(step).with_name(self.path(step).name + UNFINISHED)
-            self.path(step).rename(doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
+            name = f"{self.path(step).name}{UNFINISHED}"
+            remove_folder(self.path(step).with_name(name), below=self._run)
+            doomed = rename(self.path(step), name, below=self._run)
+            remove_folder(doomed, below=self._run)
 
     def sweep(self) -> None:
         """Deletes what an interrupted save or deletion left; to be called before `newest`."""
-        for replaced in self._folder.glob(f"*{_REPLACED}"):
+        for replaced in self._folder.glob(f"step-*{_REPLACED}"):
             final = replaced.with_name(replaced.name.removesuffix(_REPLACED))
             if not final.exists():
-                replaced.rename(final)
+                rename(replaced, final.name, below=self._run)
             else:
-                shutil.rmtree(replaced, ignore_errors=True)
-        for leftover in self._folder.glob(f"*{UNFINISHED}"):
-            shutil.rmtree(leftover, ignore_errors=True)
+                remove_folder(replaced, below=self._run)
+        for leftover in self._folder.glob(f"step-*{UNFINISHED}"):
+            remove_folder(leftover, below=self._run)
 
     def _put_in_place(self, unfinished: Path, final: Path) -> None:
         replaced = final.with_name(final.name + _REPLACED)
         if final.exists():
-            shutil.rmtree(replaced, ignore_errors=True)  # of a try that failed after this
+            remove_folder(replaced, below=self._run)  # of a try that failed after this
             # A folder cannot be renamed over a full one; `sweep` undoes this if it ends here.
-            final.rename(replaced)
-        unfinished.rename(final)
+            rename(final, replaced.name, below=self._run)
+        rename(unfinished, final.name, below=self._run)
         _sync(self._folder)
-        shutil.rmtree(replaced, ignore_errors=True)
+        remove_folder(replaced, below=self._run)
 
 
-def _read(folder: Path) -> Snapshot:
-    _verify(folder)
+def _read(folder: Path, step: int) -> Snapshot:
+    names = _verify(folder)
     state = _read_json(folder / "state.json")
-    tensors = {file.stem: load_file(file) for file in sorted(folder.glob("*.safetensors"))}
-    return Snapshot(int(state.pop("step")), tensors, state)
+    saved = state.pop("step")
+    if type(saved) is not int or saved != step:
+        raise ValueError("state.json is of another step")
+    # What the manifest does not name was not written by a save.
+    weights = sorted(name for name in names if name.endswith(".safetensors"))
+    tensors = {Path(name).stem: load_file(folder / name) for name in weights}
+    return Snapshot(step, tensors, state)
 
 
-def _verify(folder: Path) -> None:
+def _verify(folder: Path) -> list[str]:
+    """Compares the files with the manifest and returns their names."""
     manifest = _read_json(folder / "manifest.json")
-    for name, (size, _) in manifest.items():
+    for name, facts in manifest.items():
+        # A name with a slash would be a file elsewhere.
+        if not (_FILE.fullmatch(name) and isinstance(facts, list) and len(facts) == 2):
+            raise ValueError(f"manifest.json has no file name, size and checksum: {name!r}")
         found = (folder / name).stat().st_size
-        if found != size:
-            raise ValueError(f"{name} has {found} bytes instead of {size}")
+        if found != facts[0]:
+            raise ValueError(f"{name} has {found} bytes instead of {facts[0]}")
     checksums = _checksums([folder / name for name in manifest])
     for name, (_, checksum) in manifest.items():
         if checksums[name] != checksum:
             raise ValueError(f"{name} is not what was written (its checksum differs)")
+    return list(manifest)
 
 
 def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
@@ -222,7 +236,7 @@ def _checksums(files: list[Path]) -> dict[str, str]:
 
 def _checksum(file: Path) -> str:
     checksum = google_crc32c.Checksum()
-    with file.open("rb") as stream:
+    with open_file(file) as stream:
         while chunk := stream.read(_CHUNK):
             checksum.update(chunk)
     return checksum.hexdigest().decode()
@@ -235,8 +249,8 @@ def _contiguous(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        found = from_json(file.read_bytes())
-    except ValueError as error:
+        found = from_json(read_file(file, limit_bytes=STATE_BYTES))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file.name} is no JSON: {error}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{file.name} is no JSON object")
@@ -245,7 +259,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _write_json(file: Path, value: Any) -> None:
     # No newline at the end: a file that lost its last byte must not parse.
-    file.write_text(to_json(value, indent=1))
+    replace_file(file, to_json(value, indent=1), durable=False)
 
 
 def _sync(path: Path) -> None:

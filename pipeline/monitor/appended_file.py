@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.storage.write import open_to_append, write_all
+
 
 class AppendedFile:
     """Appends pieces in order; those that cannot be written wait in memory.
@@ -16,10 +18,14 @@ class AppendedFile:
     Args:
       path: Made with the first piece, in a folder that exists.
       report: Is told once of each spell in which writing fails.
+      below: The file must be below this folder, once links are resolved.
     """
 
-    def __init__(self, path: Path, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, path: Path, report: Callable[[str], None], below: Path | None = None
+    ) -> None:
         self._path = path
+        self._below = below
         self._report = report
         self._waiting = b""
         self._failing = False
@@ -49,14 +55,12 @@ class AppendedFile:
             if not self._waiting and not sync:
                 return
             # Unbuffered: what is written is in the file, or an error says how much is not.
-            with self._path.open("ab", buffering=0) as stream:
+            with open_to_append(self._path, below=self._below) as stream:
                 if self._whole_bytes is not None:
                     stream.truncate(self._whole_bytes)
                 self._whole_bytes = end = os.fstat(stream.fileno()).st_size
                 try:
-                    rest = memoryview(self._waiting)
-                    while rest:
-                        rest = rest[stream.write(rest) :]
+                    write_all(stream, self._waiting)
                     if sync:
                         os.fsync(stream.fileno())
                 except OSError:

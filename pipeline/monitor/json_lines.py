@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.storage.read import read_file
+from pipeline.storage.write import append_to_file
 from pipeline.strict_json import from_json
 
 
@@ -24,7 +25,7 @@ def read_json_lines(
     """
     if not path.exists():
         return [], []
-    *lines, last = path.read_bytes().split(b"\n")
+    *lines, last = read_file(path).split(b"\n")
     objects, damaged = [], []
     for line in lines:
         found = _parse(line, is_valid)
@@ -48,10 +49,8 @@ def set_aside(path: Path, damaged: list[bytes], report: Callable[[str], None]) -
     if not damaged:
         return
     kept = path.with_name(f"{path.name}.damaged")
-    with kept.open("ab") as stream:
-        stream.writelines(line + b"\n" for line in damaged)
-        stream.flush()
-        os.fsync(stream.fileno())  # before they leave the original file
+    # On the disk before they leave the original file.
+    append_to_file(kept, b"".join(line + b"\n" for line in damaged), durable=True)
     report(
         f"{path}: {len(damaged)} line(s) are damaged and were moved to {kept}. All others are kept"
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
@@ -20,6 +22,10 @@ from tensorboard.util import tensor_util
 
 from pipeline.monitor.appended_file import AppendedFile
 from pipeline.printable import printable
+from pipeline.storage.folders import make_folder
+
+# Seconds since 1970, up to the year 2286.
+_TIME = re.compile("[0-9]{1,10}")
 
 
 class TensorBoardWriter:
@@ -33,7 +39,7 @@ class TensorBoardWriter:
     leaves half a record, behind which nothing is read.
 
     Args:
-      folder: The run's `tensorboard` folder.
+      folder: The run's `tensorboard` folder; all that is written is below its parent.
       start_step: Where this start of the run begins; points after it, left by a start that was
         killed, are no longer shown.
       report: Is told when points cannot be written; they wait in memory.
@@ -47,7 +53,7 @@ class TensorBoardWriter:
         self._start_step = start_step
         self._report = report
         self._files: dict[str, AppendedFile] = {}
-        folder.mkdir(exist_ok=True)
+        make_folder(folder, below=folder.parent)
         # A second past it: within one second the names end in a counter, and .10 sorts before .2.
         self._ahead_s = max(0, _newest_start_s(folder) + 1 - int(time.time()))
 
@@ -77,12 +83,20 @@ class TensorBoardWriter:
         events = [Event(step=step, wall_time=now_s, summary=one) for one in summaries]
         if split not in self._files:
             try:
-                self._files[split] = _open(self._folder / split, now_s, self._report)
+                self._files[split] = self._open(split, now_s)
             except OSError as error:
                 self._report(f"no curves of {split} at step {step}: {error}")
                 return
             events = [*_first_events(self._start_step, now_s), *events]
         self._files[split].append(encode_events(events))
+
+    def _open(self, split: str, now_s: float) -> AppendedFile:
+        """A file that sorts behind those of earlier starts: so TensorBoard tells what is newer."""
+        run, folder = self._folder.parent, self._folder / split
+        make_folder(folder, below=run)
+        name = f"events.out.tfevents.{int(now_s):010d}"
+        number = next(n for n in count() if not os.path.lexists(folder / f"{name}.{n}"))
+        return AppendedFile(folder / f"{name}.{number}", self._report, below=run)
 
 
 def picture_summary(
@@ -116,12 +130,4 @@ def _first_events(start_step: int, now_s: float) -> list[Event]:
 def _newest_start_s(folder: Path) -> int:
     """The latest time in the names of event files below `folder`; 0 where there is none."""
     names = (file.name.split(".") for file in folder.glob("**/events.out.tfevents.*"))
-    return max((int(name[3]) for name in names if name[3].isdecimal()), default=0)
-
-
-def _open(folder: Path, now_s: float, report: Callable[[str], None]) -> AppendedFile:
-    """A file that sorts behind those of earlier starts: so TensorBoard tells what is newer."""
-    folder.mkdir(exist_ok=True)
-    name = f"events.out.tfevents.{int(now_s):010d}"
-    number = next(n for n in count() if not (folder / f"{name}.{n}").exists())
-    return AppendedFile(folder / f"{name}.{number}", report)
+    return max((int(name[3]) for name in names if _TIME.fullmatch(name[3])), default=0)

@@ -78,6 +78,29 @@ def open_to_append(path: Path, *, below: Path | None = None) -> BinaryIO:
     return _open(path, below, os.O_RDWR | os.O_APPEND | os.O_CREAT, "ab")
 
 
+def append_to_file(path: Path, content: bytes, *, durable: bool = False) -> None:
+    """Adds content to the end of a file; it is created where it is not there.
+
+    Args:
+      durable: Whether the content must be on the disk when this returns.
+
+    Raises:
+      FileRefused: As `open_to_append`.
+      OSError: It cannot be written; a part of it may be.
+    """
+    with open_to_append(path) as stream:
+        write_all(stream, content)
+        if durable:
+            os.fsync(stream.fileno())
+
+
+def write_all(stream: BinaryIO, content: bytes) -> None:
+    """Writes to an unbuffered file, whose own `write` may write a part only."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[stream.write(rest) :]
+
+
 def open_to_overwrite(path: Path, *, below: Path | None = None) -> BinaryIO:
     """Opens a file that is there to write over its content, unbuffered.
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 from pipeline.monitor.metrics_file import MetricsFile, shows_top_5
 from pipeline.monitor.progress import ProgressDisplay
 from pipeline.monitor.tensorboard import TensorBoardWriter
+from pipeline.storage.write import append_to_file
 from pipeline.train.clock import Speed
 from pipeline.train.exhibits import (
     comparable_settings,
@@ -203,8 +204,8 @@ class Journal:
     def _list(file: Path, lines: Sequence[str]) -> str:
         """Appends lines to a list in the run folder; returns where it is, in words."""
         try:
-            with file.open("a", encoding="utf-8", errors="backslashreplace") as stream:
-                stream.writelines(f"{line}\n" for line in lines)
+            text = "".join(f"{line}\n" for line in lines)
+            append_to_file(file, text.encode(errors="backslashreplace"))
         except OSError as error:
             return f"{file} cannot be written ({error.strerror})"
         return f"all are listed in {file}"

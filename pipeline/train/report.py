@@ -6,22 +6,23 @@ Importing this module does not import TensorFlow: a second report needs none.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
 
-from pipeline.checkpoint.store import CheckpointStore
+from pipeline.checkpoint.store import STATE_BYTES, CheckpointStore
 from pipeline.data.fingerprint import fingerprint
 from pipeline.errors import PipelineError
 from pipeline.monitor.metrics_file import MetricsFile
 from pipeline.monitor.report.board import write_board
 from pipeline.monitor.report.facts import Examples, Predictions, RunFacts
 from pipeline.monitor.report.page import report_page
+from pipeline.storage.read import open_file, read_file
+from pipeline.storage.write import replace_file
 from pipeline.strict_json import from_json
 from pipeline.train.run_folder import RunFolder
 
@@ -84,7 +85,7 @@ def best_step(folder: RunFolder) -> int | None:
     store = CheckpointStore(folder.checkpoints)
     for step in reversed(store.steps()):
         try:
-            state = from_json((store.path(step) / "state.json").read_bytes())
+            state = from_json(read_file(store.path(step) / "state.json", limit_bytes=STATE_BYTES))
             best = state["progress"]["best_step"]
         except (OSError, ValueError, KeyError, TypeError):
             continue
@@ -182,18 +183,14 @@ def write_page(page: str, file: Path) -> Path:
     Raises:
       ReportError: It cannot be written.
     """
-    _replace(file, lambda path: path.write_text(page, encoding="utf-8", errors="backslashreplace"))
+    _replace(file, page)
     return file
 
 
-def _replace(file: Path, write: Callable[[Path], Any]) -> None:
-    # The ending stays: NumPy would add its own.
-    temporary = file.with_name(f".new-{os.getpid()}-{file.name}")
+def _replace(file: Path, content: str | Callable[[BinaryIO], None]) -> None:
     try:
-        write(temporary)
-        os.replace(temporary, file)
+        replace_file(file, content)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise ReportError(f"cannot write {file}: {error.strerror}") from None
 
 
@@ -201,14 +198,14 @@ def _write(file: Path, facts: Predictions | Examples) -> None:
     arrays: dict[str, Any] = {
         field.name: np.asarray(getattr(facts, field.name)) for field in fields(facts)
     }
-    _replace(file, lambda path: np.savez_compressed(path, **arrays))
+    _replace(file, lambda stream: np.savez_compressed(stream, **arrays))
 
 
 def _read(file: Path, kind: type[_Kind]) -> _Kind | None:
     """What `_write` wrote; None where it is not there, or not whole, or of another version."""
     try:
         # Opened here, since NumPy leaves a file open that turns out to be no archive.
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+        with open_file(file) as stream, np.load(stream, allow_pickle=False) as arrays:
             values = {field.name: arrays[field.name] for field in fields(kind)}
     except (OSError, ValueError, KeyError, BadZipFile):
         return None

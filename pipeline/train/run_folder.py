@@ -28,11 +28,15 @@ from pipeline.checkpoint.store import INITIAL, UNFINISHED, CheckpointStore
 from pipeline.config import Config, dump_config, load_config, training_differences
 from pipeline.errors import DataError, PipelineError, SettingsError
 from pipeline.monitor.json_lines import read_json_lines, set_aside
-from pipeline.storage.write import replace_file
+from pipeline.storage.folders import make_folder, new_folder, remove_file, remove_folder, rename
+from pipeline.storage.read import read_file
+from pipeline.storage.write import remove_unfinished, replace_file
 from pipeline.strict_json import from_json, to_json
+from pipeline.train.run_links import check_links
 from pipeline.train.run_lock import RunLock
 
 _LOG = logging.getLogger(__name__)
+_LARGEST = 1 << 28  # bytes of a small file: those of a data set of 21,841 classes have 2 MB
 
 
 class RunFolderError(PipelineError):
@@ -107,9 +111,9 @@ class RunFolder:
         """
         if self.is_claimed:
             return
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        remove_folder(self.checkpoints)
         for file in (self.skipped, self.repaired):
-            file.unlink(missing_ok=True)
+            remove_file(file)
 
     def differences(self, config: Config) -> list[str]:
         """Settings that change the training and are not those of the run in the folder."""
@@ -157,12 +161,14 @@ class RunFolder:
         """Makes the folder, takes its lock, tries what saving needs, and writes the settings.
 
         Raises:
-          SettingsError: It cannot be used, or another process trains in it.
+          SettingsError: It cannot be used, a link leads out of it, or another process trains in it.
         """
+        check_links(self.path)
         with self._errors_named():
             self._check_access()
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path, parents=True)
             self.lock.acquire(report)
+            remove_unfinished(self.path)
             try_folder(self.path)
             self.clear_stop_request()
         self.check(config)
@@ -174,8 +180,9 @@ class RunFolder:
         """Refuses what `open` refuses, and writes nothing.
 
         Raises:
-          SettingsError: It cannot be used, or another process trains in it.
+          SettingsError: It cannot be used, a link leads out of it, or another process trains in it.
         """
+        check_links(self.path)
         with self._errors_named():
             self._check_access()
             holder = self.lock.find_holder()
@@ -240,7 +247,7 @@ class RunFolder:
 
     def clear_stop_request(self) -> None:
         """Takes that file away: the next start goes on."""
-        self._stop.unlink(missing_ok=True)
+        remove_file(self._stop)
 
     def outcome(self) -> dict[str, Any] | None:
         """How the last start ended: "done", "stopped" or "failed"; None if it did not end.
@@ -280,7 +287,7 @@ class RunFolder:
             null on a new run.
         """
         self._replace("dataset.json", to_json(dataset, indent=1) + "\n")
-        (self.path / "outcome.json").unlink(missing_ok=True)
+        remove_file(self.path / "outcome.json")
         steps = CheckpointStore(self.checkpoints).steps()
         earlier, damaged = read_json_lines(self._starts, _is_any)
         try:
@@ -299,7 +306,7 @@ class RunFolder:
         if not file.exists():
             return None
         try:
-            found = from_json(file.read_bytes())
+            found = from_json(read_file(file, limit_bytes=_LARGEST))
             if not isinstance(found, dict) or needed not in found:
                 raise ValueError(f"it has no {needed!r}")
         except ValueError as error:
@@ -329,7 +336,7 @@ class RunFolder:
 def _lines(file: Path) -> list[str]:
     if not file.exists():
         return []
-    return file.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
+    return read_file(file).decode(errors="backslashreplace").splitlines()
 
 
 def _is_any(start: dict[str, Any]) -> bool:
@@ -342,17 +349,9 @@ def try_folder(path: Path) -> None:
     Raises:
       OSError: A folder or file cannot be made, written, synced or renamed in `path`.
     """
-    new, tried = (path / f".try-{os.getpid()}{suffix}" for suffix in (".new", ""))
-    try:
-        new.mkdir()
-        with (new / "file").open("wb") as stream:
-            stream.write(b"x")
-            stream.flush()
-            os.fsync(stream.fileno())
-        new.rename(tried)
-    finally:
-        for folder in (new, tried):
-            shutil.rmtree(folder, ignore_errors=True)
+    with new_folder(path / ".try") as new:
+        replace_file(new.inside / "file", b"x")
+        remove_folder(rename(new.path, new.path.name.replace(".try.", ".tried.")))
 
 
 def _same_place(one: str | None, other: str | None) -> bool:

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
-import shutil
 import threading
 import time
 import uuid
@@ -25,13 +23,21 @@ from socket import gethostname
 from typing import Any
 
 from pipeline.errors import PipelineError, SettingsError
-from pipeline.strict_json import to_json
+from pipeline.printable import printable
+from pipeline.storage.folders import make_folder, remove_file, remove_folder, rename
+from pipeline.storage.read import read_file
+from pipeline.storage.write import open_to_overwrite, replace_file, write_all
+from pipeline.strict_json import from_json, to_json
 
 _NAME = ".lock"
 BEAT_S = 5.0
 # Six beats: a server that stumbles is not a holder that has gone.
 STALE_S = 30.0
 _LOOKS = 60
+_EMPTY_LOOKS = 100  # at a lock that nobody holds and nobody can take, 0.1 s apart
+_LARGEST = 1 << 16  # bytes of a file in .lock; those of this program have 300
+_LONGEST = 255  # characters of a host's name
+_NO_PROCESS = 1 << 22  # the first number that no process of Linux can have (PID_MAX_LIMIT)
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -65,12 +71,20 @@ class RunLock:
         changed for `stale_s`, which is waited for.
 
         Raises:
-          SettingsError: Another process holds it; the message names its host and process.
+          SettingsError: Another process holds it; the message names its host and process. Or what
+            is there is no lock.
           OSError: The folder cannot be written to.
         """
+        empty_looks = 0
         while not self._place():
             holder = self._holder()
             if holder is None:
+                empty_looks += 1
+                if empty_looks > _EMPTY_LOOKS:
+                    raise SettingsError(
+                        f"{self._path} is no lock of a run. Remove it, or name another folder with "
+                        "run.dir=FOLDER"
+                    )
                 time.sleep(0.1)  # it was released in between
                 continue
             token, facts = holder
@@ -89,7 +103,7 @@ class RunLock:
                 report(f"took over the run folder of {_describe(facts)}, which has gone")
                 break
         for leftover in self._folder.glob(f"{_NAME}.*"):
-            shutil.rmtree(leftover, ignore_errors=True)  # of one that was killed as it came
+            remove_folder(leftover)  # of one that was killed as it came
         self._thread = threading.Thread(target=self._beat, name="run lock", daemon=True)
         self._thread.start()
 
@@ -144,19 +158,19 @@ class RunLock:
             # Fails on a folder that was made read-only, whose lock will be stale; and where it is
             # not empty, because it is another one's by now.
             with contextlib.suppress(OSError):
-                self._file.unlink(missing_ok=True)
+                remove_file(self._file, below=self._folder)
                 self._path.rmdir()
 
     def _place(self) -> bool:
         """Puts a lock of our own in place; whether nobody's was there."""
         new = self._folder / f"{_NAME}.{self._token}"
         facts = self._own_facts()
-        new.mkdir()
+        make_folder(new)
         try:
-            (new / self._file.name).write_text(facts)
-            new.rename(self._path)
+            replace_file(new / self._file.name, facts, below=self._folder, durable=False)
+            rename(new, _NAME)
         except OSError as error:
-            shutil.rmtree(new, ignore_errors=True)
+            remove_folder(new)
             # A lock is there; or our folder was swept away by one that has just taken the lock.
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
                 return False
@@ -165,21 +179,30 @@ class RunLock:
 
     def _take_over(self, token: str) -> bool:
         try:
-            (self._path / f"{token}.json").rename(self._file)
+            rename(self._path / f"{token}.json", self._file.name, below=self._folder)
         except FileNotFoundError:
             return False  # another one was faster, or the holder released it
-        self._file.write_text(self._own_facts())
+        self._overwrite(0)
         return True
+
+    def _overwrite(self, beat: int) -> None:
+        """Writes our facts into our file, without creating it: a lock taken over stays so."""
+        with open_to_overwrite(self._file, below=self._folder) as stream:
+            write_all(stream, self._own_facts(beat).encode())
+            stream.truncate()
 
     def _holder(self) -> tuple[str, dict[str, Any]] | None:
         """Token and facts of who holds the lock; None where nobody does."""
         with contextlib.suppress(FileNotFoundError):
-            for file in self._path.iterdir():
+            for name in os.listdir(self._path):
+                file = self._path / name
+                if file.suffix != ".json":
+                    continue
                 try:
-                    facts = json.loads(file.read_text())
-                except ValueError:
+                    facts = from_json(read_file(file, below=self._folder, limit_bytes=_LARGEST))
+                except (ValueError, RecursionError):
                     facts = {}  # being written at this moment
-                return file.stem, facts
+                return file.stem, facts if isinstance(facts, dict) else {}
         return None
 
     def _is_silent(
@@ -207,10 +230,7 @@ class RunLock:
         while not self._stopped.wait(BEAT_S):
             number += 1
             try:
-                # Without creating it: a lock that was taken over stays so.
-                with self._file.open("r+") as stream:
-                    stream.write(self._own_facts(number))
-                    stream.truncate()
+                self._overwrite(number)
             except OSError:
                 continue  # `check` says what became of it
 
@@ -242,8 +262,10 @@ def _is_alive(facts: dict[str, Any]) -> bool | None:
         return None
     try:
         process = int(facts["process"])
+        if not 0 < process < _NO_PROCESS:
+            return False
         return _identity(process)["started"] == facts["started"]
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, TypeError):
         return False
     except OSError:
         return None if _exists(process) else False
@@ -260,4 +282,5 @@ def _exists(process: int) -> bool:
 
 
 def _describe(facts: dict[str, Any]) -> str:
-    return f"process {facts.get('process', '?')} on {facts.get('host', 'an unknown host')}"
+    process, host = facts.get("process", "?"), facts.get("host", "an unknown host")
+    return printable(f"process {str(process)[:_LONGEST]} on {str(host)[:_LONGEST]}")

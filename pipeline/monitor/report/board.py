@@ -16,6 +16,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from pipeline.monitor.report.confusion import confusion_counts, heat_pixels, predicted_name
 from pipeline.monitor.report.facts import Pixels, Predictions, RunFacts
 from pipeline.monitor.tensorboard import encode_events, picture_summary
+from pipeline.storage.folders import make_folder, remove_file
+from pipeline.storage.write import replace_file
 
 _MISTAKES = 12
 _MOST_CELLS = 1000  # classes of a matrix, a pixel each
@@ -27,7 +29,7 @@ def write_board(folder: Path, run: RunFacts) -> Path:
     """Writes pictures into `folder`/report, in place of those of an earlier report.
 
     Args:
-      folder: The run's `tensorboard` folder.
+      folder: The run's `tensorboard` folder, in a folder that exists.
       run: What is known of it.
 
     Raises:
@@ -37,12 +39,13 @@ def write_board(folder: Path, run: RunFacts) -> Path:
     events = [Event(wall_time=now_s, file_version="brain.Event:2")]
     for summary in _pictures(run):
         events.append(Event(step=step, wall_time=now_s, summary=summary))
-    place = folder / "report"
-    place.mkdir(parents=True, exist_ok=True)
+    below, place = folder.parent, folder / "report"
+    make_folder(folder, below=below)
+    make_folder(place, below=below)
     for earlier in place.glob("events.out.tfevents.*"):
-        earlier.unlink()
+        remove_file(earlier, below=below)
     file = place / f"events.out.tfevents.{int(now_s):010d}.0"
-    file.write_bytes(encode_events(events))
+    replace_file(file, encode_events(events), below=below)
     return file
 
 
