@@ -13,6 +13,7 @@ from jobs.cli import run_process
 from jobs.nvidia import ask_nvidia_smi
 from pipeline.distribute.job import Job
 from pipeline.distribute.launcher import launch
+from pipeline.distribute.signatures import TOKEN, find_token
 from pipeline.errors import SettingsError
 
 # The command has options of its own.
@@ -21,10 +22,15 @@ PARSES_IN_ORDER = True
 # Where schedulers that start one program a node say which node it is.
 _INDEX_VARIABLES = ("JOB_COMPLETION_INDEX", "SLURM_NODEID")
 
-_EPILOG = """Start it once on each node, by whatever starts one program a node (an indexed
+_EPILOG = f"""Start it once on each node, by whatever starts one program a node (an indexed
 Kubernetes Job, srun); neither ssh nor horovodrun is needed. On one machine:
 
   vit launch --hosts localhost --processes-per-node 2 -- vit train digits
+
+The nodes of a job know each other by a secret, and refuse everyone else. On several nodes set
+{TOKEN} to the same value on each; make one for each job:
+
+  export {TOKEN}=$(openssl rand -hex 32)
 
 Rank 0 writes as if it had been started alone; the other ranks' lines begin with [rank R HOST].
 SIGTERM, SIGINT, SIGUSR1 and SIGHUP (a closed terminal; not under nohup) are passed on to all
@@ -113,6 +119,7 @@ def read_job(arguments: argparse.Namespace, environment: Mapping[str, str]) -> J
         wait_s=arguments.wait_s,
         grace_s=arguments.grace_s,
         gpus=gpus,
+        token=find_token(environment, len(hosts)),
     )
 
 

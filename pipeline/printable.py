@@ -17,3 +17,10 @@ def printable(name: str) -> str:
     """
     text = name.encode(errors="backslashreplace").decode()
     return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def printable_lines(text: str) -> str:
+    """Text of several lines, each as `printable` gives it; tabs stay."""
+    return "\n".join(
+        "\t".join(printable(part) for part in line.split("\t")) for line in text.split("\n")
+    )

@@ -24,6 +24,7 @@ _KINDS = {
     "Event": ("api/v1", "events"),
     "PersistentVolumeClaim": ("api/v1", "persistentvolumeclaims"),
     "Pod": ("api/v1", "pods"),
+    "Secret": ("api/v1", "secrets"),
     "Service": ("api/v1", "services"),
     "NetworkPolicy": ("apis/networking.k8s.io/v1", "networkpolicies"),
     "Deployment": ("apis/apps/v1", "deployments"),

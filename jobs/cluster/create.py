@@ -107,6 +107,11 @@ def _check_free(cluster: Cluster, manifest: Manifest, name: str) -> None:
             f"there is already a {_title(manifest)}, which is not of job {name}: give another "
             "--name"
         )
+    if manifest["kind"] == "Secret":  # it has another token, and cannot be changed
+        raise SettingsError(
+            f"there is still the {_title(manifest)} of an earlier job {name}: `vit delete {name}` "
+            "removes it"
+        )
 
 
 def _check_claims(cluster: Cluster, job: ClusterJob) -> None:

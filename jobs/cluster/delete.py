@@ -12,7 +12,7 @@ from jobs.cluster.render import RUN
 from pipeline.errors import SettingsError
 
 # What a job consists of beside itself. Not the claim: what was written there stays.
-_KINDS = ("Deployment", "Service", "NetworkPolicy", "ConfigMap")
+_KINDS = ("Deployment", "Service", "NetworkPolicy", "Secret", "ConfigMap")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

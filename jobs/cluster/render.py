@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ import yaml
 
 from jobs.cluster.options import ClusterJob
 from pipeline.config import Config, dump_config, value_of
+from pipeline.distribute.signatures import TOKEN
 from pipeline.errors import SettingsError
 
 SHARED, DATA, RECIPE = "/shared", "/data", "/etc/vit/recipe.yaml"
@@ -62,12 +64,13 @@ def _check_path(key: str, path: Any, job: ClusterJob) -> None:
 
 
 def render(
-    job: ClusterJob, config: Config | None = None, arguments: Sequence[str] = ()
+    job: ClusterJob, token: str, config: Config | None = None, arguments: Sequence[str] = ()
 ) -> list[Manifest]:
     """All manifests of a job, in the order they are to be created.
 
     Args:
       job: What is asked for.
+      token: The secret by which the launchers in its pods know each other.
       config: Of `settings_for_cluster`, for training.
       arguments: Of another verb.
     """
@@ -76,15 +79,17 @@ def render(
 
         manifests = render_mpijob(job, config)
     else:
-        manifests = list(_render_job(job, config, arguments))
+        manifests = list(_render_job(job, token, config, arguments))
     if job.tensorboard:
         manifests += _render_board(job, run_folder(job, config, arguments))
     for manifest in manifests:
         if job.namespace is not None:
             manifest["metadata"]["namespace"] = job.namespace
     main = manifests_of_kind(manifests, "Job", "MPIJob")
+    # The token is another one each time, and the job is the same.
+    content = [manifest for manifest in manifests if manifest["kind"] != "Secret"]
     main["metadata"]["annotations"] = {
-        CONTENT: hashlib.sha256(json.dumps(manifests, sort_keys=True).encode()).hexdigest()[:16],
+        CONTENT: hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16],
         RUN: run_folder(job, config, arguments),
         SLOTS: str(job.slots if job.launched else 1),
     }
@@ -148,6 +153,17 @@ def config_map(job: ClusterJob, config: Config) -> Manifest:
     }
 
 
+def _token_secret(job: ClusterJob, token: str) -> Manifest:
+    """The launchers' token. It cannot be changed: a pod that is replaced must have the same."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": f"{job.name}-launch", "labels": labels(job.name)},
+        "immutable": True,
+        "data": {"token": base64.b64encode(token.encode()).decode()},
+    }
+
+
 def labels(instance: str) -> dict[str, str]:
     """What all objects of a job carry."""
     return {
@@ -158,12 +174,15 @@ def labels(instance: str) -> dict[str, str]:
 
 
 def _render_job(
-    job: ClusterJob, config: Config | None, arguments: Sequence[str]
+    job: ClusterJob, token: str, config: Config | None, arguments: Sequence[str]
 ) -> Iterator[Manifest]:
     resources = base("job")
     if config is not None:
         recipe = config_map(job, config)
         yield recipe
+    secret = _token_secret(job, token) if job.nodes > 1 else None
+    if secret is not None:
+        yield secret
     if job.launched:
         selector = {"batch.kubernetes.io/job-name": job.name}
         service, policy = resources["Service"], resources["NetworkPolicy"]
@@ -183,6 +202,7 @@ def _render_job(
     template = spec["template"]
     set_pod(template, job, config)
     container = template["spec"]["containers"][0]
+    _set_token(container, secret)
     if job.launched:
         template["spec"]["subdomain"] = job.name
         launcher = [
@@ -205,6 +225,15 @@ def _render_job(
     else:
         drop_volume(template, "recipe")
     yield manifest
+
+
+def _set_token(container: Manifest, secret: Manifest | None) -> None:
+    """Leads the base's variable to the job's Secret; one pod needs neither."""
+    token = next(entry for entry in container["env"] if entry["name"] == TOKEN)
+    if secret is None:
+        container["env"].remove(token)
+    else:
+        token["valueFrom"]["secretKeyRef"]["name"] = secret["metadata"]["name"]
 
 
 def launcher_grace_s(config: Config | None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import secrets
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -19,7 +20,8 @@ from pipeline.errors import SettingsError
 
 _EPILOG = """The recipe and its settings are checked here, and go along as a ConfigMap. In the pods
 the claim is at /shared, which is also where paths begin that do not begin with /: the run folder
-is /shared/runs/NAME, unless run.dir=... says otherwise.
+is /shared/runs/NAME, unless run.dir=... says otherwise. The launchers in several pods know each
+other by a secret, which is made anew for each job and goes along as a Secret.
 
   vit submit cifar10 data.source=records data.path=data/cifar10 \\
       --name cifar10 --image registry.example.com/vit:1.0 --claim shared --nodes 4 --gpus-per-node 8
@@ -77,15 +79,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _manifests(job: ClusterJob, words: Sequence[str]) -> list[Manifest]:
+    token = secrets.token_hex(32)
     if job.verb != "train":
         _check_usage(job.verb, words)
-        return render(job, arguments=words)
+        return render(job, token, arguments=words)
     recipe, *settings = words
     # Given here, it wins over a run.dir of the recipe, which was meant for another machine.
     config = load_config(find_recipe(recipe), [f"run.dir=runs/{job.name}", *settings])
     config = settings_for_cluster(config, job)
     _check_training(config, job)
-    return render(job, config)
+    return render(job, token, config)
 
 
 def _check_training(config: Config, job: ClusterJob) -> None:

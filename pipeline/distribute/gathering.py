@@ -16,6 +16,7 @@ from contextlib import closing, suppress
 from functools import partial
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
+from urllib.parse import SplitResult, urlsplit
 
 from pipeline.distribute.job import is_free
 from pipeline.distribute.proxies import host_of
@@ -81,7 +82,7 @@ def gather_by_store(
     """Gathers Horovod's processes at the server where Horovod itself will let them meet.
 
     Args:
-      server: Host and port of its rendezvous.
+      server: HOROVOD_GLOO_RENDEZVOUS_ADDR and _PORT.
       hosts: Of each rank, where the launcher has told; else empty.
 
     Raises:
@@ -104,8 +105,9 @@ def gather_by_store(
             if missing:
                 patience.wait(describe, speaks=rank == 0 or missing[0] == 0)
         except (OSError, HTTPException) as error:
+            # Not the path: it may be secret, see store.py.
             text = (
-                f"the rendezvous at {server[0]}:{server[1]} does not answer "
+                f"the rendezvous at {_url(server).netloc} does not answer "
                 f"({error or type(error).__name__})"
             )
             patience.wait(partial(str, text), speaks=True)
@@ -116,11 +118,19 @@ def _is_there(server: tuple[str, int], rank: int) -> bool:
 
 
 def _ask(server: tuple[str, int], method: str, rank: int, value: str | None = None) -> int:
-    with closing(HTTPConnection(*server, timeout=_ANSWER_S)) as connection:
-        connection.request(method, f"/gathering/{rank}", value)
+    url = _url(server)
+    with closing(HTTPConnection(url.netloc, timeout=_ANSWER_S)) as connection:
+        connection.request(method, f"{url.path}/gathering/{rank}", value)
         answer = connection.getresponse()
         answer.read()
+        if answer.status not in (HTTPStatus.OK, HTTPStatus.NOT_FOUND):
+            raise HTTPException(f"it answers {answer.status}")
         return answer.status
+
+
+def _url(server: tuple[str, int]) -> SplitResult:
+    """Where the rendezvous is; the address may have a path, after which Horovod puts the port."""
+    return urlsplit(f"http://{server[0]}:{server[1]}")
 
 
 def gather_by_address(addresses: Sequence[str], rank: int, limit_s: float = LIMIT_S) -> None:

@@ -8,9 +8,10 @@ import random
 import socket
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from pipeline.distribute.signatures import TOKEN
 from pipeline.errors import SettingsError
 
 DEFAULT_PORT = 29500
@@ -19,6 +20,8 @@ HOSTS = "VIT_LAUNCH_HOSTS"
 
 # What a launcher further out may have set, and would be taken for this one's.
 _NOT_INHERITED = (
+    # Nor need they know it: the launcher speaks for them.
+    TOKEN,
     HOSTS,
     "TF_CONFIG",
     "HOROVOD_ELASTIC",
@@ -42,6 +45,7 @@ class Job:
       wait_s: How long to wait for the other nodes.
       grace_s: How long processes may take to end after a signal was passed on to them.
       gpus: As CUDA_VISIBLE_DEVICES names this node's; empty without.
+      token: The secret by which the launchers of the job know each other.
     """
 
     hosts: tuple[str, ...]
@@ -53,6 +57,7 @@ class Job:
     wait_s: float = 300.0
     grace_s: float = 60.0
     gpus: tuple[str, ...] = ()
+    token: str = field(default="", repr=False)
 
     @property
     def host(self) -> str:
@@ -74,7 +79,8 @@ def variables(job: Job, local_rank: int, server: tuple[str, int], interface: str
     """The environment that tells one process its place.
 
     Args:
-      server: IPv4 address and port of node 0's rendezvous, as this node reaches it.
+      server: Address and port of this node's store for Horovod; with multi_worker, of node 0's
+        rendezvous.
       interface: The network interface towards the other nodes.
     """
     rank = job.index * job.slots + local_rank

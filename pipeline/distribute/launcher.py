@@ -183,13 +183,14 @@ def _start(job: Job, meeting: Meeting, guard: Guard) -> list[Process]:
     interface = "" if job.runtime == "multi_worker" else _choose_interface(meeting)
     if job.runtime == "multi_worker":
         _check_ports(job, meeting.server[1] + 1 + first)
+    server = meeting.server if job.runtime == "multi_worker" else meeting.store
     direct = past_proxies(os.environ, [*job.hosts, meeting.server[0]])
     return [
         Process(
             rank=rank,
             command=job.command,
             environment=environment(
-                os.environ, variables(job, rank - first, meeting.server, interface) | direct
+                os.environ, variables(job, rank - first, server, interface) | direct
             ),
             prefix=f"[rank {rank} {job.host}] " if rank else "",
             guard=guard,

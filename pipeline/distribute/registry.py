@@ -1,7 +1,7 @@
 """What node 0's launcher knows of the job's nodes.
 
 Every launcher tells what it knows of its node (a Report), about once a second, and is answered with
-what is known of the job (a View).
+what is known of the job (a View). Only launchers that know the job's token come so far.
 """
 
 from __future__ import annotations
@@ -12,59 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pipeline.distribute.reports import Report, View
+
 # A launcher that has not been heard for so long is gone. With the time that its processes' peers
 # get to end (launcher.py), the job is over within 30 s.
 LOST_AFTER_S = 15.0
 # A launcher speaks every second; one that is silent for so long before the start was replaced.
 _REPLACED_AFTER_S = 3.0
-
-
-@dataclass(frozen=True)
-class Report:
-    """What one launcher says of its node.
-
-    Attributes:
-      index: The node's.
-      uid: Drawn anew by each launcher, so that one that was restarted is told from the old one.
-      hostname: What the node calls itself; for messages.
-      facts: What must be the same on all nodes, by the name that a message gives it.
-      attempt: The one that it takes part in, once it has started.
-      code: The exit code of its processes, once all have ended.
-      failure: Code and description of the first of its processes that failed.
-    """
-
-    index: int
-    uid: str
-    hostname: str
-    facts: dict[str, str]
-    attempt: str | None = None
-    code: int | None = None
-    failure: tuple[int, str] | None = None
-
-
-@dataclass(frozen=True)
-class View:
-    """What node 0 knows of the job.
-
-    Attributes:
-      attempt: Another one means that node 0's launcher was started again.
-      phase: "other" where the one asking is no part of this attempt, and should ask again later.
-      missing: Indexes of the nodes that have not come yet.
-      error: Why the attempt cannot go on; processes that run must be ended.
-      error_code: The launcher's exit code then.
-      codes: By node, as in Report.
-      failures: By node, as in Report.
-      address: Of the server, as the one asking reached it.
-    """
-
-    attempt: str
-    phase: Literal["waiting", "running", "other"]
-    missing: list[int]
-    codes: list[int | None]
-    failures: list[tuple[int, str] | None]
-    error: str | None = None
-    error_code: int = 0
-    address: str | None = None
 
 
 @dataclass
@@ -80,6 +34,7 @@ class Registry:
 
     Args:
       hosts: Of the nodes, by index; for messages.
+      attempt: Drawn anew for each registry.
       facts: Node 0's, which all others' must equal.
       clock: Monotonic seconds.
     """
@@ -92,14 +47,13 @@ class Registry:
     _rivals: dict[int, _Node] = field(default_factory=dict)
     _started: bool = False
     _error: tuple[int, str] | None = None
-    _address: str | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def update(self, report: Report, address: str | None = None) -> View:
+    def update(self, report: Report) -> View:
         """Takes a report and returns what is known; from many threads.
 
-        Args:
-          address: Of this host, as the reporting node reached it.
+        Raises:
+          ValueError: The job has no such node.
         """
         with self._lock:
             if not 0 <= report.index < len(self.hosts):
@@ -122,8 +76,6 @@ class Registry:
                 return self._view("other", self._error)
             else:
                 self._admit(report, known)
-            if address is not None:
-                self._address = self._address or address
             self._find_lost()
             return self._view("running" if self._started else "waiting", self._error, report.index)
 
@@ -133,9 +85,9 @@ class Registry:
             self._fail(code, text)
 
     @property
-    def server_address(self) -> str | None:
-        """This host's address, as the first of the other nodes reached it."""
-        return self._address
+    def has_started(self) -> bool:
+        """Whether all nodes have come."""
+        return self._started
 
     def everyone_knows(self) -> bool:
         """Whether each node that came has heard how it ended."""
@@ -148,11 +100,12 @@ class Registry:
 
     def _difference(self, report: Report) -> str | None:
         """Says which fact of a launcher is not node 0's."""
-        for name, value in report.facts.items():
-            if self.facts.get(name) != value:
+        for name in self.facts | report.facts:
+            theirs, ours = (facts.get(name, "not given") for facts in (report.facts, self.facts))
+            if theirs != ours:
                 return (
                     f"node {report.index} ({self.hosts[report.index]}, on {report.hostname}) was "
-                    f"started with {name} {value}, and node 0 with {name} {self.facts.get(name)}. "
+                    f"started with {name} {theirs}, and node 0 with {name} {ours}. "
                     "Start all nodes with the same"
                 )
         return None

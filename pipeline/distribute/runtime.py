@@ -223,7 +223,7 @@ def _gather_for_horovod(place: Place, environment: MutableMapping[str, str]) -> 
     address = environment.get("HOROVOD_GLOO_RENDEZVOUS_ADDR")
     if address is None or environment.get("HOROVOD_ELASTIC") == "1":
         return  # MPI has brought them together, or their number may change
-    environment.update(past_proxies(environment, [address]))
+    environment.update(past_proxies(environment, [address.partition("/")[0].partition(":")[0]]))
     server = (address, int(environment["HOROVOD_GLOO_RENDEZVOUS_PORT"]))
     hosts = [host for host in environment.get(HOSTS, "").split(",") if host]
     by_rank = [host for host in hosts for _ in range(place.world_size // len(hosts))]

@@ -14,10 +14,12 @@ from pipeline.distribute.interfaces import find_interface
 from pipeline.distribute.job import Job, environment, is_free, variables
 from pipeline.distribute.launcher import code_of_job
 from pipeline.distribute.processes import End, exit_code
-from pipeline.distribute.registry import LOST_AFTER_S, Registry, Report
+from pipeline.distribute.registry import LOST_AFTER_S, Registry
+from pipeline.distribute.reports import Report
 from pipeline.errors import SettingsError
 
 ROOT = Path(__file__).parent.parent.parent
+TOKEN = "0123456789abcdef" * 2
 JOB = Job(hosts=("h0", "h1"), slots=2, index=1, command=("vit", "train", "digits"))
 
 
@@ -140,9 +142,8 @@ def report(index, uid=None, slots="2", **rest):
 def test_the_job_starts_when_all_have_come(registry):
     assert registry.update(report(0)).phase == "waiting"
     assert registry.update(report(0)).missing == [1]
-    assert registry.update(report(1), "10.0.0.1").phase == "running"
+    assert registry.update(report(1)).phase == "running"
     assert registry.update(report(0)).phase == "running"
-    assert registry.server_address == "10.0.0.1"
 
 
 def test_every_node_sees_codes_and_failures_of_all(registry):
@@ -192,6 +193,12 @@ def test_other_settings_are_named_and_end_an_attempt_that_has_not_started(regist
         assert "--processes-per-node 3, and node 0 with --processes-per-node 2" in view.error
 
 
+def test_a_launcher_that_keeps_a_fact_to_itself_is_refused(registry):
+    view = registry.update(Report(1, "uid-1", "host-1", {}))
+    assert view.error_code == 2
+    assert "--processes-per-node not given" in view.error
+
+
 def test_a_stray_launcher_of_another_job_does_not_end_a_running_attempt(registry):
     registry.update(report(1))
     assert registry.update(report(1, "stray", slots="3")).error_code == 2
@@ -225,7 +232,7 @@ def read(*words, **environment):
 
     parser = argparse.ArgumentParser()
     launch.add_arguments(parser)
-    environment = {"CUDA_VISIBLE_DEVICES": ""} | environment
+    environment = {"CUDA_VISIBLE_DEVICES": "", "VIT_LAUNCH_TOKEN": TOKEN} | environment
     return launch.read_job(parser.parse_args([*words, "--", "true"]), environment)
 
 
@@ -277,6 +284,33 @@ def test_wrong_arguments_are_explained(words, variables, message):
         read(*words, **variables)
 
 
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [
+        ("", r"VIT_LAUNCH_TOKEN is not set\. Run `export VIT_LAUNCH_TOKEN=\$\(openssl rand"),
+        ("0123456789", "must be 32 to 1024 .*Received: 10 characters"),
+        ("0123456789 abcdef" * 2, "without spaces. Received: 34 characters"),
+    ],
+)
+def test_several_nodes_need_a_token_which_no_message_repeats(token, message):
+    with pytest.raises(SettingsError, match=message) as caught:
+        read("--hosts=a,b", "--index=0", VIT_LAUNCH_TOKEN=token)
+    assert not token or token not in str(caught.value)
+
+
+def test_one_node_draws_a_token_of_its_own():
+    first, second = (read("--hosts=a", VIT_LAUNCH_TOKEN="").token for _ in range(2))
+    assert len(first) == 64
+    assert first != second
+
+
+def test_the_token_is_not_shown_and_not_inherited():
+    job = read("--hosts=a,b", "--index=0")
+    assert job.token == TOKEN
+    assert TOKEN not in repr(job)
+    assert "VIT_LAUNCH_TOKEN" not in environment({"VIT_LAUNCH_TOKEN": TOKEN}, {})
+
+
 def test_options_of_the_command_are_the_commands(capsys):
     code = cli.main(
         [
@@ -297,8 +331,6 @@ def test_options_of_the_command_are_the_commands(capsys):
 def test_the_launcher_does_without_tensorflow():
     code = (
         "import sys, jobs.launch\n"
-        "try: import horovod.runner.http.http_server, horovod.runner.common.util.hosts\n"
-        "except ModuleNotFoundError: pass\n"
-        "sys.exit('tensorflow' in sys.modules or 'numpy' in sys.modules)"
+        "sys.exit(not {'tensorflow', 'numpy', 'horovod'}.isdisjoint(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

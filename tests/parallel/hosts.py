@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.parallel.launches import ROOT
+from tests.parallel.launches import ROOT, TOKEN
 
 PORT = 2222
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
@@ -148,7 +148,7 @@ def start_in(space, *command):
     return subprocess.Popen(
         ["ip", "netns", "exec", space, *map(str, command)],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | TOKEN,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

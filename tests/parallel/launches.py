@@ -20,6 +20,7 @@ needs_horovod = pytest.mark.skipif(
     importlib.util.find_spec("horovod") is None, reason="Horovod is not built: make horovod"
 )
 TWO = "127.0.0.1,127.0.0.2"
+TOKEN = {"VIT_LAUNCH_TOKEN": "of-the-tests-" + "0123456789abcdef" * 2}
 
 
 class Launches:
@@ -48,7 +49,7 @@ class Launches:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT), name: value} | variables,
+            env=os.environ | {"PYTHONPATH": str(ROOT), name: value} | TOKEN | variables,
             text=True,
             stdout=subprocess.PIPE,
             stderr=stderr,

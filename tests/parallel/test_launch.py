@@ -35,8 +35,10 @@ def test_each_process_is_told_its_place_by_horovods_own_plan(vit):
         environment = found.pop(slot.rank)
         for name in ("size", "local_rank", "local_size", "cross_rank", "cross_size", "hostname"):
             assert environment[f"HOROVOD_{name.upper()}"] == str(getattr(slot, name))
-        assert environment["HOROVOD_GLOO_RENDEZVOUS_PORT"] == str(vit.port)
-        assert environment["HOROVOD_GLOO_RENDEZVOUS_ADDR"] == "127.0.0.1"
+        port = environment["HOROVOD_GLOO_RENDEZVOUS_PORT"]
+        address = environment["HOROVOD_GLOO_RENDEZVOUS_ADDR"]
+        assert re.fullmatch(rf"127\.0\.0\.1:{port}/[0-9a-f]{{32}}", address)
+        assert "VIT_LAUNCH_TOKEN" not in environment
         assert environment["HOROVOD_GLOO_IFACE"] == environment["NCCL_SOCKET_IFNAME"] == "lo"
         assert environment["HOROVOD_CONTROLLER"] == environment["HOROVOD_CPU_OPERATIONS"] == "gloo"
         assert environment["HOROVOD_GLOO_TIMEOUT_SECONDS"] == "120"

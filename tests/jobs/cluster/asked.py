@@ -7,6 +7,7 @@ from jobs.cluster.options import add_job_arguments, read_job
 from jobs.cluster.render import render, settings_for_cluster
 from pipeline.config import load_config
 
+TOKEN = "a-token-of-the-tests-" + "0123456789abcdef"
 COMMON = "--name digits --image registry.example.com/vit:1.0 --claim shared"
 
 
@@ -21,4 +22,4 @@ def rendered(options, *settings):
     """The manifests of digits with these options."""
     job = asked(options)
     config = load_config(find_recipe("digits"), [f"run.dir=runs/{job.name}", *settings])
-    return render(job, settings_for_cluster(config, job))
+    return render(job, TOKEN, settings_for_cluster(config, job))

@@ -11,6 +11,7 @@ RESOURCES = {
     "events": ("Event", "", "v1"),
     "persistentvolumeclaims": ("PersistentVolumeClaim", "", "v1"),
     "pods": ("Pod", "", "v1"),
+    "secrets": ("Secret", "", "v1"),
     "services": ("Service", "", "v1"),
     "networkpolicies": ("NetworkPolicy", "networking.k8s.io", "v1"),
     "deployments": ("Deployment", "apps", "v1"),

@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import subprocess
 import sys
 from collections import namedtuple
@@ -70,7 +71,7 @@ def cluster_job(**changes):
 def manifests(job, *settings):
     """What `vit submit digits` makes of it."""
     config = load_config(find_recipe("digits"), [f"run.dir=runs/{job.name}", *settings])
-    return render(job, settings_for_cluster(config, job))
+    return render(job, secrets.token_hex(32), settings_for_cluster(config, job))
 
 
 def submit(job=None, *settings, dry_run=False):

@@ -6,6 +6,7 @@ Kubernetes set, and its user without capabilities. Names are known through one h
 stands for the cluster's DNS. The image is this machine: PATH is what its Dockerfile would set.
 """
 
+import base64
 import os
 import shlex
 import shutil
@@ -57,7 +58,7 @@ class Cluster:
         self.claim.mkdir()
         os.chown(self.claim, USER, USER)  # fsGroup
         self.hosts = folder / "hosts"
-        self.config_maps = {}
+        self.config_maps, self.secrets = {}, {}
         self._names, self._pods, self._count = {}, [], 0
         self._switch = f"vit{os.getpid()}s"
         run("ip", "netns", "add", self._switch)
@@ -66,11 +67,12 @@ class Cluster:
         self.write_names()
 
     def apply(self, manifests):
-        """Keeps the ConfigMaps; returns the others by kind."""
+        """Keeps ConfigMaps and Secrets; returns the others by kind."""
+        kept = {"ConfigMap": self.config_maps, "Secret": self.secrets}
         for manifest in manifests:
-            if manifest["kind"] == "ConfigMap":
-                self.config_maps[manifest["metadata"]["name"]] = manifest["data"]
-        return {m["kind"]: m for m in manifests if m["kind"] != "ConfigMap"}
+            if manifest["kind"] in kept:
+                kept[manifest["kind"]][manifest["metadata"]["name"]] = manifest["data"]
+        return {m["kind"]: m for m in manifests if m["kind"] not in kept}
 
     def start(self, name, template, variables=(), files=()):
         """Starts a pod with an address that none had before.
@@ -259,6 +261,13 @@ class Pod:
         if mount.get("readOnly"):
             yield f"mount -o remount,bind,ro {place}"
 
+    def _value(self, entry):
+        """A variable's value, which may be in a Secret."""
+        if "value" in entry:
+            return entry["value"]
+        reference = entry["valueFrom"]["secretKeyRef"]
+        return base64.b64decode(self._cluster.secrets[reference["name"]][reference["key"]]).decode()
+
     def _execute(self, container, variables):
         """The line that becomes the container's process 1."""
         pod, security = self._template["spec"]["securityContext"], container["securityContext"]
@@ -275,7 +284,7 @@ class Pod:
         if security["capabilities"]["drop"] == ["ALL"]:
             user += ["--bounding-set=-all", "--inh-caps=-all"]
         image = {"PATH": f"{sys.prefix}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(ROOT)}
-        own = {entry["name"]: entry["value"] for entry in container["env"]}
+        own = {entry["name"]: self._value(entry) for entry in container["env"]}
         everything = image | {"HOSTNAME": self.name} | KUBERNETES | own | variables
         environment = ["env", "-i", "-C", container["workingDir"]]
         environment += [f"{name}={value}" for name, value in everything.items()]

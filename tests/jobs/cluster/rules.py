@@ -108,7 +108,12 @@ def _pod(template, manifests):
         named = volume.get("configMap", {}).get("name")
         if named is not None and named not in config_maps:
             yield f"no ConfigMap {named}"
+    secrets = {m["metadata"]["name"] for m in manifests if m["kind"] == "Secret"}
     for container in pod["containers"]:
+        for entry in container.get("env", []):
+            named = entry.get("valueFrom", {}).get("secretKeyRef", {}).get("name")
+            if named is not None and named not in secrets:
+                yield f"no Secret {named}"
         mounts = container.get("volumeMounts", [])
         if {mount["name"] for mount in mounts} != set(volumes):
             yield "volumes and mounts differ"

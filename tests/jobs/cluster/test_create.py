@@ -26,6 +26,7 @@ def test_a_job_is_created_with_all_that_belongs_to_it(server):
         ("Deployment", "digits"),
         ("Job", "digits"),
         ("NetworkPolicy", "digits"),
+        ("Secret", "digits"),
         ("Service", "digits"),
         ("Service", "digits"),
     ]
@@ -47,7 +48,7 @@ def test_all_is_asked_for_before_anything_is_created(server):
     patches = [path for verb, path in server.requests if verb == "PATCH" and "apply" not in path]
     dry = [("dryRun=All" in path) for path in patches]
     assert dry == sorted(dry, reverse=True)
-    assert sum(dry) == 4
+    assert sum(dry) == 5
 
 
 def test_a_dry_run_says_what_the_server_would_take_and_creates_nothing(server):
@@ -132,6 +133,13 @@ def test_a_job_that_is_being_deleted_still_has_its_name(server):
     server.pods_end_after_s = 60
     Cluster().delete("Job", "digits")
     with pytest.raises(SettingsError, match="is being deleted: try again when its pods"):
+        submit()
+
+
+def test_a_secret_of_an_earlier_job_has_another_token_and_must_go_first(server):
+    submit()
+    del server.objects["jobs", "default", "digits"]
+    with pytest.raises(SettingsError, match=r"still the Secret digits-launch.*`vit delete digits`"):
         submit()
 
 

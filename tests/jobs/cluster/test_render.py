@@ -1,5 +1,6 @@
 """Manifests of every combination of options, against Kubernetes' own schemas and our rules."""
 
+import base64
 import copy
 import itertools
 import json
@@ -18,7 +19,7 @@ from jobs.cli import find_recipe
 from jobs.cluster.render import render, to_yaml
 from pipeline.config import load_config, parse_config
 from pipeline.errors import SettingsError
-from tests.jobs.cluster.asked import asked, rendered
+from tests.jobs.cluster.asked import TOKEN, asked, rendered
 from tests.jobs.cluster.rules import problems, restricted, templates
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -141,7 +142,9 @@ def test_a_base_is_of_use_alone(base):
         ["kubectl", "kustomize", ROOT / "k8s" / base], capture_output=True, text=True, check=True
     )
     manifests = list(yaml.safe_load_all(done.stdout))
-    assert list(problems(manifests)) == []
+    # Which whoever applies the base makes first.
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "vit-launch"}}
+    assert list(problems([*manifests, secret])) == []
     for manifest in manifests:
         validate(json.dumps(manifest), VERSIONS[-1])
         for template in templates(manifest):
@@ -185,6 +188,32 @@ def test_other_settings_are_another_config_map_and_other_content():
     assert content[0] != content[1]
 
 
+def test_another_token_is_another_secret_and_the_same_job():
+    job = asked("--nodes 2")
+    one, other = (render(job, token, arguments=["x"]) for token in ("1" * 32, "2" * 32))
+    assert [m["kind"] for m in one].count("Secret") == 1
+    assert [m for m in one if m not in other] == [m for m in one if m["kind"] == "Secret"]
+
+
+def test_the_token_stands_in_the_secret_alone():
+    manifests = rendered("--nodes 2 --tensorboard")
+    (secret,) = (m for m in manifests if m["kind"] == "Secret")
+    assert base64.b64decode(secret["data"]["token"]).decode() == TOKEN
+    assert secret["immutable"] is True
+    others = to_yaml([m for m in manifests if m is not secret])
+    assert TOKEN not in others
+    assert secret["data"]["token"] not in others
+
+
+@pytest.mark.parametrize(
+    "options", ["--nodes 1", "--gpus-per-node 8", "--backend mpijob --nodes 2"]
+)
+def test_a_job_without_launchers_on_several_nodes_has_no_token(options):
+    manifests = rendered(options)
+    assert "Secret" not in [m["kind"] for m in manifests]
+    assert "VIT_LAUNCH_TOKEN" not in to_yaml(manifests)
+
+
 def test_one_pod_a_node_and_one_process_a_gpu():
     job = rendered("--nodes 3 --gpus-per-node 8 --max-restarts 2")[-1]
     assert (job["spec"]["completions"], job["spec"]["parallelism"]) == (3, 3)
@@ -211,7 +240,7 @@ def test_the_pod_outlives_the_launcher_and_the_launcher_the_run():
 
 
 def test_another_verb_runs_in_one_pod_without_a_recipe():
-    (job,) = render(asked("", verb="evaluate"), arguments=["runs/digits", "--split", "test"])
+    (job,) = render(asked("", verb="evaluate"), TOKEN, arguments=["runs/digits", "--split", "test"])
     container = job["spec"]["template"]["spec"]["containers"][0]
     assert container["command"] + container["args"] == [
         "vit", "evaluate", "runs/digits", "--split", "test",
