@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.data.split import Split
-from pipeline.printable import printable
+from pipeline.printable import printable, printable_lines
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,10 @@ def test_a_name_is_text_on_one_line(name, shown):
     assert text == shown
     assert len(text.encode().decode().splitlines()) == 1
     assert printable(text) == text
+
+
+def test_text_keeps_its_lines_and_tabs():
+    assert printable_lines("a\n\tb\x1b[2J\r\n") == "a\n\tb\\x1b[2J\\r\n"
 
 
 def test_a_split_reads_a_file_by_its_name_and_shows_it_escaped(tmp_path):

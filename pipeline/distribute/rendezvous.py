@@ -85,13 +85,13 @@ def serve(
     def handle(request: Request) -> Response:
         return _answer(registry, store, request)
 
-    def new_session(peer: str) -> _Session:
-        return _Session(handle, signer, name, strangers, peer)
+    def new_session(peer: str) -> LauncherSession:
+        return LauncherSession(handle, signer, name, strangers, peer)
 
     return Server(*address, new_session, 64 + 4 * ranks)
 
 
-class _Session:
+class LauncherSession:
     """One connection to node 0's server."""
 
     def __init__(

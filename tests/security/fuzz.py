@@ -22,7 +22,7 @@ from pathlib import Path
 
 NAMES = (
     "recipe", "list", "tfrecord", "tfrecord-index", "prepared", "shard", "cifar", "weights",
-    "image",
+    "image", "rendezvous",
 )  # fmt: skip
 _SLOWEST_S = 10
 # TensorFlow is not among it; NumPy, Pillow and Atheris take 300 MB.

@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import shutil
+import socket
 import struct
 import tempfile
 from collections.abc import Callable
@@ -29,6 +30,11 @@ from pipeline.data.sources.cifar import LAYOUTS, read_cifar
 from pipeline.data.sources.listing import open_list
 from pipeline.data.sources.records import FACTS, FORMAT, ArrayRecordShard, read_facts, read_labels
 from pipeline.data.sources.tfrecord import open_tfrecord
+from pipeline.distribute import reports
+from pipeline.distribute.bounded_http import Incoming, Refused
+from pipeline.distribute.registry import Registry
+from pipeline.distribute.rendezvous import LauncherSession, Strangers
+from pipeline.distribute.signatures import Signer
 from pipeline.errors import PipelineError
 from pipeline.model.pretrained.files import read_published
 
@@ -252,6 +258,50 @@ def _images() -> list[bytes]:
     return seeds
 
 
+_FACTS = {"--hosts": "h0,h1"}
+
+
+def rendezvous(content: bytes) -> None:
+    """What comes to a launcher's port; the first byte chooses what the rest is taken for."""
+    kind, rest = content[0] % 3 if content else 0, content[1:]
+    if kind == 0:
+        _read_requests(rest)
+        return
+    with suppress(ValueError):
+        if kind == 1:
+            Registry(("h0", "h1"), "a" * 32, _FACTS).update(reports.read(reports.Report, rest))
+        else:
+            reports.read(reports.View, rest)
+
+
+def _read_requests(content: bytes) -> None:
+    """Bytes of a stranger's connection."""
+    session = LauncherSession(lambda request: 1 / 0, Signer("token"), "h0", Strangers(), "")
+    here, there = socket.socketpair()
+    with here, there:
+        there.sendall(content)
+        there.shutdown(socket.SHUT_WR)
+        incoming = Incoming(here)
+        with suppress(Refused):
+            while (request := incoming.read()) is not None:
+                session.answer(request)
+    if session.is_member:
+        raise AssertionError("a stranger was taken for a member")
+
+
+def _requests() -> list[bytes]:
+    report = reports.write(reports.Report(1, "1" * 32, "host", _FACTS, failure=(1, "it failed")))
+    view = reports.write(
+        reports.View("a" * 32, "running", [], [None, 1], [None, (1, "it failed")], "lost", 76)
+    )
+    post = (
+        f"POST /report HTTP/1.1\r\nHost: h0:29500\r\nContent-Length: {len(report)}\r\n"
+        f"Content-Type: application/json\r\nX-Vit-Signature: {'0' * 64}\r\n\r\n"
+    )
+    hello = b"GET /hello HTTP/1.1\r\nHost: h0\r\n\r\n"
+    return [b"\0" + hello + post.encode() + report, b"\1" + report, b"\2" + view]
+
+
 TARGETS = {
     "recipe": Target(recipe, _recipes),
     "list": Target(image_list, _lists),
@@ -262,4 +312,5 @@ TARGETS = {
     "cifar": Target(cifar, _pickles),
     "weights": Target(weights, _weights),
     "image": Target(image, _images),
+    "rendezvous": Target(rendezvous, _requests),
 }
