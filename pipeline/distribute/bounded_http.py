@@ -235,22 +235,28 @@ class Server:
         connection.close()
 
     def _serve(self, connection: socket.socket, session: Session) -> None:
+        try:
+            # The other side may vanish, or not read what it asked for.
+            with suppress(OSError):
+                self._answer_all(connection, session)
+        finally:
+            self._forget(connection)
+
+    @staticmethod
+    def _answer_all(connection: socket.socket, session: Session) -> None:
         incoming = Incoming(connection)
-        # The other side may vanish or not read what it asked for.
-        with suppress(OSError):
-            try:
-                while (request := incoming.read()) is not None:
-                    response = session.answer(request)
-                    connection.settimeout(_SEND_S)
-                    connection.sendall(response.to_bytes())
-                    if response.closes:
-                        break
-                    if session.is_member:
-                        incoming.deadline_s = time.monotonic() + _MEMBER_S
-            except Refused as refused:
+        try:
+            while (request := incoming.read()) is not None:
+                response = session.answer(request)
                 connection.settimeout(_SEND_S)
-                connection.sendall(Response(refused.status, closes=True).to_bytes())
-        self._forget(connection)
+                connection.sendall(response.to_bytes())
+                if response.closes:
+                    break
+                if session.is_member:
+                    incoming.deadline_s = time.monotonic() + _MEMBER_S
+        except Refused as refused:
+            connection.settimeout(_SEND_S)
+            connection.sendall(Response(refused.status, closes=True).to_bytes())
 
 
 def _end(connection: socket.socket) -> None:
