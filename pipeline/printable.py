@@ -1,11 +1,13 @@
-"""Names of files and classes as text that can be printed and stored."""
+"""Text from elsewhere as text that can be printed and stored: names of files, labels, settings."""
 
 from __future__ import annotations
 
 import re
 
-# Control characters, and the separators at which `str.splitlines` ends a line.
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# Control characters, the separators at which `str.splitlines` ends a line, and the characters that
+# change the direction of the text after them, with which a name can look like another one.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_LONGEST = 80
 
 
 def printable(name: str) -> str:
@@ -24,3 +26,17 @@ def printable_lines(text: str) -> str:
     return "\n".join(
         "\t".join(printable(part) for part in line.split("\t")) for line in text.split("\n")
     )
+
+
+def shortened(text: str, longest: int = _LONGEST) -> str:
+    """`printable` text of so many characters, with a note where there were more."""
+    if len(text) <= longest:
+        return printable(text)
+    return f"{printable(text[:longest])}... ({len(text):,} characters)"
+
+
+def received(value: object) -> str:
+    """A wrong value for a message: as Python writes it, on one line and shortened."""
+    if isinstance(value, str) and len(value) > _LONGEST:
+        return f"{value[:_LONGEST]!r}... ({len(value):,} characters)"
+    return shortened(repr(value))

@@ -10,8 +10,10 @@ from pydantic import BaseModel
 
 from pipeline.config.settings import all_settings, type_of
 from pipeline.config.values import is_section
+from pipeline.printable import received, shortened
 
 COMMAND_LINE = "on the command line"
+_MOST_LINES = 20
 
 # What other programs call settings. Names that equal the last part of one setting are not needed.
 _OTHER_NAMES = {
@@ -82,7 +84,7 @@ def explain_all(
       origins: File and line, or `COMMAND_LINE`, by dotted key.
     """
     lines = []
-    for error in errors:
+    for error in errors[:_MOST_LINES]:
         place = _place(error, origins) or origin
         if error["type"] == "extra_forbidden":
             # As it was typed, where pydantic names the section alone.
@@ -92,6 +94,8 @@ def explain_all(
         else:
             text = _explain(error)
         lines.append(f"{place}: {text}")
+    if len(errors) > _MOST_LINES:
+        lines.append(f"{origin}: and {len(errors) - _MOST_LINES:,} more")
     return lines
 
 
@@ -125,8 +129,8 @@ def _explain(error: Mapping[str, Any]) -> str:
         return message
     if is_section(kind := type_of(key)):
         message += f", for example {key}.{next(iter(kind.model_fields))}"
-    received = "null" if error["input"] is None else repr(error["input"])
-    return f"{key}: {message}. Received: {received}"
+    wrong = "null" if error["input"] is None else received(error["input"])
+    return f"{shortened(key)}: {message}. Received: {wrong}"
 
 
 def _explain_unknown(key: str, error: Mapping[str, Any], *, in_file: bool) -> str:
@@ -136,9 +140,11 @@ def _explain_unknown(key: str, error: Mapping[str, Any], *, in_file: bool) -> st
     if dotted and type_of(key) is not None:
         *sections, name = key.split(".")
         inner = "".join(f"{{{section}: " for section in sections[1:])
-        nested = f"{sections[0]}: {inner}{{{name}: {error['input']}}}" + "}" * len(sections[1:])
+        nested = f"{sections[0]}: {inner}{{{name}: {shortened(str(error['input']))}}}" + "}" * len(
+            sections[1:]
+        )
         return f"{key}: in a file a setting stands inside its section: write `{nested}`"
     suggestion = suggest_setting(key)
     if suggestion is None:
-        return f"{key}: no such setting; `vit train --help` lists all settings"
-    return f"{key}: no such setting; did you mean {suggestion}?"
+        return f"{shortened(key)}: no such setting; `vit train --help` lists all settings"
+    return f"{shortened(key)}: no such setting; did you mean {suggestion}?"

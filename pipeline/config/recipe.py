@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_origin
@@ -9,11 +10,15 @@ from typing import Any, get_origin
 import yaml
 from pydantic import ValidationError
 
-from pipeline.config.document import read_yaml
+from pipeline.config.document import LONGEST_NAME, read_yaml, read_yaml_file
 from pipeline.config.explain import COMMAND_LINE, explain_all
 from pipeline.config.settings import Config, type_of
-from pipeline.config.values import inner_type, is_section
+from pipeline.config.values import LocalPath, inner_type, is_section, read_value
 from pipeline.errors import SettingsError
+from pipeline.printable import printable, received, shortened
+from pipeline.storage.read import reason
+
+_LONGEST_CHAIN = 20
 
 
 def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -59,7 +64,7 @@ def parse_config(tree: Any, origin: str, origins: Mapping[str, str] | None = Non
         if len(lines) == 1:
             raise SettingsError(lines[0]) from None
         listed = "".join(f"\n  {line}" for line in lines)
-        raise SettingsError(f"{len(lines)} settings are wrong:{listed}") from None
+        raise SettingsError(f"{error.error_count()} settings are wrong:{listed}") from None
 
 
 def dump_config(config: Config) -> str:
@@ -69,27 +74,32 @@ def dump_config(config: Config) -> str:
 
 def _read_recipe(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[str, str]]:
     """The tree of a recipe over that of its base, and where each key is from."""
-    by = f", named by `base:` in {seen[-1]}" if seen else ""
-    path = path.resolve()
+    by = f", named by `base:` in {printable(str(seen[-1]))}" if seen else ""
+    # Not Path.resolve, which raises RuntimeError at a link that leads to itself.
+    path = Path(os.path.realpath(path))
+    title = printable(str(path))
     if path in seen:
-        raise SettingsError(f"{path}: the recipe inherits from itself through `base:`")
+        raise SettingsError(f"{title}: the recipe inherits from itself through `base:`")
+    if len(seen) > _LONGEST_CHAIN:
+        raise SettingsError(f"{title}: more than {_LONGEST_CHAIN} recipes inherit from each other")
     try:
-        text = path.read_text(encoding="utf-8")
+        tree, lines = read_yaml_file(path)
     except OSError as error:
-        raise SettingsError(f"cannot read the recipe {path}{by}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{path}: not valid YAML: not UTF-8 text ({error})") from None
-    tree, lines = read_yaml(text, str(path))
+        raise SettingsError(f"cannot read the recipe {title}{by}: {reason(error)}") from None
     if tree is None or tree == "":
         tree = {}
     if not isinstance(tree, dict):
-        raise SettingsError(f"{path} must hold settings as `section: {{key: value}}`")
-    origins = {key: f"{path}, line {line}" for key, line in lines.items()}
+        raise SettingsError(f"{title} must hold settings as `section: {{key: value}}`")
+    origins = {key: f"{title}, line {line}" for key, line in lines.items()}
     base = tree.pop("base", None)
     if base is None or base == "":
         return tree, origins
-    if not isinstance(base, str):
-        raise SettingsError(f"{origins['base']}: base must name one YAML file. Received: {base!r}")
+    try:
+        base = read_value(base, LocalPath)
+    except ValueError:
+        raise SettingsError(
+            f"{origins['base']}: base must name one YAML file. Received: {received(base)}"
+        ) from None
     under, under_origins = _read_recipe(path.parent / base, (*seen, path))
     return _merge(under, tree), under_origins | origins
 
@@ -110,8 +120,10 @@ def _apply_override(tree: dict[str, Any], origins: dict[str, str], override: str
     if not equals or not key:
         raise SettingsError(
             f"{COMMAND_LINE}: a setting is given as section.key=value, for example "
-            f"optim.base_lr=1e-3. Received: {override!r}"
+            f"optim.base_lr=1e-3. Received: {received(override)}"
         )
+    if len(key) > LONGEST_NAME:
+        raise SettingsError(f"{COMMAND_LINE}: {shortened(key)}: no such setting")
     value = _read_typed(key, text)
     *sections, last = key.split(".")
     for section in sections:
@@ -126,14 +138,15 @@ def _apply_override(tree: dict[str, Any], origins: dict[str, str], override: str
 
 def _read_typed(key: str, text: str) -> Any:
     """A value of the command line, as `read_value` takes it."""
+    name = shortened(key)
     if not text:
         raise SettingsError(
-            f"{COMMAND_LINE}: {key}= has no value. Where a setting may be null, write {key}=null"
+            f"{COMMAND_LINE}: {name}= has no value. Where a setting may be null, write {name}=null"
         )
     kind, optional = inner_type(type_of(key))
     if optional and text == "null":
         return None
     is_list = get_origin(kind) is tuple and text.startswith("[")
     if is_section(kind) or is_list:
-        return read_yaml(text, f"{COMMAND_LINE}: {key}={text}").tree
+        return read_yaml(text, f"{COMMAND_LINE}: {name}={shortened(text)}").tree
     return text

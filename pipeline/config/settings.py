@@ -20,9 +20,13 @@ from pydantic_core import PydanticUndefined
 
 from pipeline.config.values import LocalPath, is_section, read_value
 from pipeline.errors import SettingsError
+from pipeline.printable import received
 
 # The named variants; pipeline/model/architecture.py holds their sizes.
-VARIANT_PATTERN = r"(Ti|S|B|L)/[1-9]\d*|digits|cifar|keras_example"
+VARIANT_PATTERN = r"(Ti|S|B|L)/[1-9]\d{0,3}|digits|cifar|keras_example"
+
+# In seconds: 30 years, which the system's clocks can add to the time of day.
+_LONGEST_S = 1e9
 
 
 def _setting(default: Any, doc: str, *, free: bool = False, **limits: Any) -> Any:
@@ -56,7 +60,7 @@ class AugmentConfig(_Stage):
         le=1,
     )
     flip: bool = _setting(False, "mirror left to right, one time in two")
-    crop_padding: int = _setting(0, "pad by this many pixels, then crop at random", ge=0)
+    crop_padding: int = _setting(0, "pad by this many pixels, then crop at random", ge=0, le=4096)
     rotation: float = _setting(0.0, "rotate by up to this part of a full turn", ge=0, le=0.5)
     zoom: float = _setting(0.0, "zoom height and width by up to this part", ge=0, lt=1)
     rand_augment_layers: int = _setting(0, "operations of RandAugment, its N; 0: none", ge=0, le=16)
@@ -114,14 +118,17 @@ class DataConfig(_Stage):
         True, "smooth where images shrink, as Pillow does; false is faster and coarser"
     )
     max_pixels: int = _setting(
-        100_000_000, "an image that says it has more is refused before it is decoded", ge=1
+        100_000_000,
+        "an image that says it has more is refused before it is decoded",
+        ge=1,
+        le=10**10,
     )
-    global_batch_size: int = _setting(256, "examples an update, over all replicas", ge=1)
+    global_batch_size: int = _setting(256, "examples an update, over all replicas", ge=1, le=2**20)
     eval_batch_size: int | None = _setting(
-        None, "examples an evaluation step; null means global_batch_size", free=True, ge=1
+        None, "examples an evaluation step; null means global_batch_size", free=True, ge=1, le=2**20
     )
-    num_classes: int = _setting(10, "classes of the synthetic data", ge=2)
-    num_examples: int = _setting(1024, "training examples of the synthetic data", ge=1)
+    num_classes: int = _setting(10, "classes of the synthetic data", ge=2, le=2**20)
+    num_examples: int = _setting(1024, "training examples of the synthetic data", ge=1, le=10**9)
     validation_fraction: float = _setting(
         0.1,
         "part of the training data held out where the data set has no validation split",
@@ -139,10 +146,13 @@ class DataConfig(_Stage):
     )
     label_smoothing: float = _setting(0.0, "part of the target spread over all classes", ge=0, lt=1)
     mixup_alpha: float = _setting(
-        0.0, "mixes pairs of examples by Beta(alpha, alpha); 0: does not", ge=0
+        0.0, "mixes pairs of examples by Beta(alpha, alpha); 0: does not", ge=0, le=1000
     )
     cutmix_alpha: float = _setting(
-        0.0, "pastes a box of the partner, its area from Beta(alpha, alpha); 0: does not", ge=0
+        0.0,
+        "pastes a box of the partner, its area from Beta(alpha, alpha); 0: does not",
+        ge=0,
+        le=1000,
     )
     cutmix_probability: float = _setting(
         0.5, "part of the pairs that CutMix takes where mixup is on as well", ge=0, le=1
@@ -152,7 +162,7 @@ class DataConfig(_Stage):
     )
     augment: AugmentConfig = _setting(AugmentConfig(), "random changes to training images")
     threads: int | None = _setting(
-        None, "threads of the input stage; null: as many as cores", free=True, ge=1
+        None, "threads of the input stage; null: as many as cores", free=True, ge=1, le=1024
     )
 
 
@@ -162,11 +172,15 @@ class ModelConfig(_Stage):
     variant: str = _setting(
         "cifar", "Ti/16, S/16, B/16, L/16 (any patch size), digits, cifar or keras_example"
     )
-    patch_size: int | None = _setting(None, "pixels a side of a patch; null: the variant's", ge=1)
-    width: int | None = _setting(None, "length of a token; null: the variant's", ge=1)
-    depth: int | None = _setting(None, "encoder blocks; null: the variant's", ge=1)
-    num_heads: int | None = _setting(None, "attention heads; null: the variant's", ge=1)
-    mlp_dim: int | None = _setting(None, "hidden units of a block's MLP; null: variant's", ge=1)
+    patch_size: int | None = _setting(
+        None, "pixels a side of a patch; null: the variant's", ge=1, le=4096
+    )
+    width: int | None = _setting(None, "length of a token; null: the variant's", ge=1, le=2**16)
+    depth: int | None = _setting(None, "encoder blocks; null: the variant's", ge=1, le=1000)
+    num_heads: int | None = _setting(None, "attention heads; null: the variant's", ge=1, le=1000)
+    mlp_dim: int | None = _setting(
+        None, "hidden units of a block's MLP; null: variant's", ge=1, le=2**18
+    )
     stem: Literal["patches", "convolutions"] = _setting(
         "patches",
         "what makes tokens: each patch by itself; or 3 x 3 convolutions of stride 2, with which a "
@@ -177,7 +191,9 @@ class ModelConfig(_Stage):
     )
     positions: Literal["learned", "sincos2d"] = _setting("learned", "position embedding")
     gelu: Literal["exact", "tanh"] = _setting("exact", "form of the GELU")
-    pre_logits: int = _setting(0, "units of a tanh layer before the classifier; 0: none", ge=0)
+    pre_logits: int = _setting(
+        0, "units of a tanh layer before the classifier; 0: none", ge=0, le=2**16
+    )
     dropout: float | None = _setting(None, "dropout; null: the variant's", ge=0, lt=1)
     attention_dropout: float | None = _setting(
         None, "dropout of the attention's probabilities; null: the variant's", ge=0, lt=1
@@ -197,10 +213,10 @@ class ModelConfig(_Stage):
 
     @model_validator(mode="after")
     def _variant_is_known(self) -> ModelConfig:
-        if not re.fullmatch(VARIANT_PATTERN, self.variant):
+        if not re.fullmatch(VARIANT_PATTERN, self.variant, re.ASCII):
             raise ValueError(
                 "model.variant must be Ti/P, S/P, B/P or L/P with a patch size P, digits, cifar "
-                f"or keras_example. Received: {self.variant!r}"
+                f"or keras_example. Received: {received(self.variant)}"
             )
         return self
 
@@ -213,7 +229,7 @@ class OptimConfig(_Stage):
         "linear", "how the rate grows with global_batch_size / 256"
     )
     schedule: Literal["cosine", "constant"] = _setting("cosine", "after the warm-up")
-    warmup_epochs: float = _setting(0.0, "epochs of linear warm-up", ge=0)
+    warmup_epochs: float = _setting(0.0, "epochs of linear warm-up", ge=0, le=1e6)
     warmup_steps: int | None = _setting(None, "the same in steps; overrides warmup_epochs", ge=0)
     final_lr_fraction: float = _setting(
         0.0, "where the cosine ends, as a part of the peak", ge=0, le=1
@@ -238,20 +254,24 @@ class OptimConfig(_Stage):
     )
     linear_probe: bool = _setting(False, "train the classifier alone")
     accumulate_steps: int = _setting(
-        1, "parts an update's batch is computed in, for less memory", free=True, ge=1
+        1, "parts an update's batch is computed in, for less memory", free=True, ge=1, le=2**20
     )
 
 
 class TrainConfig(_Stage):
     """How long to train, and when to look."""
 
-    epochs: float = _setting(10.0, "passes over the training data", gt=0)
+    epochs: float = _setting(10.0, "passes over the training data", gt=0, le=1e6)
     max_steps: int | None = _setting(None, "updates in all; overrides epochs", ge=1)
     max_time_s: float | None = _setting(
-        None, "stop after this many seconds of this start, with a checkpoint", free=True, gt=0
+        None,
+        "stop after this many seconds of this start, with a checkpoint",
+        free=True,
+        gt=0,
+        le=_LONGEST_S,
     )
     log_every_steps: int = _setting(50, "steps between rows of metrics", free=True, ge=1)
-    evaluate_every_epochs: float | None = _setting(1.0, "epochs between evaluations", gt=0)
+    evaluate_every_epochs: float | None = _setting(1.0, "epochs between evaluations", gt=0, le=1e6)
     evaluate_every_steps: int | None = _setting(
         None, "steps between evaluations; overrides evaluate_every_epochs", ge=1
     )
@@ -295,9 +315,14 @@ class TrainConfig(_Stage):
         "a process that does nothing for so long says where it stands, and ends; null: waits on",
         free=True,
         gt=0,
+        le=_LONGEST_S,
     )
     compile_timeout_s: float = _setting(
-        1800.0, "so much longer where a graph is traced and compiled first", free=True, ge=0
+        1800.0,
+        "so much longer where a graph is traced and compiled first",
+        free=True,
+        ge=0,
+        le=_LONGEST_S,
     )
     callbacks: tuple[str, ...] = _setting(
         (),
@@ -325,7 +350,11 @@ class DistributeConfig(_Stage):
         "none", "numbers in which Horovod sends gradients"
     )
     cpu_devices: int = _setting(
-        1, "logical devices the CPU is divided into, to try mirrored without GPUs", free=True, ge=1
+        1,
+        "logical devices the CPU is divided into, to try mirrored without GPUs",
+        free=True,
+        ge=1,
+        le=1024,
     )
     intra_op_threads: int | None = _setting(
         None,
@@ -333,6 +362,7 @@ class DistributeConfig(_Stage):
         "with parts of the batch side by side, one a core",
         free=True,
         ge=1,
+        le=1024,
     )
 
 
@@ -340,9 +370,13 @@ class CheckpointConfig(_Stage):
     """When the run is saved, and what is kept."""
 
     every_steps: int | None = _setting(None, "steps between checkpoints", free=True, ge=1)
-    every_s: float | None = _setting(None, "seconds between checkpoints", free=True, gt=0)
-    every_epochs: float | None = _setting(1.0, "epochs between checkpoints", free=True, gt=0)
-    keep: int = _setting(2, "newest checkpoints kept, beside the best", free=True, ge=1)
+    every_s: float | None = _setting(
+        None, "seconds between checkpoints", free=True, gt=0, le=_LONGEST_S
+    )
+    every_epochs: float | None = _setting(
+        1.0, "epochs between checkpoints", free=True, gt=0, le=1e6
+    )
+    keep: int = _setting(2, "newest checkpoints kept, beside the best", free=True, ge=1, le=10**6)
     keep_every_steps: int | None = _setting(
         None, "keep those of a multiple of this many steps as well", free=True, ge=1
     )
@@ -352,6 +386,7 @@ class CheckpointConfig(_Stage):
         "longer, and so must vit launch --grace-s",
         free=True,
         gt=0,
+        le=_LONGEST_S,
     )
 
 

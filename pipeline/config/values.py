@@ -11,13 +11,15 @@ References:
 from __future__ import annotations
 
 import math
-import os.path
+import os
 import re
 from decimal import Decimal
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel
+
+from pipeline.printable import shortened
 
 _DIGITS = r"[0-9]+(?:_[0-9]+)*"
 _INTEGER = re.compile(rf"[-+]?{_DIGITS}")
@@ -26,6 +28,13 @@ _NUMBER = re.compile(rf"[-+]?(?:\.{_DIGITS}|{_DIGITS}(?:\.(?:{_DIGITS})?)?)(?:[e
 _NOT_FINITE = re.compile(r"[-+]?\.?(inf|infinity|nan)", re.IGNORECASE)
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False,
              "FALSE": False}  # fmt: skip
+# Python takes quadratic time to read a number, and refuses one of more than 4300 digits.
+_LONGEST_NUMBER = 400
+# A product of two whole numbers, such as steps and examples, fits into 64 bits; a number fits into
+# float32. settings.py limits further what memory and time depend on.
+_LARGEST = {int: 1e12, float: 1e38}
+# PATH_MAX of Linux.
+_LONGEST_TEXT = 4096
 # Also with one slash, as `Path` writes it. A scheme of one letter is a drive of Windows.
 URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/+")
 
@@ -40,7 +49,7 @@ def _local_path(text: str) -> str:
             else "Mount the storage as a folder, or copy the data to a local one"
         )
         raise ValueError(
-            f"must be a local path; {match[1]}:// addresses are not supported. {remedy}"
+            f"must be a local path; {shortened(match[1])}:// addresses are not supported. {remedy}"
         )
     # A shell expands ~ at the start of a word only, and not after `run.dir=`.
     return os.path.expanduser(text) if text == "~" or text.startswith("~/") else text
@@ -90,9 +99,24 @@ def read_value(value: Any, kind: Any) -> Any:
     if kind is int or kind is float:
         wanted = "a whole number" if kind is int else "a number"
         return _read_number(value, kind, f"{wanted} or null" if optional else wanted)
-    if get_origin(kind) is not Literal and not isinstance(value, str):
-        raise ValueError("must be text")
+    if get_origin(kind) is not Literal:
+        _check_text(value)
     return value
+
+
+def _check_text(value: Any) -> None:
+    """That a value is text that can be a path, which the system takes without NUL and as bytes."""
+    if not isinstance(value, str):
+        raise ValueError("must be text")
+    if len(value) > _LONGEST_TEXT:
+        raise ValueError(f"must have at most {_LONGEST_TEXT} characters")
+    try:
+        if "\0" not in value:
+            os.fsencode(value)
+            return
+    except UnicodeEncodeError:
+        pass
+    raise ValueError("must be text without NUL characters and half surrogate pairs")
 
 
 def _read_section(value: Any, kind: type[BaseModel]) -> Any:
@@ -133,6 +157,8 @@ def _read_number(value: Any, kind: type[int] | type[float], wanted: str) -> int 
         number = math.inf
     if not math.isfinite(number):
         raise ValueError("must be finite")
+    if abs(number) > _LARGEST[kind]:
+        raise ValueError(f"must be at most {_LARGEST[kind]:g}")
     if kind is float:
         return number
     if value != int(value):
@@ -141,11 +167,13 @@ def _read_number(value: Any, kind: type[int] | type[float], wanted: str) -> int 
 
 
 def _parse_number(text: str, wanted: str) -> int | float:
-    """An int, and a float for what is not whole or has more digits than any setting."""
+    """An int, and a float for what is not whole or is too large."""
+    if len(text) > _LONGEST_NUMBER:
+        raise ValueError(f"must be {wanted} of at most {_LONGEST_NUMBER} characters")
     if _NOT_FINITE.fullmatch(text):
         return math.inf
     pattern, base = _OTHER_BASES.get(text[:2], (_INTEGER, 10))
-    if pattern.fullmatch(text) and len(text) < 400:
+    if pattern.fullmatch(text):
         return int(text.replace("_", ""), base)
     if not _NUMBER.fullmatch(text):
         raise ValueError(f"must be {wanted}")
