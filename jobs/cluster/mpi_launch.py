@@ -23,6 +23,8 @@ from typing import Any
 
 from pipeline.distribute.stop_signals import stop_signals
 from pipeline.errors import PeerLost, SettingsError, Stopped
+from pipeline.storage.limits import HOSTFILE_BYTES, OUTCOME_BYTES
+from pipeline.storage.read import read_file, reason
 from pipeline.train.run_lock import RunLock
 
 PARSES_IN_ORDER = True
@@ -105,9 +107,12 @@ def read_hostfile(file: Path) -> dict[str, int]:
       SettingsError: It cannot be read, or names no worker.
     """
     try:
-        lines = [line.partition("#")[0].split() for line in file.read_text().splitlines()]
+        text = read_file(file, limit_bytes=HOSTFILE_BYTES).decode()
+        lines = [line.partition("#")[0].split() for line in text.splitlines()]
     except OSError as error:
-        raise SettingsError(f"cannot read the hostfile {file}: {error.strerror}") from None
+        raise SettingsError(f"cannot read the hostfile {file}: {reason(error)}") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"the hostfile {file} is not UTF-8: {error}") from None
     found = {}
     for host, *facts in filter(None, lines):
         count = next((m[1] for f in facts if (m := re.fullmatch(r"slots=([1-9]\d*)", f))), "1")
@@ -189,7 +194,7 @@ def _outcome(run: Path) -> tuple[int, dict[str, Any]] | None:
     """When outcome.json was written, in ns, and what it says; None where it cannot be read."""
     file = run / "outcome.json"
     try:
-        return file.stat().st_mtime_ns, json.loads(file.read_text())
+        return file.stat().st_mtime_ns, json.loads(read_file(file, limit_bytes=OUTCOME_BYTES))
     except (OSError, ValueError):
         return None
 

@@ -101,7 +101,9 @@ class DataConfig(_Stage):
     allow_changes: bool = _setting(
         False, "resume a run although the images of its data set have changed", free=True
     )
-    links_out: bool = _setting(False, "allow links that lead out of an image folder")
+    links_out: bool = _setting(
+        False, "allow links, and paths in lists, that lead out of the data set's folder", free=True
+    )
     image_size: int = _setting(32, "height and width the model sees, in pixels", ge=1, le=4096)
     resize: Literal["none", "squash", "crop"] = _setting(
         "squash",

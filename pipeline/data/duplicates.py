@@ -157,12 +157,13 @@ class _File(NamedTuple):
     number: int
     path: str
     label: int
+    root: storage.RealFolder | None
 
 
 def _of_files(source: DataSource, until_s: float) -> tuple[list[_Image], int]:
     """The files that may be equal to others, and how many were compared until the first was not."""
     files = [
-        _File(name, index, path, label)
+        _File(name, index, path, label, split.root)
         for name, split in source.splits.items()
         for index, (path, label) in enumerate(
             zip(split.paths or (), split.labels.tolist(), strict=True)
@@ -227,7 +228,7 @@ def _stat(file: _File) -> os.stat_result | None:
 
 def _tail(file: _File) -> bytes | None:
     def read() -> bytes:
-        with open(file.path, "rb") as stream:
+        with storage.open_file(file.path, below=file.root) as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(0, size - _TAIL_BYTES))
             return _digest(stream.read(_TAIL_BYTES))
@@ -240,7 +241,7 @@ def _tail(file: _File) -> bytes | None:
 def _content(file: _File) -> bytes | None:
     # In pieces, because several large files are read at a time.
     def read() -> bytes:
-        with open(file.path, "rb") as stream:
+        with storage.open_file(file.path, below=file.root) as stream:
             return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).digest()
 
     with suppress(OSError):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 import numpy as np
@@ -91,32 +90,15 @@ def read_contents(
       parallel: Files that are read at a time.
 
     Returns:
-      contents string [b], "" for one that cannot be read; and what their headers say.
+      contents string [b], "" for one that cannot be read, of which `_read_others` says why; and
+      what their headers say.
     """
-    if split.paths is not None:
-        paths = tf.gather(_path_table(split.paths), index)
-        (contents,), _ = try_each(
-            lambda path: (tf.io.read_file(path),), paths, (tf.constant(""),), batch_size, parallel
-        )
-    else:
-        contents = tf.numpy_function(
-            lambda places: np.array(split.contents(places), np.object_), [index], tf.string
-        )
 
-    def again(
-        places: npt.NDArray[np.int64], found: npt.NDArray[np.object_]
-    ) -> npt.NDArray[np.object_]:
-        # `_content` reads again while the error may pass. `_read_others` says what is wrong.
-        for number in np.flatnonzero(found == b""):
-            with suppress(UnreadableError):
-                found[number] = _content(split, int(places[number]))
-        return found
+    # Not `tf.io.read_file`: it waits for ever for a FIFO, follows links anywhere, and has no limit.
+    def read(places: npt.NDArray[np.int64]) -> npt.NDArray[np.object_]:
+        return np.array(split.contents(places, parallel), np.object_)
 
-    contents = tf.cond(
-        tf.reduce_any(contents == ""),
-        lambda: tf.numpy_function(again, [index, contents], tf.string),
-        lambda: contents,
-    )
+    contents = tf.numpy_function(read, [index], tf.string)
     contents = tf.ensure_shape(contents, [batch_size])
     return contents, Headers(*read_headers(contents))
 
@@ -224,15 +206,6 @@ def _load(
     except tf.errors.InvalidArgumentError:
         _explain(content, name, config)
     return np.asarray(turn_upright(image[tf.newaxis], headers.orientations)[0].numpy())
-
-
-# AutoGraph cannot read the source of os.fsencode, and would warn of it.
-@tf.autograph.experimental.do_not_convert
-def _path_table(paths: Sequence[str]) -> tf.Tensor:
-    # Bytes, as the file system has them: a name need not be valid text. Eager, and captured by the
-    # graph, which cannot hold a large set's names.
-    with tf.init_scope(), tf.device("CPU:0"):
-        return tf.constant(list(map(os.fsencode, paths)))
 
 
 def _read_others(

@@ -16,6 +16,7 @@ from pipeline.data.sources.folder import EXTENSIONS
 from pipeline.data.sources.walk import is_skipped
 from pipeline.errors import DataError, without_settings
 from pipeline.export.exported import Exported, Pixels, Probabilities
+from pipeline.storage.limits import image_bytes
 from pipeline.storage.read import read_file, reason
 
 BATCH = 32  # images a call of the model
@@ -94,8 +95,9 @@ def _read(file: Answer, model: Exported) -> Answer:
     if file.problem is not None:
         return file
     try:
-        content = read_file(file.path)
-        pixels = load_image(content, file.path, model.facts.preprocessing.data_config())
+        config = model.facts.preprocessing.data_config()
+        content = read_file(file.path, limit_bytes=image_bytes(config.max_pixels))
+        pixels = load_image(content, file.path, config)
     except OSError as error:
         return file._replace(problem=reason(error))
     except DataError as error:

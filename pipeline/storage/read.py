@@ -16,7 +16,8 @@ import os
 import stat as mode
 import time
 from collections.abc import Callable, Sequence
-from typing import BinaryIO, TypeVar
+from io import BufferedReader
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -95,12 +96,16 @@ class FileRefused(OSError):
         super().__init__(errno.EPERM, text, os.fspath(path))
 
 
+class FileOutside(FileRefused):
+    """A file is not in the folder that it must be in, once links are resolved."""
+
+
 def open_file(
     path: str | os.PathLike[str],
     *,
     below: str | os.PathLike[str] | None = None,
     limit_bytes: int | None = None,
-) -> BinaryIO:
+) -> BufferedReader:
     """Opens a regular file to read; other kinds of file are refused and not waited for.
 
     Args:
@@ -108,7 +113,8 @@ def open_file(
       limit_bytes: The file may not be larger.
 
     Raises:
-      FileRefused: It is no regular file, lies outside `below`, or is too large.
+      FileRefused: It is no regular file or is too large.
+      FileOutside: It is not below `below`.
       OSError: It cannot be opened.
     """
     descriptor, _ = _open(path, below, limit_bytes)
@@ -147,7 +153,7 @@ def _open(
             real = real_path(descriptor)
             root = below if isinstance(below, RealFolder) else real_folder(below)
             if not real.startswith(root if root.endswith("/") else f"{root}/"):
-                raise FileRefused(f"outside {os.fspath(below)}: it is {real}", path)
+                raise FileOutside(f"outside {os.fspath(below)}: it is {real}", path)
         return descriptor, size
     except BaseException:
         os.close(descriptor)

@@ -1,5 +1,7 @@
 """Files that are images, of every kind, and files that are not."""
 
+import os
+import re
 import threading
 
 import numpy as np
@@ -9,10 +11,14 @@ from PIL import Image
 
 from pipeline.config import DataConfig
 from pipeline.data.decode.problems import SkippedImages
+from pipeline.data.duplicates import Duplicates, find_duplicates
 from pipeline.data.images import bad_images_named, load_example
+from pipeline.data.prepare.shard_file import ShardTask, write_shard
 from pipeline.data.reader import make_reader
-from pipeline.data.split import Split
+from pipeline.data.split import DataSource, Split
 from pipeline.errors import DataError
+from pipeline.storage.limits import image_bytes
+from pipeline.storage.read import real_folder
 
 Y, X = np.mgrid[:24, :32]
 COLOUR = np.stack([Y * 10, X * 7, (X + Y) * 4], -1).astype(np.uint8)
@@ -92,13 +98,17 @@ def load_image(path, config):
 
 def read(paths, skipped=None, **settings):
     config = DataConfig(source="image_folder", **{"image_size": 16, **settings})
-    reader = make_reader(files(paths), config, len(paths), skipped)
+    return read_split(files(paths), config, skipped)
+
+
+def read_split(split, config, skipped=None):
+    reader = make_reader(split, config, split.num_examples, skipped)
 
     @tf.function
     def graph(index):
         return reader.decode({"index": index, **reader.look(index)}, None)
 
-    images, readable = graph(tf.range(len(paths), dtype=tf.int64))
+    images, readable = graph(tf.range(split.num_examples, dtype=tf.int64))
     return images.numpy(), readable.numpy()
 
 
@@ -192,3 +202,62 @@ def test_skipped_images_can_be_added_from_many_threads():
     for thread in threads:
         thread.join()
     assert skipped.count == 500
+
+
+def put_fifo(path, elsewhere):
+    os.mkfifo(path)
+
+
+def put_device(path, elsewhere):
+    path.symlink_to("/dev/zero")
+
+
+def put_link(path, elsewhere):
+    path.symlink_to(elsewhere)
+
+
+def put_sparse(path, elsewhere):
+    with path.open("wb") as file:
+        file.write(b"\xff\xd8\xff\xe0")
+        file.truncate(2**40)
+
+
+# What lies under an image's name -> reason in the message.
+PLACED = {
+    put_fifo: "a FIFO, not a regular file",
+    put_device: "a device, not a regular file",
+    put_link: r"outside .*: it is .*secret\.png; data\.links_out=true allows",
+    put_sparse: r"its 1,099,511,627,776 bytes are more than 867,108,864",
+}
+
+
+@pytest.mark.parametrize("put", PLACED)
+def test_only_regular_files_of_the_folder_are_read_and_others_are_not_waited_for(tmp_path, put):
+    write(tmp_path, "colour.png")
+    (tmp_path / "secret.png").write_bytes((tmp_path / "colour.png").read_bytes())
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (tmp_path / "colour.png").rename(photos / "colour.png")
+    put(photos / "placed.png", tmp_path / "secret.png")
+    split = Split(
+        np.zeros(2, np.int32),
+        paths=[str(photos / "colour.png"), str(photos / "placed.png")],
+        root=real_folder(photos),
+        limit_bytes=image_bytes(DataConfig().max_pixels),
+    )
+    config = DataConfig(source="image_folder", image_size=16)
+    message = rf"placed\.png: {PLACED[put]}"
+    with pytest.raises(DataError, match=message):
+        load_example(split, 1, config)  # doctor, normalization
+    with pytest.raises(DataError, match=message), bad_images_named():
+        read_split(split, config)  # train, evaluate
+    skipped = SkippedImages()
+    _, readable = read_split(split, config.model_copy(update={"on_bad_image": "skip"}), skipped)
+    assert readable.tolist() == [True, False]
+    (reason,) = skipped.reasons.values()
+    assert re.match(PLACED[put], reason)
+    # The name alone would be enough for a file that is equal in size and content.
+    sources = DataSource(("a", "b"), {"train": split})
+    assert find_duplicates(sources) == Duplicates(compared=2, total=2)
+    task = ShardTask("train", 0, tmp_path / "a.arrayrecord", tmp_path, split, config.max_pixels)
+    assert list(write_shard(task).unreadable.values()) == [reason]  # prepare

@@ -17,7 +17,8 @@ from pipeline.data.encode import Encoded, encode_image, to_png
 from pipeline.data.sources.example import encode_example
 from pipeline.data.split import Split
 from pipeline.errors import DataError
-from pipeline.storage.read import reason, stat
+from pipeline.storage.limits import REPORT_BYTES
+from pipeline.storage.read import open_file, read_file, reason, stat
 
 # A record a chunk, so that one is read without its neighbours; JPEG and PNG do not compress.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -130,7 +131,7 @@ def write_shard(task: ShardTask) -> ShardReport:
 def read_report(task: ShardTask) -> ShardReport | None:
     """An earlier attempt's report, where the shard is whole and of the same examples; else None."""
     try:
-        report = ShardReport.model_validate_json(task.report.read_bytes())
+        report = ShardReport.model_validate_json(read_file(task.report, limit_bytes=REPORT_BYTES))
         whole = task.file.stat().st_size == report.size and hash_file(task.file) == report.sha256
     except (OSError, ValidationError):
         return None
@@ -161,7 +162,7 @@ def inputs_of(split: Split) -> str:
 
 def hash_file(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -14,7 +14,8 @@ from pipeline.data.sources.walk import Listing, is_folder, is_skipped
 from pipeline.data.split import DataSource, Split, hold_out_by_name
 from pipeline.errors import DataError, SettingsError
 from pipeline.printable import printable
-from pipeline.storage.read import list_folder, reason
+from pipeline.storage.limits import image_bytes
+from pipeline.storage.read import list_folder, real_folder, reason
 
 EXTENSIONS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif",
@@ -43,9 +44,8 @@ def open_folder(config: DataConfig) -> DataSource:
     title = printable(str(root))
     folders, notes = _find_splits(root)
     classes = class_order(_find_classes(folders["train"], root))
-    real_root = None if config.links_out else os.path.realpath(root)
     listings = {
-        name: _list_split(folder, classes, real_root, folders["train"])
+        name: _list_split(folder, classes, _new_listing(folder, root, config), folders["train"])
         for name, folder in folders.items()
     }
     splits = {name: listing.split(f"{title}, {name}") for name, listing in listings.items()}
@@ -80,9 +80,7 @@ def open_classes(
         raise DataError(
             f"{title} has {what}. Expected: {title}/<class>/*, classes being {_some(classes)}"
         )
-    listing = Listing(
-        str(root), EXTENSIONS, None if config.links_out else os.path.realpath(root)
-    )  # fmt: skip
+    listing = _new_listing(root, root, config)
     for name, label in label_of.items():
         if name in found:
             _list_class(found[name], label, listing)
@@ -208,7 +206,12 @@ def _find_classes(train: Path, root: Path) -> Folders:
     return classes
 
 
-def _list_split(folder: Path, classes: Sequence[str], root: str | None, train: Path) -> Listing:
+def _new_listing(folder: Path, root: Path, config: DataConfig) -> Listing:
+    below = None if config.links_out else real_folder(root)
+    return Listing(str(folder), EXTENSIONS, below, image_bytes(config.max_pixels))
+
+
+def _list_split(folder: Path, classes: Sequence[str], listing: Listing, train: Path) -> Listing:
     title = printable(str(folder))
     found = class_folders(folder)
     unknown = sorted(set(found) - set(classes))
@@ -217,7 +220,6 @@ def _list_split(folder: Path, classes: Sequence[str], root: str | None, train: P
             f"{title} has {_listed(unknown)}, which {printable(str(train))} does not have. "
             "Classes must have the same names in both: rename or remove"
         )
-    listing = Listing(str(folder), EXTENSIONS, root)
     listing.check_link(str(folder))
     for label, name in enumerate(classes):
         if name in found:

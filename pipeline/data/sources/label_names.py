@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from pipeline.data.sources.classes import class_name
 from pipeline.errors import DataError
+from pipeline.storage.limits import NAMES_BYTES
 from pipeline.storage.read import read_file, reason
 
 # TFDS's file always counts from 0: https://www.tensorflow.org/datasets/external_tfrecord
@@ -113,7 +114,11 @@ def _find_names(root: Path) -> _Names | None:
     if path is None:
         return None
     try:
-        text = read_file(path).decode("utf-8-sig", "surrogateescape").replace("\r\n", "\n")
+        text = (
+            read_file(path, limit_bytes=NAMES_BYTES)
+            .decode("utf-8-sig", "surrogateescape")
+            .replace("\r\n", "\n")
+        )
     except OSError as error:
         raise DataError(f"cannot read {path}: {reason(error)}") from None
     lines = text.rstrip().split("\n")

@@ -17,7 +17,8 @@ from pipeline.data.sources.classes import alike_notes, class_name, class_order
 from pipeline.data.split import DataSource, Split, hold_out_by_name
 from pipeline.errors import DataError, SettingsError
 from pipeline.printable import printable
-from pipeline.storage.read import read_file, reason
+from pipeline.storage.limits import LIST_BYTES, image_bytes
+from pipeline.storage.read import RealFolder, read_file, real_folder, reason
 
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _JSON = (".json", ".jsonl", ".ndjson")
@@ -34,7 +35,8 @@ class _Row(NamedTuple):
 def open_list(config: DataConfig) -> DataSource:
     """Reads the list that `data.path` names: path, label and optionally split of each image.
 
-    Paths are relative to the list's folder. Without a split all are for training.
+    Paths are relative to the list's folder, and lead out of it only with `data.links_out=true`.
+    Without a split all are for training.
 
     Raises:
       SettingsError: `data.path` is not set.
@@ -45,6 +47,9 @@ def open_list(config: DataConfig) -> DataSource:
     file = Path(config.path).expanduser()
     title = printable(str(file))
     rows = _read(file, title)
+    root = None if config.links_out else real_folder(file.parent)
+    if root is not None:
+        _check_inside(rows, file.parent, root, title)
     classes = class_order(row.label for row in rows)
     if len(classes) < 2:
         raise DataError(
@@ -57,7 +62,13 @@ def open_list(config: DataConfig) -> DataSource:
         if chosen:
             labels = np.array([label_of[row.label] for row in chosen], np.int32)
             paths = [str(file.parent / row.path) for row in chosen]
-            splits[split] = Split(labels, paths=paths, title=f"{title}, {split}")
+            splits[split] = Split(
+                labels,
+                paths=paths,
+                title=f"{title}, {split}",
+                root=root,
+                limit_bytes=image_bytes(config.max_pixels),
+            )
             names[split] = [row.path for row in chosen]
     if "train" not in splits:
         raise DataError(f"{title} lists no image of the split train")
@@ -68,6 +79,26 @@ def open_list(config: DataConfig) -> DataSource:
         splits["validation"] = train.select(held, f"{title}, validation")
     notes = (*alike_notes(title, classes), *_repeated(title, rows))
     return DataSource(classes, splits, None, notes)
+
+
+def _check_inside(rows: Sequence[_Row], folder: Path, root: RealFolder, title: str) -> None:
+    """Refuses paths that lead out of the list's folder. Links are looked at when a file is read.
+
+    Raises:
+      DataError: There is one. The first is named.
+    """
+    prefixes = tuple(os.path.join(os.path.abspath(place), "") for place in (folder, root))
+    for row in rows:
+        if not row.path.startswith("/") and ".." not in row.path:
+            continue
+        path = os.path.abspath(folder / row.path)
+        # A path under another name of the folder costs a look at the storage, others do not.
+        if not path.startswith(prefixes) and not os.path.realpath(path).startswith(prefixes):
+            raise DataError(
+                f"{title} lists {printable(row.path)}, which is out of the list's folder "
+                f"{printable(root)}. Put the list above all of its images, or allow such paths "
+                "with data.links_out=true"
+            )
 
 
 def _repeated(title: str, rows: Sequence[_Row]) -> tuple[str, ...]:
@@ -91,7 +122,9 @@ def _repeated(title: str, rows: Sequence[_Row]) -> tuple[str, ...]:
 
 def _read(file: Path, title: str) -> list[_Row]:
     try:
-        stream = io.StringIO(read_file(file).decode("utf-8-sig"), newline="")
+        stream = io.StringIO(
+            read_file(file, limit_bytes=LIST_BYTES).decode("utf-8-sig"), newline=""
+        )
         is_json = file.suffix.lower() in _JSON
         entries = _json_entries(stream, title) if is_json else _csv_entries(stream, title)
         rows = [_row(entry, where) for where, entry in entries]

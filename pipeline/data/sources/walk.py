@@ -44,6 +44,7 @@ class Listing:
       folder: The split's folder.
       extensions: Of image files, lower case.
       root: Links must not lead out of it; None: they may.
+      limit_bytes: Larger files are not read.
       paths, names, labels: Of each file; names are relative to the split's folder, with "/".
       left_out: How many files of which extension were left out.
       skipped: How many folders of which name were skipped.
@@ -54,7 +55,8 @@ class Listing:
 
     folder: str
     extensions: Sequence[str]
-    root: str | None = None
+    root: storage.RealFolder | None = None
+    limit_bytes: int | None = None
     paths: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
@@ -72,7 +74,13 @@ class Listing:
         self._visited[_identity(storage.stat(self.folder))] = self.folder
 
     def split(self, title: str) -> Split:
-        return Split(np.asarray(self.labels, np.int32), paths=self.paths, title=title)
+        return Split(
+            np.asarray(self.labels, np.int32),
+            paths=self.paths,
+            title=title,
+            root=self.root,
+            limit_bytes=self.limit_bytes,
+        )
 
     def add_class(self, name: str, label: int) -> Counter[str]:
         """Lists one class folder, and the folders in it; returns `left_out` of this folder."""

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from pipeline.config import DataConfig
@@ -25,8 +26,9 @@ def write(path, text):
 
 def test_csv_and_json_lines_say_the_same(tmp_path):
     rows = [
-        ("a b.jpg", "dog", "train"), ("ü/ñ.png", "cat", "train"), ("/abs/c.png", "eel", "test"),
-        ("d,e.png", "cat", "val"), ("f.png", "dog", "validation"),
+        ("a b.jpg", "dog", "train"), ("ü/ñ.png", "cat", "train"),
+        (f"{tmp_path}/c.png", "eel", "test"), ("d,e.png", "cat", "val"),
+        ("f.png", "dog", "validation"),
     ]  # fmt: skip
     lines = [json.dumps(dict(zip(("path", "label", "split"), row, strict=True))) for row in rows]
     one = open_(write(tmp_path / "list.jsonl", "\n".join(lines) + "\n\n"))
@@ -38,7 +40,7 @@ def test_csv_and_json_lines_say_the_same(tmp_path):
         assert train.paths == [f"{tmp_path}/a b.jpg", f"{tmp_path}/ü/ñ.png"]
         assert train.labels.tolist() == [1, 0]
         assert validation.paths == [f"{tmp_path}/d,e.png", f"{tmp_path}/f.png"]
-        assert test.paths == ["/abs/c.png"]
+        assert test.paths == [f"{tmp_path}/c.png"]
         assert test.labels.tolist() == [2]
 
 
@@ -225,3 +227,68 @@ def test_negative_and_very_long_numbers_have_an_order():
     assert class_order(["-1", "2", "-10", "0"]) == ("-10", "-1", "0", "2")
     long = "1" * 5000
     assert class_order(["2", long, "10"]) == ("10", long, "2")
+
+
+def many(first):
+    return "\n".join(["path,label", f"{first},cat", *(f"{i}.png,{'ab'[i % 2]}" for i in range(40))])
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../secret.png", "x/../../secret.png"])
+def test_a_path_out_of_the_folder_is_refused_unless_it_is_allowed(tmp_path, path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    file = write(tmp_path / "photos" / "list.csv", many(path))
+    message = rf"lists {path}, which is out of .*/photos\. .*data\.links_out=true"
+    with pytest.raises(DataError, match=message):
+        open_(file)
+    splits = open_(file, links_out=True).splits.values()
+    found = [name for split in splits for name in split.paths if not name.endswith("0.png")]
+    assert f"{tmp_path}/photos/{path}".replace(f"{tmp_path}/photos//", "/") in found
+
+
+def test_absolute_paths_into_the_folder_are_allowed_under_each_of_its_names(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "link").symlink_to("photos")
+    (tmp_path / "other").symlink_to("photos")
+    monkeypatch.chdir(tmp_path)
+    for place in ("photos", "link", "other"):
+        write(tmp_path / "photos" / "list.csv", many(tmp_path / place / "a.png"))
+        for file in (tmp_path / "photos" / "list.csv", tmp_path / "link" / "list.csv"):
+            assert open_(file).classes == ("a", "b", "cat")
+        assert open_("link/list.csv").classes == ("a", "b", "cat")
+    write(tmp_path / "photos" / "list.csv", many("../photos/a.png"))
+    assert open_("photos/list.csv").classes == ("a", "b", "cat")
+
+
+def test_a_link_out_of_the_folder_is_not_read_unless_it_is_allowed(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (tmp_path / "photos" / "0.png").symlink_to("../secret.png")
+    (tmp_path / "photos" / "1.png").write_bytes(b"image")
+    (tmp_path / "photos" / "2.png").symlink_to("1.png")
+    file = write(tmp_path / "photos" / "list.csv", "path,label\n0.png,a\n1.png,b\n2.png,a\n")
+    contents = {}
+    for split in open_(file).splits.values():
+        for index, path in enumerate(split.paths):
+            contents[path[-5:]] = split.contents(np.array([index]))[0]
+            if path.endswith("0.png"):
+                with pytest.raises(OSError, match=r"outside .*/photos.*secret\.png; data\.links_"):
+                    split.content(index)
+    assert contents == {"0.png": b"", "1.png": b"image", "2.png": b"image"}
+    for split in open_(file, links_out=True).splits.values():
+        assert b"" not in split.contents(np.arange(split.num_examples))
+
+
+@pytest.mark.parametrize("kind", ["/dev/zero", "a FIFO", "a sparse file"])
+def test_a_list_is_a_regular_file_of_limited_size(tmp_path, kind):
+    path = tmp_path / "list.csv"
+    if kind == "a FIFO":
+        os.mkfifo(path)
+    elif kind == "a sparse file":
+        with path.open("wb") as file:
+            file.truncate(2**40)
+    else:
+        path.symlink_to(kind)
+    reason = "bytes are more than" if kind == "a sparse file" else "not a regular file"
+    with pytest.raises(DataError, match=rf"cannot read the list .*list\.csv: .*{reason}"):
+        open_(path)
