@@ -21,9 +21,21 @@ def from_json(text: str | bytes) -> Any:
     """Reads JSON. NaN and Infinity, which earlier versions wrote, are read as None.
 
     Raises:
-      ValueError: It is not JSON, or not UTF-8.
+      ValueError: It is not JSON, not UTF-8, nested too deeply, or has a number of too many digits.
     """
-    return json.loads(text, parse_constant=lambda name: None)
+    return read_json(text, parse_constant=lambda name: None)
+
+
+def read_json(text: str | bytes, **options: Any) -> Any:
+    """`json.loads`, with a ValueError for whatever is wrong with a text.
+
+    Raises:
+      ValueError: As `from_json`.
+    """
+    try:
+        return json.loads(text, **options)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _without_nan(value: Any) -> Any:

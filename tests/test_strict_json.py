@@ -31,6 +31,21 @@ def test_what_earlier_versions_wrote_is_read():
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 50_000, "nested too deeply"),
+        ('{"a":' * 50_000, "nested too deeply"),
+        ("9" * 10_000, "4300 digits"),
+        ("{", "double quotes"),
+        (b"\xff\xfe\xff", "decode"),
+    ],
+)
+def test_whatever_is_wrong_is_a_value_error(text, message):
+    with pytest.raises(ValueError, match=message):
+        from_json(text)
+
+
 @pytest.mark.parametrize("folder", ["pipeline", "jobs"])
 def test_nothing_else_writes_json(folder):
     for path in sorted((ROOT / folder).rglob("*.py")):

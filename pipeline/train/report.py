@@ -6,11 +6,11 @@ Importing this module does not import TensorFlow: a second report needs none.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from pipeline.monitor.metrics_file import MetricsFile
 from pipeline.monitor.report.board import write_board
 from pipeline.monitor.report.facts import Examples, Predictions, RunFacts
 from pipeline.monitor.report.page import report_page
+from pipeline.storage.npz import read_npz
 from pipeline.storage.read import open_file, read_file
 from pipeline.storage.write import replace_file
 from pipeline.strict_json import from_json
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
+# Predictions take 60 bytes for each example, and may be packed well.
+_MOST_UNPACKED, _SMALL_BYTES = 4, 256 * 2**20
 _Kind = TypeVar("_Kind", Predictions, Examples)
 
 
@@ -204,10 +207,11 @@ def _write(file: Path, facts: Predictions | Examples) -> None:
 def _read(file: Path, kind: type[_Kind]) -> _Kind | None:
     """What `_write` wrote; None where it is not there, or not whole, or of another version."""
     try:
-        # Opened here, since NumPy leaves a file open that turns out to be no archive.
-        with open_file(file) as stream, np.load(stream, allow_pickle=False) as arrays:
-            values = {field.name: arrays[field.name] for field in fields(kind)}
-    except (OSError, ValueError, KeyError, BadZipFile):
+        with open_file(file) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            arrays = read_npz(stream, _MOST_UNPACKED * size + _SMALL_BYTES)
+        values = {field.name: arrays[field.name] for field in fields(kind)}
+    except (OSError, ValueError, KeyError):
         return None
     # Scalars and names as they were: NumPy's are no int and no str.
     plain = {k: v.tolist() for k, v in values.items() if v.ndim == 0 or v.dtype.kind == "U"}

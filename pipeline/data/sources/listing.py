@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from pipeline.errors import DataError, SettingsError
 from pipeline.printable import printable
 from pipeline.storage.limits import LIST_BYTES, image_bytes
 from pipeline.storage.read import RealFolder, read_file, real_folder, reason
+from pipeline.strict_json import read_json
 
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _JSON = (".json", ".jsonl", ".ndjson")
@@ -130,7 +130,7 @@ def _read(file: Path, title: str) -> list[_Row]:
         rows = [_row(entry, where) for where, entry in entries]
     except OSError as error:
         raise DataError(f"cannot read the list {title}: {reason(error)}") from None
-    except (csv.Error, ValueError, RecursionError) as error:
+    except (csv.Error, ValueError) as error:
         raise DataError(f"{title} is no CSV or JSON file in UTF-8: {error}") from None
     if not rows:
         raise DataError(f"{title} lists no image")
@@ -187,7 +187,7 @@ def _json_entries(stream: TextIO, title: str) -> Iterator[tuple[str, Any]]:
 
 
 def _parse(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_unique)
+    return read_json(text, object_pairs_hook=_unique)
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -208,7 +208,7 @@ def _row(entry: Any, where: str) -> _Row:
         )
     path, split = entry["path"], entry.get("split")
     if not isinstance(path, str) or not path.strip() or not _can_be_a_path(path):
-        raise DataError(f"{where}: the path must be the name of a file. Received: {path!r}")
+        raise DataError(f"{where}: the path must be the name of a file. Received: {path!r:.100}")
     try:
         label = class_name(entry["label"])
     except ValueError as error:
@@ -218,7 +218,8 @@ def _row(entry: Any, where: str) -> _Row:
         name = "train"
     if not isinstance(name, str) or name not in _SPLITS:
         raise DataError(
-            f"{where}: the split must be train, validation (or val) or test. Received: {split!r}"
+            f"{where}: the split must be train, validation (or val) or test. Received: "
+            f"{split!r:.100}"
         )
     return _Row(path, label, _SPLITS[name])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 from array_record.python.array_record_module import ArrayRecordReader
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.config import DataConfig
 from pipeline.data.sources.classes import alike_notes
@@ -23,6 +22,7 @@ from pipeline.data.sources.shards import ShardRecords, allow_open_files
 from pipeline.data.split import Colour, DataSource, Split, check_labels
 from pipeline.errors import DataError, SettingsError
 from pipeline.printable import printable
+from pipeline.storage.npz import ArraysRefused, read_npy
 from pipeline.storage.read import TRANSIENT, read_file, reason, retried, stat
 
 FORMAT: Literal["vit-pipeline records 1"] = "vit-pipeline records 1"
@@ -52,8 +52,8 @@ class ShardFacts(_Facts):
     """
 
     file: str
-    examples: int
-    size: int
+    examples: int = Field(ge=0)
+    size: int = Field(ge=0)
     sha256: str
     inputs: str
 
@@ -69,7 +69,7 @@ class SplitFacts(_Facts):
       shards: In the order of the examples.
     """
 
-    examples: int
+    examples: int = Field(ge=0)
     per_class: dict[str, int]
     labels: str
     labels_sha256: str
@@ -306,5 +306,13 @@ def read_labels(root: Path, split: SplitFacts) -> npt.NDArray[np.int32]:
         raise DataError(f"cannot read {path}: {reason(error)}. Copy it again") from None
     if hashlib.sha256(content).hexdigest() != split.labels_sha256:
         raise DataError(f"{path} was altered: its checksum is wrong. Copy it again")
-    labels: npt.NDArray[np.int32] = np.load(io.BytesIO(content), allow_pickle=False)
+    try:
+        labels = read_npy(content)
+    except ArraysRefused as error:
+        raise DataError(f"{path}: {error}. Copy it again") from None
+    if labels.dtype != np.int32 or labels.shape != (split.examples,):
+        raise DataError(
+            f"{path} must hold {split.examples:,} labels, int32. Received: {labels.dtype} of the "
+            f"shape {labels.shape}. Prepare the data again"
+        )
     return labels

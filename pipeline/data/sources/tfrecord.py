@@ -22,7 +22,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import google_crc32c
 import numpy as np
@@ -37,7 +36,8 @@ from pipeline.data.sources.shards import ShardRecords
 from pipeline.data.split import DataSource, Split, check_labels, hold_out_by_name
 from pipeline.errors import DataError, SettingsError
 from pipeline.printable import printable
-from pipeline.storage.read import read_at, reason, retried, stat
+from pipeline.storage.npz import read_npz
+from pipeline.storage.read import open_file, read_at, reason, retried, stat
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
@@ -45,6 +45,9 @@ _FOOTER = struct.Struct("<I")
 # Of which the stored checksum is looked at, at each start: two small reads each, side by side.
 _SAMPLED = 1024
 _READERS = 32
+
+# Memory of an index, for each record and in all.
+_INDEX_BYTES, _INDEX_HEADERS_BYTES = 4 + 8 + 8 + 4, 4096
 
 _SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _IS_SHARD = re.compile(r"\.tfrecords?\b|-\d{5}-of-\d{5}$")
@@ -113,6 +116,8 @@ class TFRecordShard:
         file = self._file  # another thread may open it again
         try:
             length = _length(read_at(file, _HEADER.size, place))
+            if length > os.fstat(file).st_size - place:
+                raise ValueError("the record is longer than its file")
             size, start = length + _FOOTER.size, place + _HEADER.size
             if not content:
                 size, start = _FOOTER.size, start + length
@@ -162,7 +167,8 @@ def open_tfrecord(config: DataConfig, scanned: dict[str, Any] | None = None) -> 
         indexes = {name: _index(root, name, paths, config) for name, paths in files.items()}
     else:
         _check_files(root, files, scanned)
-        indexes = {name: _unpacked(scanned[name]["index"]) for name in files}
+        sizes = {name: tuple(scanned[name]["files"].values()) for name in files}
+        indexes = {name: _unpacked(scanned[name]["index"], sizes[name]) for name in files}
         for name, paths in files.items():
             changed = _find_changed(paths, indexes[name])
             if changed is not None:
@@ -236,12 +242,42 @@ def _packed(index: Index) -> str:
     return base64.b64encode(stream.getvalue()).decode()
 
 
-def _unpacked(text: str) -> Index:
-    with np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False) as arrays:
-        shard = arrays["shard"]
-        checksums = np.zeros(len(shard), np.uint32)
-        checksums[_sampled(shard)] = arrays["checksums"]
-        return Index(shard, np.cumsum(arrays["start"]), arrays["labels"], checksums)
+def _unpacked(text: str, sizes: Sequence[int]) -> Index:
+    """What `_packed` packed, for files of these sizes in bytes."""
+    arrays = read_npz(io.BytesIO(base64.b64decode(text)), _most_index_bytes(sizes))
+    shard = arrays["shard"]
+    checksums = np.zeros(len(shard), np.uint32)
+    checksums[_sampled(shard)] = arrays["checksums"]
+    return Index(shard, np.cumsum(arrays["start"]), arrays["labels"], checksums)
+
+
+def _read_index(kept: Path, sizes: Sequence[int]) -> Index:
+    """The index in a file that `_keep` wrote, for shards of these sizes in bytes.
+
+    Raises:
+      OSError: There is none, or it cannot be read.
+      ValueError: It is damaged, or names records that the shards cannot have.
+    """
+    with open_file(kept) as file:
+        arrays = read_npz(file, _most_index_bytes(sizes))
+    if arrays.keys() != set(Index._fields):
+        raise ValueError("it has other arrays than an index")
+    index = Index(**arrays)
+    kinds = {"shard": np.int32, "start": np.int64, "labels": np.int64, "checksums": np.uint32}
+    for name, array in arrays.items():
+        if array.dtype != kinds[name] or array.shape != (len(index.shard),) or not len(array):
+            raise ValueError(f"its {name} are no index's")
+    if np.any(np.diff(index.shard, prepend=0) < 0) or index.shard[-1] >= len(sizes):
+        raise ValueError("it names shards that are not there")
+    if index.start.min() < 0 or np.any(index.start >= np.asarray(sizes)[index.shard]):
+        raise ValueError("it names records behind the end of a shard")
+    return index
+
+
+def _most_index_bytes(sizes: Sequence[int]) -> int:
+    """Memory of an index of as many empty records as fit into files of these sizes."""
+    records = sum(sizes) // (_HEADER.size + _FOOTER.size)
+    return records * _INDEX_BYTES + _INDEX_HEADERS_BYTES
 
 
 def _held_out(
@@ -309,9 +345,8 @@ def _index(root: Path, split: str, paths: Sequence[Path], config: DataConfig) ->
     key = hashlib.blake2b(repr((facts, state)).encode(), digest_size=8).hexdigest()
     folder = root if config.index_path is None else Path(config.index_path).expanduser()
     kept = folder / f".vit-index-{split}-{key}.npz"
-    damaged = OSError, ValueError, KeyError, EOFError, BadZipFile
-    with suppress(*damaged), open(kept, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-        index = Index(*(arrays[name] for name in Index._fields))
+    with suppress(OSError, ValueError):
+        index = _read_index(kept, [one.st_size for one in stats])
         if _find_changed(paths, index) is None:
             return index
     with ThreadPoolExecutor(available_cores()) as pool:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import json
-import zipfile
-import zlib
+import os
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes  # noqa: F401  safetensors reads bfloat16 with it
-import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
@@ -18,7 +15,13 @@ from pipeline.errors import SettingsError
 from pipeline.model.pretrained.catalog import CATALOG
 from pipeline.model.pretrained.layouts import PATCHES, POSITIONS, Arrays, recognise
 from pipeline.model.pretrained.published import READERS, TOKEN, Published
+from pipeline.storage.npz import ArraysRefused, member_names, read_npz
+from pipeline.storage.read import open_file, read_file
+from pipeline.strict_json import from_json
 
+# Trained weights hardly get smaller when they are packed.
+_MOST_UNPACKED, _SMALL_BYTES = 4, 64 * 2**20
+_MOST_FACTS_BYTES = 2**20
 _WEIGHTS = ("*.safetensors", "*.npz")
 _CONVERT = (
     "it is a pickle of PyTorch, which may run any code when it is read, and so is not. Convert it "
@@ -99,7 +102,7 @@ def _explain_missing(path: Path) -> str:
 def _read_tensors(file: Path) -> Arrays:
     """All tensors of a file, whatever it is named."""
     try:
-        with file.open("rb") as stream:
+        with open_file(file) as stream:
             start = stream.read(9)
         if start[:4] == b"PK\x03\x04":
             return _read_zip(file)
@@ -115,16 +118,14 @@ def _read_tensors(file: Path) -> Arrays:
 
 
 def _read_zip(file: Path) -> Arrays:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            members = archive.namelist()
-        if any(name.endswith("data.pkl") for name in members):
-            raise SettingsError(_CONVERT)
-        with np.load(file, allow_pickle=False) as arrays:
-            # Others than .npy are handed over as bytes.
-            return {name: arrays[name] for name in arrays.files if f"{name}.npy" in members}
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
-        raise SettingsError(f"it is damaged or not whole: {error}. Download it again") from None
+    with open_file(file) as stream:
+        limit = _MOST_UNPACKED * os.fstat(stream.fileno()).st_size + _SMALL_BYTES
+        try:
+            if any(name.endswith("data.pkl") for name in member_names(stream)):
+                raise SettingsError(_CONVERT)
+            return read_npz(stream, limit)
+        except ArraysRefused as error:
+            raise SettingsError(f"it is refused: {error}. Download it again") from None
 
 
 def _read_facts(folder: Path) -> dict[str, Any]:
@@ -135,7 +136,7 @@ def _read_facts(folder: Path) -> dict[str, Any]:
         if not file.is_file():
             continue
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = from_json(read_file(file, limit_bytes=_MOST_FACTS_BYTES))
         except (OSError, ValueError) as error:
             raise SettingsError(f"{file} cannot be read: {error}") from None
         if not isinstance(content, dict):

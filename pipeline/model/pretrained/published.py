@@ -14,6 +14,7 @@ from pipeline.model.pretrained.layouts import PATCHES, POSITIONS, Arrays, transl
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean, deviation
 Gelu = Literal["exact", "tanh"]
 
+_MOST_HEADS = 1024
 TOKEN = "class_token/token"  # noqa: S105
 
 # transformers' names of the GELU (src/transformers/activations.py).
@@ -118,15 +119,22 @@ def read_hugging_face(arrays: Arrays, facts: Mapping[str, Any]) -> Published:
     """
     kind, heads = facts.get("model_type", "vit"), facts.get("num_attention_heads")
     if kind != "vit":
-        raise SettingsError(f"its config.json says model_type={kind}, and only vit is taken")
+        raise SettingsError(f"its config.json says model_type={kind!s:.40}, and only vit is taken")
     if heads is None:
         raise SettingsError(
             "its config.json must stand beside it and say num_attention_heads, which the weights "
             "do not show"
         )
+    if type(heads) is not int or not 0 < heads <= _MOST_HEADS:
+        raise SettingsError(
+            f"its config.json must say a number of heads. Received: {heads!r:.40} as "
+            "num_attention_heads"
+        )
     form = facts.get("hidden_act", "gelu")
-    if form not in _GELU:
-        raise SettingsError(f"its config.json says hidden_act={form}, and this network has a GELU")
+    if not isinstance(form, str) or form not in _GELU:
+        raise SettingsError(
+            f"its config.json says hidden_act={form!s:.40}, and this network has a GELU"
+        )
     weights, names = translate(arrays, "hugging_face")
     return Published(
         "Hugging Face's ViT",
@@ -134,7 +142,7 @@ def read_hugging_face(arrays: Arrays, facts: Mapping[str, Any]) -> Published:
         names,
         gelu=_GELU[form],
         pool="token",
-        num_heads=int(heads),
+        num_heads=heads,
         normalization=_normalization(facts.get("image_mean"), facts.get("image_std")),
     )
 
@@ -147,7 +155,9 @@ def read_timm(arrays: Arrays, facts: Mapping[str, Any]) -> Published:
       facts: Of the Hub's config.json, where it is at hand.
     """
     weights, names = translate(arrays, "timm")
-    trained: Mapping[str, Any] = facts.get("pretrained_cfg") or {}
+    trained = facts.get("pretrained_cfg") or {}
+    if not isinstance(trained, Mapping):
+        raise SettingsError("its config.json must have an object as pretrained_cfg")
     notes = ["how many heads it has is not in the file, and taken from model.variant"]
     if "fc_norm.weight" in arrays:
         notes.append(
@@ -174,4 +184,12 @@ READERS: Mapping[str, Callable[[Arrays, Mapping[str, Any]], Published]] = {
 
 
 def _normalization(mean: Any, std: Any) -> Normalization | None:
-    return (tuple(mean), tuple(std)) if mean and std else None
+    if not mean or not std:
+        return None
+    for values in (mean, std):
+        if not isinstance(values, list) or not all(type(v) in (int, float) for v in values):
+            raise SettingsError(
+                "the JSON beside it must say mean and deviation as lists of numbers. Received: "
+                f"{values!r:.100}"
+            )
+    return tuple(mean), tuple(std)

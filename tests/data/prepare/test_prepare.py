@@ -368,6 +368,26 @@ def case_altered_labels(out):
     return r"train\.labels\.npy was altered"
 
 
+def case_forged_labels(out):
+    """Labels whose checksum is right, of another number."""
+    facts = json.loads((out / "dataset.json").read_text())
+    np.save(out / "train.labels.npy", np.zeros([3, 2], np.int64))
+    content = (out / "train.labels.npy").read_bytes()
+    facts["splits"]["train"]["labels_sha256"] = hashlib.sha256(content).hexdigest()
+    (out / "dataset.json").write_text(json.dumps(facts))
+    return r"train\.labels\.npy must hold .* labels, int32\. Received: int64"
+
+
+def case_labels_of_terabytes(out):
+    facts = json.loads((out / "dataset.json").read_text())
+    header = b"{'descr': '<i4', 'fortran_order': False, 'shape': (1099511627776,)}"
+    content = b"\x93NUMPY\x01\0" + len(header).to_bytes(2, "little") + header
+    (out / "train.labels.npy").write_bytes(content)
+    facts["splits"]["train"]["labels_sha256"] = hashlib.sha256(content).hexdigest()
+    (out / "dataset.json").write_text(json.dumps(facts))
+    return r"train\.labels\.npy: its header declares 4,398,046,511,104 bytes"
+
+
 def case_missing_labels(out):
     (out / "train.labels.npy").unlink()
     return r"cannot read .*train\.labels\.npy"

@@ -318,3 +318,52 @@ def test_a_folder_must_be_named(tmp_path):
         open_source(DataConfig(source="tfrecord"), 0)
     with pytest.raises(DataError, match="is no folder"):
         open_(tmp_path / "nothing")
+
+
+def framed(length, content=b""):
+    """A record's header with a right checksum of its length, whatever follows."""
+    header = length.to_bytes(8, "little")
+    return header + tfrecord._masked_crc(header).to_bytes(4, "little") + content
+
+
+@pytest.mark.parametrize("length", [2**60, 2**63, 2**64 - 1, 100])
+def test_a_record_that_says_to_be_longer_than_its_file_is_one_error(tmp_path, length):
+    path = tmp_path / "train-00000-of-00001"
+    path.write_bytes(framed(length, b"short"))
+    shard = TFRecordShard(str(path))
+    with pytest.raises(DataError, match="length is wrong"):
+        shard.read(0)
+    assert shard.checksum(0) == b""
+    with pytest.raises(DataError, match="truncated"):
+        open_(tmp_path)
+
+
+def _forged(index, **changes):
+    return {name: changes.get(name, array) for name, array in index.items()}
+
+
+FORGED_INDEXES = {
+    "a shard that is not there": lambda i: _forged(i, shard=np.full_like(i["shard"], 7)),
+    "a negative shard": lambda i: _forged(i, shard=np.full_like(i["shard"], -1)),
+    "places behind the end": lambda i: _forged(i, start=i["start"] + 2**60),
+    "negative places": lambda i: _forged(i, start=i["start"] - 2**60),
+    "places as numbers with a point": lambda i: _forged(i, start=i["start"] * np.nan),
+    "labels of fewer records": lambda i: _forged(i, labels=i["labels"][:-1]),
+    "labels as text": lambda i: _forged(i, labels=i["labels"].astype("U")),
+    "no records": lambda i: {name: array[:0] for name, array in i.items()},
+    "a missing array": lambda i: {name: i[name] for name in ("shard", "start", "labels")},
+    "2^30 records": lambda i: {name: np.zeros(2**27, a.dtype) for name, a in i.items()},
+}
+
+
+@pytest.mark.parametrize("name", FORGED_INDEXES)
+def test_a_forged_index_is_made_again(tmp_path, name):
+    write_set(tmp_path)
+    expected = open_(tmp_path).splits["train"]
+    (kept,) = tmp_path.glob(".vit-index-train-*")
+    with np.load(kept) as arrays:
+        forged = FORGED_INDEXES[name](dict(arrays))
+    np.savez_compressed(kept, **forged)
+    found = open_(tmp_path).splits["train"]
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    assert found.contents(np.arange(24)) == expected.contents(np.arange(24))
