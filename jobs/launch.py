@@ -76,6 +76,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=60.0,
         help="after a signal, kill what has not ended by then (default: 60)",
     )
+    number(
+        "--trust-network",
+        action="store_true",
+        help="multi_worker: let TensorFlow's servers, which execute whatever connects to them, "
+        "listen on all interfaces; without it they get a private network, on one host only",
+    )
     number("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...", help="what to run")
     parser.epilog = _EPILOG
 
@@ -106,6 +112,7 @@ def read_job(arguments: argparse.Namespace, environment: Mapping[str, str]) -> J
     slots = max(1, len(gpus)) if asked is None else asked
     _check_slots(slots, len(gpus))
     _check_port(arguments.port, slots * len(hosts) if arguments.runtime == "multi_worker" else 0)
+    _check_trust(hosts, arguments.runtime, arguments.trust_network)
     for name, value in (("--wait-s", arguments.wait_s), ("--grace-s", arguments.grace_s)):
         if not value >= 0:
             raise SettingsError(f"{name} must be 0 or more. Received: {value:g}")
@@ -120,6 +127,7 @@ def read_job(arguments: argparse.Namespace, environment: Mapping[str, str]) -> J
         grace_s=arguments.grace_s,
         gpus=gpus,
         token=find_token(environment, len(hosts)),
+        trust_network=arguments.trust_network,
     )
 
 
@@ -155,6 +163,18 @@ def _check_slots(slots: int, gpus: int) -> None:
 def _check_port(port: int | None, ports_above: int) -> None:
     if port is not None and not 1 <= port <= 65535 - ports_above:
         raise SettingsError(f"--port must be 1 to {65535 - ports_above}. Received: {port}")
+
+
+def _check_trust(hosts: Sequence[str], runtime: str, trust_network: bool) -> None:
+    if trust_network and runtime != "multi_worker":
+        raise SettingsError("--trust-network is of --runtime multi_worker: leave it out")
+    if runtime == "multi_worker" and len(hosts) > 1 and not trust_network:
+        raise SettingsError(
+            "--runtime multi_worker on several hosts opens a port for each process, where "
+            "TensorFlow executes whatever connects: it reads and writes files as you. Use "
+            "--runtime horovod, or give --trust-network where no stranger reaches these hosts "
+            "(docs/security.md)"
+        )
 
 
 def _find_index(given: int | None, hosts: Sequence[str], environment: Mapping[str, str]) -> int:

@@ -8,8 +8,10 @@ from jobs.cluster.render import (
     Manifest,
     base,
     config_map,
+    labels,
     launcher_grace_s,
     queue_labels,
+    select_pods,
     set_pod,
     set_volume,
 )
@@ -17,7 +19,7 @@ from pipeline.config import Config
 
 
 def render_mpijob(job: ClusterJob, config: Config | None) -> list[Manifest]:
-    """ConfigMap and MPIJob of a training.
+    """ConfigMap, NetworkPolicy and MPIJob of a training.
 
     Args:
       job: With backend mpijob.
@@ -25,7 +27,10 @@ def render_mpijob(job: ClusterJob, config: Config | None) -> list[Manifest]:
     """
     if config is None:
         raise ValueError("an MPIJob trains, and needs settings")
-    recipe, manifest = config_map(job, config), base("mpijob")["MPIJob"]
+    resources, recipe = base("mpijob"), config_map(job, config)
+    policy, manifest = resources["NetworkPolicy"], resources["MPIJob"]
+    policy["metadata"] = {"name": job.name, "labels": labels(job.name)}
+    select_pods(policy, labels(job.name))
     manifest["metadata"] = {"name": job.name, "labels": queue_labels(job)}
     spec = manifest["spec"]
     spec["slotsPerWorker"] = job.slots
@@ -47,4 +52,4 @@ def render_mpijob(job: ClusterJob, config: Config | None) -> list[Manifest]:
     container["command"] = ["vit", "mpi-launch", "--run", str(config.run.dir), "--grace-s", grace]
     container["command"] += ["--"]
     container["args"] = ["vit", "train", RECIPE]
-    return [recipe, manifest]
+    return [recipe, policy, manifest]

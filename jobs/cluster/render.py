@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import PurePosixPath
@@ -117,13 +118,24 @@ def to_yaml(manifests: Sequence[Manifest]) -> str:
     )
 
 
+# Parsers differ in what they take for a number, a boolean or a date (1e3, 0o7, 012, off, 12:30). So
+# all that is no plain word is quoted, and each word that one of them takes for something else.
+_PLAIN = re.compile(r"(--)?/?[A-Za-z][A-Za-z0-9_./-]*")
+_NO_TEXT = {"y", "n", "yes", "no", "on", "off", "true", "false", "null", "none", "nan", "inf"}
+_BREAKS_OF_YAML_1_1 = "\x85\u2028\u2029"  # which are no line breaks in YAML 1.2
+
+
 class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text else None
+    style: str | None = '"'
+    if _PLAIN.fullmatch(text) and text.lower() not in _NO_TEXT:
+        style = None
+    elif "\n" in text and not set(text) & set(_BREAKS_OF_YAML_1_1):
+        style = "|"
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
@@ -187,8 +199,7 @@ def _render_job(
         selector = {"batch.kubernetes.io/job-name": job.name}
         service, policy = resources["Service"], resources["NetworkPolicy"]
         service["spec"]["selector"] = selector
-        policy["spec"]["podSelector"]["matchLabels"] = selector
-        policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"] = selector
+        select_pods(policy, selector)
         for manifest in (service, policy):
             manifest["metadata"] = {"name": job.name, "labels": labels(job.name)}
             yield manifest
@@ -213,7 +224,9 @@ def _render_job(
             "--processes-per-node",
             str(job.slots),
         ]
-        launcher += ["--runtime", job.runtime] if job.runtime != "horovod" else []
+        if job.runtime == "multi_worker":
+            # The NetworkPolicy stands for the private network, which a restricted pod cannot make.
+            launcher += ["--runtime", job.runtime, "--trust-network"]
         container["command"] = [*launcher, "--grace-s", str(launcher_grace_s(config)), "--"]
         container["args"] = ["vit", "train", RECIPE]
     else:
@@ -240,6 +253,14 @@ def launcher_grace_s(config: Config | None) -> int:
     """How long after a signal a launcher kills what has not ended."""
     own_s = 0.0 if config is None else config.checkpoint.grace_s
     return round(own_s) + _LAUNCHER_LATER_S
+
+
+def select_pods(policy: Manifest, selector: dict[str, str]) -> None:
+    """Makes a NetworkPolicy that of these pods, and lets in these alone where it lets in any."""
+    spec = policy["spec"]
+    rules = [rule for ingress in spec["ingress"] for rule in ingress["from"]]
+    for place in (spec, *rules):
+        place["podSelector"] = {"matchLabels": dict(selector)}
 
 
 def queue_labels(job: ClusterJob) -> dict[str, str]:
@@ -302,8 +323,10 @@ def _render_board(job: ClusterJob, run: str) -> list[Manifest]:
     resources, name = base("tensorboard"), f"{job.name}-board"
     service, deployment = resources["Service"], resources["Deployment"]
     selector = {"app.kubernetes.io/instance": name}
-    for manifest in (service, deployment):
+    policy = resources["NetworkPolicy"]
+    for manifest in (service, policy, deployment):
         manifest["metadata"] = {"name": name, "labels": labels(name)}
+    select_pods(policy, selector)
     service["spec"]["selector"] = selector
     deployment["spec"]["selector"] = {"matchLabels": selector}
     template = deployment["spec"]["template"]
@@ -313,4 +336,4 @@ def _render_board(job: ClusterJob, run: str) -> list[Manifest]:
     container["args"][0] = run
     claim = {"claimName": job.claim, "readOnly": True}
     set_volume(template, "shared", {"persistentVolumeClaim": claim})
-    return [service, deployment]
+    return [service, policy, deployment]

@@ -61,6 +61,13 @@ def run(arguments: argparse.Namespace) -> int:
             "refuses",
             file=sys.stderr,
         )
+    if job.launched and job.runtime == "multi_worker":
+        print(
+            "vit submit: --runtime multi_worker opens ports in the pods where TensorFlow executes "
+            "whatever connects: only a network plug-in that enforces NetworkPolicies keeps other "
+            "pods out",
+            file=sys.stderr,
+        )
     if arguments.render:
         print(to_yaml(manifests), end="")
         return 0

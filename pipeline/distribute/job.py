@@ -46,6 +46,8 @@ class Job:
       grace_s: How long processes may take to end after a signal was passed on to them.
       gpus: As CUDA_VISIBLE_DEVICES names this node's; empty without.
       token: The secret by which the launchers of the job know each other.
+      trust_network: Whether multi_worker may serve on the host's own network, where TensorFlow
+        executes whatever connects.
     """
 
     hosts: tuple[str, ...]
@@ -58,6 +60,12 @@ class Job:
     grace_s: float = 60.0
     gpus: tuple[str, ...] = ()
     token: str = field(default="", repr=False)
+    trust_network: bool = False
+
+    @property
+    def is_private(self) -> bool:
+        """Whether the processes get a network of their own, which ends at this host."""
+        return self.runtime == "multi_worker" and not self.trust_network
 
     @property
     def host(self) -> str:
@@ -107,13 +115,16 @@ def variables(job: Job, local_rank: int, server: tuple[str, int], interface: str
 
 
 def _tensorflow_variables(job: Job, local_rank: int, rank: int, port: int) -> dict[str, str]:
+    # A private network has no address but those of its loopback interface.
+    hosts = ("localhost",) if job.is_private else job.hosts
     workers = [
         f"{host}:{port + 1 + index * job.slots + local}"
-        for index, host in enumerate(job.hosts)
+        for index, host in enumerate(hosts)
         for local in range(job.slots)
     ]
     task = {"type": "worker", "index": rank}
-    own = {"TF_CONFIG": json.dumps({"cluster": {"worker": workers}, "task": task})}
+    config = json.dumps({"cluster": {"worker": workers}, "task": task})
+    own = {HOSTS: ",".join(hosts), "TF_CONFIG": config}
     if job.slots > 1 and job.gpus:
         # TensorFlow itself would give each process all of the node's GPUs.
         own["CUDA_VISIBLE_DEVICES"] = job.gpus[local_rank]

@@ -6,6 +6,7 @@ Every node of the job runs one launcher with the same hosts, slots and command. 
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import signal
@@ -15,13 +16,22 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from pipeline.distribute.interfaces import GLOO, check_interfaces, find_interface, list_interfaces
+from pipeline.distribute.interfaces import (
+    GLOO,
+    NCCL,
+    check_interfaces,
+    find_interface,
+    list_interfaces,
+)
 from pipeline.distribute.job import Job, environment, is_free, variables
 from pipeline.distribute.meeting import Meeting
+from pipeline.distribute.private_network import PrivateNetwork
 from pipeline.distribute.processes import End, Guard, Process, exit_code
 from pipeline.distribute.proxies import past_proxies
 from pipeline.distribute.stop_signals import stop_signals
 from pipeline.errors import SettingsError
+
+_LOG = logging.getLogger(__name__)
 
 # When one process has failed, the others notice it themselves (and exit 76) within OWN_END_S, or
 # get SIGTERM, and SIGKILL KILL_AFTER_S later: with a second to hear of it, within 30 s.
@@ -49,11 +59,16 @@ def launch(job: Job) -> Outcome:
       PeerLost: The nodes did not come together.
       Stopped: A signal came before the start.
     """
-    # The guard is forked, so it comes before the threads of the meeting.
-    with closing(Guard()) as guard, _received() as received, closing(Meeting(job)) as meeting:
+    # The guard and the network are forked, so they come before the threads of the meeting.
+    with (
+        closing(Guard()) as guard,
+        _network(job) as namespaces,
+        _received() as received,
+        closing(Meeting(job)) as meeting,
+    ):
         meeting.wait_for_all(received)
         try:
-            processes = _start(job, meeting, guard)
+            processes = _start(job, meeting, guard, namespaces)
         except SettingsError as error:
             meeting.fail(str(error))
             raise
@@ -177,12 +192,27 @@ def _received() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _start(job: Job, meeting: Meeting, guard: Guard) -> list[Process]:
+@contextmanager
+def _network(job: Job) -> Iterator[tuple[int, ...]]:
+    """The namespaces of the job's processes; none where they use the host's network."""
+    if not job.is_private:
+        yield ()
+        return
+    with closing(PrivateNetwork()) as network:
+        yield network.namespaces
+
+
+def _start(job: Job, meeting: Meeting, guard: Guard, namespaces: Sequence[int]) -> list[Process]:
     first = job.index * job.slots
-    check_interfaces(os.environ, job.host, job.runtime == "horovod", list_interfaces())
+    inherited = dict(os.environ)
+    if job.is_private:
+        inherited[NCCL] = "lo"  # what is set is an interface of the host
+    else:
+        check_interfaces(inherited, job.host, job.runtime == "horovod", list_interfaces())
     interface = "" if job.runtime == "multi_worker" else _choose_interface(meeting)
-    if job.runtime == "multi_worker":
+    if job.runtime == "multi_worker" and not job.is_private:
         _check_ports(job, meeting.server[1] + 1 + first)
+        _LOG.warning("%s", _open_ports(job, meeting.server[1] + 1 + first))
     server = meeting.server if job.runtime == "multi_worker" else meeting.store
     direct = past_proxies(os.environ, [*job.hosts, meeting.server[0]])
     return [
@@ -190,13 +220,23 @@ def _start(job: Job, meeting: Meeting, guard: Guard) -> list[Process]:
             rank=rank,
             command=job.command,
             environment=environment(
-                os.environ, variables(job, rank - first, server, interface) | direct
+                inherited, variables(job, rank - first, server, interface) | direct
             ),
             prefix=f"[rank {rank} {job.host}] " if rank else "",
             guard=guard,
+            namespaces=namespaces,
         )
         for rank in range(first, first + job.slots)
     ]
+
+
+def _open_ports(job: Job, first: int) -> str:
+    last = first + job.slots - 1
+    ports = f"port {first}" if first == last else f"ports {first} to {last}"
+    return (
+        f"TensorFlow serves on {ports} of all interfaces of {job.host}, and executes whatever "
+        "connects (--trust-network)"
+    )
 
 
 def _choose_interface(meeting: Meeting) -> str:

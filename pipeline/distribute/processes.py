@@ -20,14 +20,20 @@ _LONGEST_LINE = 1 << 16
 # what is started from it would inherit that.
 _START = """
 import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-if os.getppid() != int(sys.argv[1]):
+parent, namespaces, command = int(sys.argv[1]), sys.argv[2].split(), sys.argv[3:]
+libc = ctypes.CDLL(None, use_errno=True)
+for namespace in map(int, namespaces):
+    if libc.setns(namespace, 0) != 0:
+        sys.exit(f"the job's private network: setns: {os.strerror(ctypes.get_errno())}")
+    os.close(namespace)
+libc.prctl(1, signal.SIGKILL)
+if os.getppid() != parent:
     os._exit(137)
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 try:
-    os.execvp(sys.argv[2], sys.argv[2:])
+    os.execvp(command[0], command)
 except OSError as error:
-    sys.exit(f"{sys.argv[2]}: {error.strerror}")
+    sys.exit(f"{command[0]}: {error.strerror}")
 """
 
 
@@ -137,6 +143,7 @@ class Process:
     Args:
       command: Program and arguments.
       prefix: Before each line; empty for rank 0.
+      namespaces: Of PrivateNetwork, which the process enters first.
     """
 
     def __init__(
@@ -146,6 +153,7 @@ class Process:
         environment: Mapping[str, str],
         prefix: str,
         guard: Guard,
+        namespaces: Sequence[int] = (),
     ) -> None:
         self.rank = rank
         self.end: End | None = None
@@ -153,9 +161,11 @@ class Process:
         self._guard = guard
         self._prefix = prefix.encode()
         self._tail: deque[bytes] = deque(maxlen=TAIL_LINES)
+        step = [sys.executable, "-I", "-S", "-c", _START]
         self._popen = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _START, str(os.getpid()), *command],
+            [*step, str(os.getpid()), " ".join(map(str, namespaces)), *command],
             env=dict(environment),
+            pass_fds=namespaces,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if prefix or not os.isatty(1) else None,
             stderr=subprocess.PIPE,

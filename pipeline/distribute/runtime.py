@@ -28,6 +28,7 @@ from pipeline.errors import PeerLost, PipelineError, SettingsError
 Batch = dict[str, tf.Tensor]
 
 # Every rank says when it joins; other messages are the chief's.
+_LOG = logging.getLogger(__name__)
 JOINED = logging.getLogger(f"{__name__}.joined")
 
 # Parts of a batch side by side on a CPU; with more cores than that, operations share them all. Each
@@ -214,6 +215,13 @@ def _join(place: Place, config: DistributeConfig) -> Runtime:
         from pipeline.distribute.multi_worker import MultiWorkerRuntime
 
         os.environ.update(past_proxies(os.environ, map(host_of, place.addresses)))
+        if HOSTS not in os.environ:  # else `vit launch` has kept others out, or has said so
+            _LOG.warning(
+                "TensorFlow serves at %s, which TF_CONFIG names, on all interfaces, and executes "
+                "whatever connects: use it only where no stranger reaches that port "
+                "(docs/security.md)",
+                place.addresses[place.rank],
+            )
         gather_by_address(place.addresses, place.rank)
         return MultiWorkerRuntime(place)
     return _start_alone(config.runtime)

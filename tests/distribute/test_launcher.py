@@ -73,13 +73,14 @@ def test_a_node_is_done_only_when_all_are(own, nodes, code):
 
 
 def test_tensorflow_is_told_a_port_of_its_own_for_each_process():
-    job = Job(("h0", "h1"), 2, 1, ("vit",), "multi_worker", gpus=("4", "6"))
+    places = {"gpus": ("4", "6"), "trust_network": True}
+    job = Job(("h0", "h1"), 2, 1, ("vit",), "multi_worker", **places)
     own = variables(job, 1, ("10.0.0.1", 29500), "eth0")
     assert json.loads(own.pop("TF_CONFIG")) == {
         "cluster": {"worker": ["h0:29501", "h0:29502", "h1:29503", "h1:29504"]},
         "task": {"type": "worker", "index": 3},
     }
-    assert own == {"CUDA_VISIBLE_DEVICES": "6"}
+    assert own == {"CUDA_VISIBLE_DEVICES": "6", "VIT_LAUNCH_HOSTS": "h0,h1"}
 
 
 def test_what_an_outer_launcher_set_goes_and_what_the_user_chose_stays():
@@ -275,6 +276,12 @@ def test_slots_are_the_gpus_or_one():
         ),
         (["--hosts=a", "--port=65536"], {}, "--port must be 1 to 65535"),
         (["--hosts=a", "--port=65535", "--runtime=multi_worker"], {}, "--port must be 1 to 65534"),
+        (
+            ["--hosts=a,b", "--index=0", "--runtime=multi_worker"],
+            {},
+            "executes whatever connects.*--runtime horovod, or give --trust-network",
+        ),
+        (["--hosts=a", "--trust-network"], {}, "--trust-network is of --runtime multi_worker"),
         (["--hosts=a", "--wait-s=-1"], {}, "--wait-s must be 0 or more"),
         (["--hosts=a", "--", "no-such-program"], {}, "'no-such-program' is not found"),
     ],

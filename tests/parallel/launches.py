@@ -31,11 +31,24 @@ class Launches:
         self.started = []
         self.port = find_free_ports(5, random.SystemRandom())
 
-    def start(self, *arguments, script="rank.py", command=None, **variables):
-        """Starts a launcher; arguments before "--" are its own, those after it the script's."""
+    def start(self, *arguments, script="rank.py", command=None, under=(), **variables):
+        """Starts a launcher; arguments before "--" are its own, those after it the script's.
+
+        Args:
+          under: Program and arguments that start it in turn.
+        """
         own, _, rest = f"{' '.join(arguments)} ".partition(" -- ")
         command = command or [sys.executable, str(HERE / script), *rest.split()]
-        launcher = [sys.executable, "-m", "jobs.cli", "launch", *own.split(), "--", *command]
+        launcher = [
+            *under,
+            sys.executable,
+            "-m",
+            "jobs.cli",
+            "launch",
+            *own.split(),
+            "--",
+            *command,
+        ]
         return self._open(launcher, subprocess.PIPE, variables)
 
     def horovodrun(self, processes, *command):

@@ -78,6 +78,7 @@ def test_a_launcher_on_each_host_without_ssh(hosts, single, tmp_path, runtime):
     run = tmp_path / "run"
     train = vit("train", "digits", f"run.dir={run}", *SHORT)
     common = ["--hosts", ",".join(hosts.names), "--processes-per-node", "1", "--runtime", runtime]
+    common += ["--trust-network"] if runtime == "multi_worker" else []
     launchers = [
         hosts.start(index, *vit("launch", *common, "--index", index, "--", *train))
         for index in (1, 0)

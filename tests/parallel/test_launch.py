@@ -13,6 +13,7 @@ from tests.parallel.launches import ROOT, TWO, end, needs_horovod, wait_until
 
 # What runs without Horovod runs with --runtime multi_worker, whose processes need no rendezvous.
 ALONE = "--hosts localhost --processes-per-node 2 --runtime multi_worker"
+TRUSTED = "--runtime multi_worker --trust-network"
 EITHER = [pytest.param("horovod", marks=needs_horovod), "multi_worker"]
 
 
@@ -72,9 +73,7 @@ def test_horovod_adds_up_on_two_hosts_that_come_one_after_the_other(vit, first):
 
 @pytest.mark.timeout(120)
 def test_tensorflow_adds_up_on_two_hosts(vit):
-    two = vit.start_two(
-        "--processes-per-node 1 --runtime multi_worker --", script="sum_of_ranks.py"
-    )
+    two = vit.start_two(f"--processes-per-node 1 {TRUSTED} --", script="sum_of_ranks.py")
     (code_0, out_0, err_0), (code_1, out_1, err_1) = (end(launcher) for launcher in two)
     assert (code_0, code_1) == (0, 0), err_0 + err_1
     assert "rank 0 of 2 sum 1" in out_0
@@ -183,7 +182,7 @@ def test_a_killed_launcher_ends_the_other_hosts(vit):
 
 def test_a_failure_on_one_host_is_told_on_the_other(vit):
     two = vit.start_two(
-        "--processes-per-node 1 --runtime multi_worker --",
+        f"--processes-per-node 1 {TRUSTED} --",
         "sleep=3,exit=76 error=the_cause,exit=1",
     )
     (code_0, _, err_0), (code_1, _, err_1) = (end(launcher) for launcher in two)
@@ -193,15 +192,13 @@ def test_a_failure_on_one_host_is_told_on_the_other(vit):
 
 
 def test_a_host_that_is_done_is_not_done_while_another_fails(vit):
-    two = vit.start_two("--processes-per-node 1 --runtime multi_worker -- exit=0 sleep=2,exit=1")
+    two = vit.start_two(f"--processes-per-node 1 {TRUSTED} -- exit=0 sleep=2,exit=1")
     assert [end(launcher)[0] for launcher in two] == [76, 1]
 
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_two_launchers_with_one_index_end_the_attempt(vit, index):
-    common = (
-        f"--hosts {TWO},127.0.0.3 --port {vit.port} --processes-per-node 1 --runtime multi_worker"
-    )
+    common = f"--hosts {TWO},127.0.0.3 --port {vit.port} --processes-per-node 1 {TRUSTED}"
     launchers = [vit.start(f"{common} --index {i} -- exit=0") for i in (0, index)]
     if index == 1:
         launchers.append(vit.start(f"{common} --index 1 -- exit=0"))
@@ -214,7 +211,7 @@ def test_two_launchers_with_one_index_end_the_attempt(vit, index):
 
 
 def test_a_restarted_node_ends_the_running_attempt_and_joins_the_next(vit):
-    actions = "--processes-per-node 1 --runtime multi_worker -- print=ready,on=SIGTERM:75,sleep=100"
+    actions = f"--processes-per-node 1 {TRUSTED} -- print=ready,on=SIGTERM:75,sleep=100"
     launcher_0, launcher_1 = vit.start_two(actions)
     launcher_0.stdout.readline()
     launcher_1.stdout.readline()
@@ -225,12 +222,12 @@ def test_a_restarted_node_ends_the_running_attempt_and_joins_the_next(vit):
     # The old attempt is still ending: this one waits for the next.
     late = vit.start(
         f"--hosts {TWO} --port {vit.port} --index 1",
-        "--processes-per-node 1 --runtime multi_worker -- exit=0",
+        f"--processes-per-node 1 {TRUSTED} -- exit=0",
     )
     assert end(launcher_0)[0] == 76
     again = vit.start(
         f"--hosts {TWO} --port {vit.port} --index 0",
-        "--processes-per-node 1 --runtime multi_worker -- exit=0",
+        f"--processes-per-node 1 {TRUSTED} -- exit=0",
     )
     assert end(again)[0] == end(late)[0] == 0
 
@@ -251,7 +248,7 @@ def test_a_restarted_node_ends_the_running_attempt_and_joins_the_next(vit):
     ],
 )
 def test_a_node_that_was_started_differently_is_named(vit, zero, one, text):
-    common = f"--hosts {TWO} --port {vit.port} --runtime multi_worker"
+    common = f"--hosts {TWO} --port {vit.port} {TRUSTED}"
     two = [vit.start(f"{common} --index {i}", rest) for i, rest in enumerate((zero, one))]
     for launcher in two:
         code, _, err = end(launcher, 20)
@@ -272,7 +269,7 @@ def test_a_node_that_was_started_differently_is_named(vit, zero, one, text):
 def test_a_node_that_does_not_come_is_waited_for_and_named(vit, hosts, index, text):
     code, _, err = vit.run(
         f"--hosts {hosts} --index {index} --port {vit.port} --processes-per-node 1",
-        "--runtime multi_worker --wait-s 1.5 -- exit=0",
+        f"{TRUSTED} --wait-s 1.5 -- exit=0",
         timeout_s=15,
     )
     assert code == 76
@@ -283,7 +280,7 @@ def test_a_node_that_does_not_come_is_waited_for_and_named(vit, hosts, index, te
 def test_a_signal_ends_the_waiting(vit):
     launcher = vit.start(
         f"--hosts {TWO} --index 1 --port {vit.port}",
-        "--processes-per-node 1 --runtime multi_worker -- exit=0",
+        f"--processes-per-node 1 {TRUSTED} -- exit=0",
     )
     # The first note shows that it waits.
     assert "does not answer" in launcher.stderr.readline()

@@ -34,6 +34,7 @@ def problems(manifests):
             yield from _pod(template, manifests)
     yield from _names(manifests)
     yield from _selectors(manifests)
+    yield from _visitors(manifests)
     for manifest in manifests:
         if manifest["kind"] == "Job":
             yield from _job(manifest)
@@ -170,6 +171,44 @@ def _selectors(manifests):
             service = services[manifest["metadata"]["name"]]["selector"].items()
             if not (wanted <= labels and service <= labels):
                 yield "a selector does not fit the Deployment's pods"
+
+
+def _visitors(manifests):
+    """Who reaches the pods: those of a job each other, and TensorBoard nobody."""
+    policies = [m["spec"] for m in manifests if m["kind"] == "NetworkPolicy"]
+    for manifest in manifests:
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        if kind == "Job" and "subdomain" not in _spec(manifest):
+            continue  # one process, without a port
+        for template in templates(manifest):
+            own = pod_labels(manifest, template)
+            if lets_in(policies, own, {"app.kubernetes.io/name": "vit-pipeline"}):
+                yield f"the pods of {kind} {name} let in those of other jobs"
+            for peer in templates(manifest):
+                among = lets_in(policies, own, pod_labels(manifest, peer))
+                if among != (kind != "Deployment"):
+                    yield f"the pods of {kind} {name} let each other in: {among}"
+
+
+def pod_labels(manifest, template):
+    """Those of the template, and those that the Job's controller adds."""
+    name = manifest["metadata"]["name"]
+    added = {"batch.kubernetes.io/job-name": name} if manifest["kind"] == "Job" else {}
+    return template["metadata"]["labels"] | added
+
+
+def lets_in(policies, pod, visitor):
+    """Whether a pod with these labels takes connections of another one of its namespace."""
+    chosen = [
+        policy
+        for policy in policies
+        if policy["podSelector"]["matchLabels"].items() <= pod.items()
+        and "Ingress" in policy["policyTypes"]
+    ]
+    peers = [peer for policy in chosen for rule in policy["ingress"] for peer in rule["from"]]
+    return not chosen or any(
+        peer["podSelector"]["matchLabels"].items() <= visitor.items() for peer in peers
+    )
 
 
 def _spec(manifest):

@@ -26,6 +26,7 @@ def test_a_job_is_created_with_all_that_belongs_to_it(server):
         ("Deployment", "digits"),
         ("Job", "digits"),
         ("NetworkPolicy", "digits"),
+        ("NetworkPolicy", "digits"),
         ("Secret", "digits"),
         ("Service", "digits"),
         ("Service", "digits"),
@@ -60,7 +61,7 @@ def test_a_dry_run_says_what_the_server_would_take_and_creates_nothing(server):
 def test_an_mpijob_is_created_where_the_operator_is(server):
     server.mpi_operator = True
     assert "created MPIJob digits" in submit(cluster_job(backend="mpijob"))
-    assert kinds(server) == ["ConfigMap", "MPIJob"]
+    assert kinds(server) == ["ConfigMap", "MPIJob", "NetworkPolicy"]
     # The other kind has the name now.
     with pytest.raises(SettingsError, match="already a MPIJob digits, with other settings"):
         submit()

@@ -117,6 +117,10 @@ def test_the_rules_and_schemas_can_fail():
         place[path[-1]] = value
         others = rendered("--nodes 2")[:-1]
         assert list(problems([*others, broken])), path
+    without = [
+        manifest for manifest in rendered("--nodes 2") if manifest["kind"] != "NetworkPolicy"
+    ]
+    assert list(problems(without)) == ["the pods of Job digits let in those of other jobs"]
     broken = copy.deepcopy(job)
     broken["spec"]["backofLimit"] = 3
     with pytest.raises(kubernetes_validate.ValidationError):

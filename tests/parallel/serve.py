@@ -1,0 +1,10 @@
+"""A rank of multi_worker that serves until it is killed."""
+
+import time
+
+from pipeline.config.settings import DistributeConfig
+from pipeline.distribute.runtime import start
+
+start(DistributeConfig(runtime="multi_worker"))
+print("serves", flush=True)
+time.sleep(240)
