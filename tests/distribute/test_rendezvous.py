@@ -15,7 +15,14 @@ import pytest
 
 from pipeline.distribute import bounded_http
 from pipeline.distribute.registry import Registry
-from pipeline.distribute.rendezvous import Connection, NotAdmitted, Strangers, serve, tell
+from pipeline.distribute.rendezvous import (
+    Connection,
+    NotAdmitted,
+    RemoteStore,
+    Strangers,
+    serve,
+    tell,
+)
 from pipeline.distribute.reports import Report, View, read, write
 from pipeline.distribute.signatures import Signer
 from pipeline.distribute.store import LocalStore, Store
@@ -367,6 +374,26 @@ def test_the_store_is_bounded_and_forgets_what_is_deleted():
 @pytest.mark.parametrize("path", ["/", "/a", "/a/", "/a/b/c", "//b", f"/{'a' * 300}/b"])
 def test_the_store_has_scopes_and_keys_alone(path):
     assert Store(1).answer("PUT", path, b"").status == 400
+
+
+def test_the_store_of_node_0_is_asked_again_where_an_idle_connection_was_closed(
+    server, monkeypatch
+):
+    monkeypatch.setattr(bounded_http, "_MEMBER_S", 0.2)
+    made = []
+
+    def make():
+        made.append(Connection(("127.0.0.1", server.port), HOSTS[0], Signer(TOKEN), 2))
+        return made[-1]
+
+    store = RemoteStore(make)
+    assert store.answer("PUT", "/a/b", b"value").status == 200
+    assert store.answer("GET", "/a/b", b"").body == b"value"
+    time.sleep(0.5)
+    assert store.answer("GET", "/a/b", b"").body == b"value"
+    assert len(made) == 2
+    server.close()
+    assert store.answer("GET", "/a/b", b"").status == 503
 
 
 @pytest.fixture
