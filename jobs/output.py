@@ -13,7 +13,9 @@ import select
 import signal
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
+
+from pipeline.printable import EscapedStream
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -83,7 +85,8 @@ class Output(io.FileIO):
 def take_over_output(ends: bool) -> Output:
     """Replaces `sys.stdout` and `sys.stderr`; returns what is below standard output.
 
-    A name of a file or folder that is not UTF-8 is shown escaped.
+    A name of a file or folder that is not UTF-8 is shown escaped, and so is what would be a command
+    to a terminal, whoever prints it.
 
     Args:
       ends: Whether the command ends where standard output cannot be written.
@@ -91,8 +94,9 @@ def take_over_output(ends: bool) -> Output:
     for descriptor in (0, 1, 2):
         _open_if_closed(descriptor)
     below = Output(1, ends, lambda text: print(f"vit: {text}", file=sys.stderr, flush=True))
-    sys.stdout = _text(sys.stdout, below)
-    sys.stderr = _text(sys.stderr, Output(2, False, lambda text: None))
+    # EscapedStream has all of a TextIO's methods, by delegation.
+    sys.stdout = cast(TextIO, EscapedStream(_text(sys.stdout, below)))
+    sys.stderr = cast(TextIO, EscapedStream(_text(sys.stderr, Output(2, False, lambda text: None))))
     return below
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from typing import Any, TextIO
 
 # Control characters, the separators at which `str.splitlines` ends a line, and the characters that
 # change the direction of the text after them, with which a name can look like another one.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# The same without line breaks and tabs, which only lay text out.
+_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _LONGEST = 80
 
 
@@ -22,10 +26,13 @@ def printable(name: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Text of several lines, each as `printable` gives it; tabs stay."""
-    return "\n".join(
-        "\t".join(printable(part) for part in line.split("\t")) for line in text.split("\n")
-    )
+    r"""Text of several lines, each as `printable` gives it; tabs stay.
+
+    No character is left that a terminal obeys: escape sequences move the cursor, hide text, and set
+    the title and the clipboard. They are shown as text: \x1b[2J.
+    """
+    text = text.encode(errors="backslashreplace").decode()
+    return _COMMANDS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def shortened(text: str, longest: int = _LONGEST) -> str:
@@ -40,3 +47,33 @@ def received(value: object) -> str:
     if isinstance(value, str) and len(value) > _LONGEST:
         return f"{value[:_LONGEST]!r}... ({len(value):,} characters)"
     return shortened(repr(value))
+
+
+class EscapedStream:
+    """A text stream through which everything is written as `printable_lines` gives it.
+
+    Args:
+      stream: What it is written to.
+
+    Attributes:
+      rich_proxied_file: The stream below, to which rich writes colours and cursor movements.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.rich_proxied_file = getattr(stream, "rich_proxied_file", stream)
+        if isinstance(self.rich_proxied_file, EscapedStream):
+            self.rich_proxied_file = self.rich_proxied_file.rich_proxied_file
+
+    def write(self, text: str) -> int:
+        """Writes text; returns the number of its characters."""
+        self._stream.write(printable_lines(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Writes each of the lines, to which no line break is added."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

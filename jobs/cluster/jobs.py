@@ -139,11 +139,12 @@ def _print_pods(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _print_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    from pipeline.monitor.terminal import Terminal
+
+    console = Terminal()
     # Where a program reads, a row is a line; a narrow terminal breaks lines, and hides no column.
     console.width = max(console.width, _NARROWEST) if console.is_terminal else 10_000
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from jobs.doctor.finding import Finding, exit_code
+from pipeline.monitor.terminal import Terminal
 from pipeline.strict_json import to_json
 
 _STYLES = {"ok": "green", "warning": "bold yellow", "error": "bold red"}
@@ -26,7 +26,7 @@ class Display:
     """
 
     def __init__(self, as_json: bool, enabled: bool) -> None:
-        self._console = Console(highlight=False, soft_wrap=False, emoji=False)
+        self._console = Terminal(soft_wrap=False)
         self._as_json, self._enabled = as_json, enabled
 
     def show(self, finding: Finding) -> None:

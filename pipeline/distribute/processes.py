@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
+from pipeline.printable import printable_lines
+
 TAIL_LINES = 30
 _LONGEST_LINE = 1 << 16
 
@@ -207,7 +209,7 @@ class Process:
 
     def say(self, text: str) -> None:
         """Writes a line about the process where its own standard error goes."""
-        _write(2, self._prefix + f"vit launch: {text}\n".encode())
+        _write(2, self._prefix + printable_lines(f"vit launch: {text}\n").encode())
 
     def tail(self) -> list[str]:
         """The last lines of its standard error."""

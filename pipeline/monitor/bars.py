@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
@@ -15,6 +14,8 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+
+from pipeline.monitor.terminal import Terminal
 
 # Ten, rich's own choice, take 2 % of a core, and it is one of those that train.
 _REFRESHES_PER_SECOND = 2
@@ -24,7 +25,7 @@ _NARROW = 100  # columns, below which the bar has room for two facts only
 class EpochAndRun:
     """A bar for the epoch and one for the run, each with the time left and facts beside it."""
 
-    def __init__(self, console: Console, total_steps: int, steps_per_epoch: Fraction) -> None:
+    def __init__(self, console: Terminal, total_steps: int, steps_per_epoch: Fraction) -> None:
         self._console = console
         self._total_steps, self._steps_per_epoch = total_steps, steps_per_epoch
         self._epochs = math.ceil(total_steps / steps_per_epoch)
@@ -89,14 +90,14 @@ def speed(row: Mapping[str, Any]) -> str:
     return "  ".join(facts)
 
 
-def make_bar(console: Console) -> Progress:
+def make_bar(console: Terminal) -> Progress:
     """A bar with a description, the share done, the time left, and facts."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         TaskProgressColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[facts]}"),
+        TextColumn("{task.fields[facts]}", markup=False),
         console=console,
         expand=True,
         transient=True,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
-from rich.console import Console
 from rich.status import Status
 from rich.text import Text
+
+from pipeline.monitor.terminal import Terminal
 
 _REFRESHES_PER_SECOND = 4
 
@@ -19,7 +20,7 @@ class PhaseDisplay:
     """
 
     def __init__(self, enabled: bool = True) -> None:
-        self._console = Console(quiet=not enabled, highlight=False, soft_wrap=True)
+        self._console = Terminal(quiet=not enabled, soft_wrap=True)
         self._status: Status | None = None
 
     def message(self, text: str) -> None:

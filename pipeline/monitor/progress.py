@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.monitor.bars import EpochAndRun, figure, make_bar, speed
+from pipeline.monitor.terminal import Terminal
 
 LINE_EVERY_S = 10.0
 _DAY = "%Y-%m-%d"
@@ -39,7 +39,7 @@ class ProgressDisplay:
         self._total_steps = total_steps
         self._steps_per_epoch = steps_per_epoch
         self._top_5 = top_5
-        self._console = Console(quiet=not enabled, highlight=False, soft_wrap=True)
+        self._console = Terminal(quiet=not enabled, soft_wrap=True)
         self._bars = (
             EpochAndRun(self._console, total_steps, steps_per_epoch)
             if enabled and self._console.is_terminal
@@ -210,7 +210,7 @@ class CountDisplay:
 
     def __init__(self, total: int, unit: str) -> None:
         self._total, self._unit, self._done = total, unit, 0
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = Terminal(stderr=True, soft_wrap=True)
         self._bar = make_bar(self._console) if self._console.is_terminal else None
         self._task = self._bar.add_task("", total=total, facts="") if self._bar else None
         self._start_s = self._last_line_s = time.monotonic()
