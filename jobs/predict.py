@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,9 @@ A single image gets its classes a line each; of several, each has a line with th
 second. --json prints {"image": ..., "top": [{"class": ..., "probability": ...}, ...]} a line, --csv
 the columns image, class_1, probability_1, class_2, probability_2, ...
 """
+
+# What spreadsheets evaluate, also in the full width of East Asian input.
+_FORMULA = re.compile("'*[=+\\-@\uff1d\uff0b\uff0d\uff20\t\r]")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,8 +127,21 @@ def _writer(arguments: argparse.Namespace, classes: int, alone: bool) -> Callabl
         count = min(arguments.top, classes)
         names = [f"{what}_{i + 1}" for i in range(count) for what in ("class", "probability")]
         rows.writerow(["image", *names])
-        return lambda path, top: rows.writerow([path, *(v for pair in top for v in pair)])
+        return lambda path, top: rows.writerow(
+            [as_cell(path), *(v for name, p in top for v in (as_cell(name), p))]
+        )
     return _write_block if alone else _write_line
+
+
+def as_cell(text: str) -> str:
+    """Text that a spreadsheet takes for text: an apostrophe stands before what would be a formula.
+
+    One stands also before the apostrophes of such text, so that it is always the first to remove.
+
+    References:
+      OWASP, CSV injection: https://owasp.org/www-community/attacks/CSV_Injection
+    """
+    return f"'{text}" if _FORMULA.match(text) else text
 
 
 def _write_json(path: str, top: Top) -> None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from pipeline.monitor.preview import Images, draw_patches, show
+from pipeline.printable import printable
 
 Floats = npt.NDArray[np.float32]
 
@@ -122,6 +123,7 @@ def _centres(count: int) -> list[float]:
 
 
 def _short(name: str) -> str:
+    name = printable(name)
     return name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 1]}…"
 
 

@@ -26,6 +26,8 @@ from pipeline.storage.folders import make_folder
 
 # Seconds since 1970, up to the year 2286.
 _TIME = re.compile("[0-9]{1,10}")
+# ASCII without letters, digits and the space: all that Markdown and HTML give a meaning to.
+_MARKUP = re.compile("[!-/:-@\\[-`{-~]")
 
 
 class TensorBoardWriter:
@@ -108,6 +110,11 @@ def picture_summary(
     summary = Summary()
     summary.value.add(tag=tag, tensor=tensor, metadata=image_metadata(tag, description))
     return summary
+
+
+def as_markdown(text: str) -> str:
+    """Text that TensorBoard, which reads descriptions as Markdown and HTML, shows as it is."""
+    return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", printable(text))
 
 
 def encode_events(events: Sequence[Event]) -> bytes:

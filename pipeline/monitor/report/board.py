@@ -15,7 +15,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 
 from pipeline.monitor.report.confusion import confusion_counts, heat_pixels, predicted_name
 from pipeline.monitor.report.facts import Pixels, Predictions, RunFacts
-from pipeline.monitor.tensorboard import encode_events, picture_summary
+from pipeline.monitor.tensorboard import as_markdown, encode_events, picture_summary
 from pipeline.storage.folders import make_folder, remove_file
 from pipeline.storage.write import replace_file
 
@@ -62,9 +62,9 @@ def _pictures(run: RunFacts) -> list[Summary]:
     worst = [p for p in found.worst(_MISTAKES) if int(found.index[p]) in at]
     if worst:
         lines = [
-            f"{i + 1}. {predicted_name(run.classes, found.predicted[p])} "
+            f"{i + 1}. {as_markdown(predicted_name(run.classes, found.predicted[p]))} "
             f"({found.probability[p, 0]:.1%}), "
-            f"is {run.classes[found.label[p]]}"
+            f"is {as_markdown(run.classes[found.label[p]])}"
             for i, p in enumerate(worst)
         ]
         images = [shown.image[at[int(found.index[p])]] for p in worst]

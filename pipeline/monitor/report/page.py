@@ -22,6 +22,11 @@ from pipeline.monitor.report.html import Content, Html, details, element, join, 
 from pipeline.monitor.report.pictures import augmented_section, examples_sections
 from pipeline.monitor.report.style import STYLE
 
+# Even if markup from elsewhere came into a page, no browser would run or load anything for it.
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; "
+    "base-uri 'none'"
+)
 _OUTCOMES = {
     "done": "Training is done.",
     "stopped": "Stopped before its end; the same command goes on.",
@@ -60,6 +65,7 @@ def document(title: str, *content: Content) -> Html:
     head = element(
         "head",
         element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("title", title),
         element("style", STYLE),
