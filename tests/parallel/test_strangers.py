@@ -14,7 +14,6 @@ from tests.parallel.launches import TOKEN, TWO, end, needs_horovod, wait_until
 
 HERE = Path(__file__).parent
 ONE_RANK = "--processes-per-node 1"
-MULTI = "--processes-per-node 1 --runtime multi_worker"
 
 
 @contextmanager
@@ -88,7 +87,7 @@ def listens(port, address="127.0.0.1"):
 
 
 def test_node_0_listens_at_its_own_address_alone(vit):
-    node_0 = vit.start(f"--hosts {TWO} --port {vit.port} --index 0 {MULTI} -- exit=0")
+    node_0 = vit.start(f"--hosts {TWO} --port {vit.port} --index 0 {ONE_RANK} -- exit=0")
     wait_until(lambda: listens(vit.port))
     assert not listens(vit.port, "127.0.0.3")
     node_0.terminate()
@@ -96,11 +95,12 @@ def test_node_0_listens_at_its_own_address_alone(vit):
 
 
 def test_a_node_with_another_token_is_told_so_and_ends_alone(vit):
-    node_0 = vit.start(f"--hosts {TWO} --port {vit.port} --index 0 {MULTI} -- exit=0")
+    node_0 = vit.start(f"--hosts {TWO} --port {vit.port} --index 0 {ONE_RANK} -- exit=0")
     wrong = "another-token-of-the-tests-0123456789"
     code, _, err = end(
         vit.start(
-            f"--hosts {TWO} --port {vit.port} --index 1 {MULTI} -- exit=0", VIT_LAUNCH_TOKEN=wrong
+            f"--hosts {TWO} --port {vit.port} --index 1 {ONE_RANK} -- exit=0",
+            VIT_LAUNCH_TOKEN=wrong,
         ),
         30,
     )
@@ -111,7 +111,7 @@ def test_a_node_with_another_token_is_told_so_and_ends_alone(vit):
     ) in err
     assert wrong not in err
     # With the right one it still comes.
-    node_1 = vit.start(f"--hosts {TWO} --port {vit.port} --index 1 {MULTI} -- exit=0")
+    node_1 = vit.start(f"--hosts {TWO} --port {vit.port} --index 1 {ONE_RANK} -- exit=0")
     (code_0, _, err_0), (code_1, _, _) = end(node_0), end(node_1)
     assert (code_0, code_1) == (0, 0)
     assert "without this job's VIT_LAUNCH_TOKEN, the last from 127.0.0.1" in err_0
@@ -120,7 +120,7 @@ def test_a_node_with_another_token_is_told_so_and_ends_alone(vit):
 @pytest.mark.parametrize("token", ["", "short"])
 def test_several_nodes_without_a_token_are_refused(vit, token):
     code, out, err = vit.run(
-        f"--hosts {TWO} --index 0 {MULTI} -- exit=0", VIT_LAUNCH_TOKEN=token, timeout_s=20
+        f"--hosts {TWO} --index 0 {ONE_RANK} -- exit=0", VIT_LAUNCH_TOKEN=token, timeout_s=20
     )
     assert (code, out) == (2, "")
     assert "export VIT_LAUNCH_TOKEN=$(openssl rand -hex 32)" in err
@@ -129,7 +129,7 @@ def test_several_nodes_without_a_token_are_refused(vit, token):
 
 def test_the_token_stands_on_no_command_line_and_is_not_for_the_ranks(vit):
     (token,) = TOKEN.values()
-    two = vit.start_two(f"{MULTI} -- environment,sleep=3,exit=0")
+    two = vit.start_two(f"{ONE_RANK} -- environment,sleep=3,exit=0")
     lines = [launcher.stdout.readline() for launcher in two]
     for process in vit.left():
         assert token not in Path(f"/proc/{process}/cmdline").read_text()
@@ -141,7 +141,7 @@ def test_the_token_stands_on_no_command_line_and_is_not_for_the_ranks(vit):
 
 def test_escape_sequences_of_another_node_do_not_reach_the_terminal(vit):
     hostile = "\x1b]0;owned\x07\x1b[2J"
-    two = vit.start_two(f"{MULTI} -- sleep=3,exit=76 error={hostile},exit=1")
+    two = vit.start_two(f"{ONE_RANK} -- sleep=3,exit=76 error={hostile},exit=1")
     (code_0, _, err_0), (code_1, _, _) = (end(launcher) for launcher in two)
     assert (code_0, code_1) == (76, 1)
     assert "  | \\x1b]0;owned\\x07\\x1b[2J\n" in err_0
@@ -150,8 +150,7 @@ def test_escape_sequences_of_another_node_do_not_reach_the_terminal(vit):
 
 def test_a_job_on_one_host_needs_no_token_and_opens_ports_to_this_host_alone(vit):
     launcher = vit.start(
-        f"--hosts localhost --port {vit.port} {ONE_RANK} --runtime multi_worker -- "
-        "print=ready,sleep=3,exit=0",
+        f"--hosts localhost --port {vit.port} {ONE_RANK} -- print=ready,sleep=3,exit=0",
         VIT_LAUNCH_TOKEN="",
     )
     launcher.stdout.readline()
