@@ -11,25 +11,25 @@ ARG FLAVOUR=cpu
 RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
         ca-certificates g++ make python3-venv
 RUN python3 -m venv /opt/vit
-ENV PIP_CONSTRAINT=/build/constraints.txt PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
 
 # First only what changes seldom: a change of our own code neither fetches TensorFlow again nor
-# compiles Horovod again. Without packages, setup.cfg installs what they require. The README that it
-# names is left out, so that a word there changes nothing here.
-COPY constraints.txt pyproject.toml setup.cfg LICENSE ./
+# compiles Horovod again. pip installs nothing whose digest is not in these files (`make requirements`).
+COPY tools/image tools/image
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=pip.crt \
-    touch README.md && /opt/vit/bin/pip install --quiet ".[${FLAVOUR}]"
+    /opt/vit/bin/pip install --quiet --require-hashes --requirement tools/image/requirements-${FLAVOUR}.txt
 COPY tools tools
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=pip.crt \
     if [ "${FLAVOUR}" = gpu ]; then gpu=--gpu; fi; \
     tools/build_horovod.sh --python /opt/vit/bin/python --cache /tmp/horovod ${gpu:-}
 
+# The README that setup.cfg names is left out, so that a word there changes nothing here.
+COPY pyproject.toml setup.cfg LICENSE ./
 COPY jobs jobs
 COPY k8s k8s
 COPY pipeline pipeline
-RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=pip.crt \
-    /opt/vit/bin/pip install --quiet --no-deps --force-reinstall ".[${FLAVOUR}]"
+RUN touch README.md && /opt/vit/bin/pip install --quiet --no-deps --no-index --no-build-isolation .
 
 
 FROM ${BASE_IMAGE}

@@ -13,7 +13,7 @@ $(error nvidia-smi fails: $(shell timeout 30 nvidia-smi -L 2>&1 | head -n 3). \
     Repair the driver, or name what to install: make FLAVOUR=cpu or FLAVOUR=gpu)
 endif
 
-.PHONY: train test lint chaos check-security audit benchmark benchmark-accuracy check-plan image test-image test-cluster horovod horovod-gpu-build clean
+.PHONY: train test lint chaos check-security audit benchmark benchmark-accuracy check-plan image requirements test-image test-cluster horovod horovod-gpu-build clean
 
 train: $(VENV)/installed-$(FLAVOUR)
 	$(BIN)/vit train digits
@@ -59,6 +59,10 @@ check-plan: $(VENV)/installed-test horovod
 # By docker, podman or buildah. tools/build_image.sh names the other variables: IMAGE, BASE_IMAGE ...
 image:
 	FLAVOUR=$(FLAVOUR) tools/build_image.sh
+
+# After a change of setup.cfg or constraints.txt: writes what the image may install, with digests.
+requirements:
+	PYTHON=$(PYTHON) tools/compile_requirements.sh
 
 # Builds the image for CPUs on a base of its own and runs it as a cluster would: a quarter of an hour,
 # and no part of `make test`.

@@ -14,14 +14,16 @@ readonly RELEASE=0.28.1
 readonly RELEASE_SHA256=92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0
 # Raise it when a change below changes the wheel: it is part of the cache's key.
 readonly RECIPE=2
-# pip brings these into a folder of the build's own: the target Python keeps its
-# setuptools. Horovod's setup.py is of setuptools' old days; 70 and later were
-# not tried.
-readonly BUILD_REQUIRES=('setuptools<70' wheel cloudpickle psutil packaging pyyaml)
 readonly LOG_TAIL_LINES=20 LOG_ERRORS=5
 
-headers="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/horovod_headers"
-readonly headers
+tools="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+headers=$tools/horovod_headers
+readonly tools headers
+
+# What is written into the cache is nobody else's to change, whatever the umask.
+users_umask=$(umask)
+readonly users_umask
+umask 022
 
 help() {
     cat <<HELP
@@ -38,7 +40,8 @@ The first run takes minutes; later ones take the wheel from the cache.
                 NCCL_HOME or the package nvidia-nccl-cu12 installed in PY. PY's
                 TensorFlow must have CUDA too: tensorflow[and-cuda]
   --cache DIR   where wheels and build logs are kept; default
-                \${XDG_CACHE_HOME:-~/.cache}/vit-pipeline/horovod
+                \${XDG_CACHE_HOME:-~/.cache}/vit-pipeline/horovod. Nobody but you and
+                root may be able to write there
   --no-install  leave PY as it is: only build the wheel, and print its path. With
                 --gpu it shows that Horovod compiles where TensorFlow has no CUDA
   --check       only say what is missing, and whether the wheel is there
@@ -237,10 +240,46 @@ find_cache() {
     local home=${HOME:-}
     [[ -n $home ]] || home=$("$python" -c 'import os; print(os.path.expanduser("~"))')
     [[ -n $cache ]] || cache=${XDG_CACHE_HOME:-$home/.cache}/vit-pipeline/horovod
-    [[ $check == no ]] || return 0
-    mkdir -p "$cache" 2>/dev/null && [[ -w $cache ]] ||
+    if [[ $check == yes ]]; then
+        [[ ! -d $cache ]] || only_ours "$(cd "$cache" && pwd -P)"
+        return
+    fi
+    mkdir -p "$(dirname "$cache")" 2>/dev/null || true
+    [[ -d $cache ]] || mkdir -m 700 "$cache" 2>/dev/null || true
+    [[ -d $cache && -w $cache ]] ||
         wrong "cannot write to the cache $cache (or make it); name another with --cache"
-    cache=$(cd "$cache" && pwd)
+    cache=$(cd "$cache" && pwd -P)
+    only_ours "$cache"
+}
+
+# only_ours FOLDER: ends the script where somebody else could put a wheel into
+# FOLDER, whose code would then run as this user.
+only_ours() {
+    "$python" -I - "$1" <<'OWNERS' || exit 2
+import os, stat, sys
+from pathlib import Path
+
+def problem(path, parent):
+    found = path.lstat()
+    if found.st_uid not in (0, os.geteuid()):
+        return f"{path} belongs to user {found.st_uid}"
+    shared = stat.S_IWOTH if parent else stat.S_IWOTH | stat.S_IWGRP
+    # In /tmp nobody can rename what belongs to another.
+    sticky = parent and found.st_mode & stat.S_ISVTX
+    if found.st_mode & shared and not sticky and not stat.S_ISLNK(found.st_mode):
+        return f"others can write to {path} (mode {stat.S_IMODE(found.st_mode):04o})"
+
+cache = Path(sys.argv[1])
+places = [(path, True) for path in cache.parents]
+places += [(path, False) for path in (cache, *cache.rglob("*"))]
+for path, parent in places:
+    if text := problem(path, parent):
+        sys.exit(
+            f"build_horovod: {text}: a wheel from the cache is executed, so only you and root may "
+            f"write there. Name another folder with --cache, or delete this one; if you trust "
+            f"what is in it and it is yours: chmod -R go-w {path}"
+        )
+OWNERS
 }
 
 # lock NAME: held until the script ends, however it ends. By Python, since
@@ -343,11 +382,12 @@ compile() (
     set -e
     mkdir "$build/packages" "$build/tmp" "$build/wheel"
     build_environment
+    # Into a folder of the build's own: the target Python keeps its setuptools.
+    pip install --target "$build/packages" --require-hashes --requirement "$tools/horovod_build.txt"
     if [[ -n $cmake ]]; then
-        pip install --target "$build/packages" "${BUILD_REQUIRES[@]}"
         write_cmake "$cmake"
     else
-        pip install --target "$build/packages" "${BUILD_REQUIRES[@]}" 'cmake<4'
+        pip install --target "$build/packages" --require-hashes --requirement "$tools/horovod_cmake.txt"
         write_cmake "$build/packages/cmake/data/bin/cmake"
     fi
     echo "horovod==$RELEASE --hash=sha256:$RELEASE_SHA256" >"$build/requirements.txt"
@@ -426,7 +466,7 @@ INSTALLED
 install_wheel() {
     log=$cache/$key.install.log
     # shellcheck disable=SC2046  # one word a package
-    { pip install $(run_time_requires) && pip install --no-deps --force-reinstall "$1"; } >"$log" 2>&1 ||
+    { umask "$users_umask" && pip install $(run_time_requires) && pip install --no-deps --force-reinstall "$1"; } >"$log" 2>&1 ||
         fail_with_log "pip could not install $1"
     local built=gloo_built
     [[ $device == cpu ]] || built=nccl_built
