@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import chdir, suppress
 from importlib.metadata import version
 from pathlib import Path
 from socket import gethostname
@@ -98,7 +98,8 @@ def run_process(arguments: Sequence[str] | None = None) -> NoReturn:
         # No file of the current folder takes the place of a module in a Python that this process
         # starts: `python -m` and multiprocessing search that folder first. What `vit launch` starts
         # is the user's own, and may need it.
-        os.environ.setdefault("PYTHONSAFEPATH", "1")
+        os.environ["PYTHONSAFEPATH"] = "1"
+        _import_matplotlib_elsewhere()
     # What is registered first runs last: Horovod, for one, has shut down by then.
     atexit.register(end)
     try:
@@ -106,6 +107,16 @@ def run_process(arguments: Sequence[str] | None = None) -> NoReturn:
     except SystemExit as usage:  # argparse or the output has said what is wrong
         code = int(usage.code or 0)
     sys.exit(code)
+
+
+def _import_matplotlib_elsewhere() -> None:
+    """Keeps matplotlib from the settings of the current folder, which it reads before all others.
+
+    They could name a module to import, have LaTeX started, or be a FIFO.
+    """
+    if os.path.lexists("matplotlibrc"):
+        with chdir("/"):
+            importlib.import_module("matplotlib")
 
 
 def _is_for_its_output(words: Sequence[str]) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from jobs.cli import run_process
 from jobs.nvidia import ask_nvidia_smi
+from pipeline.distribute.interpreter import python_command
 from pipeline.distribute.job import Job
 from pipeline.distribute.launcher import launch
 from pipeline.distribute.signatures import TOKEN, find_token
@@ -96,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def launch_here(slots: int, runtime: str) -> list[str]:
     """What to put before a command to run it as `slots` processes on this machine."""
-    vit = [sys.executable, "-m", "jobs.cli", "launch", "--hosts", "localhost"]
+    vit = python_command("-m", "jobs.cli", "launch", "--hosts", "localhost")
     return [*vit, "--processes-per-node", str(slots), "--runtime", runtime, "--"]
 
 

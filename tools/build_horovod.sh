@@ -108,7 +108,7 @@ find_python() {
         wrong "no Python at $python; make one (python3 -m venv .venv) or name it with --python"
     # Absolute, but with its links: a virtual environment is known by its path.
     python="$(cd "$(dirname "$found")" && pwd)/$(basename "$found")"
-    "$python" -m pip --version >/dev/null 2>&1 ||
+    PYTHONSAFEPATH=1 "$python" -m pip --version >/dev/null 2>&1 ||
         wrong "$python has no pip; run: $python -m ensurepip"
 }
 
@@ -116,7 +116,7 @@ find_python() {
 # library tells builds apart that share a version: C++ ABI, compiler flags.
 find_tensorflow() {
     local facts
-    facts=$("$python" - <<'PROBE'
+    facts=$("$python" -P - <<'PROBE'
 import glob, hashlib, importlib.metadata as metadata, importlib.util as util
 import os, platform, sys, sysconfig
 spec = util.find_spec("tensorflow")
@@ -231,14 +231,14 @@ find_wheel() {
 cached_wheel() {
     local wheel
     for wheel in "$cache/$key"/*.whl; do
-        "$python" -m zipfile -t "$wheel" >/dev/null 2>&1 && echo "$wheel" && return
+        "$python" -P -m zipfile -t "$wheel" >/dev/null 2>&1 && echo "$wheel" && return
     done
     return 1
 }
 
 find_cache() {
     local home=${HOME:-}
-    [[ -n $home ]] || home=$("$python" -c 'import os; print(os.path.expanduser("~"))')
+    [[ -n $home ]] || home=$("$python" -P -c 'import os; print(os.path.expanduser("~"))')
     [[ -n $cache ]] || cache=${XDG_CACHE_HOME:-$home/.cache}/vit-pipeline/horovod
     if [[ $check == yes ]]; then
         [[ ! -d $cache ]] || only_ours "$(cd "$cache" && pwd -P)"
@@ -287,7 +287,7 @@ OWNERS
 lock() {
     local descriptor
     exec {descriptor}>>"$cache/$1.lock"
-    "$python" - "$descriptor" "$1" <<'LOCK'
+    "$python" -P - "$descriptor" "$1" <<'LOCK'
 import fcntl, sys
 descriptor = int(sys.argv[1])
 try:
@@ -364,7 +364,7 @@ build_environment() {
     fi
 }
 
-pip() { "$python" -m pip --disable-pip-version-check --no-input "$@"; }
+pip() { "$python" -P -m pip --disable-pip-version-check --no-input "$@"; }
 
 # Horovod reads HOROVOD_GLOO_IFACE, and then opens the connections that all its
 # operations use at the address of the host's own name: 127.0.1.1 on Debian, the
@@ -397,7 +397,7 @@ compile() (
     patch_source "$build/source/horovod-$RELEASE"
     pip wheel --verbose --no-deps --no-build-isolation --use-pep517 \
         --wheel-dir "$build/wheel" "$build/source/horovod-$RELEASE"
-    "$python" -m zipfile -e "$build"/wheel/*.whl "$build/tmp/unpacked"
+    "$python" -P -m zipfile -e "$build"/wheel/*.whl "$build/tmp/unpacked"
     readelf -d "$build"/tmp/unpacked/horovod/tensorflow/mpi_lib*.so | tee "$build/needed"
     if grep -E 'NEEDED.*\[/' "$build/needed"; then
         echo "The library names another by its absolute path: the wheel would work here only."
@@ -414,7 +414,7 @@ end_build() {
 build_wheel() {
     find_compiler
     stop_if_missing
-    "$python" -c 'import tensorflow' >"$log" 2>&1 || fail_with_log "TensorFlow cannot be imported by $python"
+    "$python" -P -c 'import tensorflow' >"$log" 2>&1 || fail_with_log "TensorFlow cannot be imported by $python"
     trap end_build EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
@@ -444,7 +444,7 @@ run_time_requires() {
 # Is this very wheel installed, with all it needs?
 is_installed() {
     # shellcheck disable=SC2046  # one word a package
-    "$python" - "$1" $(run_time_requires) <<'INSTALLED'
+    "$python" -P - "$1" $(run_time_requires) <<'INSTALLED'
 import importlib.metadata as metadata, sys, zipfile
 wheel, *requires = sys.argv[1:]
 def libraries(record):
@@ -470,7 +470,7 @@ install_wheel() {
         fail_with_log "pip could not install $1"
     local built=gloo_built
     [[ $device == cpu ]] || built=nccl_built
-    TF_CPP_MIN_LOG_LEVEL=2 "$python" -c "import horovod.tensorflow as hvd, horovod.runner.launch; assert hvd.$built()" \
+    TF_CPP_MIN_LOG_LEVEL=2 "$python" -P -c "import horovod.tensorflow as hvd, horovod.runner.launch; assert hvd.$built()" \
         >>"$log" 2>&1 || fail_with_log "Horovod is installed, but cannot be imported"
     rm -f "$log"
     say "installed into $site_packages"

@@ -33,7 +33,8 @@ Install one (Debian, Ubuntu: apt-get install podman), start Docker's daemon, or 
 # An index that pip was told of is an index for the build too; folders of this machine are not.
 write_pip_settings() {
     local cert
-    python3 -m pip config list >"$settings/list" 2>/dev/null || true
+    # -P of a Python that may be too old for it: the current folder has no part in it.
+    PYTHONSAFEPATH=1 python3 -m pip config list >"$settings/list" 2>/dev/null || true
     {
         echo '[global]'
         sed -nE "s/^[^.]*\.(index-url|extra-index-url|trusted-host|proxy|timeout)='(.*)'$/\1 = \2/p" \

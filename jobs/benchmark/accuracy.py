@@ -16,6 +16,7 @@ from typing import Any
 
 from jobs.benchmark.reference import ROOT, find_reference
 from jobs.cli import find_recipe
+from pipeline.distribute.interpreter import python_command
 from pipeline.errors import PipelineError, SettingsError, Stopped
 from pipeline.strict_json import to_json
 
@@ -194,7 +195,7 @@ def _marks(minutes: float) -> list[float]:
 
 def _measure_example(arguments: argparse.Namespace, folder: Path, seed: int) -> dict[str, Any]:
     minutes = ",".join(f"{mark:g}" for mark in _marks(arguments.minutes))
-    command = [sys.executable, "-m", "tests.reference.keras_example_fit"]
+    command = python_command("-m", "tests.reference.keras_example_fit")
     data, out = str(arguments.data.resolve()), str(folder.resolve())
     _say(f"the Keras example, seed {seed}: {arguments.minutes:g} minutes, then its evaluation")
     start = ["--start", str(time.time())]
@@ -219,7 +220,7 @@ def _measure_ours(arguments: argparse.Namespace, folder: Path, seed: int) -> dic
     # A point every 20 s, or every tenth of a short benchmark.
     _train(arguments, run, seed, steps, f"checkpoint.every_s={min(20.0, seconds / 10):g}",
            "checkpoint.keep=100000", f"train.max_time_s={seconds:g}")  # fmt: skip
-    lines = _call([sys.executable, "-m", "jobs.benchmark.accuracy_points", str(run), str(start_s)])
+    lines = _call(python_command("-m", "jobs.benchmark.accuracy_points", str(run), str(start_s)))
     rows = [json.loads(line) for line in _rows(lines.splitlines())]
     inside = [row for row in rows if row["kind"] == "point" and row["seconds"] <= seconds]
     curve = [[row["seconds"] / 60, row["accuracy"]] for row in inside]
@@ -236,7 +237,7 @@ def _measure_ours(arguments: argparse.Namespace, folder: Path, seed: int) -> dic
 
 
 def _train(arguments: argparse.Namespace, folder: Path, seed: int, steps: int, *more: str) -> None:
-    command = [sys.executable, "-m", "jobs.cli", "train", find_recipe(arguments.recipe),
+    command = [*python_command("-m", "jobs.cli", "train"), find_recipe(arguments.recipe),
                *arguments.settings, f"data.path={arguments.data}", f"run.dir={folder}",
                f"seed={seed}", f"train.max_steps={steps}", "checkpoint.every_epochs=null",
                "monitor.report=false", *more]  # fmt: skip
@@ -261,7 +262,7 @@ def _call(command: list[str]) -> str:
         check=False,
     )
     if done.returncode not in (0, Stopped.exit_code):  # the latter where its time was over
-        raise PipelineError(f"{' '.join(command[1:4])} ended with {done.returncode}\n{done.stdout}")
+        raise PipelineError(f"{' '.join(command[2:5])} ended with {done.returncode}\n{done.stdout}")
     return done.stdout
 
 

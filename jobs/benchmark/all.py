@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from jobs.benchmark import BENCHMARKS
 from pipeline.cores import available_cores
+from pipeline.distribute.interpreter import python_command
 from pipeline.errors import SettingsError
 from pipeline.storage.write import replace_file
 from pipeline.strict_json import to_json
@@ -133,7 +134,7 @@ def _measure(section: Section, command: list[str]) -> dict[str, Any]:
     print(f"vit benchmark {' '.join(command)}", file=sys.stderr, flush=True)
     start_s = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "jobs.cli", "benchmark", *command, "--json"],
+        python_command("-m", "jobs.cli", "benchmark", *command, "--json"),
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     return {

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
 from jobs.benchmark import check_counts
 from jobs.cli import find_recipe
+from pipeline.distribute.interpreter import python_command
 from pipeline.errors import PipelineError
 from pipeline.strict_json import to_json
 
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _measure(recipe: str, settings: list[str], steps: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "jobs.benchmark.memory_process", recipe, str(steps)]
+    command = python_command("-m", "jobs.benchmark.memory_process", recipe, str(steps))
     done = subprocess.run([*command, *settings], capture_output=True, text=True, check=False)
     if done.returncode:
         raise PipelineError(f"with {' '.join(settings)}:\n{done.stderr[-3000:]}")

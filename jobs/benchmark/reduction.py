@@ -7,7 +7,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 
 from jobs.benchmark import check_counts
 from jobs.launch import find_gpus, launch_here
+from pipeline.distribute.interpreter import python_command
 from pipeline.errors import PipelineError, SettingsError
 from pipeline.plan.reduction import ring_s
 from pipeline.strict_json import to_json
@@ -121,7 +121,7 @@ def _measure(workers: int, sizes: Sequence[int], times: int) -> list[float]:
     """Seconds of one sum, by size."""
     with tempfile.TemporaryDirectory(prefix="vit-reduction-") as folder:
         result = Path(folder) / "result.json"
-        rank = [sys.executable, "-m", "jobs.benchmark.reduction_rank", str(result), str(times)]
+        rank = python_command("-m", "jobs.benchmark.reduction_rank", str(result), str(times))
         done = subprocess.run(
             [*launch_here(workers, "horovod"), *rank, ",".join(map(str, sizes))],
             env=os.environ, capture_output=True, text=True, check=False,

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from jobs.benchmark import check_counts
 from jobs.cli import find_recipe
 from jobs.launch import find_gpus, launch_here
 from pipeline.config import Config, dump_config, load_config
+from pipeline.distribute.interpreter import python_command
 from pipeline.errors import PipelineError, SettingsError
 from pipeline.strict_json import to_json
 
@@ -138,7 +138,7 @@ def _measure(
     results = [folder / f"result-{i}.json" for i in range(len(starts))]
     processes = [
         subprocess.Popen(
-            [*_launcher(kind), sys.executable, "-m", "jobs.benchmark.scaling_rank", recipe, result,
+            [*_launcher(kind), *python_command("-m", "jobs.benchmark.scaling_rank"), recipe, result,
              str(arguments.rounds), str(arguments.steps), ",".join(map(str, own))],
             env=os.environ | dict(kind.variables) | _gpu(kind, i),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

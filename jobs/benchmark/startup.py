@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 from jobs.benchmark import check_counts
 from jobs.cli import find_recipe
+from pipeline.distribute.interpreter import python_command
 from pipeline.errors import PipelineError, Stopped
 from pipeline.strict_json import to_json
 
@@ -54,11 +54,11 @@ def run(arguments: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory(prefix="vit-startup-") as folder:
             for times in starts.values():
                 times.append(_start([recipe, *arguments.settings, f"run.dir={folder}/run"]))
-    vit = [sys.executable, "-m", "jobs.cli"]
+    vit = python_command("-m", "jobs.cli")
     answers = {
         "vit --help": [*vit, "--help"],
         "a wrong setting": [*vit, "train", recipe, "optim.base_lr=fast"],
-        "python -c pass": [sys.executable, "-c", "pass"],
+        "python -c pass": python_command("-c", "pass"),
     }
     for name, command in answers.items():
         starts[name] = [{"seconds": _answer(command)} for _ in range(2 * arguments.repeats + 1)]
@@ -76,7 +76,7 @@ def _row(name: str, times: list[dict[str, float]]) -> dict[str, Any]:
 
 def _start(settings: list[str]) -> dict[str, float]:
     """Seconds of the parts of one start, which stops itself after its first stretch of steps."""
-    command = [sys.executable, "-m", "jobs.benchmark.startup_phases", *settings]
+    command = python_command("-m", "jobs.benchmark.startup_phases", *settings)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != Stopped.exit_code:
         raise PipelineError(f"the start failed:\n{done.stdout}{done.stderr}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -18,6 +17,7 @@ from jobs.benchmark import check_counts
 from jobs.benchmark.reference import ROOT
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, dump_config, parse_config
+from pipeline.distribute.interpreter import python_command
 from pipeline.errors import PipelineError, SettingsError
 from pipeline.strict_json import to_json
 
@@ -158,7 +158,7 @@ class _Contender:
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         self._who = who
         self._process: Any = subprocess.Popen(
-            [sys.executable, "-m", "jobs.benchmark.step_contenders", str(recipe), who, str(steps)],
+            python_command("-m", "jobs.benchmark.step_contenders", str(recipe), who, str(steps)),
             env=os.environ | {"PYTHONPATH": path},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from jobs.launch import find_gpus, launch_here
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, dump_config
+from pipeline.distribute.interpreter import python_command
 from pipeline.errors import PipelineError, SettingsError
 from pipeline.train.parity import STEPS, TOLERANCE, Comparison, Trace, compare, proof_config
 
@@ -149,7 +150,7 @@ def _train(config: Config, run: Run, folder: Path) -> Trace:
 def _command(run: Run, recipe: Path, trace: Path) -> Iterator[str]:
     if run.runtime in ("horovod", "multi_worker"):
         yield from launch_here(run.workers, run.runtime)
-    yield from (sys.executable, "-m", "jobs.cli", "doctor", str(recipe), "--trace", str(trace))
+    yield from python_command("-m", "jobs.cli", "doctor", str(recipe), "--trace", str(trace))
     yield f"distribute.runtime={run.runtime}"
     if run.runtime == "mirrored":
         yield f"distribute.cpu_devices={run.workers}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
+
+from pipeline.distribute.interpreter import bare_python_command
 
 # In a process of its own. The library is loaded as importing it would, but without TensorFlow's
 # Python, which would take seconds.
@@ -60,7 +61,7 @@ def load_controllers(library: Path) -> list[str]:
     """
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _LOAD, str(library)],
+            [*bare_python_command(_LOAD), str(library)],
             capture_output=True,
             text=True,
             timeout=_LOAD_TIMEOUT_S,

@@ -6,12 +6,12 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
+from pipeline.distribute.interpreter import bare_python_command
 from pipeline.printable import printable_lines
 
 TAIL_LINES = 30
@@ -163,7 +163,7 @@ class Process:
         self._guard = guard
         self._prefix = prefix.encode()
         self._tail: deque[bytes] = deque(maxlen=TAIL_LINES)
-        step = [sys.executable, "-I", "-S", "-c", _START]
+        step = [*bare_python_command(_START)]
         self._popen = subprocess.Popen(
             [*step, str(os.getpid()), " ".join(map(str, namespaces)), *command],
             env=dict(environment),

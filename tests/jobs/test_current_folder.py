@@ -1,12 +1,15 @@
 """Files in the current folder that have the names of modules break no command."""
 
+import ast
+import os
+import re
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.jobs.commands import AS_INSTALLED, shadow_modules, vit
+from tests.jobs.commands import AS_INSTALLED, ROOT, shadow_modules, vit
 
 
 @pytest.fixture
@@ -38,3 +41,98 @@ def test_what_vit_launch_starts_finds_the_modules_beside_it(folder):
     launch = ["launch", "--hosts", "localhost", "--runtime", "multi_worker"]
     done = vit(*launch, "--", sys.executable, "script.py", start=AS_INSTALLED, cwd=folder)
     assert (done.returncode, done.stdout) == (0, "found 42\n"), done.stderr
+
+
+HOSTILE = [
+    *sys.stdlib_module_names, "jobs", "pipeline", "k8s", "numpy", "tensorflow", "keras", "yaml",
+    "pydantic", "rich", "PIL", "matplotlib", "horovod", "kubernetes", "sitecustomize", "usercustomize", "evil",
+]  # fmt: skip
+TINY = ["train.max_steps=2", "data.global_batch_size=8", "model.width=16", "model.depth=1",
+        "model.num_heads=2", "model.mlp_dim=32"]  # fmt: skip
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """A folder in which every module that Python finds there leaves a mark."""
+    made = tmp_path / "hostile"
+    made.mkdir()
+    mark = f"open({str(tmp_path / 'executed')!r}, 'a').write(__name__ + chr(10))\n"
+    for name in HOSTILE:
+        (made / f"{name}.py").write_text(mark)
+    for package in ("jobs", "pipeline"):
+        (made / f"{package}.py").unlink()
+        (made / package).mkdir()
+        for module in ("__init__", "cli", "launch", "errors"):
+            (made / package / f"{module}.py").write_text(mark)
+    (made / "matplotlibrc").write_text("backend: module://evil\ntext.usetex: True\n")
+    return made
+
+
+def vit_in(folder, *words):
+    done = vit(*words, start=AS_INSTALLED, cwd=folder)
+    executed = folder.parent / "executed"
+    assert not executed.exists(), executed.read_text()
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--version"], 0),
+        (["pretrained", "list"], 0),
+        (["plan", "digits", "--gpus", "1", "--plot", "plan.png"], None),
+        (["submit", "digits", "--image", "i", "--render"], None),
+        (["jobs"], None),
+        (["doctor", "digits", *TINY], None),
+        (["train", "digits", *TINY, "run.dir=run"], 0),
+        (["launch", "--hosts", "localhost", "--", "true"], None),
+        (["report", "run"], None),
+        (["evaluate", "run"], None),
+        (["predict", "run", "x.png"], None),
+        (["export", "run"], None),
+        (["prepare", "nowhere", "out"], None),
+        (["benchmark", "kernels", "--help"], 0),
+    ],
+    ids=lambda words: words[0] if isinstance(words, list) else "",
+)
+def test_no_module_of_the_current_folder_is_executed(hostile, words, code):
+    done = vit_in(hostile, *words)
+    assert code is None or done.returncode == code, done.stderr
+
+
+def test_what_looks_into_horovod_executes_no_module_of_the_current_folder(hostile):
+    # As under `vit launch`, whose commands may need the modules beside them.
+    code = (
+        "import sys; sys.path.remove('')\n"
+        "from pathlib import Path\n"
+        "from pipeline.distribute.horovod_build import load_controllers\n"
+        "try: load_controllers(Path('no.so'))\n"
+        "except OSError as error: print(error)\n"
+    )
+    done = vit(start=("-c", code), cwd=hostile)
+    assert "no.so: cannot open shared object file" in done.stdout, done.stderr
+    assert not (hostile.parent / "executed").exists()
+
+
+def test_a_fifo_of_matplotlib_s_settings_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "matplotlibrc")
+    done = vit("plan", "digits", "--plot", "plan.png", start=AS_INSTALLED, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_python_is_started_by_the_functions_that_leave_the_current_folder_out():
+    allowed = ROOT / "pipeline/distribute/interpreter.py"
+    for path in {*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("jobs/**/*.py")} - {allowed}:
+        for node in ast.walk(ast.parse(path.read_text())):
+            is_python = isinstance(node, ast.Attribute) and node.attr == "executable"
+            assert not is_python, f"{path}, line {node.lineno}"
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "tools").glob("*.sh")), ids=lambda p: p.name)
+def test_every_python_of_a_script_leaves_the_current_folder_out(script):
+    for number, line in enumerate(script.read_text().splitlines(), 1):
+        starts = re.search(r'(?:^|[\s(])(?:"\$python"|python3?) (-[a-zA-Z]*\b|- )', line)
+        if starts and not line.lstrip().startswith(("#", "wrong", "echo")):
+            safe = starts[1].startswith(("-P", "-I")) or "PYTHONSAFEPATH=1" in line
+            assert safe, f"{script.name}, line {number}: {line.strip()}"
