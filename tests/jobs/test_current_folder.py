@@ -45,7 +45,8 @@ def test_what_vit_launch_starts_finds_the_modules_beside_it(folder):
 
 HOSTILE = [
     *sys.stdlib_module_names, "jobs", "pipeline", "k8s", "numpy", "tensorflow", "keras", "yaml",
-    "pydantic", "rich", "PIL", "matplotlib", "horovod", "kubernetes", "sitecustomize", "usercustomize", "evil",
+    "pydantic", "rich", "PIL", "matplotlib", "horovod", "kubernetes", "sitecustomize",
+    "usercustomize", "evil",
 ]  # fmt: skip
 TINY = ["train.max_steps=2", "data.global_batch_size=8", "model.width=16", "model.depth=1",
         "model.num_heads=2", "model.mlp_dim=32"]  # fmt: skip
