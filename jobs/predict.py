@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.gallery is not None and arguments.gallery.is_dir():
         raise SettingsError(f"--gallery {arguments.gallery} is a folder: give a file")
     if arguments.model.suffix == ".onnx":
-        require("onnxruntime")
+        require("onnx", "onnxruntime")
     import_tensorflow()
     from pipeline.export.answers import answer_all, best, find_images
     from pipeline.monitor.report.gallery import Shown, gallery_entry

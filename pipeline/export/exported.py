@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, SettingsError
 from pipeline.export.facts import ExportFacts
 
 Pixels = npt.NDArray[np.uint8]  # [B, S, S, 3], cut out and resized
@@ -19,6 +19,15 @@ Probabilities = npt.NDArray[np.floating]  # [B, C]
 
 class ExportError(PipelineError):
     """A model cannot be written in a format, or does not answer as the run does."""
+
+
+def foreign_error(where: str, what: str) -> SettingsError:
+    """The error for an export that has what those of this version do not have."""
+    return SettingsError(
+        f"{where} has {what}, which no export of this version has: it may be a program from "
+        "elsewhere, and is not run. Export the run again with this version. If you trust who made "
+        "it, load it in Python yourself"
+    )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline.config import Config, DataConfig
 from pipeline.errors import SettingsError
 from pipeline.model.architecture import Architecture
+from pipeline.model.cost import parameters
 
+FACTS_BYTES = 16 * 2**20  # at most
+# Sizes of networks that are looked at, far above those of any that was published.
+_LARGEST, _DEEPEST = 2**20, 1000
 FILE = "export.json"  # its name, where it is a file of its own inside an export
 
 
@@ -103,6 +107,21 @@ def from_json(text: str | bytes, where: str) -> ExportFacts:
             f"{where} is not what `vit export` writes: {place + ': ' if place else ''}"
             f"{first['msg']}"
         ) from None
+
+
+def fits(facts: ExportFacts, numbers: int) -> bool:
+    """Whether a network that need not be built has so many weights.
+
+    Args:
+      facts: From elsewhere, with any sizes.
+      numbers: Of its weights.
+    """
+    arch, size = facts.architecture, facts.preprocessing.image_size
+    positive = (size, arch.patch_size, arch.width, arch.depth, arch.num_heads, arch.mlp_dim)
+    sizes = (*positive, arch.head_size, arch.pre_logits, *arch.head_dims)
+    if min(positive) < 1 or min(sizes) < 0 or max(sizes) > _LARGEST or arch.depth > _DEEPEST:
+        return False
+    return parameters(arch, size, len(facts.classes)) == numbers
 
 
 def no_facts(where: str) -> SettingsError:

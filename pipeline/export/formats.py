@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +12,7 @@ import keras
 
 from pipeline.errors import SettingsError
 from pipeline.export import keras_file, onnx_file, safetensors_folder, saved_model
-from pipeline.export.exported import Exported
+from pipeline.export.exported import Exported, Pixels, Probabilities
 from pipeline.export.facts import ExportFacts
 
 
@@ -37,13 +39,31 @@ def load_export(path: Path) -> Exported:
     """Reads a model that `vit export` wrote, in any of its formats.
 
     Raises:
-      SettingsError: It is none.
+      SettingsError: It is none, or has what no export of this version has.
     """
     for form in FORMATS.values():
         if form.recognises(path):
-            return form.load(path)
+            loaded = form.load(path)
+            return replace(loaded, answer=partial(_answer, loaded, path))
     raise SettingsError(
         f"{path} is neither a run folder nor an export. Give the folder that `vit train` printed, "
         "or what `vit export` wrote: a SavedModel's folder, a .onnx or .keras file, or a folder "
         "with model.safetensors"
     )
+
+
+def _answer(loaded: Exported, path: Path, pixels: Pixels) -> Probabilities:
+    """What a loaded export says, which has the shape that its facts promise."""
+    expected = (len(pixels), len(loaded.facts.classes))
+    try:
+        probabilities = loaded.answer(pixels)
+    except Exception as error:  # TensorFlow, Keras and onnxruntime raise their own
+        raise SettingsError(
+            f"{path} cannot be used: {error!s:.300}. Export the run again"
+        ) from None
+    if probabilities.shape != expected or probabilities.dtype.kind != "f":
+        raise SettingsError(
+            f"{path} answers with the shape {probabilities.shape}, and must with {expected}. "
+            "Export the run again"
+        )
+    return probabilities

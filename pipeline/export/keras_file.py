@@ -15,8 +15,10 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from pipeline.errors import SettingsError
 from pipeline.export.exported import Exported, Pixels, Probabilities
 from pipeline.export.facts import FILE, ExportFacts, from_json, no_facts
+from pipeline.export.foreign_keras import checked_copy
 from pipeline.model.architecture import Architecture
 from pipeline.model.backend import Tensor
 from pipeline.model.layers import NORM_EPSILON
@@ -42,20 +44,26 @@ def write(model: keras.Model, facts: ExportFacts, path: Path) -> None:
 
 def recognises(path: Path) -> bool:
     """Whether a path is a zip archive, as Keras files are."""
-    return path.suffix == SUFFIX and zipfile.is_zipfile(path)
+    return path.suffix == SUFFIX and path.is_file() and zipfile.is_zipfile(path)
 
 
 def load(path: Path) -> Exported:
     """Reads what `write` wrote, by Keras alone.
 
     Raises:
-      SettingsError: It says nothing of its classes and preprocessing.
+      SettingsError: It says nothing of its classes and preprocessing, is damaged, or has classes
+        that no export has.
     """
-    with zipfile.ZipFile(path) as archive:
-        if FILE not in archive.namelist():
+    with checked_copy(path, SUFFIX) as (copy, told):
+        if told is None:
             raise no_facts(str(path))
-        facts = from_json(archive.read(FILE), str(path))
-    stock = keras.models.load_model(path, compile=False)
+        facts = from_json(told, str(path))
+        try:
+            stock = keras.models.load_model(copy, compile=False, safe_mode=True)
+        except Exception as error:  # Keras raises whatever goes wrong in a layer
+            raise SettingsError(
+                f"{path} is damaged: {error!s:.300}. Export the run again"
+            ) from None
 
     def answer(pixels: Pixels) -> Probabilities:
         return np.asarray(keras.ops.convert_to_numpy(stock(pixels, training=False)))

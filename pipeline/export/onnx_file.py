@@ -19,6 +19,7 @@ from pipeline.data.preprocess import normalize
 from pipeline.errors import SettingsError
 from pipeline.export.exported import Exported, ExportError, Pixels, Probabilities
 from pipeline.export.facts import ExportFacts, from_json, no_facts
+from pipeline.export.foreign_onnx import read_checked
 from pipeline.export.packages import NEEDED, require
 from pipeline.strict_json import to_json
 
@@ -100,14 +101,15 @@ def load(path: Path) -> Exported:
     """Reads what `write` wrote, by onnxruntime, on the CPU.
 
     Raises:
-      SettingsError: onnxruntime is not installed; the file is no ONNX, or says nothing of its
-        classes and preprocessing.
+      SettingsError: onnx or onnxruntime is not installed; the file is no ONNX, says nothing of its
+        classes and preprocessing, or has operations that no export has.
     """
-    require("onnxruntime")
+    require("onnx", "onnxruntime")
     import onnxruntime
 
+    content = read_checked(path)
     try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     except Exception as error:  # each of onnxruntime's errors is a class of its own
         raise SettingsError(f"{path} is no ONNX file that onnxruntime reads: {error}") from None
     told = session.get_modelmeta().custom_metadata_map

@@ -15,8 +15,9 @@ from safetensors.numpy import load_file, save_file
 from pipeline.checkpoint.snapshot import read_variables, restore_variables
 from pipeline.errors import SettingsError
 from pipeline.export.exported import Exported, of_model
-from pipeline.export.facts import ExportFacts, from_json
+from pipeline.export.facts import FACTS_BYTES, ExportFacts, fits, from_json
 from pipeline.model.vit import VisionTransformer
+from pipeline.storage.read import open_file, read_file
 
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 
@@ -43,11 +44,19 @@ def load(path: Path) -> Exported:
       SettingsError: One of its two files is missing, damaged, or does not fit the other.
     """
     try:
-        facts = from_json((path / _CONFIG).read_bytes(), str(path / _CONFIG))
+        content = read_file(path / _CONFIG, limit_bytes=FACTS_BYTES)
+        facts = from_json(content, str(path / _CONFIG))
+        open_file(path / _WEIGHTS).close()  # no FIFO, at which loading would wait
         weights = load_file(path / _WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise SettingsError(f"cannot read {path}: {error}") from None
     size = facts.preprocessing.image_size
+    numbers = sum(array.size for array in weights.values())
+    if not fits(facts, numbers):
+        raise SettingsError(
+            f"{path}: {_CONFIG} describes another network than the one of the {numbers:,} numbers "
+            f"in {_WEIGHTS}. Export the run again"
+        )
     model = VisionTransformer(facts.architecture, size, len(facts.classes))
     model.build((None, size, size, 3))
     restore_variables({v.path: v for v in model.variables}, weights, "model")

@@ -14,8 +14,11 @@ from pipeline.data.decode.header import Headers, read_headers
 from pipeline.data.decode.upright import stored_boxes, stored_widths, turn_upright
 from pipeline.data.images import eval_boxes
 from pipeline.data.preprocess import decode_box, normalize
+from pipeline.errors import SettingsError
 from pipeline.export.exported import Exported, Pixels, Probabilities
-from pipeline.export.facts import FILE, ExportFacts, from_json, no_facts
+from pipeline.export.facts import FACTS_BYTES, FILE, ExportFacts, from_json, no_facts
+from pipeline.export.foreign_graph import checked_copy
+from pipeline.storage.read import read_file
 
 # Where a SavedModel keeps what is its user's, and no part of its graph
 # (tensorflow/core/protobuf/saved_model.proto's folder; README of tensorflow/python/saved_model).
@@ -110,12 +113,22 @@ def load(path: Path) -> Exported:
     """Reads what `write` wrote.
 
     Raises:
-      SettingsError: It says nothing of its classes and preprocessing.
+      SettingsError: It says nothing of its classes and preprocessing, is damaged, or has operations
+        that no export has.
     """
     file = path / _EXTRA / FILE
     if not file.is_file():
         raise no_facts(str(path))
-    signatures = tf.saved_model.load(str(path)).signatures
+    facts = from_json(read_file(file, limit_bytes=FACTS_BYTES), str(file))
+    with checked_copy(path) as folder:
+        try:
+            signatures = tf.saved_model.load(folder).signatures
+        except Exception as error:  # the loader raises whatever goes wrong in it
+            raise SettingsError(
+                f"{path} is damaged: {error!s:.300}. Export the run again"
+            ) from None
+    if not {"pixels", "serving_default"} <= signatures.keys():
+        raise SettingsError(f"{path} has other signatures than an export. Export the run again")
 
     def answer(pixels: Pixels) -> Probabilities:
         said = signatures["pixels"](pixels=tf.constant(pixels))
@@ -125,4 +138,4 @@ def load(path: Path) -> Exported:
         said = signatures["serving_default"](images=tf.constant(list(contents)))
         return np.asarray(said["probabilities"].numpy())
 
-    return Exported(from_json(file.read_bytes(), str(file)), answer, answer_bytes)
+    return Exported(facts, answer, answer_bytes)

@@ -1,0 +1,65 @@
+"""An ONNX file from elsewhere, checked before onnxruntime loads it.
+
+An ONNX file may name other files to take its numbers from, operations of libraries that are loaded
+for them, and constants of any size.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import SettingsError
+from pipeline.export.exported import foreign_error
+from pipeline.export.operations import ONNX
+from pipeline.storage.read import read_file, reason
+
+_MOST_BYTES = 2**31  # of a protocol buffer
+_DOMAINS = ("", "ai.onnx")
+
+
+def read_checked(path: Path) -> bytes:
+    """The content of an ONNX file without fields that are unknown here.
+
+    Raises:
+      SettingsError: It is damaged, or has what our exports do not have.
+    """
+    import onnx
+
+    try:
+        content = read_file(path, limit_bytes=_MOST_BYTES)
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {reason(error)}") from None
+    try:
+        model = onnx.load_model_from_string(content)
+    except Exception as error:  # the classes of protobuf's errors have no types
+        raise SettingsError(f"{path} is no ONNX file: {error!s:.300}") from None
+    size = len(content)
+    del content
+    model.DiscardUnknownFields()
+    _check(model, size, str(path))
+    return bytes(model.SerializeToString())
+
+
+def _check(model: Any, size: int, where: str) -> None:
+    graph = model.graph
+    if model.functions or model.training_info or graph.sparse_initializer:
+        raise foreign_error(where, "functions, training or sparse weights")
+    for node in graph.node:
+        if node.op_type not in ONNX or node.domain not in _DOMAINS:
+            raise foreign_error(where, f"the operation {node.domain + node.op_type!r:.100}")
+        for attribute in node.attribute:
+            if attribute.HasField("g") or attribute.graphs or attribute.HasField("sparse_tensor"):
+                raise foreign_error(where, "a graph within its graph")
+            if attribute.sparse_tensors or attribute.ref_attr_name:
+                raise foreign_error(where, "attributes of other kinds")
+    constants = [*graph.initializer]
+    for node in graph.node:
+        for attribute in node.attribute:
+            constants += [*attribute.tensors, *([attribute.t] if attribute.HasField("t") else [])]
+    for tensor in constants:
+        if tensor.data_location or tensor.external_data:
+            raise foreign_error(where, f"weights in another file, {tensor.name!r:.100}")
+        if min(tensor.dims, default=0) < 0 or math.prod(tensor.dims) > size:
+            raise foreign_error(where, f"more weights than its file can hold, {tensor.name!r:.100}")

@@ -1,0 +1,55 @@
+"""What exports consist of: an export with anything else is a program from elsewhere.
+
+`tests/export/test_operations.py` writes exports of all kinds and compares them with these lists.
+None of these operations reads or writes files, uses the network or calls Python.
+"""
+
+from __future__ import annotations
+
+# fmt: off
+# Of the functions of a SavedModel that can be called, of TensorFlow.
+SAVED_MODEL = frozenset(
+    (
+        "AddV2", "All", "Any", "ArgMax", "Assert", "BatchMatMulV2", "BiasAdd", "BitwiseOr",
+        "BroadcastTo", "Cast", "ConcatV2", "Const", "Conv2D", "DecodeAndCropJpeg",
+        "DecodePaddedRaw", "DecodePng", "EnsureShape", "Equal", "Erf", "Exp", "Fill", "FloorDiv",
+        "GatherNd", "GatherV2", "Greater", "GreaterEqual", "Identity", "IdentityN", "If", "Less",
+        "LessEqual", "LogicalAnd", "LogicalNot", "LogicalOr", "MatMul", "Maximum", "Mean", "Min",
+        "Minimum", "Mul", "Neg", "NoOp", "NotEqual", "OnesLike", "Pack", "Pad", "PartitionedCall",
+        "Range", "ReadVariableOp", "RealDiv", "Relu", "Reshape", "ResizeBilinear", "Round", "Rsqrt",
+        "ScaleAndTranslate", "SelectV2", "Shape", "Sigmoid", "Size", "Slice", "Softmax", "Square",
+        "StatefulPartitionedCall", "StatelessCase", "StatelessIf", "StatelessWhile", "StridedSlice",
+        "StringLength", "Sub", "Substr", "Sum", "Tanh", "TensorListFromTensor", "TensorListGetItem",
+        "TensorListReserve", "TensorListSetItem", "TensorListStack", "TensorScatterUpdate", "Tile",
+        "Transpose", "Unpack", "Where", "ZerosLike",
+    )
+)
+
+# Of the graph of an ONNX file, of the domain ai.onnx.
+ONNX = frozenset(
+    (
+        "Add", "Cast", "Concat", "Conv", "Erf", "Expand", "MatMul", "Mul", "Reciprocal",
+        "ReduceMean", "Relu", "Reshape", "Shape", "Sigmoid", "Slice", "Softmax", "Sqrt", "Squeeze",
+        "Sub", "Tanh", "Transpose",
+    )
+)
+
+# Of config.json of a Keras file: module and class of everything that is built.
+_CLASSES: dict[str | None, tuple[str, ...]] = {
+    None: ("__keras_tensor__", "__slice__"),
+    "keras": ("DTypePolicy",),
+    "keras.initializers": (
+        "GlorotUniform", "Ones", "RandomUniform", "Zeros",
+    ),
+    "keras.layers": (
+        "Conv2D", "Dense", "Embedding", "Flatten", "InputLayer", "LayerNormalization",
+        "MultiHeadAttention", "Normalization", "Rescaling", "Reshape", "Softmax",
+    ),
+    "keras.src.models.functional": ("Functional",),
+    "keras.src.ops.nn": ("Gelu", "Relu",),
+    "keras.src.ops.numpy": (
+        "Add", "Concatenate", "Cumsum", "GetItem", "Mean", "OnesLike", "Subtract", "ZerosLike",
+    ),
+}
+KERAS = frozenset((module, name) for module, names in _CLASSES.items() for name in names)
+# fmt: on

@@ -1,0 +1,82 @@
+"""The lists of what exports consist of are those of the exports that are written."""
+
+import json
+import zipfile
+
+import pytest
+
+from pipeline.export import operations
+from pipeline.export.formats import FORMATS
+from tests.export import architectures as cases
+
+# With and without smoothing, cut out and whole: each has operations of its own.
+RESIZES = [("squash", True), ("squash", False), ("crop", True), ("none", True)]
+
+
+def facts_of(arch, resize, antialias):
+    facts = cases.facts_of(arch)
+    changed = facts.preprocessing.model_copy(update={"resize": resize, "antialias": antialias})
+    return facts.model_copy(update={"preprocessing": changed})
+
+
+def operations_of_saved_model(path):
+    """Operations of all functions but those that save and restore, which are never called."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    model = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    functions = model.meta_graphs[0].graph_def.library.function
+    return {
+        node.op
+        for function in functions
+        if "__inference__traced_" not in function.signature.name
+        for node in function.node_def
+    }
+
+
+def test_saved_models_have_the_operations_of_the_list(tmp_path):
+    found = set()
+    for number, arch in enumerate(cases.ARCHITECTURES.values()):
+        model = cases.random_model(arch)
+        for resize, antialias in RESIZES if number == 0 else RESIZES[:1]:
+            path = tmp_path / f"{number}-{resize}-{antialias}"
+            FORMATS["saved_model"].write(model, facts_of(arch, resize, antialias), path)
+            found |= operations_of_saved_model(path)
+    assert found == operations.SAVED_MODEL
+
+
+def test_none_of_the_operations_has_to_do_with_files_or_python():
+    for name in operations.SAVED_MODEL | operations.ONNX:
+        assert not any(
+            word in name for word in ("File", "Save", "Restore", "Py", "Dataset", "Table")
+        )
+
+
+def classes_in(value):
+    if isinstance(value, list):
+        return set().union(*map(classes_in, value))
+    if not isinstance(value, dict):
+        return set()
+    own = {(value.get("module"), value["class_name"])} if "class_name" in value else set()
+    return own.union(*map(classes_in, value.values()))
+
+
+def test_keras_files_have_the_classes_of_the_list(tmp_path):
+    found = set()
+    for name, arch in cases.ARCHITECTURES.items():
+        path = tmp_path / f"{name}.keras"
+        FORMATS["keras"].write(cases.random_model(arch), cases.facts_of(arch), path)
+        with zipfile.ZipFile(path) as archive:
+            found |= classes_in(json.loads(archive.read("config.json")))
+    assert found == operations.KERAS
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_onnx_files_have_the_operations_of_the_list(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("tf2onnx")
+    found = set()
+    for name, arch in cases.ARCHITECTURES.items():
+        path = tmp_path / f"{name}.onnx"
+        FORMATS["onnx"].write(cases.random_model(arch), cases.facts_of(arch), path)
+        found |= {node.op_type for node in onnx.load(path).graph.node}
+    assert found == operations.ONNX
