@@ -99,7 +99,9 @@ def from_json(text: str | bytes, where: str) -> ExportFacts:
       SettingsError: They are not what `vit export` writes; `where` is said.
     """
     try:
-        return ExportFacts.model_validate_json(text)
+        facts = ExportFacts.model_validate_json(text)
+        facts.preprocessing.data_config()  # its limits are those of the settings
+        return facts
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))

@@ -143,12 +143,16 @@ def test_what_is_no_export_is_refused(case, tmp_path):
         load_export(tmp_path / name)
 
 
-def test_damaged_facts_are_named(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("resize", "stretch"), ("image_size", -8), ("crop_fraction", 5.0), ("max_pixels", 0)],
+)
+def test_damaged_facts_are_named(name, value, tmp_path):
     model = cases.random_model(cases.ARCHITECTURES["token"])
     FORMATS["safetensors"].write(model, cases.facts_of(model.arch), tmp_path / "out")
     config = tmp_path / "out/config.json"
     told = json.loads(config.read_text())
-    told["preprocessing"]["resize"] = "stretch"
+    told["preprocessing"][name] = value
     config.write_text(json.dumps(told))
-    with pytest.raises(SettingsError, match=r"config.json .* preprocessing.resize"):
+    with pytest.raises(SettingsError, match=rf"config.json .*{name}"):
         load_export(tmp_path / "out")
