@@ -218,7 +218,9 @@ def _configure(configuration: Any) -> str:
             return _IN_A_POD.read_text().strip() if _IN_A_POD.exists() else "default"
         load_kube_config(files, client_configuration=configuration)
         _, context = list_kube_config_contexts(files)
-    except (ConfigException, OSError, ValueError, TypeError, yaml.YAMLError) as error:
+    except (
+        ConfigException, OSError, ValueError, TypeError, RecursionError, yaml.YAMLError
+    ) as error:  # fmt: skip
         why = " ".join(str(error).split())
         where = f"KUBECONFIG={named}" if named else f"KUBECONFIG is not set, and {files}"
         raise NoCluster(f"{where}: {why}") from None
