@@ -54,7 +54,7 @@ def read_whole_image(content: bytes, max_pixels: int) -> tuple[PillowImage, str 
     """
     image = read_image(content, max_pixels)
     check_png(content)
-    return image, check_jpeg(content) if image.plain else None
+    return image, check_jpeg(content, max_pixels) if image.plain else None
 
 
 def to_png(pixels: npt.NDArray[np.uint8]) -> bytes:

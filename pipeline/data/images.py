@@ -16,7 +16,7 @@ from pipeline.data.crop_box import centre_box, whole_box
 from pipeline.data.decode.damage import fit
 from pipeline.data.decode.header import Headers, read_headers
 from pipeline.data.decode.integrity import check_jpeg, check_png
-from pipeline.data.decode.pillow_image import check_pixels, read_image
+from pipeline.data.decode.pillow_image import check_pixels, read_image, too_little_memory
 from pipeline.data.decode.problems import SkippedImages
 from pipeline.data.decode.try_each import try_each
 from pipeline.data.decode.unreadable import UnreadableError
@@ -65,6 +65,8 @@ def load_image(
             return _load(content, name, config, on_repaired)
     except UnreadableError as error:
         raise _unreadable(name, str(error)) from None
+    except MemoryError:
+        raise DataError(too_little_memory(name)) from None
 
 
 def load_example(
@@ -193,7 +195,7 @@ def _load(
         return np.asarray(resize_box(tf.constant(image), box, *arguments).numpy())
     height, width = headers.sizes[0].numpy().tolist()
     check_pixels(height, width, config.max_pixels)
-    warning = check_jpeg(content)
+    warning = check_jpeg(content, config.max_pixels)
     if warning is not None and on_repaired is not None:
         on_repaired(warning)
     if config.resize == "none" and (height, width) != (config.image_size, config.image_size):
@@ -243,6 +245,8 @@ def _read_others(
                 raise DataError(str(_unreadable(name, str(error))).join(_MARKS)) from None
             skipped.add(name, str(error))
             return np.zeros((size, size, 3), np.uint8), np.False_
+        except MemoryError:
+            raise DataError(too_little_memory(name).join(_MARKS)) from None
         except DataError as error:  # neither a wrong size nor a passing failure is skipped
             raise DataError(str(error).join(_MARKS)) from None
         return image, np.True_
@@ -277,8 +281,8 @@ def _explain(content: bytes, name: str, config: DataConfig) -> NoReturn:
         headers = read_headers(tf.constant([content]))
         height, width = headers.sizes[0].numpy().tolist()
     check_pixels(height, width, config.max_pixels)
-    check_jpeg(content)
-    read_image(content, max_pixels=2**62)
+    check_jpeg(content, config.max_pixels)
+    read_image(content, config.max_pixels)
     check_png(content)
     _check_size(name, height, width, config)
     raise UnreadableError("it is damaged, though some programs show it; save it again")

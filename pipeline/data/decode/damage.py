@@ -49,7 +49,7 @@ def find_damaged(
 
     def examine_one(example: int, content: bytes) -> None:
         try:
-            warning = check_jpeg(content)
+            warning = check_jpeg(content, max_pixels)
         except UnreadableError:
             states[example] = DAMAGED
             return
@@ -82,4 +82,6 @@ def find_damaged(
 
 def fit(headers: Headers, max_pixels: int) -> tf.Tensor:
     """Which images state no more than `max_pixels`, bool [b]."""
-    return tf.reduce_prod(tf.cast(headers.sizes, tf.int64), axis=1) <= max_pixels
+    sizes = tf.cast(headers.sizes, tf.int64)
+    # A PNG may state 2**32 - 1, which is negative here, and two of them are one pixel.
+    return tf.reduce_all(sizes >= 0, axis=1) & (tf.reduce_prod(sizes, axis=1) <= max_pixels)

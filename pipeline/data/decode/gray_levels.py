@@ -12,6 +12,7 @@ from pipeline.data.decode.unreadable import UnreadableError
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 _S_MIN_SAMPLE_VALUE, _S_MAX_SAMPLE_VALUE = 340, 341
 _WHITE_IS_ZERO, _UNSIGNED = 0, 1
+_VALUES_AT_A_TIME = 2**20
 
 
 def gray_levels(image: Image.Image) -> npt.NDArray[np.uint8]:
@@ -72,10 +73,15 @@ def _stated_range(tags: object) -> tuple[float, float] | None:
 
 
 def _scale(values: npt.NDArray[np.generic], low: float, high: float) -> npt.NDArray[np.uint8]:
-    share = (values.astype(np.float64) - low) / (high - low)
-    if np.isnan(share).any():
-        raise UnreadableError("some of its floating-point values are NaN")
-    return np.rint(share.clip(0, 1) * 255).astype(np.uint8)
+    levels = np.empty(values.shape, np.uint8)
+    # Some rows at a time: in float64, all pixels would take as much memory as eight images.
+    rows = max(1, _VALUES_AT_A_TIME // max(1, values.shape[-1]))
+    for top in range(0, len(values), rows):
+        share = (values[top : top + rows].astype(np.float64) - low) / (high - low)
+        if np.isnan(share).any():
+            raise UnreadableError("some of its floating-point values are NaN")
+        levels[top : top + rows] = np.rint(share.clip(0, 1) * 255)
+    return levels
 
 
 def _first(value: object) -> float:

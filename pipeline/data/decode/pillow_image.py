@@ -22,6 +22,13 @@ from pipeline.data.decode.unreadable import UnreadableError
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000")
 _NAMES = "JPEG, PNG, GIF, WebP, TIFF, BMP, AVIF and JPEG 2000"
 
+# A photograph has one scan, or about ten if it is progressive; encoders that try every script use
+# twenty. A scan takes a second for a billion pixels.
+_USUAL_SCANS = 20
+_MOST_SCANNED_PIXELS = 2**32
+_MOST_LAYERS = 8  # planes of a TIFF, each with strips of its own
+_PIXELS_AT_A_TIME = 2**22
+
 _KNOWN_FORMATS = (
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG", "PNG"),
@@ -60,6 +67,9 @@ def read_image(content: bytes, max_pixels: int) -> PillowImage:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
             check_pixels(height, width, max_pixels)
+            if image.format in ("JPEG", "MPO"):
+                check_scans(content, height * width)
+            _check_tiles(image)
             return _read(image)
     except (UnreadableError, MemoryError):  # too little memory says nothing about the image
         raise
@@ -78,6 +88,38 @@ def check_pixels(height: int, width: int, max_pixels: int) -> None:
         )
 
 
+def too_little_memory(name: str) -> str:
+    """The message for a MemoryError. The image is not skipped: its bytes are not to blame."""
+    return (
+        f"there is too little memory to decode {name}: about 20 bytes for each pixel. Lower "
+        "data.max_pixels, so that it is refused, or data.threads, or take a machine with more"
+    )
+
+
+def check_scans(content: bytes, pixels: int) -> None:
+    """Refuses a JPEG of thousands of scans, each of which goes over all pixels.
+
+    Raises:
+      UnreadableError: Decoding it would take more than some ten seconds.
+    """
+    # Inside a scan, FF is never followed by DA.
+    scans = content.count(b"\xff\xda")
+    if scans > _USUAL_SCANS and scans * pixels > _MOST_SCANNED_PIXELS:
+        raise UnreadableError(
+            f"it has {scans:,} scans over {pixels:,} pixels, which would take minutes to decode. "
+            "Save it again"
+        )
+
+
+def _check_tiles(image: Image.Image) -> None:
+    """Refuses a TIFF whose strips or tiles cover its pixels again and again."""
+    width, height = image.size
+    tiles = getattr(image, "tile", ())
+    covered = sum((x1 - x0) * (y1 - y0) for _, (x0, y0, x1, y1), *_ in tiles)
+    if covered > _MOST_LAYERS * width * height:
+        raise UnreadableError(f"its {len(tiles):,} strips or tiles are more than its pixels need")
+
+
 def _read(image: Image.Image) -> PillowImage:
     plain = _is_plain(image)
     image.load()
@@ -87,11 +129,24 @@ def _read(image: Image.Image) -> PillowImage:
         levels = gray_levels(image)
         pixels = np.repeat(levels[..., np.newaxis], 3, axis=-1)  # [H, W] -> [H, W, 3]
     else:
-        # Of a palette with transparency, Pillow asks for this way.
-        see_through = image.mode == "P" and "transparency" in image.info
-        source = image.convert("RGBA") if see_through or image.mode == "RGBa" else image
-        pixels = np.asarray(source.convert("RGB"))
+        pixels = _rgb(image)
     return PillowImage(np.ascontiguousarray(turn_pixels(pixels, orientation)), plain)
+
+
+def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """uint8 [H, W, 3], some rows at a time: copies of all pixels would take three times as much."""
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    # Of a palette with transparency, Pillow asks for this way.
+    see_through = image.mode == "P" and "transparency" in image.info
+    rows = max(1, _PIXELS_AT_A_TIME // width)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        part = image if rows >= height else image.crop((0, top, width, bottom))
+        if see_through or image.mode == "RGBa":
+            part = part.convert("RGBA")
+        pixels[top:bottom] = np.asarray(part.convert("RGB"))
+    return pixels
 
 
 def _orientation(image: Image.Image) -> int:

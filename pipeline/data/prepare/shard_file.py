@@ -12,6 +12,7 @@ import numpy.typing as npt
 from array_record.python.array_record_module import ArrayRecordWriter
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline.data.decode.pillow_image import too_little_memory
 from pipeline.data.decode.unreadable import UnreadableError
 from pipeline.data.encode import Encoded, encode_image, to_png
 from pipeline.data.sources.example import encode_example
@@ -108,6 +109,8 @@ def write_shard(task: ShardTask) -> ShardReport:
             except UnreadableError as error:
                 measures.unreadable[name] = str(error)
                 continue
+            except MemoryError:
+                raise DataError(too_little_memory(name)) from None
             writer.write(encode_example(image.content, label, os.path.basename(name)))
             measures.add(image, label, name)
         writer.close()

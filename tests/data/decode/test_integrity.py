@@ -45,7 +45,7 @@ REPAIRED = {
 @pytest.mark.parametrize("name", DAMAGED)
 def test_damage_is_refused_by_all_who_read_an_image(name):
     with pytest.raises(UnreadableError):
-        check_jpeg(DAMAGED[name])
+        check_jpeg(DAMAGED[name], 10**8)
     with pytest.raises(UnreadableError):
         encode_image(DAMAGED[name], 10**6)
     with pytest.raises(DataError, match="cannot read the image a photo"):
@@ -54,7 +54,7 @@ def test_damage_is_refused_by_all_who_read_an_image(name):
 
 @pytest.mark.parametrize("name", REPAIRED)
 def test_what_libjpeg_repairs_is_used_and_named(name):
-    assert check_jpeg(REPAIRED[name]).startswith("Corrupt JPEG data")
+    assert check_jpeg(REPAIRED[name], 10**8).startswith("Corrupt JPEG data")
     assert not encode_image(REPAIRED[name], 10**6).converted
     told = []
     load_image(REPAIRED[name], "a photo", DataConfig(image_size=16), told.append)
@@ -65,12 +65,12 @@ def test_a_whole_jpeg_needs_no_repair_whatever_its_kind():
     image = picture(33, 47)
     kinds = [{"subsampling": s, "progressive": p} for s in (0, 1, 2) for p in (False, True)]
     for settings in kinds:
-        assert check_jpeg(encoded(image, "JPEG", **settings)) is None
-    assert check_jpeg(encoded(image.convert("L"), "JPEG")) is None
-    assert check_jpeg(WHOLE + b"bytes after the end") is None
-    assert check_jpeg(encoded(image, "PNG")) is None
+        assert check_jpeg(encoded(image, "JPEG", **settings), 10**8) is None
+    assert check_jpeg(encoded(image.convert("L"), "JPEG"), 10**8) is None
+    assert check_jpeg(WHOLE + b"bytes after the end", 10**8) is None
+    assert check_jpeg(encoded(image, "PNG"), 10**8) is None
     comments = b"\xff\xfe\0\4ab" * 500
-    assert check_jpeg(WHOLE[:APP0_END] + comments + WHOLE[APP0_END:]) is None
+    assert check_jpeg(WHOLE[:APP0_END] + comments + WHOLE[APP0_END:], 10**8) is None
 
 
 def with_wrong_checksum(png, kind):
@@ -210,7 +210,9 @@ def test_evaluation_leaves_them_out_though_it_sees_the_centre_only(split):
 def test_images_with_too_many_pixels_are_not_decoded_to_look_for_damage(split, monkeypatch):
     examined = []
     for module in (damage, images):
-        monkeypatch.setattr(module, "check_jpeg", examined.append)
+        monkeypatch.setattr(
+            module, "check_jpeg", lambda content, max_pixels: examined.append(content)
+        )
     skipped = SkippedImages()
     batches = train(split, config_of(on_bad_image="skip", max_pixels=160 * 170), skipped)
     for _ in range(4):
@@ -224,9 +226,9 @@ def test_images_with_too_many_pixels_are_not_decoded_to_look_for_damage(split, m
 def test_each_image_is_examined_once(split, monkeypatch):
     examined = []
 
-    def count(content):
+    def count(content, max_pixels):
         examined.append(content)
-        return check_jpeg(content)
+        return check_jpeg(content, max_pixels)
 
     monkeypatch.setattr(damage, "check_jpeg", count)
     skipped = SkippedImages()
