@@ -19,7 +19,9 @@ from types import FrameType
 from jobs.cli import run_process
 from pipeline.distribute.stop_signals import stop_signals
 from pipeline.errors import PipelineError, SettingsError
+from pipeline.storage.folders import make_folder
 from pipeline.train.run_folder import RunFolder
+from pipeline.train.run_links import check_links
 
 _EPILOG = """\
 One run shows its splits on shared axes: train, validation, test. Several runs, or a folder of them,
@@ -129,6 +131,8 @@ def one_folder(paths: Sequence[Path]) -> Iterator[Path]:
     """
     for path in paths:
         _check(path)
+        for run in _runs(path):
+            check_links(run)
     curves = [RunFolder(path).tensorboard if _is_run(path) else path for path in paths]
     if len(paths) == 1:
         yield curves[0]
@@ -136,7 +140,7 @@ def one_folder(paths: Sequence[Path]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="vit-board-") as links:
         for folder, name in zip(curves, _names(paths), strict=True):
             link = Path(links, name)
-            link.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(link.parent, parents=True)
             link.symlink_to(folder.resolve(), target_is_directory=True)
         yield Path(links)
 
@@ -145,10 +149,14 @@ def _is_run(path: Path) -> bool:
     return (path / "config.yaml").is_file()
 
 
+def _runs(path: Path) -> list[Path]:
+    return [path] if _is_run(path) else [p for p in sorted(path.iterdir()) if _is_run(p)]
+
+
 def _check(path: Path) -> None:
     if not path.is_dir():
         raise SettingsError(f"there is no folder {path}. Give the one that `vit train` printed")
-    runs = [path] if _is_run(path) else [p for p in sorted(path.iterdir()) if _is_run(p)]
+    runs = _runs(path)
     if not runs:
         raise SettingsError(
             f"{path} is no run folder and holds none: there is no config.yaml. Give the folder "

@@ -13,8 +13,11 @@ from jobs.tensorflow_start import import_tensorflow
 from jobs.usage import check_paths
 from pipeline.errors import SettingsError
 from pipeline.monitor.metrics_file import shows_top_5
+from pipeline.storage.folders import make_folder
+from pipeline.storage.write import replace_file
 from pipeline.strict_json import to_json
 from pipeline.train.run_folder import RunFolder
+from pipeline.train.run_settings import add_setting_argument, read_settings
 
 if TYPE_CHECKING:
     from pipeline.distribute.runtime import Runtime
@@ -55,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--html", type=Path, metavar="FILE.html", help="draw the confusion matrix and the rest"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a split")
+    add_setting_argument(parser)
     parser.epilog = _EPILOG
 
 
@@ -62,16 +66,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluates the weights that were best on validation."""
     check_paths([arguments.data or ""])
     folder = RunFolder(arguments.run)
-    recorded, recorded_data = folder.config(), folder.dataset()
+    config, recorded_data = read_settings(folder, arguments.given), folder.dataset()
     import_tensorflow()
     from pipeline.data.images import bad_images_named
     from pipeline.distribute.agreement import on_all, on_chief
     from pipeline.distribute.runtime import start
     from pipeline.train.best import restore_best
     from pipeline.train.experiment import build
-    from pipeline.train.inspection import inspection_config, open_inspected
+    from pipeline.train.inspection import open_inspected
 
-    config = inspection_config(recorded)
     with (
         closing(start(config.distribute)) as runtime,
         runtime.noticing_lost_peers(),
@@ -168,8 +171,8 @@ def _draw(arguments: argparse.Namespace, folder: RunFolder, found: list[Evaluati
         [(one.predictions, one.classes, one.metrics, one.bins) for one in found],
     )
     try:
-        arguments.html.parent.mkdir(parents=True, exist_ok=True)
-        arguments.html.write_text(page, encoding="utf-8", errors="backslashreplace")
+        make_folder(arguments.html.parent, parents=True)
+        replace_file(arguments.html, page)
     except OSError as error:
         raise SettingsError(f"cannot write {arguments.html}: {error.strerror}") from None
     print(f"vit evaluate: {arguments.html}", file=sys.stderr)

@@ -17,9 +17,11 @@ from jobs.tensorflow_start import import_tensorflow
 from pipeline.data.decode.unreadable import UnreadableError
 from pipeline.data.encode import encode_image, to_png
 from pipeline.data.split import Split
-from pipeline.errors import DataError, PipelineError
+from pipeline.errors import DataError, PipelineError, SettingsError
 from pipeline.export.packages import NEEDED, require
 from pipeline.train.run_folder import RunFolder
+from pipeline.train.run_links import check_links
+from pipeline.train.run_settings import add_setting_argument, place_not_taken, read_settings
 
 if TYPE_CHECKING:
     from pipeline.config import Config, DataConfig
@@ -59,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="evaluated: as training evaluated them (default); averaged: optim.ema_momentum's; "
         "plain: those without averaging",
     )
+    add_setting_argument(parser)
     parser.epilog = (
         "Class names and probabilities come out, and normalisation and softmax are inside.\n"
         "Pixels are uint8 [B, S, S, 3], upright, cut out and resized. The written model is loaded\n"
@@ -70,7 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Exports the weights that were best on validation."""
     folder = RunFolder(arguments.run)
-    config, dataset = folder.config(), folder.dataset()
+    check_links(folder.path)
+    config, dataset = read_settings(folder, arguments.given), folder.dataset()
     form = arguments.format
     require(*NEEDED.get(form, ()))
     out = arguments.out or folder.path / _PLACES[form]
@@ -87,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_out(form, out)
     model, step = load_model(folder, arguments.weights)
     facts = ExportFacts.of_run(config, dataset, model.arch, step)
-    compared, what = _compared(config, of_model(model, facts))
+    compared, what = _compared(config, of_model(model, facts), place_not_taken(folder))
     try:
         difference = export(form, model, facts, out, compared)
     except ExportError as error:
@@ -107,11 +111,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _compared(config: Config, model: Exported) -> tuple[Compared, str]:
+def _compared(config: Config, model: Exported, place: str | None) -> tuple[Compared, str]:
     """What the export must answer, and in words what that is.
 
     Generated images, so that no data set is needed; and some of the run's own if they are still
     where they were.
+
+    Args:
+      place: Of the data set, where it may be chosen by another person.
     """
     from pipeline.data.images import load_image
     from pipeline.data.sources.source import open_source
@@ -121,6 +128,8 @@ def _compared(config: Config, model: Exported) -> tuple[Compared, str]:
     contents = sample_images(config.data)
     what = f"{len(contents)} generated images"
     try:
+        if place is not None and config.data.path is None:
+            raise SettingsError(f"{place} is named by another user's run. --set data.path={place}")
         source = open_source(config.data, config.seed)
     except (PipelineError, OSError) as error:
         # Its advice is about settings that this verb does not take.

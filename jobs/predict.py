@@ -6,7 +6,7 @@ import argparse
 import csv
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,11 @@ from jobs.usage import check_paths
 from pipeline.errors import DataError, SettingsError
 from pipeline.export.packages import require
 from pipeline.printable import printable
+from pipeline.storage.folders import make_folder
+from pipeline.storage.write import replace_file
 from pipeline.strict_json import to_json
 from pipeline.train.run_folder import RunFolder
+from pipeline.train.run_settings import add_setting_argument, read_settings
 
 if TYPE_CHECKING:
     from pipeline.export.answers import Answer
@@ -52,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gallery", type=Path, metavar="FILE.html", help="draw the images and answers on one page"
     )
+    add_setting_argument(parser)
     parser.epilog = _EPILOG
 
 
@@ -68,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.export.answers import answer_all, best, find_images
     from pipeline.monitor.report.gallery import Shown, gallery_entry
 
-    model = load(arguments.model)
+    model = load(arguments.model, arguments.given)
     classes = model.facts.classes
     files = list(find_images(arguments.images))
     write = _writer(arguments, len(classes), alone=len(files) == 1)
@@ -90,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     return DataError.exit_code if failed else 0
 
 
-def load(path: Path) -> Exported:
+def load(path: Path, given: Sequence[str] = ()) -> Exported:
     """A run's best weights, or an export.
 
     Raises:
@@ -104,11 +108,12 @@ def load(path: Path) -> Exported:
     folder = RunFolder(path)
     if not folder.was_begun:
         return load_export(path)
-    precision = folder.config().train.precision
+    config = read_settings(folder, given)
+    precision = config.train.precision
     model, step = load_model(folder, precision=precision)
     if precision != "float32":
         print(f"vit predict: computes in {precision}, as the run did", file=sys.stderr)
-    facts = ExportFacts.of_run(folder.config(), folder.dataset(), model.arch, step)
+    facts = ExportFacts.of_run(config, folder.dataset(), model.arch, step)
     return of_model(model, facts)
 
 
@@ -165,9 +170,9 @@ def _draw(arguments: argparse.Namespace, entries: list[Html], failed: int) -> No
     about = f"{len(entries) - failed:,} images by {arguments.model}"
     about += f"; {failed:,} could not be read" if failed else ""
     try:
-        arguments.gallery.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(arguments.gallery.parent, parents=True)
         page = gallery_page(f"What {arguments.model.name} says", f"{about}.", entries)
-        arguments.gallery.write_text(page, encoding="utf-8", errors="backslashreplace")
+        replace_file(arguments.gallery, page)
     except OSError as error:
         raise SettingsError(f"cannot write {arguments.gallery}: {error.strerror}") from None
     print(f"vit predict: {arguments.gallery}", file=sys.stderr)

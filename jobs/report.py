@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from pipeline.errors import PipelineError, SettingsError, without_settings
 from pipeline.monitor.report.compare import comparison_page
 from pipeline.train.report import Looked, gather, look_at_examples, write_page, write_report
 from pipeline.train.run_folder import RunFolder
+from pipeline.train.run_links import check_links
+from pipeline.train.run_settings import add_setting_argument, read_settings
 
 _EPILOG = """\
 One run: RUN/report.html has its result and settings, curves, confusion matrix, accuracy a class,
@@ -45,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not look at the data: no TensorFlow, and what the run folder lacks is left out",
     )
+    add_setting_argument(parser)
     parser.epilog = _EPILOG
 
 
@@ -52,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Writes the page and prints where it is."""
     check_paths([arguments.data or ""])
     folders = [RunFolder(path) for path in arguments.runs]
+    for folder in folders:
+        check_links(folder.path)
     out: Path | None = arguments.out
     if out is not None and not out.parent.is_dir():
         raise SettingsError(f"--out: there is no folder {out.parent}")
@@ -60,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
             "--data is for the examples of one run: give one run, and no --no-examples"
         )
     if len(folders) == 1:
-        looked, left_out = _examples(folders[0], arguments.no_examples, arguments.data)
+        looked, left_out = _examples(folders[0], arguments)
         file = write_report(folders[0], out, left_out, looked)
     else:
         file = _compare(folders, out)
@@ -68,23 +74,21 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _examples(
-    folder: RunFolder, unwanted: bool, data: str | None
-) -> tuple[Looked | None, str | None]:
+def _examples(folder: RunFolder, arguments: argparse.Namespace) -> tuple[Looked | None, str | None]:
     """The predictions, unless the run folder has them, or a sentence that says why there are none.
 
     With other data they are made again, whatever the run folder has.
     """
-    facts = gather(folder)
+    facts, data = gather(folder), arguments.data
     if facts.predictions is not None and data is None:
         return None, None
     what = "confusion matrix, accuracy a class and examples"
-    if unwanted:
+    if arguments.no_examples:
         return None, f"{what}, since --no-examples was given."
     if not facts.best_step:
         return None, f"{what}, since the run is not trained yet."
     try:
-        return _look(folder, data), None
+        return _look(folder, data, arguments.given), None
     except PipelineError as error:
         reason = without_settings(str(error))
         if facts.predictions is not None:
@@ -95,16 +99,15 @@ def _examples(
         return None, f"{what}, since the weights could not be applied to the data: {reason}."
 
 
-def _look(folder: RunFolder, data: str | None) -> Looked | None:
-    recorded = folder.config()
+def _look(folder: RunFolder, data: str | None, given: Sequence[str]) -> Looked | None:
+    config = read_settings(folder, given)
     import_tensorflow()
     from pipeline.distribute.runtime import start
     from pipeline.train.best import restore_best
     from pipeline.train.data_record import compare_data, data_record
     from pipeline.train.experiment import build
-    from pipeline.train.inspection import inspection_config, open_inspected
+    from pipeline.train.inspection import open_inspected
 
-    config = inspection_config(recorded)
     if data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"path": data})})
     with closing(start(config.distribute)) as runtime:

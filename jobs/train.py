@@ -196,7 +196,9 @@ def _say(text: str) -> None:
 def _result(folder: RunFolder) -> dict[str, Any] | None:
     """The last row of metrics of a run that is done; None for one that is not."""
     outcome = folder.outcome()
-    return outcome["result"] if outcome is not None and outcome["outcome"] == "done" else None
+    return (
+        outcome.get("result", {}) if outcome is not None and outcome["outcome"] == "done" else None
+    )
 
 
 def _describe(config: Config, folder: RunFolder) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from jobs.benchmark.reference import ROOT, find_reference
 from jobs.cli import find_recipe
 from pipeline.distribute.interpreter import python_command
 from pipeline.errors import PipelineError, SettingsError, Stopped
+from pipeline.storage.folders import make_folder, remove_folder
+from pipeline.storage.write import replace_file
 from pipeline.strict_json import to_json
 
 OURS, THEIRS = "ours", "example"
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Trains what is not in --out yet, and prints a table of all."""
     _check(arguments)
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    make_folder(arguments.out, parents=True)
     runs = []
     for seed in arguments.seeds.split(","):
         for who, measure in ((OURS, _measure_ours), (THEIRS, _measure_example)):
@@ -64,11 +65,11 @@ def run(arguments: argparse.Namespace) -> int:
             result = folder / "accuracy.json"
             if not result.is_file():
                 # What a start that was cut off has left would shorten this one's way.
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_folder(folder)
                 found = measure(arguments, folder, int(seed))
                 found |= {"who": who, "seed": int(seed), "minutes": arguments.minutes}
                 found |= _origin(arguments, who)
-                result.write_text(to_json(found, indent=1) + "\n", encoding="utf-8")
+                replace_file(result, to_json(found, indent=1) + "\n")
             runs.append(_read(result, _origin(arguments, who)))
     summary = summarize(runs)
     print(to_json({"runs": runs} | summary) if arguments.json else "\n".join(table(runs)))

@@ -8,6 +8,8 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from pipeline.storage.write import replace_file
+
 _LINES = {"ours": ("this pipeline", "#1f5fb4"), "example": ("the Keras example", "#c4551d")}
 
 
@@ -34,4 +36,5 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
     axes.set_ylabel("test accuracy, %")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    figure.savefig(path)
+    kind = path.suffix.removeprefix(".") or "png"
+    replace_file(path, lambda stream: figure.savefig(stream, format=kind))

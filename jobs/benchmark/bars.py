@@ -8,6 +8,8 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from pipeline.storage.write import replace_file
+
 _BAR_INCHES, _AROUND_INCHES = 0.24, 0.9
 
 
@@ -39,7 +41,8 @@ def draw(panels: list[tuple[str, str, list[dict[str, Any]]]], path: Path) -> Non
         axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
         axes.set_xlabel(name.replace("_per_second", "/s").replace("_", " "), fontsize=8)
         axes.tick_params(axis="x", labelsize=8)
-    figure.savefig(path)
+    kind = path.suffix.removeprefix(".") or "png"
+    replace_file(path, lambda stream: figure.savefig(stream, format=kind))
 
 
 def _label(row: dict[str, Any]) -> str:

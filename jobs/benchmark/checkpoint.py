@@ -16,6 +16,7 @@ from jobs.benchmark import check_counts
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, parse_config
 from pipeline.errors import SettingsError
+from pipeline.storage.folders import make_folder, remove_folder
 from pipeline.strict_json import to_json
 
 if TYPE_CHECKING:
@@ -117,8 +118,8 @@ def _save(saver: Saver, step: int, progress: Any, seconds: dict[str, list[float]
 
 
 def _copy(source: Path, target: Path, sync: bool) -> None:
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir()
+    remove_folder(target)
+    make_folder(target)
     for file in source.iterdir():
         shutil.copyfile(file, target / file.name)
         if sync:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
+
+from pipeline.storage.folders import make_folder
+from pipeline.storage.write import replace_file
 
 WIDTH, HEIGHT = 500, 375  # the usual size of ImageNet's
 _QUALITY = 90
@@ -22,6 +26,13 @@ def make_photographs(folder: Path, count: int) -> Path:
         left = rng.integers(original.shape[1] - WIDTH + 1)
         pixels = original[top : top + HEIGHT, left : left + WIDTH, :][:, :: rng.choice((-1, 1))]
         path = folder / "train" / ("temple", "flower")[number % 2] / f"{number:05d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.ascontiguousarray(pixels)).save(path, quality=_QUALITY)
+        make_folder(path.parent, parents=True)
+        _write(Image.fromarray(np.ascontiguousarray(pixels)), path)
     return folder
+
+
+def _write(image: Image.Image, path: Path) -> None:
+    def save(stream: BinaryIO) -> None:
+        image.save(stream, "JPEG", quality=_QUALITY)
+
+    replace_file(path, save, durable=False)

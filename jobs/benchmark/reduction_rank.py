@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import DistributeConfig
+from pipeline.storage.write import replace_file
 from pipeline.strict_json import to_json
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def main() -> None:
     with closing(start(config)) as runtime, runtime.noticing_lost_peers():
         seconds = [_measure(runtime, int(size), int(times)) for size in sizes.split(",")]
         if runtime.is_chief:
-            Path(result).write_text(to_json(seconds))
+            replace_file(Path(result), to_json(seconds))
         runtime.barrier()
 
 

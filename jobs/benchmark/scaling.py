@@ -18,6 +18,7 @@ from jobs.launch import find_gpus, launch_here
 from pipeline.config import Config, dump_config, load_config
 from pipeline.distribute.interpreter import python_command
 from pipeline.errors import PipelineError, SettingsError
+from pipeline.storage.write import replace_file
 from pipeline.strict_json import to_json
 
 RUNTIMES = ("horovod", "multi_worker")
@@ -131,7 +132,7 @@ def _measure(
 ) -> dict[str, float]:
     """Starts the processes of a kind; what they measured."""
     recipe = folder / "recipe.yaml"
-    recipe.write_text(dump_config(_config(kind, config, arguments.batch, bool(cores))))
+    replace_file(recipe, dump_config(_config(kind, config, arguments.batch, bool(cores))))
     starts = [list(cores[: kind.cores])]
     if kind.runtime == "apart":
         starts = [[core] for core in cores[: kind.cores]] or [[]] * kind.workers

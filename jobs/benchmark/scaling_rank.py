@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, load_config
 from pipeline.distribute.environment import find_place
+from pipeline.storage.write import replace_file
 from pipeline.strict_json import to_json
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     with closing(start(config.distribute)) as runtime, runtime.noticing_lost_peers():
         measured = measure(config, runtime, int(rounds), int(steps))
         if runtime.is_chief:
-            Path(result).write_text(to_json(measured))
+            replace_file(Path(result), to_json(measured))
         runtime.barrier()
     return 0
 

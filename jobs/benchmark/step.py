@@ -19,6 +19,7 @@ from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, dump_config, parse_config
 from pipeline.distribute.interpreter import python_command
 from pipeline.errors import PipelineError, SettingsError
+from pipeline.storage.write import replace_file
 from pipeline.strict_json import to_json
 
 _EPILOG = """\
@@ -140,7 +141,7 @@ def _ask_in_turn(
         recipe = Path(
             stack.enter_context(TemporaryDirectory(prefix="vit-benchmark-")), "recipe.yaml"
         )
-        recipe.write_text(dump_config(config))
+        replace_file(recipe, dump_config(config))
         started = {
             who: stack.enter_context(_Contender(who, recipe, arguments.steps)) for who in names
         }

@@ -25,6 +25,7 @@ from pipeline.distribute.stop_signals import stop_signals
 from pipeline.errors import PeerLost, SettingsError, Stopped
 from pipeline.storage.limits import HOSTFILE_BYTES, OUTCOME_BYTES
 from pipeline.storage.read import read_file, reason
+from pipeline.storage.write import replace_file
 from pipeline.train.run_lock import RunLock
 
 PARSES_IN_ORDER = True
@@ -182,7 +183,7 @@ def _wait(
             # Again and again: a run that begins just now takes an old file away. Where there is no
             # run folder yet, there is nothing to save.
             with suppress(OSError):
-                stop_file.touch()
+                replace_file(stop_file, b"")
         elif now_s < stop_at_s + _KILL_AFTER_S:
             process.terminate()
         else:

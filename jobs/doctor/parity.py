@@ -17,6 +17,8 @@ from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import Config, dump_config
 from pipeline.distribute.interpreter import python_command
 from pipeline.errors import PipelineError, SettingsError
+from pipeline.storage.folders import remove_file
+from pipeline.storage.write import replace_file
 from pipeline.train.parity import STEPS, TOLERANCE, Comparison, Trace, compare, proof_config
 
 RUNTIMES = ("single", "mirrored", "multi_worker", "horovod")
@@ -130,8 +132,8 @@ def _train(config: Config, run: Run, folder: Path) -> Trace:
       PipelineError: They failed; with their code where that is 2 or 3.
     """
     recipe, trace = folder / "proof.yaml", folder / "trace.safetensors"
-    recipe.write_text(dump_config(config))
-    trace.unlink(missing_ok=True)
+    replace_file(recipe, dump_config(config))
+    remove_file(trace)
     done = subprocess.run(
         list(_command(run, recipe, trace)),
         env=os.environ | _variables(run),

@@ -21,7 +21,9 @@ from pipeline.storage.read import reason
 _LONGEST_CHAIN = 20
 
 
-def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    recipe: str | Path, overrides: Sequence[str] = (), *, inherits: bool = True
+) -> Config:
     """Reads a recipe and what it inherits, applies `section.key=value`, and checks the result.
 
     A value is read by the type of its setting. On the command line, text is taken as typed, without
@@ -31,12 +33,13 @@ def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
     Args:
       recipe: Path of a YAML file; its `base:` names another, relative to it.
       overrides: Settings in the form `section.key=value`; the last one wins.
+      inherits: Whether `base:` is allowed. A run folder's settings are resolved and have none.
 
     Raises:
       SettingsError: A file is missing, a key unknown, or a value not allowed.
     """
     recipe = Path(recipe)
-    tree, origins = _read_recipe(recipe, ())
+    tree, origins = _read_recipe(recipe, (), inherits)
     for override in overrides:
         _apply_override(tree, origins, override)
     config = parse_config(tree, str(recipe), origins)
@@ -72,7 +75,9 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def _read_recipe(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+def _read_recipe(
+    path: Path, seen: tuple[Path, ...], inherits: bool = True
+) -> tuple[dict[str, Any], dict[str, str]]:
     """The tree of a recipe over that of its base, and where each key is from."""
     by = f", named by `base:` in {printable(str(seen[-1]))}" if seen else ""
     # Not Path.resolve, which raises RuntimeError at a link that leads to itself.
@@ -94,6 +99,8 @@ def _read_recipe(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], di
     base = tree.pop("base", None)
     if base is None or base == "":
         return tree, origins
+    if not inherits:
+        raise SettingsError(f"{origins['base']}: the settings of a run have no `base:`. Remove it")
     try:
         base = read_value(base, LocalPath)
     except ValueError:

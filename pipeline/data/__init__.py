@@ -1,7 +1,6 @@
 """From labelled images to batches.
 
 sources/        where examples come from; source.py: open_source(), and the mean and deviation
-storage.py      reads of files, again after errors that pass
 split.py        splits of labelled examples; which examples are held out
 duplicates.py   images that occur in two splits or under two labels
 fingerprint.py  whether a later start reads the same examples

@@ -21,6 +21,7 @@ from pipeline.export.exported import Exported, ExportError, Pixels, Probabilitie
 from pipeline.export.facts import ExportFacts, from_json, no_facts
 from pipeline.export.foreign_onnx import read_checked
 from pipeline.export.packages import NEEDED, require
+from pipeline.storage.write import replace_file
 from pipeline.strict_json import to_json
 
 OPSET = 18  # of December 2022: read by onnxruntime 1.14 and newer
@@ -45,7 +46,7 @@ def write(model: keras.Model, facts: ExportFacts, path: Path) -> None:
     told = facts.model_dump(mode="json")
     onnx.helper.set_model_props(proto, {name: to_json(fact) for name, fact in told.items()})
     onnx.checker.check_model(proto, full_check=True)
-    path.write_bytes(proto.SerializeToString())
+    replace_file(path, proto.SerializeToString())
 
 
 def _convert(model: keras.Model, facts: ExportFacts) -> Any:

@@ -17,19 +17,21 @@ from pipeline.errors import SettingsError
 from pipeline.export.exported import Exported, of_model
 from pipeline.export.facts import FACTS_BYTES, ExportFacts, fits, from_json
 from pipeline.model.vit import VisionTransformer
+from pipeline.storage.folders import make_folder
 from pipeline.storage.read import open_file, read_file
+from pipeline.storage.write import replace_file
 
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 
 
 def write(model: keras.Model, facts: ExportFacts, path: Path) -> None:
     """Writes the folder."""
-    path.mkdir()
+    make_folder(path)
     try:
         save_file(read_variables({v.path: v for v in model.variables}), path / _WEIGHTS)
     except SafetensorError as error:
         raise OSError(f"{_WEIGHTS}: {error}") from None
-    (path / _CONFIG).write_text(facts.to_json())
+    replace_file(path / _CONFIG, facts.to_json())
 
 
 def recognises(path: Path) -> bool:

@@ -18,7 +18,9 @@ from pipeline.errors import SettingsError
 from pipeline.export.exported import Exported, Pixels, Probabilities
 from pipeline.export.facts import FACTS_BYTES, FILE, ExportFacts, from_json, no_facts
 from pipeline.export.foreign_graph import checked_copy
+from pipeline.storage.folders import make_folder
 from pipeline.storage.read import read_file
+from pipeline.storage.write import replace_file
 
 # Where a SavedModel keeps what is its user's, and no part of its graph
 # (tensorflow/core/protobuf/saved_model.proto's folder; README of tensorflow/python/saved_model).
@@ -100,8 +102,8 @@ def write(model: keras.Model, facts: ExportFacts, path: Path) -> None:
     """Writes the folder."""
     classifier = Classifier(model, facts)
     tf.saved_model.save(classifier, str(path), signatures=classifier.entries)
-    (path / _EXTRA).mkdir()
-    (path / _EXTRA / FILE).write_text(facts.to_json())
+    make_folder(path / _EXTRA)
+    replace_file(path / _EXTRA / FILE, facts.to_json())
 
 
 def recognises(path: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pipeline.export.facts import ExportFacts
 from pipeline.export.formats import FORMATS
 from pipeline.export.keras_file import SUFFIX
 from pipeline.export.packages import is_available
+from pipeline.storage.folders import make_folder, written_beside
 
 # Probabilities of the exported and of the run's own model may differ so much: by rounding.
 TOLERANCE = 1e-5
@@ -61,18 +61,15 @@ def export(
         nothing is left.
     """
     check_out(name, out)
-    new = out.with_name(f".new-{os.getpid()}-{out.name}")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        difference = _write_and_compare(name, model, facts, new, compared)
-        check_out(name, out)  # a file that came meanwhile would be replaced without a word
-        new.rename(out)
+        make_folder(out.parent, parents=True)
+        with written_beside(out) as new:
+            difference = _write_and_compare(name, model, facts, new, compared)
+            check_out(name, out)  # a file that came meanwhile would be replaced without a word
     except (OSError, tf.errors.OpError) as error:
         # TensorFlow's text begins with the operation and the file.
         reason = getattr(error, "strerror", None) or str(error).rsplit("; ", 1)[-1]
         raise SettingsError(f"cannot write {out}: {reason}") from None
-    finally:
-        _remove(new)
     return difference
 
 
@@ -104,7 +101,7 @@ def _write_and_compare(
 
 def check_out(name: str, out: Path) -> None:
     """SettingsError where something would be overwritten, or Keras would not read it."""
-    if out.exists():
+    if os.path.lexists(out):
         raise SettingsError(f"{out} is there already: remove it, or give another --out")
     if name == "keras" and out.suffix != SUFFIX:
         raise SettingsError(f"Keras reads files that end in {SUFFIX} only. Received: --out {out}")
@@ -116,10 +113,3 @@ def largest_difference(exported: Exported, compared: Compared) -> float:
     if exported.answer_bytes is not None:
         answers.append(exported.answer_bytes(compared.contents))
     return float(np.max([np.abs(answer - compared.expected).max() for answer in answers]))
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

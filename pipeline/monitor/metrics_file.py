@@ -11,6 +11,9 @@ from pipeline.monitor.json_lines import read_json_lines, set_aside
 from pipeline.storage.write import replace_file
 from pipeline.strict_json import to_json
 
+_MOST = 1 << 53  # steps
+_LARGEST = 1e300  # of the numbers in a row
+
 
 def shows_top_5(num_classes: int) -> bool:
     """Whether to show top-5 accuracy, which is 100 % among five classes or fewer.
@@ -90,4 +93,12 @@ class MetricsFile:
 
 
 def _is_row(found: dict[str, Any]) -> bool:
-    return type(found.get("step")) is int and isinstance(found.get("split"), str)
+    step = found.get("step")
+    if type(step) is not int or not 0 <= step < _MOST or not isinstance(found.get("split"), str):
+        return False
+    # Others may have written the file: no text where curves need numbers, and none of 400 digits.
+    return all(
+        value is None or (isinstance(value, (int, float)) and abs(value) < _LARGEST)
+        for key, value in found.items()
+        if key != "split"
+    )

@@ -128,6 +128,6 @@ def _short(name: str) -> str:
 
 
 def _png(page: Figure) -> bytes:
-    data = io.BytesIO()
-    page.savefig(data, format="png")
-    return data.getvalue()
+    stream = io.BytesIO()
+    page.savefig(stream, format="png")
+    return stream.getvalue()

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from pipeline.errors import DataError
+from pipeline.storage.write import replace_file
 
 Images = npt.NDArray[np.uint8]
 
@@ -65,7 +66,7 @@ def draw_preview(rows: Sequence[PreviewRow], patch_size: int, title: str, path: 
         )
     draw_patches(right, rows[0].image, patch_size)
     try:
-        page.savefig(path, format="png")
+        replace_file(path, lambda stream: page.savefig(stream, format="png"))
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}") from None
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from pipeline.errors import SettingsError
 from pipeline.plan.scenario import Row
+from pipeline.storage.write import replace_file
 
 _PARTS = {
     "arithmetic": ("arithmetic_s", "#1f5fb4"),
@@ -63,6 +64,7 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
     times.set(xlabel="GPUs, and their step", ylabel="% of a step")
     times.legend(fontsize=8, loc="lower left")
     try:
-        figure.savefig(path)
+        kind = path.suffix.removeprefix(".") or "png"
+        replace_file(path, lambda stream: figure.savefig(stream, format=kind))
     except (OSError, ValueError) as error:
         raise SettingsError(f"cannot write {path}: {error}") from None

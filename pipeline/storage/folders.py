@@ -70,8 +70,12 @@ def make_folder(path: Path, *, below: Path | None = None, parents: bool = False)
     """
     if parents:
         path.parent.mkdir(parents=True, exist_ok=True)
-    with open_folder(path.parent, below) as folder, suppress(FileExistsError):
-        os.mkdir(path.name or ".", dir_fd=folder)
+    with open_folder(path.parent, below) as folder:
+        try:
+            os.mkdir(path.name or ".", dir_fd=folder)
+        except FileExistsError:
+            if not path.is_dir():
+                raise
     with open_folder(path, below):
         pass
 

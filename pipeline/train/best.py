@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal
+from typing import Literal
 
 import keras
 import numpy as np
@@ -14,6 +14,7 @@ from pipeline.config import Config
 from pipeline.errors import SettingsError
 from pipeline.model.vit import build_vit
 from pipeline.train.experiment import Experiment
+from pipeline.train.progress import Progress
 from pipeline.train.run_folder import RunFolder
 
 _LOG = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def best_snapshot(folder: RunFolder) -> Snapshot:
             f"{folder.path} is not trained yet: its only checkpoint is of step 0, with random "
             "weights. Give its `vit train` command again"
         )
-    best: Any = newest.state["progress"]["best_step"]
+    best = Progress.from_state(newest.state.get("progress"), newest.step).best_step
     if best is None or best == newest.step:
         return newest
     try:

@@ -1,7 +1,8 @@
 """A trained run on this machine: its weights and its data, whatever trained it.
 
-`vit evaluate` and `vit report` depend on the run folder and on the data set only. The settings that
-describe the machine that trained do not apply here.
+`vit evaluate` and `vit report` depend on the run folder and on the data set only. The runtime is
+what this process was started as: one of several under horovodrun or `vit launch`, else a single
+process with the devices of this machine.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Config, DistributeConfig
+from pipeline.config import Config
 from pipeline.data.sources.other import describe_other, open_other
 from pipeline.data.sources.source import (
     DataSource,
@@ -19,7 +20,7 @@ from pipeline.data.sources.source import (
 )
 from pipeline.distribute.agreement import on_all, on_chief
 from pipeline.distribute.runtime import Runtime
-from pipeline.errors import DataError
+from pipeline.errors import DataError, SettingsError
 from pipeline.train.data_record import (
     check_classes,
     compare_data,
@@ -29,16 +30,7 @@ from pipeline.train.data_record import (
 from pipeline.train.experiment import Opened
 from pipeline.train.opening import check_data
 from pipeline.train.run_folder import RunFolder
-
-
-def inspection_config(config: Config) -> Config:
-    """The settings of a run without those that belong to the machine that trained it.
-
-    The runtime is what this process was started as: one of several under horovodrun or
-    `vit launch`, else a single process with the devices of this machine.
-    """
-    data = config.data.model_copy(update={"threads": None, "index_path": None})
-    return config.model_copy(update={"data": data, "distribute": DistributeConfig()})
+from pipeline.train.run_settings import place_not_taken
 
 
 def open_inspected(
@@ -64,15 +56,15 @@ def open_inspected(
     config = config.model_copy(update={"data": with_first_label(config.data, first_label)})
     scanned = None
     if runtime.world_size > 1:
-        scanned = on_chief(runtime, lambda: _scan(config, other))
+        scanned = on_chief(runtime, lambda: _scan(folder, config, other))
     opened = on_all(runtime, lambda: _open(folder, config, other, scanned))
     check_data(runtime, opened.source)
     return opened
 
 
-def _scan(config: Config, other: str | None) -> Any:
+def _scan(folder: RunFolder, config: Config, other: str | None) -> Any:
     if other is None:
-        _check_place(config)
+        _check_place(folder, config)
         return scan_source(config.data)
     described = describe_other(other, config.data)
     return None if described is None else scan_source(described)
@@ -81,7 +73,7 @@ def _scan(config: Config, other: str | None) -> Any:
 def _open(folder: RunFolder, config: Config, other: str | None, scanned: Any) -> Opened:
     facts = folder.dataset()
     if other is None:
-        _check_place(config)
+        _check_place(folder, config)
         source = open_source(config.data, config.seed, scanned)
         check_classes(folder, source)
     else:
@@ -91,8 +83,13 @@ def _open(folder: RunFolder, config: Config, other: str | None, scanned: Any) ->
     return Opened(source, tuple(facts["mean"]), tuple(facts["std"]))
 
 
-def _check_place(config: Config) -> None:
+def _check_place(folder: RunFolder, config: Config) -> None:
     path = config.data.path
+    if path is None and (recorded := place_not_taken(folder)) is not None:
+        raise SettingsError(
+            f"{folder.path} or its config.yaml belongs to another user, so the place of its data "
+            f"set, {recorded}, is not taken from it. Name the data set with --data PATH"
+        )
     if path is not None and not Path(path).expanduser().exists():
         raise DataError(
             f"the data set of the run is not at {path} (looked up from {Path.cwd()}). Name the "

@@ -141,7 +141,7 @@ class Loop:
         self._experiment.broadcast()
         if state is not None:
             self._step = self._saver.saved_step = state["step"]
-            whole = Progress(**state["progress"])
+            whole = Progress.from_state(state["progress"], self._step)
             self._progress = whole.in_every_process(self._experiment.share_of_sums)
         self._display.advance(self._step)
         if state is None and not self._saver.save(self._step, self._progress):
@@ -219,7 +219,8 @@ class Loop:
         snapshot = self._saver.restore_newest()
         step, again = 0, False
         if snapshot is not None:
-            step, again = snapshot.step, snapshot.state["progress"]["evaluation_due"]
+            step = snapshot.step
+            again = Progress.from_state(snapshot.state.get("progress"), step).evaluation_due
             self._display.message(f"goes on from {self._saver.store.path(step)}")
         elif self._config.model.pretrained is not None:
             self._display.message(start_from(self._experiment, self._config.model.pretrained))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
+from pipeline.checkpoint.store import CheckpointError
 from pipeline.train.step import empty_train_sums
+
+_MOST = 1 << 53  # steps
+_LARGEST = 1e300  # of the sums and measures
 
 
 @dataclass
@@ -40,6 +44,48 @@ class Progress:
     bad_steps: int = 0
     rollbacks: int = 0
     passed_over_steps: int = 0
+
+    @classmethod
+    def from_state(cls, found: Any, step: int) -> Progress:
+        """What a checkpoint of `step` holds, which may be another person's.
+
+        Raises:
+          CheckpointError: It is not what a run saves.
+        """
+        known = {one.name for one in fields(cls)}
+        try:
+            progress = cls(**{name: found[name] for name in known & set(found)})
+            wrong = progress._wrong(step) or next(iter(set(found) - known), None)
+        except (TypeError, ValueError, KeyError, OverflowError):
+            wrong = "progress"
+        if wrong is not None:
+            raise CheckpointError(
+                f"the checkpoint of step {step} is damaged: state.json: {wrong!r} is not what a "
+                "run saves. Take it away, and give the command again"
+            )
+        return progress
+
+    def _wrong(self, step: int) -> str | None:
+        """The name of a value that cannot be; None where all can."""
+        length = len(empty_train_sums())
+        for name in ("sums", "epoch_sums"):
+            sums = getattr(self, name)
+            if not (isinstance(sums, list) and len(sums) == length and all(map(_is_number, sums))):
+                return name
+        for name in ("evaluation_due", "ended_early"):
+            if type(getattr(self, name)) is not bool:
+                return name
+        for name in ("evaluations_since_best", "bad_steps", "rollbacks", "passed_over_steps"):
+            if type(getattr(self, name)) is not int or not 0 <= getattr(self, name) < _MOST:
+                return name
+        if not (self.epoch_validation is None or isinstance(self.epoch_validation, dict)):
+            return "epoch_validation"
+        best, value = self.best_step, self.best_value
+        if best is not None and not (type(best) is int and 0 <= best <= step):
+            return "best_step"
+        if value is not None and not (isinstance(value, list) and all(map(_is_number, value))):
+            return "best_value"
+        return None
 
     def trained(self, sums: np.ndarray, bad_steps: int) -> None:
         """Takes note of a stretch of steps: the sums with those before it, float64 [7]."""
@@ -77,6 +123,10 @@ class Progress:
         self.evaluations_since_best = 0 if best else self.evaluations_since_best + 1
         self.evaluation_due = False
         return best
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and abs(value) < _LARGEST)
 
 
 def _order(measures: Sequence[float | None]) -> list[float]:

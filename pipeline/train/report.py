@@ -92,7 +92,7 @@ def best_step(folder: RunFolder) -> int | None:
             best = state["progress"]["best_step"]
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        return step if best is None else int(best)
+        return best if type(best) is int and 0 <= best < step else step
     return None
 
 

@@ -32,6 +32,7 @@ from pipeline.storage.folders import make_folder, new_folder, remove_file, remov
 from pipeline.storage.read import read_file
 from pipeline.storage.write import remove_unfinished, replace_file
 from pipeline.strict_json import from_json, to_json
+from pipeline.train.run_facts import check_dataset, check_outcome
 from pipeline.train.run_links import check_links
 from pipeline.train.run_lock import RunLock
 
@@ -77,7 +78,7 @@ class RunFolder:
                 f"{self.path} is not a run folder: it has no config.yaml. Give the folder that "
                 "`vit train` printed"
             )
-        return load_config(file)
+        return load_config(file, inherits=False)
 
     @property
     def has_progress(self) -> bool:
@@ -255,7 +256,7 @@ class RunFolder:
         Raises:
           DataError: The file is damaged.
         """
-        return self._read("outcome.json", "outcome")
+        return self._read("outcome.json", "outcome", check_outcome)
 
     def write_outcome(self, outcome: dict[str, Any]) -> None:
         """Records the end of this start."""
@@ -273,7 +274,7 @@ class RunFolder:
           SettingsError: Nothing, because training never began.
           DataError: The file is damaged.
         """
-        facts = self._read("dataset.json", "classes")
+        facts = self._read("dataset.json", "classes", check_dataset)
         if facts is None:
             raise SettingsError(f"{self.path} has no dataset.json: its training never began")
         return facts
@@ -301,7 +302,9 @@ class RunFolder:
         """Every start of the run, the first one first; none of a run from before they were kept."""
         return read_json_lines(self._starts, _is_any)[0]
 
-    def _read(self, name: str, needed: str) -> dict[str, Any] | None:
+    def _read(
+        self, name: str, needed: str, check: Callable[[dict[str, Any]], None]
+    ) -> dict[str, Any] | None:
         file = self.path / name
         if not file.exists():
             return None
@@ -309,7 +312,8 @@ class RunFolder:
             found = from_json(read_file(file, limit_bytes=_LARGEST))
             if not isinstance(found, dict) or needed not in found:
                 raise ValueError(f"it has no {needed!r}")
-        except ValueError as error:
+            check(found)
+        except (ValueError, RecursionError) as error:
             raise DataError(
                 f"{file} is damaged: {error}. Restore it from a copy; or delete it and give the "
                 "`vit train` command again, which goes on from the newest checkpoint and writes "

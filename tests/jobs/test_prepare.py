@@ -216,7 +216,7 @@ class Blocked:
         paths = [str(hook), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
         self.process = start(*self.command, env=environment)
-        wait_until(lambda: len(self.finished()) == 7 and list(self.out.glob(".*.tmp")))
+        wait_until(lambda: len(self.finished()) == 7 and list(self.out.glob(".*.new")))
         self.started = children(self.process.pid)
 
     def finished(self):
@@ -287,7 +287,7 @@ def test_killed_its_processes_end_too_and_the_same_command_goes_on(blocked):
     blocked.process.kill()
     wait_until(lambda: are_gone(blocked.started), timeout_s=5)
     assert end(blocked.process).returncode == -signal.SIGKILL
-    assert list(blocked.out.glob(".*.tmp"))
+    assert list(blocked.out.glob(".*.new"))
     blocked.go_on()
 
 
@@ -301,7 +301,7 @@ def test_a_signal_to_all_processes_ends_it_at_once_in_one_line(blocked, number):
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == "vit prepare: interrupted\n"
     wait_until(lambda: are_gone(blocked.started), timeout_s=5)
-    assert not list(blocked.out.rglob("*.tmp"))
+    assert not list(blocked.out.rglob("*.new"))
     blocked.go_on()
 
 
@@ -391,7 +391,7 @@ def test_a_full_disk_is_one_message_and_with_room_it_goes_on(images, tmp_path):
         assert full.returncode == 3
         assert "No space left on device. Make room there" in full.stderr
         assert len(full.stderr.splitlines()) == 1
-        assert not list(disk.rglob("*.tmp"))
+        assert not list(disk.rglob("*.new"))
         before = {path: path.stat().st_mtime_ns for path in disk.rglob("*.arrayrecord")}
         assert before
         remount(disk, "size=20m")

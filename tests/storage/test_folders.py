@@ -116,3 +116,9 @@ def test_only_files_are_replaced(run):
         with pytest.raises(FileRefused), written_beside(run / name) as path:
             path.write_text("new")
     assert (run / "device").is_symlink()
+
+
+def test_a_file_in_the_place_of_a_folder_is_said(run):
+    (run / "file").touch()
+    with pytest.raises(FileExistsError):
+        make_folder(run / "file", below=run, parents=True)

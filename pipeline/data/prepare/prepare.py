@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +32,7 @@ from pipeline.data.sources.records import FACTS, SetFacts, check_name, check_sha
 from pipeline.data.split import DataSource
 from pipeline.errors import DataError
 from pipeline.printable import printable
+from pipeline.storage.folders import UNFINISHED, make_folder, remove_file, remove_folder
 
 REPORTS = ".prepare"
 UNREADABLE = "unreadable.txt"
@@ -42,7 +42,7 @@ _NAMED = 10
 # What flock answers on a file system without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 _ENDING = (signal.SIGINT, signal.SIGTERM)
-_TEMPORARY = re.compile(r"\..+\.(arrayrecord|json|npy|txt)\.\d+\.tmp")
+_UNFINISHED = re.compile(rf"\..+\.(arrayrecord|json|npy|txt)\.[0-9a-f]{{16}}\{UNFINISHED}")
 
 Done = Callable[[int], None]
 Argument = TypeVar("Argument")
@@ -82,7 +82,7 @@ def prepare(
         tasks = plan(source, out, config, shard_size)
         if (out / FACTS).exists():
             return _finished(source, out, tasks, on_done)
-        _make_folder(out / REPORTS)
+        _make_folder(out / REPORTS, below=out)
         _remove_other_shards(out, tasks)
         _remove_temporary(out)
         try:
@@ -154,9 +154,9 @@ def run_in_processes(
             raise
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Path, below: Path | None = None) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder, below=below, parents=below is None)
     except OSError as error:
         raise DataError(f"cannot make the folder {folder}: {error.strerror}") from None
 
@@ -166,15 +166,15 @@ def _remove_other_shards(out: Path, tasks: Sequence[ShardTask]) -> None:
     wanted = {task.report.name for task in tasks}
     for report in (out / REPORTS).glob("*.arrayrecord.json"):
         if report.name not in wanted:
-            (out / report.name.removesuffix(".json")).unlink(missing_ok=True)
-            report.unlink()
+            remove_file(out / report.name.removesuffix(".json"))
+            remove_file(report, below=out)
 
 
 def _remove_temporary(out: Path) -> None:
     """Removes what processes that were killed left half written; nothing else is named so."""
-    for path in (*out.glob(".*.tmp"), *(out / REPORTS).glob(".*.tmp")):
-        if _TEMPORARY.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+    for path in (*out.iterdir(), *(out / REPORTS).iterdir()):
+        if _UNFINISHED.fullmatch(path.name):
+            remove_folder(path, below=out)
 
 
 def _write_all(tasks: Sequence[ShardTask], processes: int, on_done: Done) -> list[ShardReport]:
@@ -211,7 +211,7 @@ def _finished(source: DataSource, out: Path, tasks: Sequence[ShardTask], on_done
         check_shards(out, [shard for split in facts.splits.values() for shard in split.shards])
     except DataError as error:
         raise DataError(f"{error}. To prepare all again, remove {out / FACTS} first") from None
-    shutil.rmtree(out / REPORTS, ignore_errors=True)
+    remove_folder(out / REPORTS, below=out)
     on_done(sum(task.split.num_examples for task in tasks))
     return facts
 

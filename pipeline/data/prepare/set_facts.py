@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +17,8 @@ from pipeline.data.sources.source import moments
 from pipeline.data.split import DataSource
 from pipeline.errors import DataError
 from pipeline.printable import printable
+from pipeline.storage.folders import remove_file, remove_folder
+from pipeline.storage.write import replace_file
 
 DUPLICATES = "duplicates.txt"
 CONFLICTS = "conflicts.txt"
@@ -65,7 +65,7 @@ def describe_set(
         splits=splits,
     )
     _write(out / FACTS, facts.model_dump_json(indent=1).encode())
-    shutil.rmtree(tasks[0].reports, ignore_errors=True)
+    remove_folder(tasks[0].reports, below=out)
     return facts
 
 
@@ -74,7 +74,7 @@ def write_lists(path: Path, lines: Sequence[str]) -> None:
     if lines:
         _write(path, "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
     else:
-        path.unlink(missing_ok=True)
+        remove_file(path)
 
 
 def _split_facts(
@@ -114,14 +114,7 @@ def _find_pairs(tasks: Sequence[ShardTask], reports: Sequence[ShardReport]) -> D
 
 
 def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replace_file(path, content)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)

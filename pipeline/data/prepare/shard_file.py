@@ -18,8 +18,10 @@ from pipeline.data.encode import Encoded, encode_image, to_png
 from pipeline.data.sources.example import encode_example
 from pipeline.data.split import Split
 from pipeline.errors import DataError
+from pipeline.storage.folders import written_beside
 from pipeline.storage.limits import REPORT_BYTES
 from pipeline.storage.read import open_file, read_file, reason, stat
+from pipeline.storage.write import replace_file
 
 # A record a chunk, so that one is read without its neighbours; JPEG and PNG do not compress.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -98,37 +100,15 @@ def write_shard(task: ShardTask) -> ShardReport:
     Raises:
       DataError: The folder cannot be written to, or is full.
     """
-    temporary = task.file.with_name(f".{task.file.name}.{os.getpid()}.tmp")
     try:
-        measures = _Measures()
-        writer = ArrayRecordWriter(str(temporary), _WRITER_OPTIONS)
-        for place in range(task.split.num_examples):
-            name, label = task.name(place), int(task.split.labels[place])
-            try:
-                image = _read(task.split, place, task.max_pixels)
-            except UnreadableError as error:
-                measures.unreadable[name] = str(error)
-                continue
-            except MemoryError:
-                raise DataError(too_little_memory(name)) from None
-            writer.write(encode_example(image.content, label, os.path.basename(name)))
-            measures.add(image, label, name)
-        writer.close()
-        _sync(temporary)
-        report = measures.report(task, temporary)
-        # The report first: `read_report` ignores one of a shard that is not there, but a shard
-        # without a report would never be removed, where the next attempt has other shards.
-        _write_report(task, report)
-        os.replace(temporary, task.file)
+        with written_beside(task.file) as path:
+            return _write(task, path)
     except (OSError, RuntimeError) as error:  # the writer's own errors are RuntimeErrors
         reason = getattr(error, "strerror", None) or str(error).partition(";")[0]
         raise DataError(
             f"cannot write {task.file}: {reason}. Make room there or name another folder, and "
             "give the command again: what is done stays done"
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-    return report
 
 
 def read_report(task: ShardTask) -> ShardReport | None:
@@ -167,6 +147,29 @@ def hash_file(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
     with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(task: ShardTask, path: Path) -> ShardReport:
+    measures = _Measures()
+    writer = ArrayRecordWriter(str(path), _WRITER_OPTIONS)
+    for place in range(task.split.num_examples):
+        name, label = task.name(place), int(task.split.labels[place])
+        try:
+            image = _read(task.split, place, task.max_pixels)
+        except UnreadableError as error:
+            measures.unreadable[name] = str(error)
+            continue
+        except MemoryError:
+            raise DataError(too_little_memory(name)) from None
+        writer.write(encode_example(image.content, label, os.path.basename(name)))
+        measures.add(image, label, name)
+    writer.close()
+    _sync(path)
+    report = measures.report(task, path)
+    # The report first: `read_report` ignores one of a shard that is not there, but a shard
+    # without a report would never be removed, where the next attempt has other shards.
+    replace_file(task.report, report.model_dump_json(), below=task.file.parent)
+    return report
 
 
 class _Measures:
@@ -237,10 +240,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _write_report(task: ShardTask, report: ShardReport) -> None:
-    temporary = task.report.with_name(f".{task.report.name}.{os.getpid()}.tmp")
-    temporary.write_text(report.model_dump_json(), encoding="utf-8")
-    _sync(temporary)
-    os.replace(temporary, task.report)

@@ -14,7 +14,6 @@ import io
 import mmap
 import os
 import re
-import secrets
 import struct
 import weakref
 from collections.abc import Sequence
@@ -36,8 +35,10 @@ from pipeline.data.sources.shards import ShardRecords
 from pipeline.data.split import DataSource, Split, check_labels, hold_out_by_name
 from pipeline.errors import DataError, SettingsError
 from pipeline.printable import printable
+from pipeline.storage.folders import make_folder
 from pipeline.storage.npz import read_npz
 from pipeline.storage.read import open_file, read_at, reason, retried, stat
+from pipeline.storage.write import replace_file
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
@@ -394,14 +395,8 @@ def _sampled(shard: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
 def _keep(path: Path, index: Index) -> None:
     # Many processes may do so at once: each writes the same, and renames it into place.
     # In containers they often have the same number; and others must be able to read the file.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            np.savez(file, **index._asdict())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    make_folder(path.parent, parents=True)
+    replace_file(path, lambda stream: np.savez(stream, **index._asdict()), durable=False)
 
 
 def scan(path: Path, label_key: str, image_key: str) -> _Scanned:

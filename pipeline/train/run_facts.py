@@ -1,0 +1,70 @@
+"""Whether dataset.json and outcome.json say what a run writes: others may have written them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+_MOST = 1 << 53  # examples or steps
+_OUTCOMES = ("done", "stopped", "failed")
+_SHOWN = ("loss", "accuracy")  # of a result; top-5 accuracy is shown of more than five classes
+
+
+def check_dataset(facts: Mapping[str, Any]) -> None:
+    """Refuses facts of a data set that no run records.
+
+    Raises:
+      ValueError: Names the key.
+    """
+    classes = facts["classes"]
+    _require("classes", _is_list(classes, str) and bool(classes))
+    for key, kind in (("examples", int), ("fingerprints", str)):
+        _require(key, _is_mapping(facts.get(key, {}), kind))
+    _require("examples", all(0 <= n < _MOST for n in facts.get("examples", {}).values()))
+    for key in ("mean", "std"):
+        value = facts.get(key, [0.5] * 3)
+        _require(key, isinstance(value, list) and len(value) == 3 and all(map(_is_number, value)))
+    _require("std", all(n > 0 for n in facts.get("std", [])))
+    labels = facts.get("labels", {})
+    _require("labels", _is_mapping(labels, int) and labels.get("first", 0) in (0, 1))
+    _require("allowed_changes", isinstance(facts.get("allowed_changes", []), list))
+
+
+def check_outcome(facts: Mapping[str, Any]) -> None:
+    """Refuses an outcome that no run records.
+
+    Raises:
+      ValueError: Names the key.
+    """
+    _require("outcome", facts["outcome"] in _OUTCOMES)
+    _require("message", isinstance(facts.get("message", ""), str))
+    _require("exit_code", type(facts.get("exit_code", 0)) is int)
+    if facts["outcome"] == "done":
+        result = facts.get("result", {})
+        _require("result", isinstance(result, dict))
+        _require("result", not result or _is_result(result))
+
+
+def _is_result(row: Mapping[str, Any]) -> bool:
+    numbers = (*(row.get(name, "") for name in _SHOWN), row.get("top_5_accuracy"))
+    return isinstance(row.get("split"), str) and all(n is None or _is_number(n) for n in numbers)
+
+
+def _require(key: str, is_right: bool) -> None:
+    if not is_right:
+        raise ValueError(f"{key!r} is not what a run records")
+
+
+def _is_list(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and all(type(item) is kind for item in value)
+
+
+def _is_mapping(value: Any, kind: type) -> bool:
+    return isinstance(value, dict) and all(type(item) is kind for item in value.values())
+
+
+def _is_number(value: Any) -> bool:
+    if type(value) is int:
+        return abs(value) < _MOST
+    return type(value) is float and math.isfinite(value)

@@ -1,0 +1,120 @@
+"""All files are written, moved and deleted by `pipeline.storage`: it follows no links."""
+
+import ast
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted(
+    path
+    for top in ("pipeline", "jobs")
+    for path in (ROOT / top).rglob("*.py")
+    if "pipeline/storage" not in str(path)
+)
+
+# What else may write, how often, and why.
+ALLOWED = {
+    # In a folder that the caller has just made, whose name nobody could guess.
+    ("pipeline/checkpoint/store.py", "save_file"): 1,
+    ("pipeline/export/saved_model.py", "save"): 1,
+    ("pipeline/export/keras_file.py", "save"): 1,
+    ("pipeline/export/keras_file.py", "ZipFile"): 1,
+    ("pipeline/export/safetensors_folder.py", "save_file"): 1,
+    # In a TemporaryDirectory.
+    ("pipeline/train/parity.py", "save_file"): 1,
+    ("jobs/doctor/parity.py", "save"): 1,  # of parity.py above
+    ("jobs/benchmark/checkpoint.py", "copyfile"): 1,  # its time is what is measured
+    ("jobs/board.py", "symlink_to"): 1,
+    ("pipeline/export/foreign_graph.py", "write_bytes"): 1,
+    ("pipeline/export/foreign_graph.py", "symlink_to"): 1,
+    ("pipeline/export/foreign_keras.py", "ZipFile"): 1,
+    # Removes the lock's folder, if it is empty.
+    ("pipeline/train/run_lock.py", "rmdir"): 1,
+    # /dev/null in place of a closed standard stream.
+    ("jobs/output.py", "os.open"): 1,
+    ("pipeline/distribute/processes.py", "os.open"): 1,
+    ("pipeline/distribute/private_network.py", "os.open"): 1,  # in /proc
+    # A checkpoint, by the class that is called Saver, whose method is called so.
+    ("pipeline/train/loop.py", "save"): 2,
+    ("jobs/benchmark/checkpoint.py", "save"): 1,
+    ("pipeline/checkpoint/background.py", "save"): 1,
+}  # fmt: skip
+
+METHODS = {
+    "write_text", "write_bytes", "touch", "rename", "unlink", "rmdir", "mkdir", "symlink_to",
+    "hardlink_to", "rmtree", "move", "copy", "copy2", "copyfile", "copytree", "makedirs",
+    "removedirs", "mkstemp", "mkdtemp", "mktemp", "NamedTemporaryFile",
+}  # fmt: skip
+# These take a path or an open file, which is called `stream` wherever it is one.
+SAVES = {"save", "savez", "savez_compressed", "savetxt", "savefig", "save_file", "tofile"}
+MODE = re.compile("[rbt]*[wxa+][wxabt+]*")  # of a file that is opened to write
+OF_OS = {"replace", "rename", "remove", "link", "symlink", "truncate", "mknod", "mkfifo"}
+
+
+def written(call: ast.Call) -> str | None:
+    """What a call writes by; None if it writes nothing."""
+    function = call.func
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    owner = getattr(getattr(function, "value", None), "id", None)
+    if owner == "os" and name == "open":
+        flags = {n.attr for n in ast.walk(call) if isinstance(n, ast.Attribute)}
+        return "os.open" if flags & {"O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC"} else None
+    if name in ("open", "fdopen", "ZipFile", "TarFile"):
+        arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
+        texts = [a.value for a in arguments if isinstance(a, ast.Constant)]
+        return (
+            name if any(MODE.fullmatch(text) for text in texts if isinstance(text, str)) else None
+        )
+    if owner in ("os", "shutil") and name in OF_OS | METHODS:
+        return name
+    if owner != "os" and name == "replace" and isinstance(function, ast.Attribute):
+        # `Path.replace` takes one argument, `str.replace` two, `datetime.replace` keywords.
+        return name if len(call.args) == 1 and not call.keywords else None
+    if name in METHODS and isinstance(function, ast.Attribute):
+        return name if name != "copy" or owner == "shutil" else None
+    if name in SAVES and call.args:
+        first = call.args[0]
+        return None if isinstance(first, ast.Name) and first.id == "stream" else name
+    return None
+
+
+def writers(path: Path) -> Counter:
+    calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    return Counter(name for call in calls if (name := written(call)) is not None)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_module_writes_through_storage_alone(path):
+    file = str(path.relative_to(ROOT))
+    allowed = {name: count for (where, name), count in ALLOWED.items() if where == file}
+    assert dict(writers(path)) == allowed
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "path.write_text('x')", "open(path, 'w')", "path.open('ab', buffering=0)", "open(p, 'r+')",
+        "os.replace(a, b)", "a.rename(b)", "a.replace(b)", "np.savez(path, a=1)",
+        "shutil.rmtree(path)", "tempfile.mkstemp()", "os.open(p, os.O_WRONLY)", "path.unlink()",
+        "figure.savefig(path)", "zipfile.ZipFile(path, 'a')", "path.mkdir()", "path.touch()",
+        "save_file(arrays, path)", "shutil.copy(a, b)",
+    ],
+)  # fmt: skip
+def test_what_writes_is_recognised(line):
+    (call,) = [node for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Call)]
+    assert written(call)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "open(path, 'rb')", "text.replace('a', 'b')", "dataclasses.replace(x, y=1)",
+        "np.savez(stream, a=1)", "os.open(p, os.O_RDONLY)", "array.copy()", "path.open()",
+    ],
+)  # fmt: skip
+def test_what_reads_is_not_taken_for_writing(line):
+    (call,) = [node for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Call)]
+    assert written(call) is None
