@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 from array_record.python.array_record_module import ArrayRecordReader
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from pipeline.config import DataConfig
 from pipeline.data.sources.classes import alike_notes
@@ -36,6 +36,10 @@ _OPENERS = 32
 _FOOTER_BYTES = 2**17
 
 
+# The name of a file beside dataset.json: it never leads to another folder.
+_Name = Annotated[str, StringConstraints(pattern=r"^[^/\x00]*[^/.\x00][^/\x00]*$")]
+
+
 class _Facts(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,7 +55,7 @@ class ShardFacts(_Facts):
       inputs: Of what it was made from, hexadecimal.
     """
 
-    file: str
+    file: _Name
     examples: int = Field(ge=0)
     size: int = Field(ge=0)
     sha256: str
@@ -71,7 +75,7 @@ class SplitFacts(_Facts):
 
     examples: int = Field(ge=0)
     per_class: dict[str, int]
-    labels: str
+    labels: _Name
     labels_sha256: str
     shards: tuple[ShardFacts, ...]
 
