@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,12 +55,28 @@ def find_images(words: Iterable[str]) -> Iterator[Answer]:
             yield Answer(word)
             continue
         else:
-            found = [Path(name) for name in glob.glob(word, recursive=True)]
-            found = [path for path in found if path.is_file()]
+            found = _fitting(word)
             problem = "no file fits this pattern"
         if not found:
             yield Answer(word, problem)
         yield from (Answer(str(path)) for path in sorted(found))
+
+
+def _fitting(pattern: str) -> list[Path]:
+    """The files that fit a pattern, as a shell has it, where `**` means any folders.
+
+    `glob.glob` follows links below `**`, and with two links `-> .` does not end. `Path.glob` does
+    not follow them, but finds hidden files, and takes `**` at the end for folders only.
+    """
+    parts = [part if part == "**" else re.sub(r"\*\*+", "*", part) for part in Path(pattern).parts]
+    plain = list(takewhile(lambda part: not glob.has_magic(part), parts))
+    rest = parts[len(plain) :]
+    if rest[-1] == "**":
+        rest.append("*")
+    found = [path for path in Path(*plain).glob(str(Path(*rest))) if path.is_file()]
+    if any(part.startswith(".") for part in rest):
+        return found
+    return [p for p in found if not any(part.startswith(".") for part in p.parts[len(plain) :])]
 
 
 def answer_all(model: Exported, files: Iterable[Answer]) -> Iterator[Answer]:

@@ -21,6 +21,7 @@ from pipeline.export.exported import Exported, ExportError, Pixels, Probabilitie
 from pipeline.export.facts import ExportFacts, from_json, no_facts
 from pipeline.export.foreign_onnx import read_checked
 from pipeline.export.packages import NEEDED, require
+from pipeline.storage.read import open_file
 from pipeline.storage.write import replace_file
 from pipeline.strict_json import to_json
 
@@ -94,7 +95,7 @@ def recognises(path: Path) -> bool:
     """Whether a path is likely an ONNX file: they have no signature of their own."""
     if not path.is_file():
         return False
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
         return stream.read(1) == _MODEL_PROTO
 
 

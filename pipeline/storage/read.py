@@ -117,7 +117,7 @@ def open_file(
       FileOutside: It is not below `below`.
       OSError: It cannot be opened.
     """
-    descriptor, _ = _open(path, below, limit_bytes)
+    descriptor, _ = open_descriptor(path, below, limit_bytes)
     return open(descriptor, "rb")
 
 
@@ -139,10 +139,12 @@ def read_file(
     return retried(lambda: _read_whole(path, below, limit_bytes))
 
 
-def _open(
-    path: str | os.PathLike[str], below: str | os.PathLike[str] | None, limit_bytes: int | None
+def open_descriptor(
+    path: str | os.PathLike[str],
+    below: str | os.PathLike[str] | None = None,
+    limit_bytes: int | None = None,
 ) -> tuple[int, int]:
-    """A descriptor of a regular file, and its size."""
+    """A descriptor of a regular file, and its size; arguments and errors as of `open_file`."""
     # Without O_NONBLOCK, opening a FIFO that nobody writes to would wait for ever.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
@@ -163,7 +165,7 @@ def _open(
 def _read_whole(
     path: str | os.PathLike[str], below: str | os.PathLike[str] | None, limit_bytes: int | None
 ) -> bytes:
-    descriptor, size = _open(path, below, limit_bytes)
+    descriptor, size = open_descriptor(path, below, limit_bytes)
     try:
         # What is appended meanwhile is not read, so that the limit holds.
         content = os.read(descriptor, size)

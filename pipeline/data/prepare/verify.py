@@ -25,11 +25,12 @@ from pipeline.errors import DataError
 
 @dataclass(frozen=True)
 class _Check:
-    """One shard to be checked, with the labels it must have."""
+    """One shard to be checked, its labels, and how many pixels an image of it may have."""
 
     path: Path
     facts: ShardFacts
     labels: npt.NDArray[np.int32]
+    max_pixels: int
 
 
 def verify(root: Path, processes: int, on_done: Done) -> tuple[SetFacts, list[str]]:
@@ -48,11 +49,12 @@ def verify(root: Path, processes: int, on_done: Done) -> tuple[SetFacts, list[st
     """
     facts = read_facts(root)
     checks = []
+    max_pixels = facts.largest[0] * facts.largest[1]
     for split in facts.splits.values():
         labels, first = read_labels(root, split), 0
         for shard in split.shards:
             part = labels[first : first + shard.examples]
-            checks.append(_Check(root / shard.file, shard, part))
+            checks.append(_Check(root / shard.file, shard, part, max_pixels))
             first += shard.examples
     wrong: dict[Path, list[str]] = {}
 
@@ -80,19 +82,22 @@ def _problems(check: _Check) -> list[str]:
     except DataError as error:
         return [*problems, str(error)]
     for number, label in enumerate(check.labels.tolist()):
-        problem = _record_problem(shard, number, label)
+        problem = _record_problem(shard, number, label, check.max_pixels)
         if problem is not None:
             problems.append(f"{check.path}[{number}]: {problem}")
     shard.close()
     return problems
 
 
-def _record_problem(shard: ArrayRecordShard, number: int, label: int) -> str | None:
+def _record_problem(
+    shard: ArrayRecordShard, number: int, label: int, max_pixels: int
+) -> str | None:
     try:
         record = shard.read(number)
         found = int_feature(record, LABEL_KEY)
-        # Its size was allowed when it was written.
-        read_whole_image(bytes_feature(record, IMAGE_KEY), max_pixels=2**62)
+        read_whole_image(bytes_feature(record, IMAGE_KEY), max_pixels)
+    except MemoryError:
+        return "there is too little memory to decode it"
     except (DataError, ValueError, UnreadableError) as error:
         return str(error)
     return None if found == label else f"its label is {found}, but the list of labels says {label}"

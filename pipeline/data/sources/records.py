@@ -23,7 +23,7 @@ from pipeline.data.split import Colour, DataSource, Split, check_labels
 from pipeline.errors import DataError, SettingsError
 from pipeline.printable import printable
 from pipeline.storage.npz import ArraysRefused, read_npy
-from pipeline.storage.read import TRANSIENT, read_file, reason, retried, stat
+from pipeline.storage.read import TRANSIENT, open_file, read_file, reason, retried, stat
 
 FORMAT: Literal["vit-pipeline records 1"] = "vit-pipeline records 1"
 FACTS = "dataset.json"
@@ -160,7 +160,7 @@ class ArrayRecordShard:
         found = reader.num_records()
         if examples is not None and found != examples:
             # The library takes a footer that cannot be read for an empty one, without an error.
-            with open(self._path, "rb") as file:
+            with open_file(self._path) as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - _FOOTER_BYTES))
                 file.read()
             reader = self._open()
@@ -168,6 +168,7 @@ class ArrayRecordShard:
         return reader, found
 
     def _open(self) -> ArrayRecordReader:
+        open_file(self._path).close()  # no FIFO, at which the library would wait
         with _system_errors():
             return ArrayRecordReader(
                 self._path, _READER_OPTIONS, file_reader_buffer_size=_BUFFER_BYTES

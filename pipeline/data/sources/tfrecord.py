@@ -37,7 +37,7 @@ from pipeline.errors import DataError, SettingsError
 from pipeline.printable import printable
 from pipeline.storage.folders import make_folder
 from pipeline.storage.npz import read_npz
-from pipeline.storage.read import open_file, read_at, reason, retried, stat
+from pipeline.storage.read import open_descriptor, open_file, read_at, reason, retried, stat
 from pipeline.storage.write import replace_file
 
 _HEADER = struct.Struct("<QI")
@@ -109,7 +109,7 @@ class TFRecordShard:
             return b""
 
     def _open(self) -> None:
-        self._file = retried(lambda: os.open(self._path, os.O_RDONLY))
+        self._file, _ = retried(lambda: open_descriptor(self._path))
         weakref.finalize(self, os.close, self._file)
 
     def _read(self, place: int, content: bool = True) -> tuple[int, bytes]:
@@ -407,7 +407,7 @@ def scan(path: Path, label_key: str, image_key: str) -> _Scanned:
         the first no such image.
     """
     try:
-        with retried(lambda: open(path, "rb")) as file:
+        with retried(lambda: open_file(path)) as file:
             size = os.fstat(file.fileno()).st_size
             if not size:
                 return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint32)

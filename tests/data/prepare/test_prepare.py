@@ -114,7 +114,9 @@ def test_tfrecords_and_lists_are_prepared(folder, tmp_path):
     rows = [f"{path},{CLASSES[k]}" for path, k in zip(train.paths, train.labels, strict=True)]
     (tmp_path / "list.csv").write_text("path,label\n" + "\n".join(rows))
     for name in ("tf", "list.csv"):
-        config = DataConfig(**find_source(str(tmp_path / name)), validation_fraction=0.3)
+        config = DataConfig(
+            **find_source(str(tmp_path / name)), validation_fraction=0.3, links_out=True
+        )
         prepare_into(tmp_path / f"{name} out", config)
         splits = open_(tmp_path / f"{name} out").splits.values()
         everything = [c for s in splits for c in s.contents(np.arange(s.num_examples))]
@@ -289,7 +291,9 @@ def test_a_finished_set_of_classes_that_have_other_names_now_is_another_set(fold
     for names in (CLASSES, ("cat", "dog", "eel 2")):
         rows = [f"{path},{names[k]}" for path, k in zip(train.paths, train.labels, strict=True)]
         (tmp_path / "list.csv").write_text("path,label\n" + "\n".join(rows))
-        config = DataConfig(**find_source(str(tmp_path / "list.csv")), validation_fraction=0.3)
+        config = DataConfig(
+            **find_source(str(tmp_path / "list.csv")), validation_fraction=0.3, links_out=True
+        )
         if names is CLASSES:
             prepare_into(tmp_path / "out", config)
     with pytest.raises(DataError, match="already holds a prepared set"):
@@ -301,10 +305,20 @@ def test_files_of_others_are_left_alone(folder, tmp_path):
     mine = ".session.tmp", ".notes.txt.tmp", "train-00000-of-00099.arrayrecord"
     for name in mine:
         (tmp_path / "out" / name).write_text("mine")
-    (tmp_path / "out" / ".dataset.json.123.tmp").write_text("an earlier attempt's")
+    left = tmp_path / "out" / ".dataset.json.0123456789abcdef.new"
+    left.write_text("an earlier attempt's")
     prepare_into(tmp_path / "out", folder)
     assert all((tmp_path / "out" / name).read_text() == "mine" for name in mine)
-    assert not (tmp_path / "out" / ".dataset.json.123.tmp").exists()
+    assert not left.exists()
+
+
+def test_verify_decodes_no_image_larger_than_the_set_states(prepared):
+    _, out = prepared
+    facts = json.loads((out / "dataset.json").read_text())
+    height, width = facts["largest"]
+    facts["largest"] = [height, width - 1]
+    (out / "dataset.json").write_text(json.dumps(facts))
+    assert any("pixels" in problem for problem in verified(out))
 
 
 def test_verify_finds_an_altered_byte(prepared):

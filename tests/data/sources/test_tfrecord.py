@@ -367,3 +367,12 @@ def test_a_forged_index_is_made_again(tmp_path, name):
     found = open_(tmp_path).splits["train"]
     np.testing.assert_array_equal(found.labels, expected.labels)
     assert found.contents(np.arange(24)) == expected.contents(np.arange(24))
+
+
+@pytest.mark.timeout(60)
+def test_a_fifo_in_the_place_of_a_shard_is_refused_and_not_waited_for(tmp_path):
+    shard = tmp_path / "train-00000-of-00001"
+    os.mkfifo(shard)
+    for read in (lambda: TFRecordShard(str(shard)), lambda: scan(shard, "label", "image")):
+        with pytest.raises(DataError, match="a FIFO, not a regular file"):
+            read()
