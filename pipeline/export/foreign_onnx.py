@@ -48,7 +48,9 @@ def _check(model: Any, size: int, where: str) -> None:
         raise foreign_error(where, "functions, training or sparse weights")
     for node in graph.node:
         if node.op_type not in ONNX or node.domain not in _DOMAINS:
-            raise foreign_error(where, f"the operation {node.domain + node.op_type!r:.100}")
+            # Names that are no UTF-8 are bytes, which cannot be added to text.
+            name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+            raise foreign_error(where, f"the operation {name!r:.100}")
         for attribute in node.attribute:
             if attribute.HasField("g") or attribute.graphs or attribute.HasField("sparse_tensor"):
                 raise foreign_error(where, "a graph within its graph")

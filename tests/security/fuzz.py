@@ -24,29 +24,32 @@ NAMES = (
     "recipe", "list", "tfrecord", "tfrecord-index", "prepared", "shard", "cifar", "weights",
     "image", "rendezvous",
 )  # fmt: skip
+# They import TensorFlow, which the others need not wait for.
+EXPORTS = ("saved-model", "keras", "onnx")
+ALL = (*NAMES, *EXPORTS)
 _SLOWEST_S = 10
-# TensorFlow is not among it; NumPy, Pillow and Atheris take 300 MB.
-_MEMORY_MB = 1024
-_LONGEST_BYTES = 1 << 16
+# NumPy, Pillow and Atheris take 300 MB, and TensorFlow 700 MB more.
+_MEMORY_MB, _MEMORY_OF_EXPORTS_MB = 1024, 2048
+_LONGEST_BYTES = 1 << 16  # or that of the longest seed
 # Packages whose branches guide the search.
 _INSTRUMENTED = ["pipeline", "yaml", "csv", "json", "zipfile", "PIL"]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("targets", nargs="*", default=[], metavar="TARGET", help=", ".join(NAMES))
+    parser.add_argument("targets", nargs="*", default=[], metavar="TARGET", help=", ".join(ALL))
     parser.add_argument("--seconds", type=int, default=60, help="for each target (default: 60)")
     parser.add_argument("--found", type=Path, default=Path("fuzz-found"), help="for findings")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if unknown := set(arguments.targets) - set(NAMES):
-        parser.error(f"unknown: {', '.join(sorted(unknown))}. Targets: {', '.join(NAMES)}")
+    if unknown := set(arguments.targets) - set(ALL):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}. Targets: {', '.join(ALL)}")
     if arguments.child:
         _fuzz(arguments.targets[0], arguments.seconds, arguments.found)
         return 0
     findings = 0
     print(f"{'target':16}{'seconds':>8}{'inputs':>10}{'branches':>10}  findings", flush=True)
-    for name in arguments.targets or NAMES:
+    for name in arguments.targets or ALL:
         findings += _run(name, arguments.seconds, arguments.found / name)
     return 1 if findings else 0
 
@@ -99,14 +102,20 @@ def _fuzz(name: str, seconds: int, found: Path) -> None:
     import atheris
 
     with atheris.instrument_imports(include=_INSTRUMENTED):
-        from tests.security.targets import TARGETS
+        if name in EXPORTS:
+            from tests.security.export_targets import TARGETS
+        else:
+            from tests.security.targets import TARGETS
     target = TARGETS[name]
+    seeds = target.seeds()
+    longest = max([_LONGEST_BYTES, *map(len, seeds)])
+    memory_mb = _MEMORY_OF_EXPORTS_MB if name in EXPORTS else _MEMORY_MB
     with tempfile.TemporaryDirectory() as corpus:
-        for number, seed in enumerate(target.seeds()):
+        for number, seed in enumerate(seeds):
             (Path(corpus) / f"seed-{number}").write_bytes(seed)
         options = [
-            f"-max_total_time={seconds}", f"-timeout={_SLOWEST_S}", f"-rss_limit_mb={_MEMORY_MB}",
-            f"-max_len={_LONGEST_BYTES}", f"-artifact_prefix={found}/",
+            f"-max_total_time={seconds}", f"-timeout={_SLOWEST_S}", f"-rss_limit_mb={memory_mb}",
+            f"-max_len={longest}", f"-artifact_prefix={found}/",
         ]  # fmt: skip
         atheris.Setup([sys.argv[0], *options, corpus], target.run)
         atheris.Fuzz()

@@ -54,7 +54,7 @@ class Target(NamedTuple):
     seeds: Callable[[], list[bytes]]
 
 
-def _folder() -> Path:
+def empty_folder() -> Path:
     """A folder of this process, in memory where the system has one, emptied for each input."""
     root = Path("/dev/shm") if Path("/dev/shm").is_dir() else None  # noqa: S108
     path = Path(tempfile.gettempdir() if root is None else root) / f"vit-fuzz-{os.getpid()}"
@@ -65,7 +65,7 @@ def _folder() -> Path:
 
 def recipe(content: bytes) -> None:
     """A recipe, read with all checks of its settings."""
-    file = _folder() / "recipe.yaml"
+    file = empty_folder() / "recipe.yaml"
     file.write_bytes(content)
     with suppress(PipelineError):
         load_config(file)
@@ -83,7 +83,7 @@ def _recipes() -> list[bytes]:
 def image_list(content: bytes) -> None:
     """A list of images; the first byte chooses between CSV, JSON Lines and JSON."""
     suffix = (".csv", ".jsonl", ".json")[content[0] % 3 if content else 0]
-    file = _folder() / f"list{suffix}"
+    file = empty_folder() / f"list{suffix}"
     file.write_bytes(content[1:])
     with suppress(PipelineError):
         open_list(DataConfig(source="list", path=str(file)))
@@ -111,7 +111,7 @@ def _record(content: bytes) -> bytes:
 
 def tfrecord(content: bytes) -> None:
     """A TFRecord file; an odd first byte asks for right checksums around the rest."""
-    folder = _folder()
+    folder = empty_folder()
     framed = content[:1] and content[0] % 2
     (folder / "train-00000-of-00001").write_bytes(_record(content[1:]) if framed else content[1:])
     _open_tfrecord(folder)
@@ -119,7 +119,7 @@ def tfrecord(content: bytes) -> None:
 
 def tfrecord_index(content: bytes) -> None:
     """The index that is kept beside TFRecord files."""
-    folder = _folder()
+    folder = empty_folder()
     example = _example()
     (folder / "train-00000-of-00001").write_bytes(_record(example) + _record(example))
     _open_tfrecord(folder)
@@ -150,7 +150,7 @@ def _tfrecords() -> list[bytes]:
 
 
 def _indexes() -> list[bytes]:
-    folder = _folder()
+    folder = empty_folder()
     (folder / "train-00000-of-00001").write_bytes(_record(_example()) * 2)
     _open_tfrecord(folder)
     return [file.read_bytes() for file in folder.glob(".vit-index-train-*")]
@@ -158,7 +158,7 @@ def _indexes() -> list[bytes]:
 
 def prepared(content: bytes) -> None:
     """dataset.json of a prepared set, and the labels file and shard that it names."""
-    folder = _folder()
+    folder = empty_folder()
     (folder / FACTS).write_bytes(content)
     (folder / "train-labels.npy").write_bytes(_npy(np.zeros(2, np.int32)))
     with suppress(PipelineError):
@@ -179,7 +179,7 @@ def _prepared_sets() -> list[bytes]:
 
 def shard(content: bytes) -> None:
     """A shard in the format of ArrayRecord."""
-    file = _folder() / "train.array_record"
+    file = empty_folder() / "train.array_record"
     file.write_bytes(content)
     with suppress(PipelineError):
         opened = ArrayRecordShard(str(file))
@@ -192,7 +192,7 @@ def shard(content: bytes) -> None:
 def _shards() -> list[bytes]:
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    file = _folder() / "train.array_record"
+    file = empty_folder() / "train.array_record"
     writer = ArrayRecordWriter(str(file), "group_size:1,uncompressed")
     for text in (b"one", b"two"):
         writer.write(text)
@@ -203,7 +203,7 @@ def _shards() -> list[bytes]:
 def cifar(content: bytes) -> None:
     """A pickle of CIFAR-10, as each file of the folder."""
     layout = LAYOUTS["cifar10"]
-    folder = _folder()
+    folder = empty_folder()
     for name in (*layout.train, layout.test, layout.meta):
         (folder / name).write_bytes(content)
     with suppress(PipelineError):
@@ -218,7 +218,7 @@ def _pickles() -> list[bytes]:
 
 def weights(content: bytes) -> None:
     """Published weights: .safetensors or .npz, told apart by content."""
-    file = _folder() / "model.safetensors"
+    file = empty_folder() / "model.safetensors"
     file.write_bytes(content)
     with suppress(PipelineError):
         read_published(file)
@@ -243,9 +243,12 @@ def _weights() -> list[bytes]:
 
 def image(content: bytes) -> None:
     """An image, through all readers that work without TensorFlow."""
-    for read in (check_jpeg, check_png, lambda whole: read_image(whole, _MAX_PIXELS)):
-        with suppress(UnreadableError):
-            read(content)
+    with suppress(UnreadableError):
+        check_jpeg(content, _MAX_PIXELS)
+    with suppress(UnreadableError):
+        check_png(content)
+    with suppress(UnreadableError):
+        read_image(content, _MAX_PIXELS)
 
 
 def _images() -> list[bytes]:

@@ -4,17 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.security.fuzz import NAMES
-from tests.security.targets import TARGETS
+from tests.security import export_targets, targets
+from tests.security.fuzz import ALL
+
+TARGETS = targets.TARGETS | export_targets.TARGETS
 
 FOUND = Path(__file__).parent / "found"
 
 
 def test_each_target_can_be_named_to_the_fuzzer():
-    assert set(NAMES) == set(TARGETS)
+    assert set(ALL) == set(TARGETS)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_seeds_and_their_beginnings_are_accepted_or_refused_with_a_message(name):
     for seed in TARGETS[name].seeds():
         for content in (seed, seed[: len(seed) // 2], seed[1:], b""):
