@@ -112,7 +112,8 @@ def test_details_of_the_run_s_own_data_agree_with_the_short_line(digits_run, tmp
     assert str(page) in err
     text = page.read_text()
     assert text.count('aria-label="A row is what it is') == 2  # validation and test
-    assert "http" not in text
+    assert "http:" not in text
+    assert "https:" not in text
 
 
 def test_a_run_of_other_machines_is_evaluated_and_reported_on_this_one(

@@ -125,7 +125,7 @@ def test_images_that_the_run_refuses_are_left_out_of_the_comparison(resize, tmp_
     ]  # fmt: skip
     config = load_config(find_recipe("image_folder"), settings)
     model = Exported(None, lambda pixels: np.zeros([len(pixels), 1]), None)
-    compared, what = _compared(config, model)
+    compared, what = _compared(config, model, place=None)
     left = 2 if resize == "none" else 4
     assert f" and {left} of " in what
     assert len(compared.contents) == len(compared.pixels) == int(what.split()[0]) + left
