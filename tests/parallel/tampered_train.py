@@ -58,7 +58,7 @@ def slow_save(seconds: str) -> None:
     def save_and_wait(arrays, path):
         save_file(arrays, path)
         if path.name == "model.safetensors":
-            print(f"writes {path.parent.name}", flush=True)
+            print(f"writes {path.parent.resolve().name}", flush=True)
             time.sleep(float(seconds))
 
     store.save_file = save_and_wait
