@@ -7,7 +7,6 @@ folder that somebody else writes to: a ctypes.py there would run as the user.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
 
 def python_command(*arguments: str) -> list[str]:
@@ -21,6 +20,6 @@ def python_command(*arguments: str) -> list[str]:
     return [sys.executable, "-P", *arguments]
 
 
-def bare_python_command(code: str) -> Sequence[str]:
+def bare_python_command(code: str) -> list[str]:
     """The same for code that needs the standard library alone: nothing else is searched."""
-    return (sys.executable, "-I", "-S", "-c", code)
+    return [sys.executable, "-I", "-S", "-c", code]

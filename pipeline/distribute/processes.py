@@ -163,9 +163,13 @@ class Process:
         self._guard = guard
         self._prefix = prefix.encode()
         self._tail: deque[bytes] = deque(maxlen=TAIL_LINES)
-        step = [*bare_python_command(_START)]
         self._popen = subprocess.Popen(
-            [*step, str(os.getpid()), " ".join(map(str, namespaces)), *command],
+            [
+                *bare_python_command(_START),
+                str(os.getpid()),
+                " ".join(map(str, namespaces)),
+                *command,
+            ],
             env=dict(environment),
             pass_fds=namespaces,
             stdin=subprocess.DEVNULL,

@@ -108,6 +108,7 @@ class LauncherSession:
         self._challenge, self._number = secrets.token_hex(32), 0
 
     def answer(self, request: Request) -> Response:
+        """The answer to a request of this connection; 403 for a stranger's."""
         headers = request.headers
         # Pages in a browser send their Origin, and the name that led them here.
         if "origin" in headers or headers.get("host", "").partition(":")[0] != self._name:

@@ -104,6 +104,7 @@ class _LocalSession:
         self._hosts = (_HERE, f"{_HERE}:{port}")
 
     def answer(self, request: Request) -> Response:
+        """The store's answer; 403 for one who does not know the path."""
         prefix, rest = request.path[: len(self._prefix)], request.path[len(self._prefix) :]
         headers = request.headers
         self.is_member = (

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -174,13 +175,13 @@ def check_replaceable(path: Path, folder: int) -> None:
       FileRefused: There is a device, a FIFO or a socket, or a link leads to one or to a folder.
     """
     try:
-        os.stat(path.name, dir_fd=folder)
-    except OSError:
+        own = os.lstat(path.name, dir_fd=folder).st_mode
+        found = os.stat(path.name, dir_fd=folder).st_mode
+    except OSError:  # nothing is there, or a link that leads nowhere
         return
-    file = Path(f"/proc/self/fd/{folder}", path.name)
-    if file.is_symlink() and file.is_dir():
+    if stat.S_ISLNK(own) and stat.S_ISDIR(found):
         raise FileRefused("a link to a folder", path)
-    if not (file.is_file() or file.is_dir()):
+    if not (stat.S_ISREG(found) or stat.S_ISDIR(found)):
         raise FileRefused("not a regular file", path)
 
 
