@@ -1,18 +1,10 @@
 """Files of other people are opened by `pipeline.storage`: regular ones, without waiting."""
 
 import ast
-from collections import Counter
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-FILES = sorted(
-    path
-    for top in ("pipeline", "jobs")
-    for path in (ROOT / top).rglob("*.py")
-    if not str(path.relative_to(ROOT)).startswith(("pipeline/storage/", "jobs/benchmark/"))
-)
+from tests.storage.calls import count_calls, only_call, source_files
 
 # What else is opened to be read, how often, and why it is nobody's but ours or the kernel's.
 ALLOWED = {
@@ -65,16 +57,10 @@ def opened(call: ast.Call) -> str | None:
     return None
 
 
-def readers(path: Path) -> Counter:
-    calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
-    return Counter(name for call in calls if (name := opened(call)) is not None)
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_module_reads_files_through_storage_alone(path):
-    file = str(path.relative_to(ROOT))
+@pytest.mark.parametrize("file", source_files("pipeline/storage/", "jobs/benchmark/"))
+def test_a_module_reads_files_through_storage_alone(file):
     allowed = {name: count for (where, name), count in ALLOWED.items() if where == file}
-    assert dict(readers(path)) == allowed
+    assert dict(count_calls(file, opened)) == allowed
 
 
 @pytest.mark.parametrize(
@@ -85,5 +71,4 @@ def test_a_module_reads_files_through_storage_alone(path):
     ],
 )  # fmt: skip
 def test_what_reads_is_recognised(line):
-    (call,) = [node for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Call)]
-    assert opened(call)
+    assert opened(only_call(line))

@@ -2,18 +2,10 @@
 
 import ast
 import re
-from collections import Counter
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-FILES = sorted(
-    path
-    for top in ("pipeline", "jobs")
-    for path in (ROOT / top).rglob("*.py")
-    if "pipeline/storage" not in str(path)
-)
+from tests.storage.calls import count_calls, only_call, source_files
 
 # What else may write, how often, and why.
 ALLOWED = {
@@ -81,16 +73,10 @@ def written(call: ast.Call) -> str | None:
     return None
 
 
-def writers(path: Path) -> Counter:
-    calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
-    return Counter(name for call in calls if (name := written(call)) is not None)
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_module_writes_through_storage_alone(path):
-    file = str(path.relative_to(ROOT))
+@pytest.mark.parametrize("file", source_files("pipeline/storage/"))
+def test_a_module_writes_through_storage_alone(file):
     allowed = {name: count for (where, name), count in ALLOWED.items() if where == file}
-    assert dict(writers(path)) == allowed
+    assert dict(count_calls(file, written)) == allowed
 
 
 @pytest.mark.parametrize(
@@ -104,8 +90,7 @@ def test_a_module_writes_through_storage_alone(path):
     ],
 )  # fmt: skip
 def test_what_writes_is_recognised(line):
-    (call,) = [node for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Call)]
-    assert written(call)
+    assert written(only_call(line))
 
 
 @pytest.mark.parametrize(
@@ -116,5 +101,4 @@ def test_what_writes_is_recognised(line):
     ],
 )  # fmt: skip
 def test_what_reads_is_not_taken_for_writing(line):
-    (call,) = [node for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Call)]
-    assert written(call) is None
+    assert written(only_call(line)) is None
