@@ -250,7 +250,7 @@ def _contiguous(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         found = from_json(read_file(file, limit_bytes=STATE_BYTES))
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{file.name} is no JSON: {error}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{file.name} is no JSON object")

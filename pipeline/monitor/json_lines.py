@@ -60,6 +60,6 @@ def _parse(line: bytes, is_valid: Callable[[dict[str, Any]], bool]) -> dict[str,
     """The object that a line holds; None if it holds none."""
     try:
         found = from_json(line.strip(b"\0").decode())
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
     return found if isinstance(found, dict) and is_valid(found) else None

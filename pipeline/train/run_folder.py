@@ -313,7 +313,7 @@ class RunFolder:
             if not isinstance(found, dict) or needed not in found:
                 raise ValueError(f"it has no {needed!r}")
             check(found)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise DataError(
                 f"{file} is damaged: {error}. Restore it from a copy; or delete it and give the "
                 "`vit train` command again, which goes on from the newest checkpoint and writes "

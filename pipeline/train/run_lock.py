@@ -200,7 +200,7 @@ class RunLock:
                     continue
                 try:
                     facts = from_json(read_file(file, below=self._folder, limit_bytes=_LARGEST))
-                except (ValueError, RecursionError):
+                except ValueError:
                     facts = {}  # being written at this moment
                 return file.stem, facts if isinstance(facts, dict) else {}
         return None
