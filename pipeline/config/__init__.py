@@ -1,34 +1,38 @@
-"""Settings of a run.
+"""The settings of a run.
 
-settings.py  one class per section of a recipe; every setting with its type, default and meaning
-values.py    reads one value by the type of its setting
-document.py  a YAML text as nested text, with the line of each key
-recipe.py    reads settings from a recipe, its base and the command line
-explain.py   what is wrong with a setting, where it stands, and which one was meant
+One file per section of a recipe, each with one frozen pydantic model:
+run.py, data.py, augment.py (data.augment), model.py, optim.py, train.py, distribute.py,
+checkpoint.py and monitor.py.
 
-Importing this package must stay cheap: a wrong setting is reported before TensorFlow is imported.
+config.py          all sections together
+consistency.py     checks that involve several sections
+section.py         the base class of sections, and how a setting is declared
+lookup.py          lists all settings; finds one by its dotted key
+recipe.py          loads, validates and saves settings
+recipe_file.py     reads a recipe file and its bases
+overrides.py       reads `section.key=value` from the command line
+yaml_document.py   reads YAML as nested text, with the line number of each key
+value_parser.py    parses a value according to the type of its setting
+error_messages.py  says where a wrong setting is and how to fix it
+suggestions.py     suggests the setting that the user meant
+
+Importing this package does not import TensorFlow, so wrong settings are reported immediately.
 """
 
-from pipeline.config.explain import suggest_setting
+from pipeline.config.augment import AugmentConfig
+from pipeline.config.checkpoint import CheckpointConfig
+from pipeline.config.config import Config
+from pipeline.config.data import DataConfig
+from pipeline.config.distribute import DistributeConfig
+from pipeline.config.lookup import Setting, all_settings, training_differences, value_of
+from pipeline.config.model import VARIANT_PATTERN, ModelConfig
+from pipeline.config.monitor import MonitorConfig
+from pipeline.config.optim import OptimConfig
 from pipeline.config.recipe import dump_config, load_config, parse_config
-from pipeline.config.settings import (
-    VARIANT_PATTERN,
-    AugmentConfig,
-    CheckpointConfig,
-    Config,
-    DataConfig,
-    DistributeConfig,
-    ModelConfig,
-    MonitorConfig,
-    OptimConfig,
-    RunConfig,
-    Setting,
-    TrainConfig,
-    all_settings,
-    training_differences,
-    value_of,
-)
-from pipeline.config.values import URL
+from pipeline.config.run import RunConfig
+from pipeline.config.suggestions import suggest_setting
+from pipeline.config.train import TrainConfig
+from pipeline.config.value_parser import URL
 
 __all__ = [
     "URL",

@@ -2,7 +2,7 @@
 
 import time
 
-from pipeline.config.settings import DistributeConfig
+from pipeline.config import DistributeConfig
 from pipeline.distribute.runtime import start
 
 start(DistributeConfig(runtime="multi_worker"))

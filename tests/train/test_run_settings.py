@@ -99,7 +99,7 @@ def test_settings_of_a_run_inherit_from_no_other_file(run, tmp_path):
     (tmp_path / "other.yaml").write_text("seed: 7\n")
     (run.path / "config.yaml").write_text("base: ../other.yaml\n")
     for read in (run.config, lambda: read_settings(run)):
-        with pytest.raises(SettingsError, match=r"config\.yaml, line 1: .* no `base:`"):
+        with pytest.raises(SettingsError, match=r"config\.yaml, line 1: .* not have a `base:`"):
             read()
 
 

@@ -1,4 +1,6 @@
-"""A value is read by the type of its setting."""
+"""A value is parsed according to the type of its setting."""
+
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -152,3 +154,47 @@ def test_a_path_with_a_colon_is_no_address(recipe):
 def test_typed_values_are_taken_as_they_are():
     assert TrainConfig(epochs=3, max_steps=None).epochs == 3.0
     assert OptimConfig(freeze=["a"]).freeze == ("a",)
+
+
+WORDS = ["0", "no", "off", "010", "1e3", "2024-06-01", "12:30", "true", "Null-1", "a #3", "{a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("1E-3", 1e-3), ("5.e-4", 5e-4), ("+2e2", 200.0), ("1", 1.0)],
+)
+def test_numbers_are_read_as_people_write_them(recipe, text, value):
+    path = recipe(f"optim: {{base_lr: {text}}}")
+    assert load_config(path).optim.base_lr == value
+    assert load_config(path, [f"optim.base_lr={text}"]).optim.base_lr == value
+
+
+@pytest.mark.parametrize("text", [*WORDS, "[b", "'quoted'", '"', " blank ", "null", "~x", "a: b"])
+def test_text_from_the_command_line_is_taken_as_typed(recipe, text):
+    config = load_config(recipe(""), [f"data.tfrecord_image_key={text}"])
+    assert config.data.tfrecord_image_key == text
+
+
+@pytest.mark.parametrize("text", [w for w in WORDS if w not in ("a #3", "{a")])
+def test_text_from_a_file_is_taken_as_written(recipe, text):
+    # Under YAML 1.1 some of these are numbers, booleans, dates and times.
+    assert load_config(recipe(f"run: {{dir: {text}}}")).run.dir == text
+    assert load_config(recipe(f"run: {{dir: '{text}'}}")).run.dir == text
+
+
+def test_null_means_null_if_the_setting_allows_it(recipe):
+    path = recipe("run: {dir: here}\nmodel: {pool: mean}\ndata: {path: 'null'}")
+    config = load_config(path, ["run.dir=null", "model.pool=null"])
+    assert (str(config.run_dir), config.model.pool) == ("runs/recipe", None)
+    assert config.data.path == "null"
+    assert load_config(path, ["run.dir=./null"]).run.dir == "./null"
+
+
+def test_a_leading_tilde_is_the_home_folder(recipe):
+    config = load_config(recipe("data: {path: ~/photos}"), ["run.dir=~/runs/1"])
+    assert (config.data.path, config.run.dir) == (f"{Path.home()}/photos", f"{Path.home()}/runs/1")
+
+
+def test_text_that_starts_like_a_number_stays_text(recipe):
+    path = recipe("data: {path: 1e3photos, source: image_folder}")
+    assert load_config(path).data.path == "1e3photos"

@@ -1,13 +1,13 @@
-"""Reads YAML as nested text, with the line of each key.
+"""Reads YAML as nested text, with the line number of each key.
 
-Plain scalars stay text, since only the type of a setting says what they mean; `null` alone is None.
-So the rules of YAML 1.1, by which PyYAML turns `no` into false, 010 into 8 and 12:30 into 750, do
-not apply.
+Plain scalars remain text, because only the type of a setting determines their meaning. The one
+exception is `null`, which becomes None. So the rules of YAML 1.1 do not apply, by which PyYAML
+turns `no` into false, 010 into 8 and 12:30 into 750.
 
-A recipe or a run folder may come from somebody else. An alias of an alias can stand for more values
-than fit into memory, and Python code that calls itself for each level of nesting fails at a
-thousand. So the values and levels of a document are counted while it is read, with each alias as
-large as what it stands for.
+A recipe or run folder may come from an untrusted source. Nested aliases can expand to more values
+than fit into memory, and recursion in Python fails at about a thousand levels. Therefore the values
+and nesting levels are counted while a document is read, and each alias counts as much as the value
+it refers to.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from pipeline.config.values import read_value
+from pipeline.config.value_parser import parse_value
 from pipeline.errors import SettingsError
 from pipeline.printable import printable, received, shortened
 from pipeline.storage.read import read_file
 
-# Far more than all settings together.
+# Far more than all settings need.
 _LIMIT_BYTES = 1 << 20
 _LIMIT_VALUES = 10_000
 _LIMIT_LEVELS = 50
-# Of a setting, with its sections.
+# Maximum length of a setting's name, including its sections.
 LONGEST_NAME = 100
 
 _MERGE = "tag:yaml.org,2002:merge"
@@ -42,7 +42,7 @@ _TYPES = {
 
 
 class _Size(NamedTuple):
-    """Of a value: how many values it holds with itself, and on how many levels."""
+    """The number of values in a node, including itself, and the number of nesting levels."""
 
     values: int
     levels: int
@@ -58,8 +58,8 @@ class _Loader(yaml.SafeLoader):
         self._values = self._levels = self._deepest = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """PyYAML's, which makes a node of each value; within the limits."""
-        event = self.peek_event()
+        """Composes a node as PyYAML does, and enforces the limits."""
+        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
         before, around = self._values, self._deepest
         self._levels += 1
         self._deepest = self._levels
@@ -68,7 +68,7 @@ class _Loader(yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             if id(node) not in self._sizes:
                 raise SettingsError(
-                    f"{_place(self.origin, event)}: an alias refers to what contains it"
+                    f"{_place(self.origin, event)}: an alias refers to a value that contains it"
                 )
             size = self._sizes[id(node)]
             self._deepest += size.levels - 1
@@ -84,19 +84,20 @@ class _Loader(yaml.SafeLoader):
         self._values += values
         if self._values > _LIMIT_VALUES or self._deepest > _LIMIT_LEVELS:
             raise SettingsError(
-                f"{_place(self.origin, event)}: settings have at most {_LIMIT_VALUES:,} values, "
-                f"nested at most {_LIMIT_LEVELS} deep, where an alias counts as what it stands for"
+                f"{_place(self.origin, event)}: settings may have at most "
+                f"{_LIMIT_VALUES:,} values, nested at most {_LIMIT_LEVELS} levels deep, with all "
+                "aliases expanded"
             )
 
 
 def _construct_typed(loader: _Loader, node: yaml.ScalarNode) -> Any:
     try:
-        return read_value(loader.construct_scalar(node), _TYPES[node.tag])
+        return parse_value(loader.construct_scalar(node), _TYPES[node.tag])
     except ValueError:
         tag = node.tag.replace("tag:yaml.org,2002:", "!!")
         raise SettingsError(
-            f"{_place(loader.origin, node)}: {received(node.value)} is not of the type {tag}. "
-            "Write the value without the tag"
+            f"{_place(loader.origin, node)}: {received(node.value)} is not of type {tag}. "
+            "Remove the tag"
         ) from None
 
 
@@ -109,11 +110,11 @@ for _tag in _TYPES:
 
 
 class Document(NamedTuple):
-    """What a YAML text holds.
+    """The content of a YAML document.
 
     Attributes:
-      tree: Nested mappings, lists and text; "" for a value that was left out.
-      lines: The line of each key, by its dotted path.
+      tree: Nested mappings, lists and text. A missing value is "".
+      lines: The line number of each key, by its dotted path.
     """
 
     tree: Any
@@ -121,11 +122,11 @@ class Document(NamedTuple):
 
 
 def read_yaml_file(path: Path) -> Document:
-    """Reads a file with one YAML document.
+    """Reads a file that contains one YAML document.
 
     Raises:
-      SettingsError: As `read_yaml`, or it is not UTF-8.
-      OSError: It cannot be read, is no regular file, or has more than a megabyte.
+      SettingsError: As for `read_yaml`, or the file is not UTF-8.
+      OSError: The file cannot be read, is not a regular file, or is larger than 1 MiB.
     """
     content = read_file(path, limit_bytes=_LIMIT_BYTES)
     origin = printable(str(path))
@@ -145,12 +146,12 @@ def read_yaml(text: str, origin: str) -> Document:
 
     Args:
       text: The document.
-      origin: Where it is from, for errors.
+      origin: Where the text comes from, for error messages.
 
     Raises:
-      SettingsError: It is not valid YAML, a mapping has a key twice, a value has a tag other than
-        !!str, !!int, !!float, !!bool, !!null, !!seq and !!map or is not of its tag's type, or it is
-        too large.
+      SettingsError: The text is not valid YAML or is too large, a mapping has a duplicate key, a
+        value does not match its tag, or a tag is not one of !!str, !!int, !!float, !!bool, !!null,
+        !!seq and !!map.
     """
     try:
         loader = _Loader(text, origin)
@@ -170,12 +171,12 @@ def read_yaml(text: str, origin: str) -> Document:
         where = f", line {mark.line + 1}" if mark is not None and "\n" in text else ""
         problem = ": ".join(part for part in (error.context, error.problem) if part)
         raise SettingsError(f"{origin}{where}: not valid YAML: {shortened(problem, 200)}") from None
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # of PyYAML's chr() and int()
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # from chr() and int()
         raise SettingsError(f"{origin}: not valid YAML: {shortened(str(error), 200)}") from None
 
 
 def _lines(node: yaml.Node, loader: _Loader, prefix: str) -> Iterator[tuple[str, int]]:
-    """Each key below a node with its line; checks tags, and that no mapping has a key twice."""
+    """Yields each key below a node with its line number; rejects bad tags and duplicate keys."""
     _check_tag(node, loader.origin)
     if isinstance(node, yaml.SequenceNode):
         for child in node.value:
@@ -191,16 +192,16 @@ def _lines(node: yaml.Node, loader: _Loader, prefix: str) -> Iterator[tuple[str,
             raise SettingsError(f"{_place(loader.origin, key)}: the name of a setting must be text")
         if len(key.value) > LONGEST_NAME:
             raise SettingsError(
-                f"{_place(loader.origin, key)}: the name of a setting has at most {LONGEST_NAME} "
-                f"characters. Received: {received(key.value)}"
+                f"{_place(loader.origin, key)}: the name of a setting may have at most "
+                f"{LONGEST_NAME} characters. Received: {received(key.value)}"
             )
         name = f"{prefix}{key.value}"
         if key.value in first:
             lines = sorted({_line(first[key.value]), _line(key)})
-            where = f"lines {lines[0]} and {lines[1]}" if len(lines) == 2 else f"line {lines[0]}"
+            place = f"lines {lines[0]} and {lines[1]}" if len(lines) == 2 else f"line {lines[0]}"
             raise SettingsError(
-                f"{loader.origin}: {shortened(name)} is given twice, in {where}. Merge the two, or "
-                "delete one"
+                f"{loader.origin}: {shortened(name)} appears twice, on {place}. Merge the two, "
+                "or delete one"
             )
         first[key.value] = key
         yield name, _line(key)
@@ -211,8 +212,8 @@ def _check_tag(node: yaml.Node, origin: str) -> None:
     if node.tag not in _PLAIN and node.tag not in _TYPES:
         tag = shortened(node.tag.replace("tag:yaml.org,2002:", "!!"))
         raise SettingsError(
-            f"{_place(origin, node)}: the tag {tag} is not supported. Write the value without it, "
-            "or put text in quotes"
+            f"{_place(origin, node)}: the tag {tag} is not supported. Remove it, or put the "
+            "text in quotes"
         )
 
 

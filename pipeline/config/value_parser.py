@@ -1,8 +1,8 @@
-"""Reads one value by the type of its setting, the same in a file and on the command line.
+"""Parses a value according to the type of its setting, in files and on the command line alike.
 
-A recipe gives text; the type of the setting says what the text means. So `dir: 0` is a folder named
-0, and `seed: 010` is ten. Numbers are written as in the core schema of YAML 1.2, and may have
-underscores between digits.
+A recipe contains text, and the type of the setting determines its meaning: `dir: 0` is a folder
+named 0, and `seed: 010` is ten. Numbers follow the core schema of YAML 1.2 and may have underscores
+between digits.
 
 References:
   YAML 1.2.2, section 10.3, "Core Schema": https://yaml.org/spec/1.2.2/#103-core-schema
@@ -28,14 +28,14 @@ _NUMBER = re.compile(rf"[-+]?(?:\.{_DIGITS}|{_DIGITS}(?:\.(?:{_DIGITS})?)?)(?:[e
 _NOT_FINITE = re.compile(r"[-+]?\.?(inf|infinity|nan)", re.IGNORECASE)
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False,
              "FALSE": False}  # fmt: skip
-# Python takes quadratic time to read a number, and refuses one of more than 4300 digits.
+# Python parses a number in quadratic time, and rejects one with more than 4300 digits.
 _LONGEST_NUMBER = 400
-# A product of two whole numbers, such as steps and examples, fits into 64 bits; a number fits into
-# float32. settings.py limits further what memory and time depend on.
+# The product of two integers, such as steps and examples, must fit into 64 bits, and a real number
+# into float32. Settings that determine memory or time have lower limits of their own.
 _LARGEST = {int: 1e12, float: 1e38}
 # PATH_MAX of Linux.
 _LONGEST_TEXT = 4096
-# Also with one slash, as `Path` writes it. A scheme of one letter is a drive of Windows.
+# One slash is enough, because `Path` drops the other. A one-letter scheme is a Windows drive.
 URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/+")
 
 
@@ -51,16 +51,16 @@ def _local_path(text: str) -> str:
         raise ValueError(
             f"must be a local path; {shortened(match[1])}:// addresses are not supported. {remedy}"
         )
-    # A shell expands ~ at the start of a word only, and not after `run.dir=`.
+    # A shell expands ~ only at the start of a word, so not after `run.dir=`.
     return os.path.expanduser(text) if text == "~" or text.startswith("~/") else text
 
 
-# The path of a file or folder: text that is not a URL; a leading ~/ is the home folder.
+# The path of a file or folder: text that is not a URL. A leading ~/ is the home folder.
 LocalPath = Annotated[str, AfterValidator(_local_path)]
 
 
 def inner_type(kind: Any) -> tuple[Any, bool]:
-    """A setting's type without `| None` and annotations, and whether it may be null."""
+    """The type without `| None` and annotations, and whether the setting may be null."""
     if get_origin(kind) is Annotated:
         return inner_type(get_args(kind)[0])
     if get_origin(kind) in (Union, UnionType):
@@ -74,38 +74,38 @@ def is_section(kind: Any) -> TypeGuard[type[BaseModel]]:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
-def read_value(value: Any, kind: Any) -> Any:
-    """The value of a setting of type `kind`.
+def parse_value(value: Any, kind: Any) -> Any:
+    """Parses the value of a setting.
 
     Args:
-      value: Text as written, or a value that has a type already. Empty text stands for a value
-        that was left out: null where the type allows it, an empty section.
+      value: Text as written, or a value that already has a type. Empty text is a missing value:
+        null if the type allows it, or an empty section.
       kind: The annotation of the setting.
 
     Raises:
-      ValueError: It is no value of that type.
+      ValueError: The value does not have that type.
     """
     kind, optional = inner_type(kind)
     if is_section(kind):
-        return _read_section(value, kind)
+        return _parse_section(value, kind)
     if optional and (value is None or value == ""):
         return None
     if value is None or value == "":
         raise ValueError("must have a value; this setting cannot be null")
     if get_origin(kind) is tuple:
-        return _read_list(value, kind)
+        return _parse_list(value, kind)
     if kind is bool:
-        return _read_boolean(value)
+        return _parse_boolean(value)
     if kind is int or kind is float:
         wanted = "a whole number" if kind is int else "a number"
-        return _read_number(value, kind, f"{wanted} or null" if optional else wanted)
+        return _parse_number(value, kind, f"{wanted} or null" if optional else wanted)
     if get_origin(kind) is not Literal:
         _check_text(value)
     return value
 
 
 def _check_text(value: Any) -> None:
-    """That a value is text that can be a path, which the system takes without NUL and as bytes."""
+    """Checks that a value is text that can be a path: no NUL, and encodable as bytes."""
     if not isinstance(value, str):
         raise ValueError("must be text")
     if len(value) > _LONGEST_TEXT:
@@ -116,29 +116,29 @@ def _check_text(value: Any) -> None:
             return
     except UnicodeEncodeError:
         pass
-    raise ValueError("must be text without NUL characters and half surrogate pairs")
+    raise ValueError("must be text without NUL characters and lone surrogates")
 
 
-def _read_section(value: Any, kind: type[BaseModel]) -> Any:
+def _parse_section(value: Any, kind: type[BaseModel]) -> Any:
     if value == "":
         return {}
     if not isinstance(value, (dict, kind)):
-        raise ValueError("is a section of settings; set one of them")
+        raise ValueError("is a section; set one of its settings")
     return value
 
 
-def _read_list(value: Any, kind: Any) -> tuple[Any, ...]:
+def _parse_list(value: Any, kind: Any) -> tuple[Any, ...]:
     item, *more = get_args(kind)
     if isinstance(value, str) and item is str:
-        return (value,)  # one name needs no brackets
+        return (value,)  # a single name needs no brackets
     if not isinstance(value, (list, tuple)):
         raise ValueError("must be a list in brackets, such as [1,2]")
     if Ellipsis not in more and len(value) != 1 + len(more):
-        raise ValueError(f"must be a list of {1 + len(more)}")
-    return tuple(read_value(entry, item) for entry in value)
+        raise ValueError(f"must be a list of {1 + len(more)} values")
+    return tuple(parse_value(entry, item) for entry in value)
 
 
-def _read_boolean(value: Any) -> bool:
+def _parse_boolean(value: Any) -> bool:
     if isinstance(value, bool):
         return value
     if not isinstance(value, str) or value not in _BOOLEANS:
@@ -146,9 +146,9 @@ def _read_boolean(value: Any) -> bool:
     return _BOOLEANS[value]
 
 
-def _read_number(value: Any, kind: type[int] | type[float], wanted: str) -> int | float:
+def _parse_number(value: Any, kind: type[int] | type[float], wanted: str) -> int | float:
     if isinstance(value, str):
-        value = _parse_number(value.strip(), wanted)
+        value = _number_from_text(value.strip(), wanted)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"must be {wanted}")
     try:
@@ -166,8 +166,8 @@ def _read_number(value: Any, kind: type[int] | type[float], wanted: str) -> int 
     return int(value)
 
 
-def _parse_number(text: str, wanted: str) -> int | float:
-    """An int, and a float for what is not whole or is too large."""
+def _number_from_text(text: str, wanted: str) -> int | float:
+    """An int if the number is whole and finite, otherwise a float."""
     if len(text) > _LONGEST_NUMBER:
         raise ValueError(f"must be {wanted} of at most {_LONGEST_NUMBER} characters")
     if _NOT_FINITE.fullmatch(text):

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.config import all_settings, load_config
-from pipeline.config.explain import _OTHER_NAMES, suggest_setting
+from pipeline.config.suggestions import OTHER_NAMES, suggest_setting
 from pipeline.errors import SettingsError
 
 
@@ -42,7 +42,7 @@ def test_what_resembles_no_setting_is_sent_to_the_help(recipe):
 
 def test_other_programs_names_lead_to_settings_that_exist():
     known = {setting.key for setting in all_settings()}
-    for key, names in _OTHER_NAMES.items():
+    for key, names in OTHER_NAMES.items():
         assert key in known
         for name in names.split():
             assert name not in known
