@@ -44,12 +44,12 @@ audit: $(VENV)/installed-security
 
 # Writes BENCHMARKS.md, its picture and its rows; nothing else should run meanwhile.
 benchmark: $(VENV)/installed-test horovod
-	$(BIN)/vit benchmark all
+	$(BIN)/python -m benchmarks all
 
 # Two times half an hour of training: a recipe of ours and the Keras example, on a folder of images with
 # train/<class>/* and test/<class>/*: make benchmark-accuracy DATA=folder [ACCURACY="--minutes 10"]
 benchmark-accuracy: $(VENV)/installed-test
-	$(BIN)/vit benchmark accuracy --data "$(DATA)" $(ACCURACY)
+	$(BIN)/python -m benchmarks accuracy --data "$(DATA)" $(ACCURACY)
 
 # Workers on hosts behind links of known bandwidth, beside what `vit plan`'s model predicts; as root.
 # make check-plan CHECK="--compute waits --workers 2 --mbit 200,1000"
@@ -75,7 +75,7 @@ test-cluster: $(VENV)/installed-test
 	@test -n "$(IMAGE)" || { echo "make test-cluster IMAGE=... [STORAGE_CLASS=...]" >&2; exit 2; }
 	KUBECONFIG="$${KUBECONFIG:-$$HOME/.kube/config}" VIT_TEST_IMAGE="$(IMAGE)" \
 		VIT_TEST_STORAGE_CLASS="$(STORAGE_CLASS)" \
-		$(BIN)/python -m pytest -v tests/jobs/cluster/test_real_cluster.py
+		$(BIN)/python -m pytest -v tests/k8s/test_real_cluster.py
 
 horovod: $(VENV)/installed-$(FLAVOUR)
 	tools/build_horovod.sh --python $(BIN)/python $(if $(filter gpu,$(FLAVOUR)),--gpu)

@@ -17,11 +17,11 @@ from pathlib import Path
 from types import FrameType
 
 from jobs.cli import run_process
-from pipeline.distribute.stop_signals import stop_signals
 from pipeline.errors import PipelineError, SettingsError
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.links import check_links
+from pipeline.runtimes.stop_signals import stop_signals
 from pipeline.storage.folders import make_folder
-from pipeline.train.run_folder import RunFolder
-from pipeline.train.run_links import check_links
 
 _EPILOG = """\
 One run shows its splits on shared axes: train, validation, test. Several runs, or a folder of them,
@@ -112,7 +112,7 @@ def _say(address: str) -> None:
 
 def _forward(arguments: argparse.Namespace) -> int:
     """Leads a port of this machine to the TensorBoard of a job on Kubernetes."""
-    from jobs.cluster.forward import forward
+    from k8s.forward import forward
 
     with forward(
         arguments.kubernetes, arguments.namespace, arguments.host, arguments.port

@@ -9,21 +9,20 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import chdir, suppress
 from importlib.metadata import version
-from pathlib import Path
 from socket import gethostname
 from types import ModuleType
 from typing import NoReturn, TextIO
 
 from jobs.output import take_over_output
-from jobs.usage import check_paths, explain_options, explain_recipe, explain_verb, paths_of
-from pipeline.distribute.environment import Place, find_place
+from jobs.usage import check_paths, explain_options, explain_verb, paths_of
 from pipeline.errors import PipelineError, SettingsError, without_settings
+from pipeline.recipes import is_recipe
+from pipeline.runtimes.environment import Place, find_place
 
-# Each is a module of this package, or of jobs.cluster, with add_arguments(parser) and
-# run(arguments) -> exit code.
+# Each is a module of this package with add_arguments(parser) and run(arguments) -> exit code.
 # Their modules are imported only when needed, and TensorFlow only inside run().
 VERBS = {
     "train": "train a recipe, or go on with its run",
@@ -37,7 +36,6 @@ VERBS = {
     "doctor": "say what will go wrong before it does; show that N workers train what one trains",
     "plan": "predict what N GPUs will give: time, cost, memory, and what limits them",
     "launch": "start a command as many processes, on one node or on several",
-    "benchmark": "measure what the README's figures come from",
     "submit": "start a recipe, or another verb, on Kubernetes",
     "jobs": "show the jobs of a Kubernetes namespace, and how far they are",
     "logs": "print what a job's processes print",
@@ -46,16 +44,13 @@ VERBS = {
     "delete": "delete a job; what it wrote stays on the claim",
     "mpi-launch": "run horovodrun as an MPIJob's launcher, and end as the run did",
 }
-_ON_A_CLUSTER = ("submit", "jobs", "logs", "stop", "resume", "delete", "mpi-launch")
 
 # They look at a run as it is: what a message advises must not be a setting.
-_WITHOUT_SETTINGS = ("evaluate", "predict", "export", "report")
+_WITHOUT_SETTINGS = ("vit evaluate", "vit predict", "vit export", "vit report")
 
 # What they print is their result: they end where it cannot be written. The others go on.
 _FOR_OUTPUT = {"evaluate", "predict", "pretrained", "doctor", "plan", "jobs", "logs"}
 _PRINTS = {"-h", "--help", "--dry-run"}
-
-RECIPES = Path(__file__).parent / "configs"
 
 EXIT_CODES = """exit codes:
   0   done
@@ -76,8 +71,15 @@ _ENDS = {
 }
 
 
-def run_process(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs one `vit` command as this process, and ends the process with the command's exit code.
+def run_process(
+    arguments: Sequence[str] | None = None,
+    command: Callable[[Sequence[str] | None], int] | None = None,
+) -> NoReturn:
+    """Runs one command as this process, and ends the process with the command's exit code.
+
+    Args:
+      arguments: By default those of this process.
+      command: Takes the arguments and returns the exit code; by default `main`.
 
     It ends before Python takes itself apart. A thread of tf.data that asks for the interpreter by
     then never comes back, and its iterator, which is freed there, would wait for it for ever.
@@ -103,7 +105,7 @@ def run_process(arguments: Sequence[str] | None = None) -> NoReturn:
     # What is registered first runs last: Horovod, for one, has shut down by then.
     atexit.register(end)
     try:
-        code = main(arguments)
+        code = (command or main)(arguments)
     except SystemExit as usage:  # argparse or the output has said what is wrong
         code = int(usage.code or 0)
     sys.exit(code)
@@ -136,8 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] not in VERBS:
         return _explain(arguments)
     verb, *rest = arguments
-    package = "jobs.cluster" if verb in _ON_A_CLUSTER else "jobs"
-    module = importlib.import_module(f"{package}.{verb.replace('-', '_')}")
+    module = importlib.import_module(f"jobs.{verb.replace('-', '_')}")
     summary = VERBS[verb]
     parser = argparse.ArgumentParser(
         prog=f"vit {verb}",
@@ -152,36 +153,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed, unknown = parse(rest)
     if unknown:
         parser.error(explain_options(unknown, rest, parser.format_help()))
+    return run_module(f"vit {verb}", module, parsed)
+
+
+def run_module(program: str, module: ModuleType, parsed: argparse.Namespace) -> int:
+    """Runs a command's module, reports an error in one message, and returns the exit code.
+
+    Args:
+      program: What the user typed, such as "vit train". Messages begin with it.
+      module: Has `run(parsed)`, which returns the exit code.
+      parsed: The arguments of the command.
+    """
     place = _place()
-    _log_to_stderr(verb, place)
-    code = _run(verb, module, parsed, place)
+    _log_to_stderr(program, place)
+    code = _run(program, module, parsed, place)
     if place.world_size > 1:
         how = _ENDS.get(code, "failed")
         print(
-            f"vit {verb}: rank {place.rank} of {place.world_size} on {gethostname()} ended: {how} "
+            f"{program}: rank {place.rank} of {place.world_size} on {gethostname()} ended: {how} "
             f"(exit code {code})",
             file=sys.stderr,
         )
     return code
 
 
-def _run(verb: str, module: ModuleType, parsed: argparse.Namespace, place: Place) -> int:
-    """Runs the verb and turns an error into one message; returns the exit code."""
+def _run(program: str, module: ModuleType, parsed: argparse.Namespace, place: Place) -> int:
+    """Runs the command and turns an error into one message; returns the exit code."""
     where = f"rank {place.rank} on {gethostname()}: " if place.world_size > 1 else ""
     try:
         check_paths(paths_of(parsed))
         return int(module.run(parsed))
     except PipelineError as error:
         if place.rank == 0 or not error.said_by_chief:
-            text = without_settings(str(error)) if verb in _WITHOUT_SETTINGS else str(error)
-            print(f"vit {verb}: {where}{text}", file=sys.stderr)
+            text = without_settings(str(error)) if program in _WITHOUT_SETTINGS else str(error)
+            print(f"{program}: {where}{text}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"vit {verb}: interrupted", file=sys.stderr)
+        print(f"{program}: interrupted", file=sys.stderr)
         return 130
     except Exception:  # a fault of the program, which has this exit code
         traceback.print_exc()
-        print(f"vit {verb}: {where}failed, see the traceback above", file=sys.stderr)
+        print(f"{program}: {where}failed, see the traceback above", file=sys.stderr)
         return 1
 
 
@@ -193,17 +205,17 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
-def _log_to_stderr(verb: str, place: Place) -> None:
+def _log_to_stderr(program: str, place: Place) -> None:
     """Sends what the library logs to standard error, once for all ranks.
 
     Standard output has only what the command was asked for: it may be piped into a JSON reader.
     """
     handler = _StderrHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(f"vit {verb}: %(message)s"))
+    handler.setFormatter(logging.Formatter(f"{program}: %(message)s"))
     logger = logging.getLogger("pipeline")
     logger.handlers = [handler]
     logger.setLevel(logging.INFO if place.rank == 0 else logging.ERROR)
-    logging.getLogger("pipeline.distribute.runtime.joined").setLevel(logging.INFO)
+    logging.getLogger("pipeline.runtimes.kinds.joined").setLevel(logging.INFO)
 
 
 def _place() -> Place:
@@ -219,7 +231,7 @@ def _explain(arguments: Sequence[str]) -> int:
     word = arguments[0]
     if word in ("-h", "--help", "--version"):
         _help().parse_args(arguments)  # answers, and exits with 0
-    message = explain_verb(word, VERBS, _find_recipe(word) is not None)
+    message = explain_verb(word, VERBS, is_recipe(word))
     print(f"vit: {message}", file=sys.stderr)
     return SettingsError.exit_code
 
@@ -237,29 +249,6 @@ def _help() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vit {version('vit-pipeline')}")
     parser.add_argument("verb", choices=VERBS, metavar="VERB", help=argparse.SUPPRESS)
     return parser
-
-
-def find_recipe(name: str) -> Path:
-    """The file of a recipe, given as a path or as the name of one that is shipped.
-
-    Raises:
-      SettingsError: There is none; the message suggests the one that was meant.
-    """
-    found = _find_recipe(name)
-    if found is None:
-        raise SettingsError(explain_recipe(name, sorted(_shipped())))
-    return found
-
-
-def _find_recipe(name: str) -> Path | None:
-    if name in (shipped := _shipped()):
-        return shipped[name]
-    # Not Path.is_file, which raises where a folder may not be entered.
-    return Path(name) if os.path.isfile(name) else None
-
-
-def _shipped() -> dict[str, Path]:
-    return {file.stem: file for file in RECIPES.glob("*.yaml")}
 
 
 if __name__ == "__main__":

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.cli import run_process
-from jobs.tensorflow_start import import_tensorflow
 from jobs.usage import check_paths
 from pipeline.errors import SettingsError
-from pipeline.monitor.metrics_file import shows_top_5
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.metrics_file import shows_top_5
+from pipeline.runs.saved_settings import add_setting_argument, read_settings
+from pipeline.runtimes.tensorflow_start import import_tensorflow
 from pipeline.storage.folders import make_folder
 from pipeline.storage.write import replace_file
 from pipeline.strict_json import to_json
-from pipeline.train.run_folder import RunFolder
-from pipeline.train.run_settings import add_setting_argument, read_settings
 
 if TYPE_CHECKING:
-    from pipeline.distribute.runtime import Runtime
-    from pipeline.train.evaluation import Evaluation
+    from pipeline.report.evaluation import Evaluation
+    from pipeline.runtimes.runtime import Runtime
     from pipeline.train.experiment import Experiment
 
 _EPILOG = """\
@@ -69,11 +69,11 @@ def run(arguments: argparse.Namespace) -> int:
     config, recorded_data = read_settings(folder, arguments.given), folder.dataset()
     import_tensorflow()
     from pipeline.data.images import bad_images_named
-    from pipeline.distribute.agreement import on_all, on_chief
-    from pipeline.distribute.runtime import start
-    from pipeline.train.best import restore_best
+    from pipeline.runtimes.agreement import on_all, on_chief
+    from pipeline.runtimes.kinds import start
+    from pipeline.train.best_weights import restore_best
     from pipeline.train.experiment import build
-    from pipeline.train.inspection import open_inspected
+    from pipeline.train.trained_run import open_inspected
 
     with (
         closing(start(config.distribute)) as runtime,
@@ -138,9 +138,9 @@ def _evaluate(
     same_images: bool | None,
 ) -> Evaluation | None:
     """Evaluates and prints one split; its details where they are asked for."""
-    from pipeline.train.evaluation import evaluate_predictions
+    from pipeline.report.evaluation import evaluate_predictions
     from pipeline.train.metrics import check_counted
-    from pipeline.train.predictions import predict
+    from pipeline.train.prediction_pass import predict
 
     count = experiment.source.splits[split].num_examples
     row: dict[str, Any] = {"step": step, "split": split, "same_images": same_images}
@@ -163,7 +163,7 @@ def _evaluate(
 
 
 def _draw(arguments: argparse.Namespace, folder: RunFolder, found: list[Evaluation]) -> None:
-    from pipeline.monitor.report.evaluation import evaluation_page
+    from pipeline.report.evaluation_page import evaluation_page
 
     name = arguments.data or "its own data"
     page = evaluation_page(

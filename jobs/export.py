@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jobs.cli import run_process
-from jobs.tensorflow_start import import_tensorflow
 from pipeline.data.decode.unreadable import UnreadableError
 from pipeline.data.encode import encode_image, to_png
 from pipeline.data.split import Split
 from pipeline.errors import DataError, PipelineError, SettingsError
 from pipeline.export.packages import NEEDED, require
-from pipeline.train.run_folder import RunFolder
-from pipeline.train.run_links import check_links
-from pipeline.train.run_settings import add_setting_argument, place_not_taken, read_settings
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.links import check_links
+from pipeline.runs.saved_settings import add_setting_argument, place_not_taken, read_settings
+from pipeline.runtimes.tensorflow_start import import_tensorflow
 
 if TYPE_CHECKING:
     from pipeline.config import Config, DataConfig
@@ -80,10 +80,10 @@ def run(arguments: argparse.Namespace) -> int:
     out = arguments.out or folder.path / _PLACES[form]
     import_tensorflow()
     from pipeline.data.sources.source import with_first_label
+    from pipeline.export.description import ExportFacts
     from pipeline.export.exported import ExportError, of_model
-    from pipeline.export.facts import ExportFacts
     from pipeline.export.write import check_out, export, find_working_format
-    from pipeline.train.best import load_model
+    from pipeline.train.best_weights import load_model
     from pipeline.train.data_record import recorded_first_label
 
     data = with_first_label(config.data, recorded_first_label(folder))

@@ -10,12 +10,11 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from jobs.cli import run_process
-from jobs.nvidia import ask_nvidia_smi
-from pipeline.distribute.interpreter import python_command
-from pipeline.distribute.job import Job
-from pipeline.distribute.launcher import launch
-from pipeline.distribute.signatures import TOKEN, find_token
 from pipeline.errors import SettingsError
+from pipeline.launch.job import Job
+from pipeline.launch.launcher import launch
+from pipeline.launch.signatures import TOKEN, find_token
+from pipeline.runtimes.nvidia import find_gpus
 
 # The command has options of its own.
 PARSES_IN_ORDER = True
@@ -93,12 +92,6 @@ def run(arguments: argparse.Namespace) -> int:
     if outcome.message:
         print(f"vit launch: {outcome.message}", file=sys.stderr)
     return outcome.code
-
-
-def launch_here(slots: int, runtime: str) -> list[str]:
-    """What to put before a command to run it as `slots` processes on this machine."""
-    vit = python_command("-m", "jobs.cli", "launch", "--hosts", "localhost")
-    return [*vit, "--processes-per-node", str(slots), "--runtime", runtime, "--"]
 
 
 def read_job(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Job:
@@ -208,19 +201,6 @@ def _read_command(words: Sequence[str]) -> tuple[str, ...]:
             f"the command {command[0]!r} is not found on this node, or is no program"
         )
     return command
-
-
-def find_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """This node's GPUs as CUDA_VISIBLE_DEVICES names them.
-
-    Raises:
-      SettingsError: That is not set, and nvidia-smi fails.
-    """
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return tuple(name for name in visible.split(",") if name.strip() not in ("", "-1"))
-    count = sum(line.startswith("GPU ") for line in ask_nvidia_smi("-L"))
-    return tuple(str(index) for index in range(count))
 
 
 if __name__ == "__main__":

@@ -11,15 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.cli import RECIPES, find_recipe, run_process
-from jobs.tensorflow_start import import_tensorflow
+from jobs.cli import run_process
 from pipeline.config import Config, load_config
 from pipeline.errors import SettingsError
-from pipeline.plan.cluster import GPUS, Links
+from pipeline.plan.hardware import GPUS, Links
+from pipeline.recipes import RECIPES, find_recipe
+from pipeline.runtimes.tensorflow_start import import_tensorflow
 from pipeline.strict_json import to_json
 
 if TYPE_CHECKING:
-    from pipeline.plan.scenario import Cluster, Data, Row
+    from pipeline.plan.scenario import Data, GpuCluster, Row
 
 # Training and validation images, test images and classes of data sets whose size is no secret.
 _KNOWN = {
@@ -44,7 +45,7 @@ By default the recipe's global batch is divided over the GPUs, which trains the 
 Nothing is measured: times follow from a written model (pipeline/plan/): operations of the network
 and the part of a GPU's peak that ViT-B/16 was reported to reach; latency and bandwidth of rings and
 trees for the gradients, behind the backward pass as far as that goes; the slowest of N. Give
---images-per-second where you have measured one GPU (`vit train`, or `vit benchmark step`).
+--images-per-second where you have measured one GPU (`vit train`, or `python -m benchmarks step`).
 
   vit plan imagenet_b16_300ep --gpus 1,8,64,512 --gpu h100 --network 400Gbit
   vit plan imagenet_s16_90ep --gpus 8 --images-per-second 2900 --price 2.5 --plot plan.png
@@ -91,13 +92,13 @@ def run(arguments: argparse.Namespace) -> int:
         local_bytes_per_s=GPUS[arguments.gpu].link_gb_per_s * 1e9,
     )
     import_tensorflow()
-    from pipeline.plan.scenario import Cluster, make_plan
+    from pipeline.plan.scenario import GpuCluster, make_plan
     from pipeline.train.precision import resolve_precision
 
     config = resolve_precision(config, [None]).config  # all GPUs of the table are fast at bfloat16
 
     data = _data(arguments, config)
-    cluster = Cluster(
+    cluster = GpuCluster(
         gpu=GPUS[arguments.gpu],
         links=links,
         spread=arguments.spread,
@@ -227,7 +228,11 @@ def _count(config: Config) -> Data:
 
 
 def _lines(
-    arguments: argparse.Namespace, config: Config, cluster: Cluster, data: Data, rows: Sequence[Row]
+    arguments: argparse.Namespace,
+    config: Config,
+    cluster: GpuCluster,
+    data: Data,
+    rows: Sequence[Row],
 ) -> Iterator[str]:
     gpu = cluster.gpu
     rate = cluster.images_per_second

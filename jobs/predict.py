@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.cli import run_process
-from jobs.tensorflow_start import import_tensorflow
 from jobs.usage import check_paths
 from pipeline.errors import DataError, SettingsError
 from pipeline.export.packages import require
 from pipeline.printable import printable
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.saved_settings import add_setting_argument, read_settings
+from pipeline.runtimes.tensorflow_start import import_tensorflow
 from pipeline.storage.folders import make_folder
 from pipeline.storage.write import replace_file
 from pipeline.strict_json import to_json
-from pipeline.train.run_folder import RunFolder
-from pipeline.train.run_settings import add_setting_argument, read_settings
 
 if TYPE_CHECKING:
     from pipeline.export.answers import Answer
     from pipeline.export.exported import Exported
-    from pipeline.monitor.report.html import Html
+    from pipeline.report.html import Html
 
 Top = list[tuple[str, float]]  # names and probabilities, the likeliest first
 
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         require("onnx", "onnxruntime")
     import_tensorflow()
     from pipeline.export.answers import answer_all, best, find_images
-    from pipeline.monitor.report.gallery import Shown, gallery_entry
+    from pipeline.report.prediction_gallery import Shown, gallery_entry
 
     model = load(arguments.model, arguments.given)
     classes = model.facts.classes
@@ -100,10 +100,10 @@ def load(path: Path, given: Sequence[str] = ()) -> Exported:
     Raises:
       SettingsError: It is neither, or the run has no checkpoint yet.
     """
+    from pipeline.export.description import ExportFacts
     from pipeline.export.exported import of_model
-    from pipeline.export.facts import ExportFacts
     from pipeline.export.formats import load_export
-    from pipeline.train.best import load_model
+    from pipeline.train.best_weights import load_model
 
     folder = RunFolder(path)
     if not folder.was_begun:
@@ -165,7 +165,7 @@ def _write_line(path: str, top: Top) -> None:
 
 
 def _draw(arguments: argparse.Namespace, entries: list[Html], failed: int) -> None:
-    from pipeline.monitor.report.gallery import gallery_page
+    from pipeline.report.prediction_gallery import gallery_page
 
     about = f"{len(entries) - failed:,} images by {arguments.model}"
     about += f"; {failed:,} could not be read" if failed else ""

@@ -12,8 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from types import FrameType
 
-from jobs.cli import find_recipe, run_process
-from jobs.tensorflow_start import import_tensorflow
+from jobs.cli import run_process
 from jobs.usage import check_paths
 from pipeline.config import Config, load_config
 from pipeline.cores import available_cores
@@ -26,6 +25,8 @@ from pipeline.data.sources.source import open_source
 from pipeline.data.split import first_of_classes
 from pipeline.errors import DataError, SettingsError
 from pipeline.monitor.progress import CountDisplay
+from pipeline.recipes import find_recipe
+from pipeline.runtimes.tensorflow_start import import_tensorflow
 
 _EPILOG = """\
 SOURCE is a folder train/<class>/*, a folder of class folders, a .csv, .jsonl or .json file with

@@ -10,7 +10,7 @@ from typing import Any
 
 from jobs.cli import run_process
 from pipeline.errors import SettingsError
-from pipeline.model.pretrained.catalog import CATALOG, Entry
+from pipeline.model.weights.catalog import CATALOG, Entry
 from pipeline.strict_json import to_json
 
 _EPILOG = """\

@@ -11,14 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from jobs.cli import run_process
-from jobs.tensorflow_start import import_tensorflow
 from jobs.usage import check_paths
 from pipeline.errors import PipelineError, SettingsError, without_settings
-from pipeline.monitor.report.compare import comparison_page
-from pipeline.train.report import Looked, gather, look_at_examples, write_page, write_report
-from pipeline.train.run_folder import RunFolder
-from pipeline.train.run_links import check_links
-from pipeline.train.run_settings import add_setting_argument, read_settings
+from pipeline.report.comparison_page import comparison_page
+from pipeline.report.write import Looked, gather, look_at_examples, write_page, write_report
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.links import check_links
+from pipeline.runs.saved_settings import add_setting_argument, read_settings
+from pipeline.runtimes.tensorflow_start import import_tensorflow
 
 _EPILOG = """\
 One run: RUN/report.html has its result and settings, curves, confusion matrix, accuracy a class,
@@ -102,11 +102,11 @@ def _examples(folder: RunFolder, arguments: argparse.Namespace) -> tuple[Looked 
 def _look(folder: RunFolder, data: str | None, given: Sequence[str]) -> Looked | None:
     config = read_settings(folder, given)
     import_tensorflow()
-    from pipeline.distribute.runtime import start
-    from pipeline.train.best import restore_best
+    from pipeline.runtimes.kinds import start
+    from pipeline.train.best_weights import restore_best
     from pipeline.train.data_record import compare_data, data_record
     from pipeline.train.experiment import build
-    from pipeline.train.inspection import open_inspected
+    from pipeline.train.trained_run import open_inspected
 
     if data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"path": data})})

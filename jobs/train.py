@@ -10,20 +10,21 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
-from jobs.cli import find_recipe, run_process
-from jobs.tensorflow_start import import_tensorflow
+from jobs.cli import run_process
 from pipeline.config import Config, all_settings, load_config
-from pipeline.distribute.environment import find_place
 from pipeline.errors import PipelineError, Stopped
 from pipeline.monitor.bars import figure
-from pipeline.monitor.metrics_file import shows_top_5
 from pipeline.monitor.phase import PhaseDisplay
-from pipeline.train.run_folder import RunFolder, RunFolderError
-from pipeline.train.stop import StopRequest
+from pipeline.recipes import find_recipe
+from pipeline.runs.folder import RunFolder, RunFolderError
+from pipeline.runs.metrics_file import shows_top_5
+from pipeline.runtimes.environment import find_place
+from pipeline.runtimes.tensorflow_start import import_tensorflow
+from pipeline.train.stop_request import StopRequest
 
 if TYPE_CHECKING:
-    from pipeline.distribute.runtime import Runtime
     from pipeline.monitor.progress import ProgressDisplay
+    from pipeline.runtimes.runtime import Runtime
     from pipeline.train.experiment import Experiment
 
 
@@ -87,8 +88,8 @@ def _join(
     phases: PhaseDisplay,
 ) -> None:
     """Meets the other processes, and trains with them unless the run is done."""
-    from pipeline.distribute.agreement import check_agreement, on_chief
-    from pipeline.distribute.runtime import start
+    from pipeline.runtimes.agreement import check_agreement, on_chief
+    from pipeline.runtimes.kinds import start
 
     with (
         closing(start(config.distribute)) as runtime,
@@ -109,7 +110,7 @@ def _join(
 
 def _settle_precision(config: Config, folder: RunFolder, runtime: Runtime) -> Config:
     """The settings with the precision that all processes train in; the chief says what it is."""
-    from pipeline.distribute.agreement import on_chief
+    from pipeline.runtimes.agreement import on_chief
     from pipeline.train.precision import agree_on_precision, describe_precision
 
     precision = agree_on_precision(config, runtime)
@@ -132,11 +133,11 @@ def _fit(
     phases: PhaseDisplay,
 ) -> dict[str, Any]:
     """Trains to the end and returns the last row of metrics."""
-    from pipeline.distribute.agreement import on_chief
     from pipeline.monitor.progress import ProgressDisplay
+    from pipeline.runtimes.agreement import on_chief
     from pipeline.train.callbacks import Callbacks
     from pipeline.train.data_record import changed_length, record_start, recorded_first_label
-    from pipeline.train.describe import headline, start_facts, warnings_of
+    from pipeline.train.description import headline, start_facts, warnings_of
     from pipeline.train.experiment import build
     from pipeline.train.loop import fit
 
@@ -179,7 +180,7 @@ def _fit(
 
 def _report(experiment: Experiment, folder: RunFolder, display: ProgressDisplay) -> None:
     """Writes the report; where it cannot, the run is none the worse."""
-    from pipeline.train.report import look_at_examples, write_report
+    from pipeline.report.write import look_at_examples, write_report
 
     try:
         looked = look_at_examples(experiment, folder)
@@ -203,13 +204,13 @@ def _result(folder: RunFolder) -> dict[str, Any] | None:
 
 def _describe(config: Config, folder: RunFolder) -> int:
     import_tensorflow()
-    from pipeline.distribute.agreement import check_agreement, on_chief
-    from pipeline.distribute.runtime import start
+    from pipeline.runtimes.agreement import check_agreement, on_chief
+    from pipeline.runtimes.kinds import start
     from pipeline.train.callbacks import Callbacks
     from pipeline.train.data_record import recorded_first_label
-    from pipeline.train.describe import describe
+    from pipeline.train.description import describe
+    from pipeline.train.dry_run import describe_start
     from pipeline.train.experiment import build
-    from pipeline.train.start_check import describe_start
 
     with closing(start(config.distribute)) as runtime, runtime.noticing_lost_peers():
         check_agreement(runtime, config)

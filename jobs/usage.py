@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 from pipeline.errors import SettingsError
 
 _SETTINGS = "section.key=value"
-_RECIPE_SUFFIXES = (".yaml", ".yml")
 # How MPI, torchrun and horovodrun call the number of processes on a node, and how `vit` does.
 _PROCESSES_ELSEWHERE = {"--slots", "--nproc-per-node", "--nproc_per_node", "--num-proc", "-np"}
 _PROCESSES = "--processes-per-node"
-_MOST_FILES = 1000  # of a folder that are looked at for a suggestion
 
 
 def explain_verb(word: str, verbs: Collection[str], is_recipe: bool) -> str:
@@ -36,50 +32,6 @@ def explain_verb(word: str, verbs: Collection[str], is_recipe: bool) -> str:
     else:
         hint = f"the verbs are {', '.join(verbs)}."
     return f"no verb {word!r}: {hint} `vit --help` says what each one does"
-
-
-def explain_recipe(name: str, shipped: Sequence[str]) -> str:
-    """Why `name` is no recipe, and which one was meant."""
-    if "=" in name:
-        return f"no recipe {name!r}: the recipe comes first, before settings"
-    if os.path.isdir(name):
-        return f"no recipe {name!r}: this is a folder. {_inside(Path(name))}"
-    is_path = os.sep in name or name.endswith(_RECIPE_SUFFIXES)
-    folder = Path(name).parent
-    if is_path and not folder.is_dir():
-        return f"no recipe {name!r}: there is no folder {str(folder)!r}"
-    files = [str(folder / file) for file in _recipe_files(folder)]
-    stems = {Path(file).stem: file for file in files}
-    # A name may lack its ending, and may be given one that a shipped recipe does not have.
-    candidates = {**stems, **{file: file for file in files}, **{n: n for n in shipped}}
-    close = [
-        candidates[match]
-        for word in (name, Path(name).stem)
-        for match in difflib.get_close_matches(word, candidates, n=1)
-    ]
-    hint = f"did you mean {close[0]}? " if close else ""
-    missing = "there is no such file; " if is_path else ""
-    return (
-        f"no recipe {name!r}: {missing}{hint}Give the path of a YAML file, or one of "
-        f"{', '.join(shipped)}"
-    )
-
-
-def _inside(folder: Path) -> str:
-    if (folder / "config.yaml").is_file():
-        return f"It is a run folder; its settings are the recipe {folder / 'config.yaml'}"
-    files = _recipe_files(folder)[:3]
-    listed = f", such as {', '.join(str(folder / file) for file in files)}" if files else ""
-    return f"Give a YAML file{listed}"
-
-
-def _recipe_files(folder: Path) -> list[str]:
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in islice(entries, _MOST_FILES)]
-    except OSError:
-        return []
-    return sorted(name for name in names if name.endswith(_RECIPE_SUFFIXES))
 
 
 def paths_of(arguments: argparse.Namespace) -> Iterator[Path]:

@@ -1,98 +1,148 @@
-"""Imports go one way, and importing does nothing heavy."""
+"""Imports point one way and contain no cycle, and importing does nothing heavy."""
 
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-STAGES = {"data", "model", "optim", "distribute", "checkpoint", "monitor"}
-MODULES = sorted([*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("jobs/**/*.py")])
+# A package imports packages of lower levels only, never one of its own level.
+LEVELS = (
+    {"errors", "splitmix", "cores", "printable", "strict_json", "recipes"},
+    {"storage"},
+    {"config"},
+    {"data", "model", "optim", "runtimes", "runs", "monitor"},
+    {"train", "launch"},
+    {"report", "export", "doctor", "plan"},
+    {"pipeline"},
+    {"k8s"},
+    {"jobs"},
+    {"benchmarks"},
+)
+LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}
+# Modules that all packages share. They may import each other, as long as there is no cycle.
+SHARED = LEVELS[0]
 
 
-def room(module: str) -> str:
-    """pipeline.data.input -> data, pipeline.config -> config, jobs.train -> jobs."""
-    parts = module.split(".")
-    return "jobs" if parts[0] == "jobs" else parts[1] if len(parts) > 1 else "pipeline"
+def modules():
+    """{module name: file} of everything but the tests."""
+    files = [file for top in ("pipeline", "jobs", "k8s", "benchmarks") for file in
+             sorted((ROOT / top).rglob("*.py"))]  # fmt: skip
+    names = (".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files)
+    return {name.removesuffix(".__init__"): file for name, file in zip(names, files, strict=True)}
 
 
-def imports(path: Path) -> set[str]:
-    """Every module named by an import anywhere in the file."""
+MODULES = modules()
+
+
+def imports(path):
+    """Every module that an import anywhere in the file names."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
+            inner = {f"{node.module}.{alias.name}" for alias in node.names} & set(MODULES)
+            found |= inner or {node.module}
     return found
 
 
-def allowed(here: str) -> set[str]:
-    """Which rooms a room may import, itself apart."""
-    base = {"errors", "config", "splitmix", "cores", "printable", "strict_json", "storage"}
-    if here in ("errors", "pipeline", "splitmix", "cores", "printable", "strict_json"):
-        return set()
-    if here in ("config", "storage"):
-        return {"errors", "storage", "printable"}
-    if here in STAGES:
-        return base
-    if here in ("train", "export", "plan"):
-        return base | STAGES
-    return base | STAGES | {"train", "export", "plan"}
+IMPORTS = {name: imports(path) for name, path in MODULES.items()}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_module_imports_only_rooms_before_its_own(path):
-    module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    here = room(module)
-    ours = {m for m in imports(path) if m.split(".")[0] in ("pipeline", "jobs")}
-    wrong = {m for m in ours if room(m) not in allowed(here) | {here}}
-    assert not wrong, f"{here} must not import {wrong}"
+def package(module):
+    """pipeline.data.input -> data, pipeline.errors -> errors, jobs.train -> jobs."""
+    top, *rest = module.split(".")
+    return rest[0] if top == "pipeline" and rest else top
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_only_the_places_that_may_import_horovod_and_read_the_environment(path):
-    name = str(path.relative_to(ROOT))
-    if not name.startswith("pipeline/distribute/"):
-        assert not any(m.split(".")[0] == "horovod" for m in imports(path))
-    if not name.startswith(("pipeline/distribute/", "jobs/")):
-        assert "os.environ" not in path.read_text()
+def test_every_package_has_a_level():
+    assert {package(name) for name in MODULES} == set(LEVEL)
 
 
-def test_the_model_room_does_not_import_tensorflow():
-    for path in set(ROOT.glob("pipeline/model/**/*.py")) - {ROOT / "pipeline/model/backend.py"}:
-        assert not any(m.split(".")[0] == "tensorflow" for m in imports(path)), path
+def test_a_package_imports_only_packages_of_lower_levels():
+    wrong = [
+        f"{name} imports {imported}"
+        for name, found in IMPORTS.items()
+        for imported in sorted(found & set(MODULES))
+        if package(imported) != package(name)
+        and LEVEL[package(imported)] >= LEVEL[package(name)]
+        and not {package(imported), package(name)} <= SHARED
+    ]
+    assert not wrong
+
+
+def test_modules_do_not_import_each_other_in_a_cycle():
+    # A package's __init__ may gather names of its modules.
+    graph = {
+        name: {found for found in IMPORTS[name] & set(MODULES) if not name.startswith(f"{found}.")}
+        for name in MODULES
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as cycle:
+        pytest.fail(" -> ".join(cycle.args[1]))
+
+
+def test_only_one_module_imports_horovod():
+    users = {name for name, found in IMPORTS.items() if any(
+        module.split(".")[0] == "horovod" for module in found)}  # fmt: skip
+    assert users == {"pipeline.runtimes.horovod"}
+
+
+def test_only_some_packages_read_the_environment():
+    readers = {package(name) for name, path in MODULES.items() if "os.environ" in path.read_text()}
+    assert readers <= {"runtimes", "launch", "doctor", "k8s", "jobs", "benchmarks"}
+
+
+def test_the_model_does_not_import_tensorflow():
+    users = {name for name, found in IMPORTS.items() if package(name) == "model" and any(
+        module.split(".")[0] == "tensorflow" for module in found)}  # fmt: skip
+    assert users == {"pipeline.model.backend"}
+
+
+def test_the_library_logs_and_does_not_print():
+    # Standard output belongs to the verbs, whose output may be piped into a JSON reader. The
+    # doctor's findings are such an output.
+    printing = [
+        f"{name}:{node.lineno}"
+        for name, path in MODULES.items()
+        if name.startswith("pipeline") and package(name) != "doctor"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Name) and node.id == "print"
+    ]
+    assert not printing
 
 
 def test_settings_and_help_come_without_tensorflow():
     code = (
-        "import sys, jobs.train, jobs.evaluate, jobs.predict, jobs.doctor, jobs.benchmark.scaling;"
-        "import jobs.benchmark.input, jobs.export, jobs.report, jobs.board, pipeline.train.report;"
-        "import jobs.pretrained, pipeline.model.pretrained.files;"
+        "import sys, jobs.train, jobs.evaluate, jobs.predict, jobs.doctor, jobs.export;"
+        "import jobs.report, jobs.board, jobs.pretrained, jobs.submit, pipeline.report.write;"
+        "import pipeline.model.weights.files, benchmarks.input, benchmarks.scaling;"
         "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("pipeline/**/*.py")), ids=str)
-def test_the_library_logs_and_does_not_print(path):
-    # Standard output belongs to the verbs, whose output may be piped into a JSON reader.
-    names = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)]
-    assert not [node.lineno for node in names if node.id == "print"]
+def test_a_handler_of_every_error_raises_or_says_why_it_may_go_on():
+    silent = [
+        f"{name}:{handler.lineno}"
+        for name, path in MODULES.items()
+        for handler in ast.walk(ast.parse(path.read_text()))
+        if isinstance(handler, ast.ExceptHandler)
+        and is_broad(handler)
+        and not isinstance(handler.body[-1], ast.Raise)
+        and "#" not in path.read_text().splitlines()[handler.lineno - 1]
+    ]
+    assert not silent
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_handler_of_every_error_raises_or_says_why_it_may_go_on(path):
-    text = path.read_text()
-    for node in ast.walk(ast.parse(text)):
-        if not isinstance(node, ast.ExceptHandler):
-            continue
-        kinds = (
-            {n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)} if node.type else set()
-        )
-        is_broad = node.type is None or kinds & {"Exception", "BaseException"}
-        raises = isinstance(node.body[-1], ast.Raise)
-        reason = "#" in text.splitlines()[node.lineno - 1]
-        assert not is_broad or raises or reason, f"line {node.lineno}"
+def is_broad(handler):
+    """Whether it catches every error."""
+    if handler.type is None:
+        return True
+    kinds = {node.id for node in ast.walk(handler.type) if isinstance(node, ast.Name)}
+    return bool(kinds & {"Exception", "BaseException"})

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cli import RECIPES, VERBS
+from jobs.cli import VERBS
+from pipeline.recipes import RECIPES
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -37,7 +38,26 @@ def test_the_pages_name_recipes_at_all():
         assert set(RECIPE.findall(page.read_text())) | set(SBATCH.findall(page.read_text()))
 
 
-@pytest.mark.parametrize("package", ["jobs/cluster", "pipeline/data"])
+@pytest.mark.parametrize(
+    "package",
+    [
+        "k8s",
+        *(
+            f"pipeline/{name}"
+            for name in (
+                "config",
+                "data",
+                "runtimes",
+                "launch",
+                "runs",
+                "runs/checkpoints",
+                "train",
+                "report",
+                "doctor",
+            )
+        ),
+    ],
+)
 def test_a_package_lists_its_modules_as_they_are(package):
     folder = ROOT / package
     text = (folder / "__init__.py").read_text()

@@ -11,7 +11,7 @@ from pipeline.strict_json import from_json, to_json
 
 ROOT = Path(__file__).parent.parent
 # They exchange values between processes of one job, or compute a digest.
-OTHERS = ("pipeline/strict_json.py", "pipeline/distribute/", "jobs/cluster/render.py")
+OTHERS = ("pipeline/strict_json.py", "pipeline/runtimes/", "pipeline/launch/", "k8s/render.py")
 
 
 def refuse(name):
@@ -46,7 +46,7 @@ def test_whatever_is_wrong_is_a_value_error(text, message):
         from_json(text)
 
 
-@pytest.mark.parametrize("folder", ["pipeline", "jobs"])
+@pytest.mark.parametrize("folder", ["pipeline", "k8s", "jobs"])
 def test_nothing_else_writes_json(folder):
     for path in sorted((ROOT / folder).rglob("*.py")):
         name = str(path.relative_to(ROOT))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.special import softmax
 
 from pipeline.errors import PipelineError, SettingsError
-from pipeline.export.facts import ExportFacts
+from pipeline.export.description import ExportFacts
 
 Pixels = npt.NDArray[np.uint8]  # [B, S, S, 3], cut out and resized
 Probabilities = npt.NDArray[np.floating]  # [B, C]

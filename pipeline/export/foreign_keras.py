@@ -19,8 +19,8 @@ from typing import Any
 import h5py  # type: ignore[import-untyped]
 
 from pipeline.errors import SettingsError
+from pipeline.export.description import FILE
 from pipeline.export.exported import foreign_error
-from pipeline.export.facts import FILE
 from pipeline.export.operations import KERAS
 from pipeline.storage.npz import ArraysRefused, member_names
 from pipeline.storage.read import open_file, reason

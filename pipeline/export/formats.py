@@ -12,8 +12,8 @@ import keras
 
 from pipeline.errors import SettingsError
 from pipeline.export import keras_file, onnx_file, safetensors_folder, saved_model
+from pipeline.export.description import ExportFacts
 from pipeline.export.exported import Exported, Pixels, Probabilities
-from pipeline.export.facts import ExportFacts
 
 
 class Format(NamedTuple):

@@ -16,8 +16,8 @@ import numpy as np
 from keras import layers, ops
 
 from pipeline.errors import SettingsError
+from pipeline.export.description import FILE, ExportFacts, from_json, no_facts
 from pipeline.export.exported import Exported, Pixels, Probabilities
-from pipeline.export.facts import FILE, ExportFacts, from_json, no_facts
 from pipeline.export.foreign_keras import checked_copy
 from pipeline.model.architecture import Architecture
 from pipeline.model.backend import Tensor

@@ -14,13 +14,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline.checkpoint.snapshot import read_variables
 from pipeline.data.preprocess import normalize
 from pipeline.errors import SettingsError
+from pipeline.export.description import ExportFacts, from_json, no_facts
 from pipeline.export.exported import Exported, ExportError, Pixels, Probabilities
-from pipeline.export.facts import ExportFacts, from_json, no_facts
 from pipeline.export.foreign_onnx import read_checked
 from pipeline.export.packages import NEEDED, require
+from pipeline.runs.checkpoints.snapshot import read_variables
 from pipeline.storage.read import open_file
 from pipeline.storage.write import replace_file
 from pipeline.strict_json import to_json

@@ -12,11 +12,11 @@ import keras
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from pipeline.checkpoint.snapshot import read_variables, restore_variables
 from pipeline.errors import SettingsError
+from pipeline.export.description import FACTS_BYTES, ExportFacts, fits, from_json
 from pipeline.export.exported import Exported, of_model
-from pipeline.export.facts import FACTS_BYTES, ExportFacts, fits, from_json
 from pipeline.model.vit import VisionTransformer
+from pipeline.runs.checkpoints.snapshot import read_variables, restore_variables
 from pipeline.storage.folders import make_folder
 from pipeline.storage.read import open_file, read_file
 from pipeline.storage.write import replace_file

@@ -15,8 +15,8 @@ from pipeline.data.decode.upright import stored_boxes, stored_widths, turn_uprig
 from pipeline.data.images import eval_boxes
 from pipeline.data.preprocess import decode_box, normalize
 from pipeline.errors import SettingsError
+from pipeline.export.description import FACTS_BYTES, FILE, ExportFacts, from_json, no_facts
 from pipeline.export.exported import Exported, Pixels, Probabilities
-from pipeline.export.facts import FACTS_BYTES, FILE, ExportFacts, from_json, no_facts
 from pipeline.export.foreign_graph import checked_copy
 from pipeline.storage.folders import make_folder
 from pipeline.storage.read import read_file

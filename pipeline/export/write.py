@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.errors import PipelineError, SettingsError
+from pipeline.export.description import ExportFacts
 from pipeline.export.exported import Exported, ExportError, Pixels, Probabilities
-from pipeline.export.facts import ExportFacts
 from pipeline.export.formats import FORMATS
 from pipeline.export.keras_file import SUFFIX
 from pipeline.export.packages import is_available

@@ -72,7 +72,7 @@ def random_words(shape: Any, seed: Tensor) -> Tensor:
 
     Half the work of keras.random's float32 draws; and its seeds are constants of the graph, or
     variables. TensorFlow's generator takes three to seven times as long on a CPU as SplitMix64
-    compiled by XLA (`vit benchmark kernels`), which many numbers come from inside `fusing`.
+    compiled by XLA (`python -m benchmarks kernels`), which many numbers come from inside `fusing`.
 
     Args:
       shape: Numbers or scalar tensors.
@@ -134,7 +134,8 @@ def affine(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     network's layer, and longer for the bias's gradient than for a product with ones. There a column
     of ones is put beside x, and the bias below the kernel: one product gives the result, one both
     gradients, and what is added is added in float32. Forward and back that is 1.4 times as fast
-    (`vit benchmark kernels`). Not where the kernel, which is copied for it, is larger than x.
+    (`python -m benchmarks kernels`). It is not used where the kernel, which it copies, is larger
+    than x.
     """
     rows, _ = x.shape
     outputs = kernel.shape[1]
@@ -162,7 +163,7 @@ def softmax(x: Tensor) -> Tensor:
     """Over the last axis, computed in float32 also in 16 bits.
 
     The sum over T in bfloat16 would lose what small probabilities add. TensorFlow's own softmax of
-    16 bits computes so with oneDNN, in half the time (`vit benchmark kernels`).
+    16 bits computes so with oneDNN, in half the time (`python -m benchmarks kernels`).
     """
     if x.dtype == "float32" or (_fuses() and _softmax_is_in_float32(x.dtype)):
         return ops.softmax(x, axis=-1)

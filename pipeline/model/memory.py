@@ -8,8 +8,9 @@ from pipeline.model.backend import FEW_NUMBERS
 from pipeline.model.cost import activation_bytes_per_image
 
 _MIB = 2**20
-# Measured on a CPU (`vit benchmark memory`, and networks of 3 to 18 blocks): the process before it
-# builds anything; the graphs, of the whole and of each block; what XLA compiles; RandAugment.
+# Measured on a CPU (`python -m benchmarks memory`, and networks of 3 to 18 blocks): the process
+# before it builds anything; the graphs, of the whole and of each block; what XLA compiles;
+# RandAugment.
 _LIBRARIES, _GRAPHS, _GRAPHS_A_BLOCK = 620 * _MIB, 55 * _MIB, 11 * _MIB
 _COMPILED, _RAND_AUGMENT = 35 * _MIB, 35 * _MIB
 # TensorFlow's allocator keeps what it once took, and cannot fill every gap between tensors.

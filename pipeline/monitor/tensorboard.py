@@ -20,8 +20,8 @@ from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util import tensor_util
 
-from pipeline.monitor.appended_file import AppendedFile
 from pipeline.printable import printable
+from pipeline.storage.appended_file import AppendedFile
 from pipeline.storage.folders import make_folder
 
 # Seconds since 1970, up to the year 2286.

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from pipeline.plan.cluster import Links
+from pipeline.plan.hardware import Links
 from pipeline.plan.reduction import all_reduce_s
 
 

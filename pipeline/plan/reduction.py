@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from pipeline.plan.cluster import Links
+from pipeline.plan.hardware import Links
 
 
 def ring_s(workers: int, size: float, bytes_per_s: float, latency_s: float) -> float:

@@ -16,7 +16,7 @@ from pipeline.model.flops import flops_per_image, training_flops_per_image
 from pipeline.model.memory import estimate_memory
 from pipeline.optim.parameters import trained_paths
 from pipeline.optim.steps import count_steps, in_steps
-from pipeline.plan.cluster import Gpu, Links
+from pipeline.plan.hardware import Gpu, Links
 from pipeline.plan.predict import StepTime, Work, smallest_parts, step_time, training_s
 
 # Kernels of a block, forward and in its backward pass, and of the update of a variable; and what
@@ -32,7 +32,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Cluster:
+class GpuCluster:
     """What the recipe is to run on.
 
     Attributes:
@@ -117,7 +117,7 @@ class Row:
 
 
 def make_plan(
-    config: Config, cluster: Cluster, data: Data, gpus: int, batch_per_gpu: int | None
+    config: Config, cluster: GpuCluster, data: Data, gpus: int, batch_per_gpu: int | None
 ) -> Row:
     """What `gpus` GPUs would give.
 
@@ -257,7 +257,7 @@ def _parts(config: Config, gpu: Gpu, network: _Network, images: int) -> int:
     return max(config.optim.accumulate_steps, fitting)
 
 
-def _work(config: Config, cluster: Cluster, network: _Network, batch: int) -> Work:
+def _work(config: Config, cluster: GpuCluster, network: _Network, batch: int) -> Work:
     gpu, half = cluster.gpu, config.train.precision != "float32"
     reached = gpu.efficiency * (gpu.half_tflops if half else gpu.single_tflops) * 1e12
     measured = cluster.images_per_second

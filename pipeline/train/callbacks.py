@@ -25,9 +25,9 @@ from typing import Any, cast
 import keras
 import tensorflow as tf
 
-from pipeline.distribute.agreement import on_chief
-from pipeline.distribute.runtime import Runtime
 from pipeline.errors import PipelineError, SettingsError
+from pipeline.runtimes.agreement import on_chief
+from pipeline.runtimes.runtime import Runtime
 
 _CALLED = (
     "on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end", "on_test_begin",

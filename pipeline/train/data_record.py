@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.checkpoint.store import CheckpointStore
 from pipeline.data.fingerprint import fingerprint
 from pipeline.data.split import DataSource
 from pipeline.errors import DataError
 from pipeline.printable import printable
-from pipeline.train.run_folder import RunFolder
+from pipeline.runs.checkpoints.store import CheckpointStore
+from pipeline.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from pipeline.train.experiment import Experiment

@@ -15,20 +15,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline.checkpoint.snapshot import Snapshot, read_variables, restore_variables
 from pipeline.config import Config
 from pipeline.data.batch import check_batch, check_examples
 from pipeline.data.images import SkippedImages
 from pipeline.data.input import Shard, eval_dataset, train_dataset
 from pipeline.data.sources.source import DataSource
 from pipeline.data.split import Colour
-from pipeline.distribute.runtime import Runtime
 from pipeline.model.vit import build_vit
 from pipeline.optim.optimizer import AdamW, LossScale
 from pipeline.optim.parameters import freeze
 from pipeline.optim.schedule import Schedule, plan_schedule
+from pipeline.runs.checkpoints.snapshot import Snapshot, read_variables, restore_variables
+from pipeline.runtimes.runtime import Runtime
+from pipeline.train.data_opening import open_data
 from pipeline.train.metrics import SUMS, check_counted, mean_metrics
-from pipeline.train.opening import open_data
 from pipeline.train.precision import agree_on_precision
 from pipeline.train.step import (
     TRAIN_SUMS,

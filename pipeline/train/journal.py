@@ -10,22 +10,22 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipeline.monitor.metrics_file import MetricsFile, shows_top_5
 from pipeline.monitor.progress import ProgressDisplay
 from pipeline.monitor.tensorboard import TensorBoardWriter
+from pipeline.runs.folder import RunFolder, RunFolderError
+from pipeline.runs.metrics_file import MetricsFile, shows_top_5
 from pipeline.storage.write import append_to_file
-from pipeline.train.clock import Speed
-from pipeline.train.exhibits import (
+from pipeline.train.experiment import Experiment
+from pipeline.train.metrics import SUMS, mean_metrics
+from pipeline.train.speed import Speed
+from pipeline.train.step import TRAIN_SUMS
+from pipeline.train.step_statistics import Gauges
+from pipeline.train.tensorboard_content import (
     comparable_settings,
     first_pictures,
     last_pictures,
     start_texts,
 )
-from pipeline.train.experiment import Experiment
-from pipeline.train.gauges import Gauges
-from pipeline.train.metrics import SUMS, mean_metrics
-from pipeline.train.run_folder import RunFolder, RunFolderError
-from pipeline.train.step import TRAIN_SUMS
 
 
 class Journal:

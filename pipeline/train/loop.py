@@ -17,24 +17,24 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.data.images import bad_images_named
-from pipeline.distribute.agreement import on_chief
 from pipeline.errors import PipelineError, Stopped, cause
 from pipeline.monitor.progress import ProgressDisplay
+from pipeline.runs.folder import RunFolder
+from pipeline.runtimes.agreement import on_chief
+from pipeline.train.bad_steps import describe_bad_step
 from pipeline.train.callbacks import Callbacks, epoch_logs, evaluation_logs
-from pipeline.train.clock import StretchClock
-from pipeline.train.diagnose import describe_bad_step
+from pipeline.train.coordination import NextStretch, StopAgreedError
 from pipeline.train.experiment import Experiment
 from pipeline.train.journal import Journal
 from pipeline.train.memory import memory_of, out_of_memory
 from pipeline.train.metrics import SUMS, mean_metrics
-from pipeline.train.next_stretch import NextStretch, StopAgreedError
-from pipeline.train.pretrained import start_from
+from pipeline.train.position import TrainingPosition
 from pipeline.train.profiler import Profiler
-from pipeline.train.progress import Progress
-from pipeline.train.run_folder import RunFolder
 from pipeline.train.saver import Saver
+from pipeline.train.speed import StretchClock
+from pipeline.train.starting_weights import start_from
 from pipeline.train.step import TRAIN_SUMS
-from pipeline.train.stop import StopRequest
+from pipeline.train.stop_request import StopRequest
 from pipeline.train.timetable import Timetable
 
 
@@ -121,7 +121,7 @@ class Loop:
             also=config.monitor.profile_steps or (),
         )
         self._next = NextStretch(experiment, folder, stop, self._callbacks, self._saver)
-        self._progress = Progress()
+        self._progress = TrainingPosition()
         self._step, self._epoch_is_new = 0, True
         self._weights_are_bad = False  # They were not finite when the step was to be saved.
         self._went_back_to: int | None = None  # The step of the last rollback,
@@ -141,7 +141,7 @@ class Loop:
         self._experiment.broadcast()
         if state is not None:
             self._step = self._saver.saved_step = state["step"]
-            whole = Progress.from_state(state["progress"], self._step)
+            whole = TrainingPosition.from_state(state["progress"], self._step)
             self._progress = whole.in_every_process(self._experiment.share_of_sums)
         self._display.advance(self._step)
         if state is None and not self._saver.save(self._step, self._progress):
@@ -220,7 +220,7 @@ class Loop:
         step, again = 0, False
         if snapshot is not None:
             step = snapshot.step
-            again = Progress.from_state(snapshot.state.get("progress"), step).evaluation_due
+            again = TrainingPosition.from_state(snapshot.state.get("progress"), step).evaluation_due
             self._display.message(f"goes on from {self._saver.store.path(step)}")
         elif self._config.model.pretrained is not None:
             self._display.message(start_from(self._experiment, self._config.model.pretrained))

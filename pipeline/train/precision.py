@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from pipeline.config import Config
-from pipeline.distribute.runtime import Runtime
+from pipeline.runtimes.runtime import Runtime
 
 INSTEAD_OF_SLOW = "Use train.precision=auto or float32"
 
@@ -58,7 +58,7 @@ def agree_on_precision(config: Config, runtime: Runtime) -> Precision:
     """`resolve_precision` with the devices of all processes; all must call it, and get the same."""
     if config.train.precision not in ("auto", "mixed_bfloat16"):
         return Precision(config)  # the devices make no difference
-    from pipeline.distribute.bfloat16 import slow_at_bfloat16
+    from pipeline.runtimes.bfloat16 import slow_at_bfloat16
 
     return resolve_precision(config, runtime.all_gather(slow_at_bfloat16()))
 

@@ -1,158 +1,77 @@
-"""What a model says of every example of a split, and pictures of some, for the report."""
+"""Predictions of a model for a split, as plain arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import tensorflow as tf
-from PIL import Image
+import numpy.typing as npt
 
-from pipeline.data.images import bad_images_named, load_example
-from pipeline.data.input import augmented_examples
-from pipeline.data.split import first_of_classes
-from pipeline.distribute.runtime import Batch
-from pipeline.errors import PipelineError
-from pipeline.monitor.report.facts import Examples, Pixels, Predictions
-from pipeline.train.experiment import Experiment
-from pipeline.train.metrics import TOP_K, likeliest_classes
-from pipeline.train.step import predict_logits
-
-SIDE = 112  # of a picture at most, in pixels: a page shows none larger
-
-_WORST, _BEST = 18, 6
-_AUGMENTED, _EPOCHS = 6, 4
-# So few batches of one device are done before their graph would be traced.
-_FEW_BATCHES = 8
+Pixels = npt.NDArray[np.uint8]
 
 
-class PredictionError(PipelineError):
-    """The examples of a split could not be gone through."""
+@dataclass(frozen=True)
+class Predictions:
+    """What the best weights say of each example of a split that could be read.
 
-
-def predict(experiment: Experiment, split: str, data: str = "") -> Predictions:
-    """Goes through a split once, with the weights that evaluation uses; all processes must call it.
-
-    Args:
-      experiment: With the weights to look at.
+    Attributes:
       split: Its name.
-      data: The fingerprint of the split, for the record.
-
-    Raises:
-      PredictionError: On all processes: one could not, for an image that cannot be read perhaps;
-        it has the exit code of what went wrong.
+      step: Of the weights.
+      data: The fingerprint of the split; empty where it was not taken.
+      index: int64 [n], the examples' places in the split, ascending.
+      label: int32 [n], what they are.
+      top: int32 [n, k], the likeliest classes, the likeliest first; k is 5, or all classes. -1
+        where a logit is NaN: then no class is predicted.
+      probability: float32 [n, k], of those.
+      label_probability: float32 [n], of the label.
+      loss: float32 [n], cross-entropy.
     """
-    k = min(TOP_K, len(experiment.source.classes))
-    own, problem = [], None
-    try:
-        with bad_images_named():
-            own = _own_rows(experiment, split, k)
-    except Exception as error:  # the others wait for this process, whatever went wrong
-        problem = str(error), getattr(error, "exit_code", PredictionError.exit_code)
-    parts = experiment.runtime.all_gather([problem, own])
-    problems = [problem for problem, _ in parts if problem is not None]
-    if problems:
-        said, exit_code = problems[0]
-        failed = PredictionError(f"cannot go through {split}: {said}")
-        failed.exit_code, failed.said_by_chief = exit_code, True
-        raise failed
-    table = np.array([row for _, rows in parts for row in rows]).reshape(-1, 5 + 2 * k)
-    table = table[np.argsort(table[:, 1])]
-    fixed, top, probability = np.split(table, [5, 5 + k], axis=1)
-    return Predictions(
-        split,
-        experiment.weights_step,
-        data,
-        index=fixed[:, 1].astype(np.int64),
-        label=fixed[:, 2].astype(np.int32),
-        top=top.astype(np.int32),
-        probability=probability.astype(np.float32),
-        label_probability=fixed[:, 3].astype(np.float32),
-        loss=fixed[:, 4].astype(np.float32),
-    )
+
+    split: str
+    step: int
+    data: str
+    index: npt.NDArray[np.int64]
+    label: npt.NDArray[np.int32]
+    top: npt.NDArray[np.int32]
+    probability: npt.NDArray[np.float32]
+    label_probability: npt.NDArray[np.float32]
+    loss: npt.NDArray[np.float32]
+
+    @property
+    def predicted(self) -> npt.NDArray[np.int32]:
+        """int32 [n], the likeliest class of each, -1 where there is none."""
+        return self.top[:, 0]
+
+    def worst(self, count: int) -> list[int]:
+        """Places in the arrays of the mistakes that were most certain, the most certain first."""
+        wrong = np.flatnonzero(self.predicted != self.label)
+        certain = np.argsort(-self.probability[wrong, 0], kind="stable")
+        return wrong[certain[:count]].tolist()
+
+    def best(self, count: int) -> list[int]:
+        """Likewise of those recognised most certainly, each of another class while there is one."""
+        right = np.flatnonzero(self.predicted == self.label)
+        right = right[np.argsort(-self.label_probability[right], kind="stable")]
+        _, first = np.unique(self.label[right], return_index=True)
+        others = np.setdiff1d(np.arange(len(right)), first)
+        return right[np.concatenate([np.sort(first), others])][:count].tolist()
 
 
-def draw_examples(experiment: Experiment, predictions: Predictions) -> Examples:
-    """The pictures that a report shows: the worst and best of the predictions, some augmented.
+@dataclass(frozen=True)
+class Examples:
+    """Pictures, small enough for a page.
 
-    Raises:
-      DataError: An image cannot be read.
+    Attributes:
+      index: int64 [m], of examples of the predictions' split.
+      image: uint8 [m, s, s, 3], as the model sees them, but for the normalisation.
+      name: m names: files, or places in the split.
+      augmented: uint8 [n, e, s, s, 3], training examples in the first e epochs.
+      augmented_label: int32 [n].
     """
-    config, source = experiment.config.data, experiment.source
-    split, train = source.splits[predictions.split], source.splits["train"]
-    places = predictions.worst(_WORST) + predictions.best(_BEST)
-    index = predictions.index[places]
-    pictures = [
-        split.images[i] if split.images is not None else load_example(split, i, config)
-        for i in index.tolist()
-    ]
-    shown = first_of_classes(train.labels, _AUGMENTED)
-    with bad_images_named():
-        augmented = augmented_examples(
-            train, config, seed=experiment.config.seed, epochs=_EPOCHS, indices=shown
-        )
-    return Examples(
-        index,
-        np.array([_shrink(picture) for picture in pictures], np.uint8),
-        [split.name(i) for i in index.tolist()],
-        np.array([[_shrink(picture) for picture in row] for row in augmented]),
-        train.labels[shown],
-    )
 
-
-def _shrink(picture: Pixels) -> Pixels:
-    """A picture whose longer side is `SIDE` at most; one that is small stays as it is."""
-    scale = SIDE / max(picture.shape[:2])
-    if scale >= 1:
-        return picture
-    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
-    return np.asarray(Image.fromarray(picture).resize((width, height)))
-
-
-def _own_rows(experiment: Experiment, split: str, k: int) -> list[list[float]]:
-    """The rows of `_make_step` of this process's examples, without the padding."""
-    iterator, steps = experiment.eval_iterator(split)
-    look = _make_step(experiment, k)
-    runtime = experiment.runtime
-    if steps > _FEW_BATCHES or runtime.num_replicas > 1 or runtime.parts_at_a_time > 1:
-        look = tf.function(look, autograph=False)
-    with experiment.averaged_weights():
-        rows = np.concatenate([look(iterator).numpy() for _ in range(steps)])
-    return rows[rows[:, 0] > 0].tolist()
-
-
-def _make_step(experiment: Experiment, k: int) -> Callable[[Any], tf.Tensor]:
-    """The function from the next batch to a row an example of this process, float64 [b, 5 + 2 k].
-
-    A row is weight, index, label, its probability, loss, then the k likeliest classes and their
-    probabilities. float64 holds every index exactly. Where a logit is NaN, the classes are -1 and
-    the probabilities NaN.
-    """
-    runtime, model = experiment.runtime, experiment.model
-
-    def step(batch: Batch) -> tf.Tensor:
-        logits = predict_logits(model, batch["image"], runtime.parts_at_a_time)  # [b, C]
-        probabilities = tf.nn.softmax(tf.cast(logits, tf.float64))
-        # The order is that of the logits, as in training: small probabilities are equal.
-        top = likeliest_classes(logits, k)
-        likeliest = tf.gather(probabilities, tf.maximum(top, 0), batch_dims=1)  # [b, k]
-        columns = [
-            batch["weight"],
-            batch["index"],
-            batch["label"],
-            tf.gather(probabilities, batch["label"], batch_dims=1),
-            tf.nn.sparse_softmax_cross_entropy_with_logits(batch["label"], logits),
-        ]
-        wide = [tf.cast(column, tf.float64)[:, None] for column in columns]
-        rows = tf.concat([*wide, tf.cast(top, tf.float64), likeliest], axis=1)
-        # `run` sums over this process's replicas: each fills its own block of rows.
-        replica = runtime.replica_index() % runtime.local_replicas
-        own = tf.one_hot(replica, runtime.local_replicas, dtype=tf.float64)  # [r]
-        blocks = tf.where(own[:, None, None] > 0, rows[None], 0.0)  # [b, F] -> [r, b, F]
-        return tf.reshape(blocks, [-1, 5 + 2 * k])  # [r, b, F] -> [r b, F]
-
-    def next_rows(iterator: Any) -> tf.Tensor:
-        return runtime.run(step, iterator.get_next())
-
-    return next_rows
+    index: npt.NDArray[np.int64]
+    image: Pixels
+    name: Sequence[str]
+    augmented: Pixels
+    augmented_label: npt.NDArray[np.int32]

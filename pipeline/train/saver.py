@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.checkpoint.background import BackgroundWriter
-from pipeline.checkpoint.snapshot import Snapshot
-from pipeline.checkpoint.store import CheckpointError, CheckpointStore
-from pipeline.distribute.agreement import on_chief
-from pipeline.train.describe import versions
+from pipeline.runs.checkpoints.background import BackgroundWriter
+from pipeline.runs.checkpoints.snapshot import Snapshot
+from pipeline.runs.checkpoints.store import CheckpointError, CheckpointStore
+from pipeline.runs.folder import RunFolder
+from pipeline.runtimes.agreement import on_chief
+from pipeline.train.description import versions
 from pipeline.train.experiment import Experiment
-from pipeline.train.progress import Progress
-from pipeline.train.run_folder import RunFolder
+from pipeline.train.position import TrainingPosition
 
 
 class Saver:
@@ -64,7 +64,7 @@ class Saver:
         every_s = self._experiment.config.checkpoint.every_s
         return every_s is not None and time.monotonic() - self._saved_at_s >= every_s
 
-    def save(self, step: int, progress: Progress, again: bool = False) -> bool:
+    def save(self, step: int, progress: TrainingPosition, again: bool = False) -> bool:
         """Copies the run to host memory, and hands it to the thread that writes.
 
         A step that is saved already is saved `again` only where its progress is another one.

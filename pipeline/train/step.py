@@ -15,10 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.config import Config
-from pipeline.distribute.runtime import Batch, Runtime
 from pipeline.model.backend import fusing
 from pipeline.optim.optimizer import AdamW, LossScale, clip_scale, global_norm
 from pipeline.optim.schedule import Schedule
+from pipeline.runtimes.runtime import Batch, Runtime
 from pipeline.train.metrics import SUMS, sum_metrics
 
 # What a stretch of training steps sums up, float64.

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from pipeline.config import Config
-from pipeline.distribute.runtime import Batch, Runtime
 from pipeline.errors import cause
+from pipeline.runtimes.runtime import Batch, Runtime
 from pipeline.train.step import Gradients
 
 _TIMES = 5

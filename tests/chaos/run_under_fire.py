@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from pipeline.checkpoint.store import CheckpointError, CheckpointStore
+from pipeline.runs.checkpoints.store import CheckpointError, CheckpointStore
 from tests.parallel.launches import wait_until
 from tests.parallel.trainings import Training, leftovers, train_command
 

@@ -49,7 +49,7 @@ def test_resolved_settings_can_be_read_back(recipe):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_recipes_are_valid_and_document_their_command(name):
-    from jobs.cli import find_recipe
+    from pipeline.recipes import find_recipe
 
     path = find_recipe(name)
     load_config(path)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.export.facts import ExportFacts, Preprocessing
+from pipeline.export.description import ExportFacts, Preprocessing
 from pipeline.model.architecture import Architecture
 from pipeline.model.vit import VisionTransformer
 

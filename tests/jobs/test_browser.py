@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-from pipeline.monitor.report.board import write_board
-from pipeline.monitor.report.compare import comparison_page
-from pipeline.monitor.report.page import report_page
+from pipeline.report.comparison_page import comparison_page
+from pipeline.report.run_page import report_page
+from pipeline.report.tensorboard_images import write_board
 from tests.jobs.boards import ROOT, board, write_run
-from tests.monitor.report.invented import invented_run, with_pictures
+from tests.report.invented import invented_run, with_pictures
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SCREENSHOTS = ROOT / "build" / "screenshots"

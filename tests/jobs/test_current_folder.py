@@ -107,7 +107,7 @@ def test_what_looks_into_horovod_executes_no_module_of_the_current_folder(hostil
     code = (
         "import sys; sys.path.remove('')\n"
         "from pathlib import Path\n"
-        "from pipeline.distribute.horovod_build import load_controllers\n"
+        "from pipeline.runtimes.horovod_build import load_controllers\n"
         "try: load_controllers(Path('no.so'))\n"
         "except OSError as error: print(error)\n"
     )
@@ -123,7 +123,7 @@ def test_a_fifo_of_matplotlib_s_settings_is_not_waited_for(tmp_path):
 
 
 def test_every_python_is_started_by_the_functions_that_leave_the_current_folder_out():
-    allowed = ROOT / "pipeline/distribute/interpreter.py"
+    allowed = ROOT / "pipeline/runtimes/interpreter.py"
     for path in {*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("jobs/**/*.py")} - {allowed}:
         for node in ast.walk(ast.parse(path.read_text())):
             is_python = isinstance(node, ast.Attribute) and node.attr == "executable"

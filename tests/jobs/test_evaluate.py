@@ -11,11 +11,11 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import accuracy_score
 
 from jobs.cli import main
-from pipeline.checkpoint.snapshot import Snapshot
-from pipeline.checkpoint.store import CheckpointStore
 from pipeline.data.sources.source import open_source
+from pipeline.runs.checkpoints.snapshot import Snapshot
+from pipeline.runs.checkpoints.store import CheckpointStore
+from pipeline.runs.folder import RunFolder
 from pipeline.train.data_record import data_record
-from pipeline.train.run_folder import RunFolder
 
 
 def evaluate(capsys, *arguments):

@@ -107,10 +107,10 @@ def test_jpegs_of_other_sizes_and_greys_are_taken(exported, tmp_path):
 
 @pytest.mark.parametrize("resize", ["squash", "none"])
 def test_images_that_the_run_refuses_are_left_out_of_the_comparison(resize, tmp_path):
-    from jobs.cli import find_recipe
     from jobs.export import _compared
     from pipeline.config import load_config
     from pipeline.export.exported import Exported
+    from pipeline.recipes import find_recipe
 
     for folder in (tmp_path / split / name for split in ("train", "validation") for name in "ab"):
         folder.mkdir(parents=True)
@@ -163,10 +163,10 @@ def test_a_full_disk_is_said_in_one_line_and_nothing_is_left(form, run, small_di
 
 @pytest.mark.parametrize("form", ["saved_model", "onnx", "keras", "safetensors"])
 def test_a_model_that_answers_otherwise_is_not_kept(form, run, tmp_path):
-    from pipeline.export.facts import ExportFacts
+    from pipeline.export.description import ExportFacts
     from pipeline.export.write import Compared, ExportError, export
-    from pipeline.train.best import load_model
-    from pipeline.train.run_folder import RunFolder
+    from pipeline.runs.folder import RunFolder
+    from pipeline.train.best_weights import load_model
 
     folder = RunFolder(run)
     model, step = load_model(folder)

@@ -148,7 +148,7 @@ def test_a_forged_best_step_is_one_error(run):
     (newest,) = sorted((run / "checkpoints").glob("step-*"))[-1:]
     state = json.loads((newest / "state.json").read_text())
     state["progress"]["best_step"] = -1
-    from pipeline.checkpoint.store import _manifest, _write_json
+    from pipeline.runs.checkpoints.store import _manifest, _write_json
 
     _write_json(newest / "state.json", state)
     (newest / "manifest.json").unlink()

@@ -9,10 +9,11 @@ from contextlib import redirect_stdout
 import pytest
 from PIL import Image
 
-from jobs.cli import RECIPES, main
+from jobs.cli import main
 from pipeline.config import ModelConfig
 from pipeline.model.architecture import architecture
 from pipeline.model.flops import flops_per_image
+from pipeline.recipes import RECIPES
 from tests.jobs.commands import vit
 
 

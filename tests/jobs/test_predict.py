@@ -47,8 +47,8 @@ def expected(digits_run, photos):
     """Probabilities by file, of NumPy's and Keras's own operations on the run's checkpoint."""
     import keras
 
-    from pipeline.train.best import load_model
-    from pipeline.train.run_folder import RunFolder
+    from pipeline.runs.folder import RunFolder
+    from pipeline.train.best_weights import load_model
 
     folder = RunFolder(digits_run)
     model, _ = load_model(folder)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from jobs.predict import as_cell
 from tests.jobs.commands import AS_INSTALLED, vit
-from tests.monitor.report.parsed import parse
+from tests.report.parsed import parse
 
 FORMULAS = [
     "=cmd|' /C calc'!A0",

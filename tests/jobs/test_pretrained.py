@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from pipeline.model.pretrained.catalog import CATALOG
+from pipeline.model.weights.catalog import CATALOG
 from tests.jobs.commands import vit
-from tests.model.pretrained import published_files as files
+from tests.model.weights import published_files as files
 
 NETWORK = [f"model.{key}={value}" for key, value in files.MODEL.items()]
 TINY = [

@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 
 from tests.jobs.commands import vit
-from tests.monitor.report.parsed import parse, section
+from tests.report.parsed import parse, section
 
 SHORT = ["train.max_steps=30", "train.log_every_steps=10", "train.evaluate_every_steps=15"]
 # Fails where TensorFlow is imported, as it does where it is not installed.
@@ -79,7 +79,7 @@ def test_predictions_are_what_keras_says_of_the_same_images(finished):
         "from pipeline.config import parse_config\n"
         "from pipeline.data.sources.source import open_source\n"
         "from jobs.predict import load\n"
-        "from pipeline.train.run_folder import RunFolder\n"
+        "from pipeline.runs.folder import RunFolder\n"
         "folder = RunFolder(Path(sys.argv[1])); model = load(folder.path)\n"
         "config = folder.config(); source = open_source(config.data, config.seed)\n"
         "test = source.splits['test']\n"

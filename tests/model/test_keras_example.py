@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from benchmarks.keras_example import copy_weights, keras_example, paths_in_pipeline
 from pipeline.config import ModelConfig
 from pipeline.model.architecture import architecture
 from pipeline.model.cost import count_parameters
 from pipeline.model.vit import VisionTransformer, build_vit
-from tests.reference.keras_example import copy_weights, keras_example, paths_in_pipeline
 
 IMAGES = np.random.default_rng(1).normal(size=(4, 24, 24, 3)).astype("float32")
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from jobs.cli import find_recipe
 from pipeline.config import Config, load_config
 from pipeline.model.architecture import architecture
 from pipeline.model.cost import activation_bytes_per_image, parameters
 from pipeline.model.memory import LIBRARIES, estimate_memory
+from pipeline.recipes import find_recipe
 
 PARAMETERS = 1_000_000
 
@@ -63,7 +63,7 @@ def test_parts_have_gradients_beside_their_sum(in_turn, side_by_side, gradients,
     ],
 )
 def test_the_estimate_is_within_15_percent_of_what_was_measured(settings, measured_mib):
-    """`vit benchmark memory cifar10` on two cores measured what training adds to a process."""
+    """Measured on two cores with `python -m benchmarks memory cifar10`."""
     given = load_config(find_recipe("cifar10"), ["data.source=synthetic", *settings.split()])
     count = parameters(architecture(given.model), 32, num_classes=10)
     need = estimate_memory(given, count, 1, side_by_side=2)

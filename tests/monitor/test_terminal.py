@@ -25,8 +25,8 @@ from fractions import Fraction
 from rich.table import Table
 from rich.text import Text
 from jobs.output import take_over_output
-from jobs.doctor.display import Display
-from jobs.doctor.finding import Finding
+from pipeline.doctor.display import Display
+from pipeline.doctor.finding import Finding
 from pipeline.monitor.phase import PhaseDisplay
 from pipeline.monitor.progress import CountDisplay, ProgressDisplay
 take_over_output(ends=False)

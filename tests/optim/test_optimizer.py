@@ -4,9 +4,9 @@ import pytest
 import tensorflow as tf
 
 from pipeline.config import OptimConfig
-from pipeline.distribute.single import SingleRuntime
 from pipeline.optim.optimizer import AdamW, LossScale, clip_scale, global_norm
 from pipeline.optim.parameters import decays
+from pipeline.runtimes.single import SingleRuntime
 
 SHAPES = {"kernel": (3, 4), "bias": (4,)}
 

@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.config import DistributeConfig
-from pipeline.distribute import multi_worker
-from pipeline.distribute.environment import find_place
-from pipeline.distribute.runtime import start
+from pipeline.runtimes import multi_worker
+from pipeline.runtimes.environment import find_place
+from pipeline.runtimes.kinds import start
 
 rank = find_place(os.environ).rank
 runtime = start(DistributeConfig(runtime="multi_worker"))

@@ -10,7 +10,7 @@ import sys
 import time
 
 from jobs.cli import run_process
-from pipeline.distribute.environment import find_place
+from pipeline.runtimes.environment import find_place
 
 rank, fault, where, *rest = sys.argv[1:]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.distribute.job import find_free_ports
+from pipeline.runtimes.ports import find_free_ports
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent

@@ -3,7 +3,7 @@
 import time
 
 from pipeline.config import DistributeConfig
-from pipeline.distribute.runtime import start
+from pipeline.runtimes.kinds import start
 
 start(DistributeConfig(runtime="multi_worker"))
 print("serves", flush=True)

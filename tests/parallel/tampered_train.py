@@ -18,7 +18,7 @@ import time
 import numpy as np
 
 from jobs.cli import run_process
-from pipeline.distribute.environment import find_place
+from pipeline.runtimes.environment import find_place
 
 
 def slow(seconds: str) -> None:
@@ -51,7 +51,7 @@ def slow_evaluation(seconds: str) -> None:
 
 
 def slow_save(seconds: str) -> None:
-    from pipeline.checkpoint import store
+    from pipeline.runs.checkpoints import store
 
     save_file = store.save_file
 
@@ -79,7 +79,7 @@ def hang(stretch: str) -> None:
 
 
 def cpu(flag: str) -> None:
-    from pipeline.distribute import bfloat16
+    from pipeline.runtimes import bfloat16
 
     bfloat16._read = lambda _: f"flags : {flag}\n"
 

@@ -6,7 +6,6 @@ import signal
 
 import pytest
 
-from tests.distribute.test_parity import differences
 from tests.parallel.launches import Launches, needs_horovod
 from tests.parallel.trainings import (
     SHORT_STEPS,
@@ -19,6 +18,7 @@ from tests.parallel.trainings import (
     train_command,
     write_recipe,
 )
+from tests.runtimes.test_parity import differences
 
 # Some seconds for the steps, in which to meet them.
 SLOW = "slow=0.15"

@@ -10,7 +10,7 @@ from contextlib import closing
 
 import pytest
 
-from pipeline.distribute.processes import _START
+from pipeline.launch.processes import _START
 from tests.parallel.launches import HERE, ROOT, end
 
 ALONE = "--hosts localhost --processes-per-node 2 --runtime multi_worker"

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from pipeline.distribute.job import find_free_ports
+from pipeline.runtimes.ports import find_free_ports
 from tests.parallel.launches import ROOT
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.checkpoint.store import CheckpointStore
+from pipeline.runs.checkpoints.store import CheckpointStore
 from tests.parallel.launches import HERE, ROOT
 from tests.rows import without_timings
 

@@ -23,10 +23,10 @@ from contextlib import ExitStack, closing
 from itertools import product
 from pathlib import Path
 
-from jobs.cli import find_recipe
 from pipeline.config import dump_config, load_config
-from pipeline.plan.cluster import Links
+from pipeline.plan.hardware import Links
 from pipeline.plan.predict import Work, step_time
+from pipeline.recipes import find_recipe
 from tests.parallel.hosts import vit, why_not
 from tests.plan.links import Switch
 
@@ -142,7 +142,7 @@ def rank_command(folder, runtime, compute, given, workers, cores):
     recipe = folder / "recipe.yaml"
     recipe.write_text(dump_config(config))
     module, last = {
-        "network": ("jobs.benchmark.scaling_rank", ",".join(map(str, cores))),
+        "network": ("benchmarks.scaling_rank", ",".join(map(str, cores))),
         "waits": ("tests.plan.waiting_rank", str(given.wait_s)),
     }[compute]
     numbers = [str(given.rounds), str(given.steps), last]

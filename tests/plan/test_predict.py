@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.plan.cluster import Links
+from pipeline.plan.hardware import Links
 from pipeline.plan.predict import Work, smallest_parts, step_time, training_s
 
 WORK = Work(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.plan.cluster import Links
+from pipeline.plan.hardware import Links
 from pipeline.plan.reduction import all_reduce_s, ring_s, tree_s
 
 

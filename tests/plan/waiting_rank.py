@@ -15,8 +15,8 @@ from itertools import groupby
 from pathlib import Path
 from statistics import median
 
-from jobs.tensorflow_start import import_tensorflow
 from pipeline.config import load_config
+from pipeline.runtimes.tensorflow_start import import_tensorflow
 
 
 def main(recipe, result, rounds, steps, step_s):
@@ -24,7 +24,7 @@ def main(recipe, result, rounds, steps, step_s):
     import_tensorflow()
     import tensorflow as tf
 
-    from pipeline.distribute.runtime import start
+    from pipeline.runtimes.kinds import start
 
     with closing(start(config.distribute)) as runtime, runtime.noticing_lost_peers():
         blocks = shapes_by_block(config)
@@ -59,7 +59,7 @@ def make_steps(runtime, blocks, step_s):
     """The graph of n steps; with 0 seconds all that remains is the sum."""
     import tensorflow as tf
 
-    from jobs.benchmark.scaling_rank import different_tensors
+    from benchmarks.scaling_rank import different_tensors
 
     def after(value, seconds):
         """The scalar `value`, that much later."""

@@ -30,13 +30,13 @@ from pipeline.data.sources.cifar import LAYOUTS, read_cifar
 from pipeline.data.sources.listing import open_list
 from pipeline.data.sources.records import FACTS, FORMAT, ArrayRecordShard, read_facts, read_labels
 from pipeline.data.sources.tfrecord import open_tfrecord
-from pipeline.distribute import reports
-from pipeline.distribute.bounded_http import Incoming, Refused
-from pipeline.distribute.registry import Registry
-from pipeline.distribute.rendezvous import LauncherSession, Strangers
-from pipeline.distribute.signatures import Signer
 from pipeline.errors import PipelineError
-from pipeline.model.pretrained.files import read_published
+from pipeline.launch import reports
+from pipeline.launch.bounded_http import Incoming, Refused
+from pipeline.launch.registry import Registry
+from pipeline.launch.rendezvous import LauncherSession, Strangers
+from pipeline.launch.signatures import Signer
+from pipeline.model.weights.files import read_published
 
 _MAX_PIXELS = 1 << 20
 

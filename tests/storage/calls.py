@@ -8,10 +8,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def source_files(*without):
-    """The modules of the library and of the command line, except those below some folders."""
+    """The modules of the library, the command line and k8s, except those below some folders."""
     names = {
         str(path.relative_to(ROOT)): path
-        for top in ("pipeline", "jobs")
+        for top in ("pipeline", "k8s", "jobs")
         for path in (ROOT / top).rglob("*.py")
     }
     return sorted(name for name in names if not name.startswith(without))

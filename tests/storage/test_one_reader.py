@@ -10,25 +10,25 @@ from tests.storage.calls import count_calls, only_call, source_files
 ALLOWED = {
     # /proc and /sys
     ("pipeline/cores.py", "read_text"): 4,
-    ("pipeline/train/run_lock.py", "read_text"): 2,
-    ("pipeline/train/gauges.py", "read_text"): 1,
-    ("pipeline/distribute/private_network.py", "read_text"): 2,
-    ("pipeline/distribute/private_network.py", "os.open"): 2,
-    ("pipeline/distribute/interfaces.py", "read_text"): 1,
-    ("jobs/doctor/machine.py", "read_text"): 5,
-    ("jobs/cluster/api.py", "read_text"): 1,
-    ("pipeline/distribute/bfloat16.py", "read_text"): 1,
+    ("pipeline/runs/lock.py", "read_text"): 2,
+    ("pipeline/train/step_statistics.py", "read_text"): 1,
+    ("pipeline/launch/private_network.py", "read_text"): 2,
+    ("pipeline/launch/private_network.py", "os.open"): 2,
+    ("pipeline/runtimes/interfaces.py", "read_text"): 1,
+    ("pipeline/doctor/machine.py", "read_text"): 5,
+    ("k8s/api.py", "read_text"): 1,
+    ("pipeline/runtimes/bfloat16.py", "read_text"): 1,
     # This package, and installed ones
-    ("pipeline/distribute/agreement.py", "read_bytes"): 1,
-    ("pipeline/distribute/horovod_build.py", "read_text"): 1,
-    ("jobs/cluster/render.py", "read_text"): 2,
+    ("pipeline/runtimes/agreement.py", "read_bytes"): 1,
+    ("pipeline/runtimes/horovod_build.py", "read_text"): 1,
+    ("k8s/manifests.py", "read_text"): 2,
     # A folder or file of ours, to lock it or to have it on the disk
     ("pipeline/data/prepare/prepare.py", "os.open"): 1,
     ("pipeline/data/prepare/shard_file.py", "os.open"): 1,
-    ("pipeline/checkpoint/store.py", "os.open"): 1,
+    ("pipeline/runs/checkpoints/store.py", "os.open"): 1,
     # /dev/null, and the end of a pipe
-    ("pipeline/distribute/processes.py", "os.open"): 1,
-    ("pipeline/distribute/processes.py", "open"): 1,
+    ("pipeline/launch/processes.py", "os.open"): 1,
+    ("pipeline/launch/processes.py", "open"): 1,
     ("jobs/output.py", "os.open"): 1,
     # An archive in memory, one that storage opened, and two that we write
     ("pipeline/export/foreign_keras.py", "ZipFile"): 2,
@@ -57,7 +57,7 @@ def opened(call: ast.Call) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("file", source_files("pipeline/storage/", "jobs/benchmark/"))
+@pytest.mark.parametrize("file", source_files("pipeline/storage/"))
 def test_a_module_reads_files_through_storage_alone(file):
     allowed = {name: count for (where, name), count in ALLOWED.items() if where == file}
     assert dict(count_calls(file, opened)) == allowed

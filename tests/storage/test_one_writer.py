@@ -10,29 +10,27 @@ from tests.storage.calls import count_calls, only_call, source_files
 # What else may write, how often, and why.
 ALLOWED = {
     # In a folder that the caller has just made, whose name nobody could guess.
-    ("pipeline/checkpoint/store.py", "save_file"): 1,
+    ("pipeline/runs/checkpoints/store.py", "save_file"): 1,
     ("pipeline/export/saved_model.py", "save"): 1,
     ("pipeline/export/keras_file.py", "save"): 1,
     ("pipeline/export/keras_file.py", "ZipFile"): 1,
     ("pipeline/export/safetensors_folder.py", "save_file"): 1,
     # In a TemporaryDirectory.
     ("pipeline/train/parity.py", "save_file"): 1,
-    ("jobs/doctor/parity.py", "save"): 1,  # of parity.py above
-    ("jobs/benchmark/checkpoint.py", "copyfile"): 1,  # its time is what is measured
+    ("pipeline/doctor/parity.py", "save"): 1,  # of parity.py above
     ("jobs/board.py", "symlink_to"): 1,
     ("pipeline/export/foreign_graph.py", "write_bytes"): 1,
     ("pipeline/export/foreign_graph.py", "symlink_to"): 1,
     ("pipeline/export/foreign_keras.py", "ZipFile"): 1,
     # Removes the lock's folder, if it is empty.
-    ("pipeline/train/run_lock.py", "rmdir"): 1,
+    ("pipeline/runs/lock.py", "rmdir"): 1,
     # /dev/null in place of a closed standard stream.
     ("jobs/output.py", "os.open"): 1,
-    ("pipeline/distribute/processes.py", "os.open"): 1,
-    ("pipeline/distribute/private_network.py", "os.open"): 1,  # in /proc
+    ("pipeline/launch/processes.py", "os.open"): 1,
+    ("pipeline/launch/private_network.py", "os.open"): 1,  # in /proc
     # A checkpoint, by the class that is called Saver, whose method is called so.
     ("pipeline/train/loop.py", "save"): 2,
-    ("jobs/benchmark/checkpoint.py", "save"): 1,
-    ("pipeline/checkpoint/background.py", "save"): 1,
+    ("pipeline/runs/checkpoints/background.py", "save"): 1,
 }  # fmt: skip
 
 METHODS = {

@@ -1,7 +1,7 @@
 """Small experiments on synthetic images, for the tests of the loop."""
 
 from pipeline.config import load_config
-from pipeline.distribute.single import SingleRuntime
+from pipeline.runtimes.single import SingleRuntime
 from pipeline.train.experiment import build
 
 TINY = """

@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 
-from pipeline.checkpoint.store import CheckpointStore
 from pipeline.monitor.progress import ProgressDisplay
+from pipeline.runs.checkpoints.store import CheckpointStore
+from pipeline.runs.folder import RunFolder
 from pipeline.train.data_record import record_start
-from pipeline.train.describe import start_facts
+from pipeline.train.description import start_facts
 from pipeline.train.loop import fit
-from pipeline.train.run_folder import RunFolder
-from pipeline.train.stop import StopRequest
+from pipeline.train.stop_request import StopRequest
 from tests.rows import without_timings
 from tests.train.experiments import tiny, tiny_config
 

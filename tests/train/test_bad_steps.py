@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.distribute.single import SingleRuntime
 from pipeline.errors import Stopped
 from pipeline.monitor.progress import ProgressDisplay
+from pipeline.runtimes.single import SingleRuntime
 from pipeline.train import experiment as experiment_module
 from pipeline.train.loop import Loop, TrainingFailedError
 from pipeline.train.step import empty_train_sums, make_train_steps

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from pipeline.config import load_config
-from pipeline.distribute.single import SingleRuntime
 from pipeline.errors import SettingsError, Stopped
+from pipeline.runtimes.single import SingleRuntime
 from pipeline.train.callbacks import CallbackError, Callbacks
 from pipeline.train.experiment import Experiment
-from tests.distribute.ranks import on_ranks
+from tests.runtimes.ranks import on_ranks
 from tests.train.experiments import tiny_config
 from tests.train.runs import StopAt, rows, store, train
 

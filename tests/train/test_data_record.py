@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pipeline.checkpoint.snapshot import Snapshot
-from pipeline.checkpoint.store import CheckpointStore
 from pipeline.config import DataConfig
 from pipeline.data.sources.source import open_source
 from pipeline.data.split import DataSource, Split
 from pipeline.errors import DataError
+from pipeline.runs.checkpoints.snapshot import Snapshot
+from pipeline.runs.checkpoints.store import CheckpointStore
+from pipeline.runs.folder import RunFolder
 from pipeline.train.data_record import (
     changed_length,
     check_classes,
@@ -20,7 +21,6 @@ from pipeline.train.data_record import (
     data_record,
     record_start,
 )
-from pipeline.train.run_folder import RunFolder
 from tests.data.prepared import write_tfrecord
 
 

@@ -3,8 +3,8 @@
 from fractions import Fraction
 
 from pipeline.monitor.progress import ProgressDisplay
+from pipeline.runs.folder import RunFolder
 from pipeline.train.journal import Journal
-from pipeline.train.run_folder import RunFolder
 from tests.train.experiments import tiny
 
 

@@ -3,12 +3,12 @@
 import keras
 import numpy as np
 
-from jobs.cli import find_recipe
+from benchmarks.keras_example import copy_weights, keras_example
 from pipeline.config import load_config
-from pipeline.distribute.single import SingleRuntime
+from pipeline.recipes import find_recipe
+from pipeline.runtimes.single import SingleRuntime
 from pipeline.train.experiment import build
 from pipeline.train.step import TRAIN_SUMS, empty_train_sums
-from tests.reference.keras_example import copy_weights, keras_example
 
 STEPS = 6
 SMALL = [

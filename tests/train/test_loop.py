@@ -10,15 +10,15 @@ import pytest
 
 from pipeline.errors import DataError, SettingsError, Stopped
 from pipeline.monitor.progress import ProgressDisplay
-from pipeline.train import opening
-from pipeline.train.best import best_snapshot
-from pipeline.train.clock import StretchClock
+from pipeline.runs.folder import RunFolder
+from pipeline.train import data_opening
+from pipeline.train.best_weights import best_snapshot
 from pipeline.train.experiment import Experiment, build
 from pipeline.train.loop import fit
-from pipeline.train.pretrained import start_from
-from pipeline.train.run_folder import RunFolder
-from pipeline.train.stop import StopRequest
-from tests.distribute.ranks import on_ranks
+from pipeline.train.speed import StretchClock
+from pipeline.train.starting_weights import start_from
+from pipeline.train.stop_request import StopRequest
+from tests.runtimes.ranks import on_ranks
 from tests.train.experiments import tiny, tiny_config
 from tests.train.runs import STEPS, StopAt, assert_same_end, rows, store, train
 
@@ -108,13 +108,13 @@ def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(tmp_
 
 def without_test_split(monkeypatch):
     """Makes the tiny run one of a data set that has no test images."""
-    real = opening.open_source
+    real = data_opening.open_source
 
     def open_it(*arguments):
         source = real(*arguments)
         return replace(source, splits={k: v for k, v in source.splits.items() if k != "test"})
 
-    monkeypatch.setattr(opening, "open_source", open_it)
+    monkeypatch.setattr(data_opening, "open_source", open_it)
 
 
 def test_a_run_that_ended_behind_its_last_checkpoint_says_its_result_again(tmp_path, monkeypatch):
@@ -233,7 +233,7 @@ def test_a_run_is_over_when_its_data_set_shrank_so_far_that_it_has_done_all_step
         train(tmp_path, *settings, stop=StopAt(6))
     step = store(tmp_path).steps()[-1]
     assert step > 7
-    real = opening.open_source
+    real = data_opening.open_source
 
     def open_fewer(*arguments):
         source = real(*arguments)
@@ -241,7 +241,7 @@ def test_a_run_is_over_when_its_data_set_shrank_so_far_that_it_has_done_all_step
         few = train_split.take(np.arange(20), train_split.title)  # 7 steps
         return replace(source, splits={**source.splits, "train": few})
 
-    monkeypatch.setattr(opening, "open_source", open_fewer)
+    monkeypatch.setattr(data_opening, "open_source", open_fewer)
     with pytest.raises(DataError, match=r"train: 50 images -> 20 images[\s\S]*allow_changes=true"):
         train(tmp_path, *settings)
     result = train(tmp_path, *settings, "data.allow_changes=true")

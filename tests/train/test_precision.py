@@ -4,11 +4,11 @@ import pytest
 
 from jobs.train import _settle_precision
 from pipeline.config import Config, TrainConfig
-from pipeline.distribute import bfloat16
-from pipeline.distribute.single import SingleRuntime
-from pipeline.train.describe import headline, start_facts
+from pipeline.runs.folder import RunFolder
+from pipeline.runtimes import bfloat16
+from pipeline.runtimes.single import SingleRuntime
+from pipeline.train.description import headline, start_facts
 from pipeline.train.precision import agree_on_precision, describe_precision, resolve_precision
-from pipeline.train.run_folder import RunFolder
 from tests.train.experiments import tiny
 
 FAST, SLOW = "flags : avx512_bf16\n", "flags : avx2\n"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.distribute.single import SingleRuntime
+from pipeline.runtimes.single import SingleRuntime
 from pipeline.train.step import (
     TRAIN_SUMS,
     empty_train_sums,

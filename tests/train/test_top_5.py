@@ -7,7 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from jobs.evaluate import _line
 from jobs.train import _print_result
-from pipeline.train.run_folder import RunFolder
+from pipeline.runs.folder import RunFolder
 from tests.train.runs import train
 
 

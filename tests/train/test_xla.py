@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.distribute.single import SingleRuntime
 from pipeline.model import backend
+from pipeline.runtimes.single import SingleRuntime
 from pipeline.train.xla import choose
 from tests.train.experiments import tiny, tiny_config
 

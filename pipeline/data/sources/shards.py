@@ -21,7 +21,7 @@ _READERS = 16
 _OTHER_FILES = 256
 
 
-class Shard(Protocol):
+class ShardReader(Protocol):
     """One open file of records."""
 
     def read(self, place: int) -> bytes:
@@ -48,7 +48,7 @@ class ShardRecords:
         files: tuple[str, ...],
         shard: npt.NDArray[np.int32],
         place: npt.NDArray[np.int64],
-        open_shard: Callable[[str], Shard],
+        open_shard: Callable[[str], ShardReader],
         image_key: str,
         checksums: tuple[str, ...] | None = None,
     ) -> None:
@@ -131,7 +131,7 @@ class ShardRecords:
                 yield self._opened(shard).checksum(place)
 
     def _begin(self) -> None:
-        self._open: dict[int, Shard] = {}
+        self._open: dict[int, ShardReader] = {}
         self._lock = threading.Lock()
         self._pool = None
 
@@ -144,7 +144,7 @@ class ShardRecords:
                 images.append(b"")
         return images
 
-    def _opened(self, number: int) -> Shard:
+    def _opened(self, number: int) -> ShardReader:
         shard = self._open.get(number)
         if shard is None:
             with self._lock:

@@ -12,7 +12,7 @@ from pipeline.data.encode import encode_image
 from pipeline.data.images import load_image
 from pipeline.data.reader import make_reader
 from pipeline.data.split import Split
-from pipeline.export.facts import ExportFacts, Preprocessing
+from pipeline.export.description import ExportFacts, Preprocessing
 from pipeline.export.saved_model import Classifier
 from tests.export.architectures import ARCHITECTURES, random_model
 

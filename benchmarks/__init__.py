@@ -1,0 +1,1 @@
+"""Measurements behind the documented figures. Not part of the wheel."""

@@ -1,0 +1,38 @@
+"""Test accuracy of a run's checkpoints, after it has ended: a process of the accuracy benchmark.
+
+`python -m benchmarks.accuracy_points RUN START` prints a JSON object for each checkpoint, with
+the seconds from START (since 1970) until it was on disk, and one with the step of the best.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pipeline.runs.folder import RunFolder
+from pipeline.runtimes.tensorflow_start import import_tensorflow
+from pipeline.strict_json import to_json
+
+
+def main() -> None:
+    """Reads the arguments."""
+    folder, start_s = RunFolder(Path(sys.argv[1])), float(sys.argv[2])
+    import_tensorflow()
+    from pipeline.runs.checkpoints.store import CheckpointStore
+    from pipeline.runtimes.kinds import start
+    from pipeline.train.best_weights import best_snapshot
+    from pipeline.train.experiment import build
+
+    store = CheckpointStore(folder.checkpoints)
+    config = folder.config()
+    experiment = build(config, start(config.distribute))
+    for step in store.steps():
+        experiment.restore(store.load(step))
+        seconds = (store.path(step) / "manifest.json").stat().st_mtime - start_s
+        print(to_json({"kind": "point", "step": step, "seconds": seconds}
+                         | experiment.evaluate("test")))  # fmt: skip
+    print(to_json({"kind": "best", "step": best_snapshot(folder).step}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""`python -m benchmarks all`: every benchmark but that of accuracy, on a page for people."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.command import BENCHMARKS
+from pipeline.cores import available_cores
+from pipeline.errors import SettingsError
+from pipeline.runtimes.interpreter import python_command
+from pipeline.storage.write import replace_file
+from pipeline.strict_json import to_json
+
+_EPILOG = """\
+Writes the page --out, beside it a picture and a JSON file with the same rows: what this machine is,
+the versions, and for each benchmark its command, its rows and how long it took. Rows are medians
+(operations: of one trace); "least" and "most" are the smallest and the largest rate, or time where
+there is no rate, of what they are medians of. Each command can be given by itself. The page is
+written after each, and says how long it took; nothing else should run meanwhile.
+"""
+
+
+class Section(NamedTuple):
+    """One benchmark on the page.
+
+    Attributes:
+      title: Above it.
+      command: After `python -m benchmarks`.
+      drawn: Column that the picture shows.
+    """
+
+    title: str
+    command: tuple[str, ...]
+    drawn: str
+
+
+_PHOTOGRAPHS = ("image_folder", "--photographs", "256", "data.image_size=224")
+SECTIONS = (
+    Section("Step", ("step", "--rounds", "3"), "images_per_second"),
+    Section("Operations of a step", ("operations",), "of_all"),
+    Section("Pieces of a step", ("kernels",), "milliseconds"),
+    Section("Loop", ("loop", "--steps", "50"), "share"),
+    Section(
+        "Input, small images in memory",
+        ("input", "cifar10", "data.source=synthetic", "data.num_examples=50000"),
+        "images_per_second",
+    ),
+    Section("Input, photographs", ("input", *_PHOTOGRAPHS), "images_per_second"),
+    Section("Scaling", ("scaling", "--repeats", "2"), "images_per_second"),
+    Section("Reduction", ("reduction",), "seconds"),
+    Section("Memory", ("memory", "--rounds", "1"), "added_mib"),
+    Section("Checkpoint", ("checkpoint",), "training_stood_s"),
+    Section("Start", ("startup",), "seconds"),
+)
+_PACKAGES = (
+    "vit-pipeline",
+    "tensorflow",
+    "tensorflow-cpu",
+    "keras",
+    "keras-hub",
+    "numpy",
+    "horovod",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds this benchmark's arguments."""
+    parser.add_argument("--out", type=Path, default=Path("BENCHMARKS.md"))
+    parser.add_argument("--only", help="some of them, as step,loop")
+    parser.add_argument("--quick", action="store_true", help="one timing each, to try the page")
+    parser.epilog = _EPILOG
+
+
+_QUICK = {
+    "step": ("--cases=keras_example", "--batch=8", "--steps=1", "--rounds=1"),
+    "operations": ("digits", "--steps=1"),
+    "kernels": ("--images=8", "--rounds=1"),
+    "loop": ("digits", "--steps=4", "--rounds=1"),
+    "input": ("--seconds=0.1", "--rounds=1", "data.global_batch_size=8"),
+    "scaling": ("--batch=4", "--steps=1", "--rounds=1", "--repeats=1"),
+    "reduction": ("--workers=2", "--kib=1,64", "--times=2", "--repeats=1"),
+    "memory": ("digits", "--steps=1", "--rounds=1"),
+    "checkpoint": ("--variants", "Ti/32", "--rounds=1"),
+    "startup": ("--repeats=1",),
+}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs them one after the other; 1 where one of them failed, which the page says."""
+    names = list(dict.fromkeys(section.command[0] for section in SECTIONS))
+    wanted = arguments.only.split(",") if arguments.only else names
+    if unknown := [name for name in wanted if name not in names]:
+        raise SettingsError(f"--only takes {','.join(names)}. Received: {unknown[0]}")
+    if not os.access(arguments.out.parent, os.W_OK):  # better known before it has measured
+        raise SettingsError(f"--out: nothing can be written in {arguments.out.parent}")
+    found: list[dict[str, Any]] = []
+    for section in (s for s in SECTIONS if s.command[0] in wanted):
+        more = _QUICK[section.command[0]] if arguments.quick else ()
+        found.append(_measure(section, [*section.command, *more]))
+        _write_all(arguments.out, found)  # what is stopped has what it came to
+    print(f"written: {arguments.out}", file=sys.stderr)
+    return int(any(not one["rows"] for one in found))
+
+
+def _write_all(out: Path, found: list[dict[str, Any]]) -> None:
+    from benchmarks.bars import draw
+
+    facts = machine() | {"date": time.strftime("%Y-%m-%d", time.gmtime())}
+    content = to_json({"machine": facts, "sections": found}, indent=1)
+    _write(out.with_suffix(".json"), content + "\n")
+    picture = out.with_suffix(".png")
+    draw([(one["title"], one["drawn"], one["rows"]) for one in found if one["rows"]], picture)
+    _write(out, "\n".join(page(facts, found, picture.name)))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        replace_file(path, text)
+    except OSError as error:
+        raise SettingsError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _measure(section: Section, command: list[str]) -> dict[str, Any]:
+    print(f"python -m benchmarks {' '.join(command)}", file=sys.stderr, flush=True)
+    start_s = time.monotonic()
+    done = subprocess.run(
+        python_command("-m", "benchmarks", *command, "--json"),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return {
+        "title": section.title,
+        "command": f"python -m benchmarks {' '.join(command)}",
+        "about": BENCHMARKS[command[0]],
+        "drawn": section.drawn,
+        "seconds": round(time.monotonic() - start_s),
+        "rows": [] if done.returncode else list(rows_of(done.stdout)),
+        "error": "\n".join(done.stderr.splitlines()[-5:]) if done.returncode else "",
+    }
+
+
+def rows_of(text: str) -> Iterator[dict[str, Any]]:
+    """The rows in a benchmark's --json output: objects and lists of objects, one a line."""
+    for line in text.splitlines():
+        if line.startswith(("{", "[")):
+            read = json.loads(line)
+            yield from read if isinstance(read, list) else [read]
+
+
+def machine() -> dict[str, str]:
+    """What was measured on, by name."""
+    models = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    facts = {
+        "processor": models[0] if models else platform.machine(),
+        "cores": str(available_cores()),
+        "memory": f"{memory:.0f} GiB",
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+    for name in _PACKAGES:
+        try:
+            facts[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return facts
+
+
+def page(facts: dict[str, str], found: list[dict[str, Any]], picture: str) -> Iterator[str]:
+    """The page, line by line."""
+    yield "# Benchmarks\n"
+    yield "Written by `make benchmark`. Rows are medians; operations: of one trace.\n"
+    yield ", ".join(f"{name} {value}" for name, value in facts.items()) + ".\n"
+    yield f"![all of them]({picture})\n"
+    for one in found:
+        yield f"## {one['title']}\n"
+        yield f"`{one['command']}` ({one['seconds']} s): {one['about']}.\n"
+        if one["rows"]:
+            yield from table(one["rows"])
+        else:
+            yield f"It failed:\n\n```\n{one['error']}\n```"
+        yield ""
+
+
+def table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Rows as a table in Markdown: a column for each name that any of them has."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    yield "| " + " | ".join(_title(name) for name in names) + " |"
+    text = {name for row in rows for name, value in row.items() if isinstance(value, str)}
+    yield "|" + "|".join("---" if name in text else "---:" for name in names) + "|"
+    for row in rows:
+        yield "| " + " | ".join(_cell(row.get(name)) for name in names) + " |"
+
+
+def _title(name: str) -> str:
+    return name.replace("_per_second", "/s").replace("_", " ")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if abs(value) >= 1e9:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"

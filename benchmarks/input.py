@@ -1,0 +1,157 @@
+"""`python -m benchmarks input RECIPE`"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from benchmarks.first_batch import measure_first_batch
+from benchmarks.photographs import make_photographs
+from pipeline.config import Config, load_config
+from pipeline.data.sources.find_source import find_source
+from pipeline.errors import SettingsError
+from pipeline.recipes import find_recipe
+from pipeline.runtimes.tensorflow_start import import_tensorflow
+from pipeline.strict_json import to_json
+
+_EPILOG = """\
+Each line is a tf.data pipeline that hands out batches as training takes them, without a model. All
+are timed in turn, --rounds times, and figures are medians. The stages add up from line to line. The
+other ways stand below, with how many times as fast ours is at the same work:
+  in memory  Keras's layers and NumPy. "image by image" is the same work as ours, draws for each
+             image; on a batch, Keras crops all images in one place and puts them through the same
+             operations of RandAugment
+  JPEG       the decoding of the same files alone; Pillow; Keras's layers, which have no random
+             resized crop: resize the short side to 8/7 of the size, crop at random
+"""
+
+_WARM_UP = 0.3  # as a part of each timing
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds this benchmark's arguments."""
+    parser.add_argument("recipe", nargs="?", default="cifar10", help="default: cifar10")
+    parser.add_argument("settings", nargs="*", default=[], metavar="section.key=value")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--data", metavar="DIR", help="data set, instead of the recipe's")
+    what.add_argument(
+        "--photographs",
+        type=int,
+        metavar="N",
+        help="N photographs of 500 x 375, cut from scikit-learn's two, instead of the recipe's",
+    )
+    what.add_argument(
+        "--records",
+        type=int,
+        metavar="N",
+        help="instead of speed: prepare N small records, and measure the time to the first batch "
+        "and the memory they add, in a process of its own",
+    )
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each timing (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="timings of each line (default: 3)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.epilog = _EPILOG
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Times the recipe's input stage, stage by stage, and what others do."""
+    for name in ("photographs", "records"):
+        number = getattr(arguments, name)
+        if number is not None and number < 20:
+            raise SettingsError(f"--{name} must be at least 20. Received: {number}")
+    if arguments.seconds <= 0 or arguments.rounds < 1:
+        raise SettingsError(
+            "--seconds must be above 0 and --rounds at least 1. Received: "
+            f"{arguments.seconds:g} and {arguments.rounds}"
+        )
+    config = load_config(find_recipe(arguments.recipe), arguments.settings)
+    with tempfile.TemporaryDirectory(prefix="vit-benchmark-") as folder:
+        if arguments.records is not None:
+            found = measure_first_batch(arguments.records, Path(folder))
+            print(to_json(found) if arguments.json else _facts(found))
+            return 0
+        place = arguments.data
+        if arguments.photographs is not None:
+            place = make_photographs(Path(folder), arguments.photographs)
+        if place is not None:
+            data = config.data.model_copy(update=find_source(str(place)))
+            config = config.model_copy(update={"data": data})
+        rows = _measure(config, arguments.seconds, arguments.rounds)
+    print(to_json(rows) if arguments.json else "\n".join(_table(config, rows)))
+    return 0
+
+
+def _measure(config: Config, seconds: float, rounds: int) -> list[dict[str, Any]]:
+    import_tensorflow()
+    from benchmarks.input_others import others
+    from benchmarks.input_stages import stages
+    from pipeline.data.sources.source import open_source
+
+    source = open_source(config.data, config.seed)
+    ours = stages(config, source)
+    lines = [*ours, *others(config.data, source.splits["train"], ours)]
+    datasets = [line.make() for line in lines]
+    timings: list[list[_Timing]] = [[] for _ in lines]
+    for _ in range(rounds):
+        for line, dataset, found in zip(lines, datasets, timings, strict=True):
+            # An iterator of its own each time: one that waits would go on filling its buffers, in
+            # the time of the others, and hand out what it has when it is timed again.
+            iterator = iter(dataset)
+            _time(iterator, line.batch_size, _WARM_UP * seconds)
+            found.append(_time(iterator, line.batch_size, seconds))
+    speed = {
+        line.title: median(timing.images_per_second for timing in found)
+        for line, found in zip(lines, timings, strict=True)
+    }
+    rows: list[dict[str, Any]] = []
+    for line, found in zip(lines, timings, strict=True):
+        row = {
+            "line": line.title,
+            "images_per_second": speed[line.title],
+            "least": min(timing.images_per_second for timing in found),
+            "most": max(timing.images_per_second for timing in found),
+            "cpu_us_per_image": median(timing.cpu_us_per_image for timing in found),
+        }
+        if line.against is not None:
+            row |= {"ours": line.against, "ours_is": speed[line.against] / speed[line.title]}
+        rows.append(row)
+    return rows
+
+
+class _Timing(NamedTuple):
+    """One timing of a line; the processor's time is of all threads of this process."""
+
+    images_per_second: float
+    cpu_us_per_image: float
+
+
+def _time(iterator: Iterator[Any], batch_size: int, seconds: float) -> _Timing:
+    batches, start_s, start_cpu_s = 0, time.perf_counter(), time.process_time()
+    while (passed_s := time.perf_counter() - start_s) < seconds:
+        next(iterator)
+        batches += 1
+    images = batches * batch_size
+    return _Timing(images / passed_s, (time.process_time() - start_cpu_s) / images * 1e6)
+
+
+def _table(config: Config, rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    data = config.data
+    yield f"{data.source}, {data.image_size} px, batches of {data.global_batch_size}"
+    yield f"{'':<52}{'images/s':>10}{'CPU us an image':>17}{'ours is':>10}"
+    for row in rows:
+        rate = row["images_per_second"]
+        ratio = f"{row['ours_is']:>9.2f}x" if "ours_is" in row else ""
+        yield f"{row['line']:<52}{rate:>10,.0f}{row['cpu_us_per_image']:>17.1f}{ratio}"
+
+
+def _facts(found: dict[str, float]) -> str:
+    return (
+        f"{found['records']:,.0f} records: first batch {found['first_batch_s']:.2f} s after the "
+        f"imports, {found['added_mb']:.0f} MB added to the process, of which "
+        f"{found['added_mb_of_few']:.0f} MB with {found['few']:,.0f} records"
+    )

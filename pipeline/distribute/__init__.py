@@ -1,1 +1,0 @@
-"""How copies of the model work together: the Runtime and its kinds."""

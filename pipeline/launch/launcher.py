@@ -1,0 +1,294 @@
+"""Starts one node's processes of a job, and sees them to their end.
+
+Every node of the job runs one launcher with the same hosts, slots and command. They meet at node 0
+(meeting.py), start their processes (processes.py) when all have come, and end together.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from pipeline.errors import SettingsError
+from pipeline.launch.job import Job, environment, variables
+from pipeline.launch.meeting import Meeting
+from pipeline.launch.private_network import PrivateNetwork
+from pipeline.launch.processes import End, Guard, Process, exit_code
+from pipeline.runtimes.interfaces import (
+    GLOO,
+    NCCL,
+    check_interfaces,
+    find_interface,
+    list_interfaces,
+)
+from pipeline.runtimes.ports import is_free
+from pipeline.runtimes.proxies import past_proxies
+from pipeline.runtimes.stop_signals import stop_signals
+
+_LOG = logging.getLogger(__name__)
+
+# When one process has failed, the others notice it themselves (and exit 76) within OWN_END_S, or
+# get SIGTERM, and SIGKILL KILL_AFTER_S later: with a second to hear of it, within 30 s.
+OWN_END_S = 20.0
+KILL_AFTER_S = 5.0
+# When a node was lost, LOST_AFTER_S of the 30 have gone already.
+_OWN_END_AFTER_LOSS_S = 5.0
+_TICK_S = 0.05
+_LONGEST_TAIL_LINE = 400
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How this node's part ended: its exit code, and what to tell, empty when all is well."""
+
+    code: int
+    message: str = ""
+
+
+def launch(job: Job) -> Outcome:
+    """Runs this node's part of the job to its end.
+
+    Raises:
+      SettingsError: The nodes were started differently, or a port is taken.
+      PeerLost: The nodes did not come together.
+      Stopped: A signal came before the start.
+    """
+    # The guard and the network are forked, so they come before the threads of the meeting.
+    with (
+        closing(Guard()) as guard,
+        _network(job) as namespaces,
+        _received() as received,
+        closing(Meeting(job)) as meeting,
+    ):
+        meeting.wait_for_all(received)
+        try:
+            processes = _start(job, meeting, guard, namespaces)
+        except SettingsError as error:
+            meeting.fail(str(error))
+            raise
+        node = Node(job, processes, meeting, received)
+        ends = node.run()
+        code = exit_code(ends)
+        meeting.wait_for_end(code, received)
+        return _outcome(job, ends, meeting, node.note)
+
+
+def code_of_job(own: int, others: Sequence[int | None]) -> int:
+    """What a launcher exits with, given its node's code and those known of other nodes.
+
+    2 and 3 hold for all nodes, since starting again cannot help any of them. Otherwise it is the
+    node's own, so that a scheduler sees the cause once, on the node that has it. Only a node that
+    is done must not say so when another is not, or it would not be started again with it.
+    """
+    for cause in (2, 3):
+        if cause in (own, *others):
+            return cause
+    if own != 0 or all(code == 0 for code in others):
+        return own
+    return 75 if all(code in (0, 75) for code in others) else 76
+
+
+class Node:
+    """The processes of this node while they run.
+
+    Args:
+      received: Signals that came to the launcher; those it has dealt with are taken out.
+
+    Attributes:
+      note: Why the launcher ended processes, where they did not fail themselves.
+    """
+
+    def __init__(
+        self, job: Job, processes: Sequence[Process], meeting: Meeting, received: list[int]
+    ) -> None:
+        self.note = ""
+        self._job, self._processes = job, processes
+        self._meeting, self._received = meeting, received
+        self._ends: list[End] = []
+        self._failed = self._terminated = False
+        self._terminate_at_s = self._kill_at_s = math.inf
+        self._interrupts = 0
+
+    def run(self) -> list[End]:
+        """Returns how the processes ended, in that order."""
+        while len(self._ends) < len(self._processes):
+            self._pass_signals_on()
+            self._notice_ends()
+            self._notice_others()
+            self._end_overdue()
+            time.sleep(_TICK_S)
+        return self._ends
+
+    def _pass_signals_on(self) -> None:
+        while self._received:
+            number = self._received.pop(0)
+            self._interrupts += number == signal.SIGINT
+            for process in self._processes:
+                process.pass_on(number)
+            # Someone who presses Ctrl-C twice does not want to wait for a checkpoint.
+            grace_s = self._job.grace_s if self._interrupts < 2 else KILL_AFTER_S
+            self._kill_at_s = min(self._kill_at_s, time.monotonic() + grace_s)
+
+    def _notice_ends(self) -> None:
+        for process in self._processes:
+            if process.end is not None or (end := process.poll()) is None:
+                continue
+            self._ends.append(end)
+            if end.status < 0:  # it could not say so itself
+                process.say(f"{_name(self._job, end)} ended: it {end.describe()}")
+            if end.code == 75:
+                self._kill_at_s = min(self._kill_at_s, time.monotonic() + self._job.grace_s)
+            elif end.code != 0:
+                self._fail(OWN_END_S)
+                cause = _cause(self._ends)
+                tail = self._processes[cause.rank % self._job.slots].tail()
+                self._meeting.say(failure=(cause.code, _describe(self._job, cause, tail)))
+
+    def _notice_others(self) -> None:
+        if (trouble := self._meeting.trouble()) is not None:
+            self.note = self.note or trouble
+            self._fail(_OWN_END_AFTER_LOSS_S)
+        elif self._meeting.other_failures():
+            self._fail(OWN_END_S)
+
+    def _fail(self, own_end_s: float) -> None:
+        if not self._failed:
+            self._failed = True
+            self._terminate_at_s = time.monotonic() + own_end_s
+            self._kill_at_s = min(self._kill_at_s, self._terminate_at_s + KILL_AFTER_S)
+
+    def _end_overdue(self) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._kill_at_s:
+            if not self._failed:
+                self.note = f"not all processes ended within --grace-s {self._job.grace_s:g}"
+            for process in self._processes:
+                process.stop(signal.SIGKILL, because_of_another=self._failed)
+        elif now_s >= self._terminate_at_s and not self._terminated:
+            self._terminated = True
+            for process in self._processes:
+                process.stop(signal.SIGTERM, because_of_another=True)
+
+
+@contextmanager
+def _received() -> Iterator[list[int]]:
+    """Collects signals instead of being ended by them."""
+    numbers: list[int] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        numbers.append(number)
+
+    before = {number: signal.signal(number, receive) for number in stop_signals()}
+    try:
+        yield numbers
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _network(job: Job) -> Iterator[tuple[int, ...]]:
+    """The namespaces of the job's processes; none where they use the host's network."""
+    if not job.is_private:
+        yield ()
+        return
+    with closing(PrivateNetwork()) as network:
+        yield network.namespaces
+
+
+def _start(job: Job, meeting: Meeting, guard: Guard, namespaces: Sequence[int]) -> list[Process]:
+    first = job.index * job.slots
+    inherited = dict(os.environ)
+    if job.is_private:
+        inherited[NCCL] = "lo"  # what is set is an interface of the host
+    else:
+        check_interfaces(inherited, job.host, job.runtime == "horovod", list_interfaces())
+    interface = "" if job.runtime == "multi_worker" else _choose_interface(meeting)
+    if job.runtime == "multi_worker" and not job.is_private:
+        _check_ports(job, meeting.server[1] + 1 + first)
+        _LOG.warning("%s", _open_ports(job, meeting.server[1] + 1 + first))
+    server = meeting.server if job.runtime == "multi_worker" else meeting.store
+    direct = past_proxies(os.environ, [*job.hosts, meeting.server[0]])
+    return [
+        Process(
+            rank=rank,
+            command=job.command,
+            environment=environment(
+                inherited, variables(job, rank - first, server, interface) | direct
+            ),
+            prefix=f"[rank {rank} {job.host}] " if rank else "",
+            guard=guard,
+            namespaces=namespaces,
+        )
+        for rank in range(first, first + job.slots)
+    ]
+
+
+def _open_ports(job: Job, first: int) -> str:
+    last = first + job.slots - 1
+    ports = f"port {first}" if first == last else f"ports {first} to {last}"
+    return (
+        f"TensorFlow serves on {ports} of all interfaces of {job.host}, and executes whatever "
+        "connects (--trust-network)"
+    )
+
+
+def _choose_interface(meeting: Meeting) -> str:
+    return os.environ.get(GLOO) or find_interface(meeting.own_address)
+
+
+def _check_ports(job: Job, first: int) -> None:
+    for local_rank in range(job.slots):
+        if not is_free(first + local_rank):
+            raise SettingsError(
+                f"port {first + local_rank} of {job.host} is taken, and rank "
+                f"{job.index * job.slots + local_rank} needs it: give another --port"
+            )
+
+
+def _cause(ends: Sequence[End]) -> End:
+    """The process whose end explains the others'."""
+    code = exit_code(ends)
+    return min((end for end in ends if end.code == code), key=lambda end: end.by_launcher)
+
+
+def _name(job: Job, end: End) -> str:
+    return f"rank {end.rank} of {len(job.hosts) * job.slots} on {job.host}"
+
+
+def _describe(job: Job, end: End, tail: Sequence[str]) -> str:
+    text = f"rank {end.rank} on {job.host} {end.describe()}"
+    if tail:
+        lines = "\n".join(f"  | {line[:_LONGEST_TAIL_LINE]}" for line in tail)
+        text = f"the last lines of rank {end.rank} on {job.host}:\n{lines}\n{text}"
+    return text
+
+
+def _outcome(job: Job, ends: Sequence[End], meeting: Meeting, note: str) -> Outcome:
+    own = exit_code(ends)
+    trouble = meeting.trouble()
+    failures = sorted(meeting.failures(), key=_severity)
+    code = code_of_job(own, [*meeting.codes(), *(code for code, _ in failures)])
+    if trouble and code == 0:
+        code = 76
+    if code == 0:
+        return Outcome(0)
+    if code == 75 and not note:
+        return Outcome(75)
+    lines = [failures[0][1]] if failures else []
+    mine = ", ".join(f"rank {end.rank} {end.describe()}" for end in ends)
+    lines.append(f"on this node ({job.host}): {mine}")
+    lines += [text for text in (note or trouble,) if text]
+    return Outcome(code, "\n".join(lines))
+
+
+def _severity(failure: tuple[int, str]) -> int:
+    """Where a node's failure stands in the order of exit_code."""
+    return {2: 0, 3: 1, 75: 3, 76: 4}.get(failure[0], 2)

@@ -1,1 +1,0 @@
-"""One HTML page of a run, or of several beside one another; it opens without a network."""

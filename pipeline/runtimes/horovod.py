@@ -1,0 +1,105 @@
+"""Many processes, one device each, joined by Horovod.
+
+Only the primitives of `horovod.tensorflow` are used: under Keras 3 the optimizer of
+`horovod.tensorflow.keras` trains without an error and averages nothing (horovod issue 4290).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import horovod.tensorflow as hvd
+import tensorflow as tf
+
+from pipeline.errors import PeerLost, SettingsError
+from pipeline.runtimes.single import SingleRuntime
+
+# What Horovod's operations fail with once a process has left; the first is for eager calls, the
+# others come out of a tf.function.
+_LOST = ("Horovod has been shut down", "HorovodInternalError", "gloo/transport/")
+
+# Horovod 0.28.1 sums no bfloat16.
+_WIRE = {"none": None, "float16": tf.float16}
+
+
+# Each cycle Horovod's thread wakes to ask the other ranks what is ready. Where it shares the cores
+# that train, its own choice of 1 ms costs a tenth (README, "How much the reduction costs").
+_CPU_CYCLE_TIME_MS = "20"
+
+
+class HorovodRuntime(SingleRuntime):
+    """One process of `hvd.size()`, on the GPU of its local rank, or on the CPU.
+
+    Args:
+      compression: Numbers in which gradients are sent and summed.
+
+    Raises:
+      SettingsError: There are more processes on this host than GPUs.
+    """
+
+    name = "horovod"
+
+    def __init__(self, compression: Literal["none", "float16"]) -> None:
+        if not tf.config.list_physical_devices("GPU"):
+            os.environ.setdefault("HOROVOD_CYCLE_TIME", _CPU_CYCLE_TIME_MS)
+        hvd.init()
+        self.rank = hvd.rank()
+        self.local_rank = hvd.local_rank()
+        self.world_size = self.num_replicas = hvd.size()
+        self._wire = _WIRE[compression]
+        super().__init__(_pin_device(hvd.local_rank(), hvd.local_size()))
+
+    def distribute(self, make_dataset: Callable[[int, int, int], tf.data.Dataset]) -> Any:
+        return make_dataset(self.rank, self.world_size, 1)
+
+    def replica_index(self) -> tf.Tensor:
+        return tf.constant(self.rank, tf.int32)
+
+    def sum_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        # One operation a tensor: each is sent as soon as it is there, which is in the backward pass
+        # where the batch is computed as a whole, and Horovod packs what is ready at the same time.
+        # A grouped operation would wait for the last.
+        return [self._sum(g, f"gradient_{i}") for i, g in enumerate(gradients)]
+
+    def sum_gradients_at_once(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """The same in one operation, which begins when the last gradient is there.
+
+        Kept for `python -m benchmarks scaling`, which shows why it is not used.
+        """
+        return list(hvd.grouped_allreduce(list(gradients), op=hvd.Sum, name="gradients"))
+
+    def all_gather(self, value: Any) -> list[Any]:
+        return hvd.allgather_object(value, name="all_gather")
+
+    def broadcast(self, variables: Sequence[tf.Variable]) -> None:
+        hvd.broadcast_variables(variables, root_rank=0)
+
+    def peer_error(self, error: Exception) -> PeerLost | None:
+        if any(sign in f"{type(error).__name__}: {error}" for sign in _LOST):
+            return PeerLost("another process of the job was lost. Start all of them again")
+        return None
+
+    def close(self) -> None:
+        hvd.shutdown()
+
+    def describe(self) -> str:
+        return f"{self.world_size} processes of Horovod, {super().describe()} each"
+
+    def _sum(self, gradient: tf.Tensor, name: str) -> tf.Tensor:
+        sent = gradient if self._wire is None else tf.cast(gradient, self._wire)
+        return tf.cast(hvd.allreduce(sent, op=hvd.Sum, name=name), gradient.dtype)
+
+
+def _pin_device(local_rank: int, local_size: int) -> str:
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return "/device:CPU:0"
+    if local_size > len(gpus):
+        raise SettingsError(
+            f"{local_size} processes on this host and {len(gpus)} GPU(s): start at most "
+            f"{len(gpus)} here, for example with -np {len(gpus)} or -H HOST:{len(gpus)}"
+        )
+    tf.config.set_visible_devices(gpus[local_rank], "GPU")
+    return "/device:GPU:0"

@@ -1,0 +1,129 @@
+"""Selects and starts the runtime that the settings and the environment ask for."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import MutableMapping
+from socket import gethostname
+
+import tensorflow as tf
+
+from pipeline.config import DistributeConfig
+from pipeline.errors import SettingsError
+from pipeline.runtimes.devices import (
+    configure_devices,
+    local_devices,
+    parts_of,
+    replica_devices,
+    threads_of,
+)
+from pipeline.runtimes.environment import HOSTS, Place, find_place
+from pipeline.runtimes.gathering import gather_by_address, gather_by_store
+from pipeline.runtimes.interfaces import check_interfaces, list_interfaces, uses_gloo
+from pipeline.runtimes.mirrored import MirroredRuntime
+from pipeline.runtimes.proxies import host_of, past_proxies
+from pipeline.runtimes.runtime import Runtime
+from pipeline.runtimes.single import SingleRuntime
+
+# Every rank logs when it joins; other messages come from the chief only.
+_LOG = logging.getLogger(__name__)
+JOINED = logging.getLogger(f"{__name__}.joined")
+
+_HOROVOD_LIMIT_S = 120.0
+
+
+def start(config: DistributeConfig) -> Runtime:
+    """Sets up devices and threads of this process and joins the others, if there are any.
+
+    Must come before anything else asks TensorFlow for its devices. `auto` is what the environment
+    says started this process, or what the devices allow.
+
+    Raises:
+      SettingsError: The devices or processes asked for are not there, or Horovod is not.
+    """
+    place = find_place(os.environ)
+    kind = config.runtime
+    if kind in ("single", "mirrored") and place.world_size > 1:
+        raise SettingsError(
+            f"distribute.runtime={kind} is for one process, and this is one of "
+            f"{place.world_size}: each would train alone. Use distribute.runtime=auto"
+        )
+    if kind in ("horovod", "multi_worker") and place.kind != kind:
+        raise SettingsError(_HOW_TO_START[kind])
+    parts = parts_of(config, place)
+    configure_devices(config, threads_of(config, place))
+    runtime = _join(place, config)
+    runtime.parts_at_a_time = parts or 1
+    if runtime.world_size > 1:
+        JOINED.info(
+            f"rank {runtime.rank} of {runtime.world_size} on {gethostname()} joined: "
+            f"pid {os.getpid()}, {', '.join(local_devices())}, {runtime.name}"
+        )
+    return runtime
+
+
+def _join(place: Place, config: DistributeConfig) -> Runtime:
+    if config.runtime in ("single", "mirrored"):
+        return _start_alone(config.runtime)
+    gloo = place.kind == "horovod" and uses_gloo(os.environ)
+    if place.kind != "alone":
+        check_interfaces(os.environ, gethostname(), gloo, list_interfaces())
+    if place.kind == "horovod":
+        try:
+            from pipeline.runtimes.horovod import HorovodRuntime
+        except (ImportError, tf.errors.NotFoundError) as error:
+            raise SettingsError(
+                f"Horovod cannot be used here: {error}. `make horovod` builds it for this "
+                "TensorFlow, and `make image` an image that has it; `vit launch --runtime "
+                "multi_worker` needs none"
+            ) from None
+        _gather_for_horovod(place, os.environ)
+        return HorovodRuntime(config.compression)
+    if place.kind == "multi_worker":
+        from pipeline.runtimes.multi_worker import MultiWorkerRuntime
+
+        os.environ.update(past_proxies(os.environ, map(host_of, place.addresses)))
+        if HOSTS not in os.environ:  # else `vit launch` has kept others out, or has said so
+            _LOG.warning(
+                "TensorFlow serves at %s, which TF_CONFIG names, on all interfaces, and executes "
+                "whatever connects: use it only where no stranger reaches that port "
+                "(docs/security.md)",
+                place.addresses[place.rank],
+            )
+        gather_by_address(place.addresses, place.rank)
+        return MultiWorkerRuntime(place)
+    return _start_alone(config.runtime)
+
+
+def _gather_for_horovod(place: Place, environment: MutableMapping[str, str]) -> None:
+    address = environment.get("HOROVOD_GLOO_RENDEZVOUS_ADDR")
+    if address is None or environment.get("HOROVOD_ELASTIC") == "1":
+        return  # MPI has brought them together, or their number may change
+    environment.update(past_proxies(environment, [address.partition("/")[0].partition(":")[0]]))
+    server = (address, int(environment["HOROVOD_GLOO_RENDEZVOUS_PORT"]))
+    hosts = [host for host in environment.get(HOSTS, "").split(",") if host]
+    by_rank = [host for host in hosts for _ in range(place.world_size // len(hosts))]
+    limit_s = max(_HOROVOD_LIMIT_S, float(environment.get("HOROVOD_GLOO_TIMEOUT_SECONDS", 0)))
+    gather_by_store(server, place.rank, place.world_size, by_rank, limit_s)
+
+
+_HOW_TO_START = {
+    "horovod": "distribute.runtime=horovod needs processes that were started together: "
+    "`horovodrun -np N vit train ...` or `vit launch --processes-per-node N -- vit train ...`",
+    "multi_worker": "distribute.runtime=multi_worker needs TF_CONFIG in the environment: "
+    "`vit launch --runtime multi_worker --processes-per-node N -- vit train ...` sets it",
+}
+
+
+def _start_alone(kind: str) -> Runtime:
+    devices = replica_devices()
+    if kind == "single" or (kind == "auto" and len(devices) == 1):
+        return SingleRuntime(devices[0])
+    if len(devices) < 2:
+        raise SettingsError(
+            "distribute.runtime=mirrored needs two devices or more, and TensorFlow sees one "
+            f"({devices[0]}). Use distribute.runtime=single, or distribute.cpu_devices=2 to try it "
+            "on the CPU"
+        )
+    return MirroredRuntime(devices)

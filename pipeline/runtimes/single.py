@@ -1,0 +1,57 @@
+"""One process, one device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import tensorflow as tf
+
+from pipeline.runtimes.runtime import Runtime
+
+
+class SingleRuntime(Runtime):
+    """Every verb over processes is the identity; `device` is a TensorFlow device name."""
+
+    name = "single"
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+
+    def scope(self) -> AbstractContextManager[Any]:
+        return tf.device(self._device)
+
+    def distribute(self, make_dataset: Callable[[int, int, int], tf.data.Dataset]) -> Any:
+        return make_dataset(0, 1, 1)
+
+    def run(self, step: Callable[..., Any], *args: Any) -> Any:
+        with tf.device(self._device):
+            return step(*args)
+
+    def replica_index(self) -> tf.Tensor:
+        return tf.constant(0, tf.int32)
+
+    def sum_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        return list(gradients)
+
+    def update(
+        self,
+        function: Callable[..., None],
+        variables: Sequence[tf.Variable],
+        values: Sequence[Sequence[Any]],
+    ) -> None:
+        for variable, own in zip(variables, values, strict=True):
+            function(variable, *own)
+
+    def all_gather(self, value: Any) -> list[Any]:
+        return [value]
+
+    def broadcast(self, variables: Sequence[tf.Variable]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def describe(self) -> str:
+        return f"one device, {self._device.removeprefix('/device:')}"

@@ -1,0 +1,182 @@
+"""The data of a run is opened: by one process for all where that is possible, and compared."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from pipeline.config import Config
+from pipeline.data.duplicates import find_duplicates
+from pipeline.data.fingerprint import file_sizes, relative_names
+from pipeline.data.sources.source import (
+    DataSource,
+    measure_normalization,
+    open_source,
+    scan_source,
+    with_first_label,
+)
+from pipeline.data.split import Colour, Split
+from pipeline.runtimes.agreement import check_same, on_all, on_chief
+from pipeline.runtimes.runtime import Runtime
+from pipeline.strict_json import to_json
+
+_SHOWN = 5
+_SIZES = 4096
+
+
+def open_data(
+    config: Config, runtime: Runtime, first_label: int | None = None
+) -> tuple[DataSource, Colour, Colour]:
+    """Opens the data set, and measures the mean and deviation of its colours, in units of 0..1.
+
+    All processes must call it. The chief alone indexes TFRecord files, measures colours and looks
+    for duplicates. Every process lists the files, and all must have found the same.
+
+    Args:
+      config: All settings.
+      runtime: Joins the processes.
+      first_label: The label of class 0 in TFRecord files that the run recorded; a setting goes
+        before it.
+
+    Raises:
+      PipelineError: On every process, with the exit code of what went wrong: the data is missing
+        or wrong on one of them, or differs between them.
+    """
+    data = with_first_label(config.data, first_label)
+    scanned = None
+    if runtime.world_size > 1:
+        scanned = on_chief(runtime, lambda: scan_source(data))
+    source = on_all(runtime, lambda: open_source(data, config.seed, scanned))
+    check_data(runtime, source)
+    mean, std, notes = on_chief(runtime, lambda: _measure(source, config))
+    return replace(source, notes=(*source.notes, *notes)), _colour(mean), _colour(std)
+
+
+def check_data(runtime: Runtime, source: DataSource) -> None:
+    """Refuses data that is not the same on all processes; all must call it.
+
+    Raises:
+      PipelineError: On every process, with DataError's exit code; names the ranks and what differs.
+    """
+    if runtime.world_size == 1:
+        return
+    facts = on_all(runtime, lambda: data_facts(source))
+    check_same(
+        runtime, facts, lambda first, own: _differences(first, own, source), "data",
+        "All hosts need the same files: copy them, or use shared storage",
+    )  # fmt: skip
+
+
+def data_facts(source: DataSource) -> dict[str, Any]:
+    """What all processes must have in common, for JSON.
+
+    Class names, what the data set says of itself, and of each split its size, a digest, and of
+    image files the sizes of a sample.
+    """
+    return {
+        "classes": list(source.classes),
+        "set": {
+            "mean and deviation": source.normalization,
+            "image size": source.image_shape,
+            "label of class 0": source.first_label,
+        },
+        "examples": {name: split.num_examples for name, split in source.splits.items()},
+        "digests": {name: _digest(split) for name, split in source.splits.items()},
+        "sizes": {name: _sampled_sizes(split) for name, split in source.splits.items()},
+    }
+
+
+def _measure(source: DataSource, config: Config) -> list[Any]:
+    mean, std = measure_normalization(source, config.data)
+    duplicates = None if source.compared else find_duplicates(source)
+    notes = () if duplicates is None else duplicates.notes(source.classes)
+    return [list(mean), list(std), list(notes)]
+
+
+def _colour(values: Sequence[float]) -> Colour:
+    red, green, blue = values
+    return red, green, blue
+
+
+def _digest(split: Split) -> str:
+    """Of the labels and of what the examples are called, in their order; of images in memory.
+
+    No image file is looked at: with many processes that would strain shared storage.
+    """
+    digest = hashlib.blake2b(np.ascontiguousarray(split.labels, "<i4").tobytes(), digest_size=16)
+    if split.images is not None:
+        digest.update(np.ascontiguousarray(split.images).data)
+    for name in relative_names(split.paths or ()):
+        digest.update(name + b"\0")
+    for part in split.records.identity() if split.records is not None else ():
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _sampled_sizes(split: Split) -> list[int]:
+    """Bytes of up to 4,096 files, the same on all processes; -1 where one cannot be read.
+
+    Each process would spend half a minute on the sizes of a million files on shared storage that
+    answers in a millisecond, 32 at a time, and all processes ask at once. 4,096 take 0.1 s.
+    """
+    if split.paths is None:
+        return []
+    return file_sizes([split.paths[place] for place in _sampled(len(split.paths))])
+
+
+def _sampled(count: int) -> list[int]:
+    return np.unique(np.linspace(0, count - 1, min(count, _SIZES)).astype(np.int64)).tolist()
+
+
+def _differences(first: Mapping[str, Any], own: Mapping[str, Any], source: DataSource) -> list[str]:
+    """How this process's data differs from that of rank 0, a line each."""
+    lines = []
+    if first["classes"] != own["classes"]:
+        lines.append(f"classes: {_class_difference(first['classes'], own['classes'])}")
+    lines += [
+        f"{what}: {there} on rank 0, {own['set'][what]} there"
+        for what, there in first["set"].items()
+        if to_json(there) != to_json(own["set"][what])
+    ]
+    for name in dict.fromkeys([*first["examples"], *own["examples"]]):
+        there, here = (facts["examples"].get(name, 0) for facts in (first, own))
+        if there != here:
+            lines.append(f"{name}: {there:,} images on rank 0, {here:,} there")
+        elif first["digests"].get(name) != own["digests"].get(name):
+            lines.append(
+                f"{name}: as many images, but of other names or labels, or in another order"
+            )
+        elif first["sizes"][name] != own["sizes"][name]:
+            lines.append(_size_difference(first["sizes"][name], own["sizes"][name], source, name))
+    return lines
+
+
+def _size_difference(
+    first: Sequence[int], own: Sequence[int], source: DataSource, name: str
+) -> str:
+    split = source.splits[name]
+    differing = [number for number, sizes in enumerate(zip(first, own, strict=True))
+                 if sizes[0] != sizes[1]]  # fmt: skip
+    number = differing[0]
+    there, here = (
+        "cannot be read" if size < 0 else f"has {size:,} bytes"
+        for size in (first[number], own[number])
+    )
+    return (
+        f"{name}: {len(differing):,} of {len(own):,} files compared have other sizes: "
+        f"{split.name(_sampled(split.num_examples)[number])} {here}, and {there} on rank 0"
+    )
+
+
+def _class_difference(first: Sequence[str], own: Sequence[str]) -> str:
+    missing, more = sorted(set(first) - set(own)), sorted(set(own) - set(first))
+    parts = [
+        f"only {where}: {', '.join(names[:_SHOWN])}{' ...' if len(names) > _SHOWN else ''}"
+        for where, names in (("on rank 0", missing), ("there", more))
+        if names
+    ]
+    return "; ".join(parts) or "the same names in another order"

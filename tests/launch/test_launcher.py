@@ -1,0 +1,344 @@
+"""The launcher's decisions, without processes: places, codes, and who belongs to an attempt."""
+
+import json
+import socket
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from jobs import cli, launch
+from pipeline.errors import SettingsError
+from pipeline.launch.job import Job, environment, variables
+from pipeline.launch.launcher import code_of_job
+from pipeline.launch.processes import End, exit_code
+from pipeline.launch.registry import LOST_AFTER_S, Registry
+from pipeline.launch.reports import Report
+from pipeline.runtimes.interfaces import find_interface
+from pipeline.runtimes.ports import is_free
+
+ROOT = Path(__file__).parent.parent.parent
+TOKEN = "0123456789abcdef" * 2
+JOB = Job(hosts=("h0", "h1"), slots=2, index=1, command=("vit", "train", "digits"))
+
+
+@pytest.mark.parametrize(
+    ("statuses", "code"),
+    [
+        ([0, 0], 0),
+        ([75, 75], 75),
+        ([75, 0], 75),
+        ([76, 76], 76),
+        ([76, 75], 75),
+        ([76, 1], 1),
+        ([75, 1], 1),
+        ([76, -9], 137),
+        ([-11, 1], 139),
+        ([1, -11], 1),
+        ([1, 3], 3),
+        ([3, 2], 2),
+        ([0, 76, 75, 5, 3], 3),
+        ([0, 120], 120),
+    ],
+)
+def test_the_code_of_many_processes_is_the_causes(statuses, code):
+    assert exit_code(End(rank, status) for rank, status in enumerate(statuses)) == code
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(-15, 76), (-9, 76), (75, 76), (1, 76), (0, 0), (2, 2)]
+)
+def test_what_the_launcher_had_to_end_is_a_consequence(status, code):
+    assert End(0, status, by_launcher=True).code == code
+    assert exit_code([End(0, status, by_launcher=True), End(1, 5)]) in (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("own", "nodes", "code"),
+    [
+        (0, [0, 0], 0),
+        (0, [0, 1], 76),
+        (0, [0, None], 76),
+        (0, [0, 75], 75),
+        (0, [75, 76], 76),
+        (76, [1, 76], 76),
+        (3, [0, 3], 3),
+        (76, [2, None], 2),
+        (0, [0, 3], 3),
+    ],
+)
+def test_a_node_is_done_only_when_all_are(own, nodes, code):
+    assert code_of_job(own, nodes) == code
+
+
+def test_tensorflow_is_told_a_port_of_its_own_for_each_process():
+    places = {"gpus": ("4", "6"), "trust_network": True}
+    job = Job(("h0", "h1"), 2, 1, ("vit",), "multi_worker", **places)
+    own = variables(job, 1, ("10.0.0.1", 29500), "eth0")
+    assert json.loads(own.pop("TF_CONFIG")) == {
+        "cluster": {"worker": ["h0:29501", "h0:29502", "h1:29503", "h1:29504"]},
+        "task": {"type": "worker", "index": 3},
+    }
+    assert own == {"CUDA_VISIBLE_DEVICES": "6", "VIT_LAUNCH_HOSTS": "h0,h1"}
+
+
+def test_what_an_outer_launcher_set_goes_and_what_the_user_chose_stays():
+    inherited = {
+        "PATH": "/bin",
+        "HOROVOD_RANK": "7",
+        "HOROVOD_ELASTIC": "1",
+        "OMPI_COMM_WORLD_RANK": "7",
+        "TF_CONFIG": "{}",
+        "HOROVOD_FUSION_THRESHOLD": "1",
+        "NCCL_SOCKET_IFNAME": "ib0",
+    }
+    whole = environment(inherited, {"HOROVOD_SIZE": "2", "NCCL_SOCKET_IFNAME": "eth0"})
+    assert whole == {
+        "PATH": "/bin",
+        "HOROVOD_FUSION_THRESHOLD": "1",
+        "NCCL_SOCKET_IFNAME": "ib0",
+        "HOROVOD_SIZE": "2",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def test_the_interface_is_the_one_with_the_address():
+    assert find_interface("127.0.0.1") == "lo"
+    with pytest.raises(SettingsError, match=r"192\.0\.2\.77.*HOROVOD_GLOO_IFACE"):
+        find_interface("192.0.2.77")
+
+
+def test_a_port_that_is_served_is_not_free():
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        assert not is_free(server.getsockname()[1])
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self):
+        return self.now_s
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def registry(clock):
+    """Of two nodes, of which node 0 has come."""
+    registry = Registry(("h0", "h1"), "attempt", {"--processes-per-node": "2"}, clock)
+    registry.update(report(0))
+    return registry
+
+
+def report(index, uid=None, slots="2", **rest):
+    return Report(
+        index, uid or f"uid-{index}", f"host-{index}", {"--processes-per-node": slots}, **rest
+    )
+
+
+def test_the_job_starts_when_all_have_come(registry):
+    assert registry.update(report(0)).phase == "waiting"
+    assert registry.update(report(0)).missing == [1]
+    assert registry.update(report(1)).phase == "running"
+    assert registry.update(report(0)).phase == "running"
+
+
+def test_every_node_sees_codes_and_failures_of_all(registry):
+    registry.update(report(1, code=5, failure=(5, "rank 1 ...")))
+    view = registry.update(report(0))
+    assert view.codes == [None, 5]
+    assert view.failures == [None, (5, "rank 1 ...")]
+    assert not registry.everyone_knows()
+    registry.update(report(0, code=76))
+    registry.update(report(1, code=5, failure=(5, "rank 1 ...")))
+    assert registry.everyone_knows()
+
+
+def test_a_second_launcher_of_an_index_ends_a_running_attempt(registry):
+    registry.update(report(1))
+    for view in (registry.update(report(1, "another")), registry.update(report(0))):
+        assert view.error_code == 76
+        assert "two launchers came with index 1 (h1)" in view.error
+    # A third one waits for the next attempt.
+    view = registry.update(report(1, "third"))
+    assert (view.phase, view.error) == ("other", None)
+
+
+def test_before_the_start_a_silent_launcher_is_replaced(registry, clock):
+    registry = Registry(("h0", "h1", "h2"), "attempt", {"--processes-per-node": "2"}, clock)
+    registry.update(report(0))
+    registry.update(report(1, "first"))
+    assert registry.update(report(1, "second")).error is None
+    clock.now_s += 4
+    assert registry.update(report(1, "second")).error is None
+    assert registry.update(report(2)).phase == "running"
+
+
+def test_before_the_start_two_living_launchers_of_an_index_both_hear_of_it(registry, clock):
+    registry = Registry(("h0", "h1", "h2"), "attempt", {"--processes-per-node": "2"}, clock)
+    registry.update(report(0))
+    registry.update(report(1, "first"))
+    registry.update(report(1, "second"))
+    for uid in ("first", "second"):
+        assert "two launchers came with index 1" in registry.update(report(1, uid)).error
+    assert registry.everyone_knows()
+
+
+def test_other_settings_are_named_and_end_an_attempt_that_has_not_started(registry):
+    for view in (registry.update(report(1, slots="3")), registry.update(report(0))):
+        assert view.error_code == 2
+        assert "--processes-per-node 3, and node 0 with --processes-per-node 2" in view.error
+
+
+def test_a_launcher_that_keeps_a_fact_to_itself_is_refused(registry):
+    view = registry.update(Report(1, "uid-1", "host-1", {}))
+    assert view.error_code == 2
+    assert "--processes-per-node not given" in view.error
+
+
+def test_a_stray_launcher_of_another_job_does_not_end_a_running_attempt(registry):
+    registry.update(report(1))
+    assert registry.update(report(1, "stray", slots="3")).error_code == 2
+    assert registry.update(report(0)).error is None
+
+
+def test_a_launcher_of_an_older_attempt_does_not_belong_to_this_one(registry):
+    view = registry.update(report(1, attempt="older"))
+    assert view.phase == "other"
+    assert view.attempt == "attempt"
+    assert registry.update(report(0)).missing == [1]
+
+
+def test_a_silent_node_is_lost_but_not_when_it_has_ended(registry, clock):
+    registry.update(report(1))
+    clock.now_s += LOST_AFTER_S + 1
+    view = registry.update(report(0))
+    assert view.error_code == 76
+    assert "node 1 (h1, on host-1) was lost" in view.error
+
+
+def test_a_node_that_has_ended_need_not_speak(registry, clock):
+    registry.update(report(1, code=0))
+    clock.now_s += LOST_AFTER_S + 1
+    assert registry.update(report(0)).error is None
+
+
+def read(*words, **environment):
+    """The Job that a command line gives."""
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    launch.add_arguments(parser)
+    environment = {"CUDA_VISIBLE_DEVICES": "", "VIT_LAUNCH_TOKEN": TOKEN} | environment
+    return launch.read_job(parser.parse_args([*words, "--", "true"]), environment)
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "index"),
+    [
+        (["--hosts=a"], {}, 0),
+        (["--hosts=a"], {"SLURM_NODEID": "3"}, 0),
+        (["--hosts=a,b", "--index=1"], {"SLURM_NODEID": "0"}, 1),
+        (["--hosts=a,b"], {"JOB_COMPLETION_INDEX": "1"}, 1),
+        (["--hosts=a,b"], {"SLURM_NODEID": "1"}, 1),
+    ],
+)
+def test_the_index_comes_from_the_argument_or_the_scheduler(words, variables, index):
+    assert read(*words, **variables).index == index
+
+
+def test_slots_are_the_gpus_or_one():
+    assert read("--hosts=a").slots == 1
+    assert read("--hosts=a", CUDA_VISIBLE_DEVICES="0,2").slots == 2
+    assert read("--hosts=a", "--processes-per-node=3").slots == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "message"),
+    [
+        (["--hosts=a,a"], {}, "names a twice"),
+        (["--hosts=a,"], {}, "commas between them"),
+        (["--hosts=a:2"], {}, "without ports and numbers of processes"),
+        (["--hosts=a,localhost", "--index=0"], {}, "localhost means another machine"),
+        (["--hosts=a,b"], {}, "which of the 2 nodes is this"),
+        (["--hosts=a,b", "--index=2"], {}, "--index must be 0 to 1"),
+        (["--hosts=a,b"], {"SLURM_NODEID": "4"}, "SLURM_NODEID must be 0 to 1"),
+        (["--hosts=a", "--index=-1"], {}, "--index must be 0 to 0"),
+        (["--hosts=a", "--processes-per-node=0"], {}, "--processes-per-node must be 1 or more"),
+        (
+            ["--hosts=a", "--processes-per-node=3"],
+            {"CUDA_VISIBLE_DEVICES": "0,1"},
+            "this node has 2",
+        ),
+        (["--hosts=a", "--port=65536"], {}, "--port must be 1 to 65535"),
+        (["--hosts=a", "--port=65535", "--runtime=multi_worker"], {}, "--port must be 1 to 65534"),
+        (
+            ["--hosts=a,b", "--index=0", "--runtime=multi_worker"],
+            {},
+            "executes whatever connects.*--runtime horovod, or give --trust-network",
+        ),
+        (["--hosts=a", "--trust-network"], {}, "--trust-network is of --runtime multi_worker"),
+        (["--hosts=a", "--wait-s=-1"], {}, "--wait-s must be 0 or more"),
+        (["--hosts=a", "--", "no-such-program"], {}, "'no-such-program' is not found"),
+    ],
+)
+def test_wrong_arguments_are_explained(words, variables, message):
+    with pytest.raises(SettingsError, match=message):
+        read(*words, **variables)
+
+
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [
+        ("", r"VIT_LAUNCH_TOKEN is not set\. Run `export VIT_LAUNCH_TOKEN=\$\(openssl rand"),
+        ("0123456789", "must be 32 to 1024 .*Received: 10 characters"),
+        ("0123456789 abcdef" * 2, "without spaces. Received: 34 characters"),
+    ],
+)
+def test_several_nodes_need_a_token_which_no_message_repeats(token, message):
+    with pytest.raises(SettingsError, match=message) as caught:
+        read("--hosts=a,b", "--index=0", VIT_LAUNCH_TOKEN=token)
+    assert not token or token not in str(caught.value)
+
+
+def test_one_node_draws_a_token_of_its_own():
+    first, second = (read("--hosts=a", VIT_LAUNCH_TOKEN="").token for _ in range(2))
+    assert len(first) == 64
+    assert first != second
+
+
+def test_the_token_is_not_shown_and_not_inherited():
+    job = read("--hosts=a,b", "--index=0")
+    assert job.token == TOKEN
+    assert TOKEN not in repr(job)
+    assert "VIT_LAUNCH_TOKEN" not in environment({"VIT_LAUNCH_TOKEN": TOKEN}, {})
+
+
+def test_options_of_the_command_are_the_commands(capsys):
+    code = cli.main(
+        [
+            "launch",
+            "--hosts=localhost",
+            "--processes-per-node=0",
+            "--",
+            "vit",
+            "--processes-per-node",
+            "2",
+            "--x",
+        ]
+    )
+    assert code == 2
+    assert "--processes-per-node must be 1 or more. Received: 0" in capsys.readouterr().err
+
+
+def test_the_launcher_does_without_tensorflow():
+    code = (
+        "import sys, jobs.launch\n"
+        "sys.exit(not {'tensorflow', 'numpy', 'horovod'}.isdisjoint(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -1,0 +1,82 @@
+"""How many parts of a batch are computed side by side."""
+
+import os
+
+import pytest
+
+from pipeline.config import DistributeConfig
+from pipeline.runtimes import devices
+from pipeline.runtimes.devices import own_cores, threads_of
+from pipeline.runtimes.environment import Place
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Makes this process see so many cores of the host's, of which it may use `bound`.
+
+    A container's limit, in cores, may be less.
+    """
+
+    def make(cores, bound, limit=None):
+        monkeypatch.setattr(os, "cpu_count", lambda: cores)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(bound)))
+        monkeypatch.setattr(devices, "available_cores", lambda: min(bound, limit or bound))
+        monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("cores", "bound", "limit", "processes", "own"),
+    [
+        (8, 8, None, 1, 8),
+        (8, 8, None, 4, 2),
+        (2, 2, None, 4, 1),
+        (32, 8, None, 4, 8),  # a launcher has bound each of the four to cores of its own
+        (64, 64, 2, 1, 2),  # a container's limit of two cores
+        (64, 64, 4, 2, 2),
+    ],
+)
+def test_cores_of_a_process(machine, cores, bound, limit, processes, own):
+    machine(cores, bound, limit)
+    assert own_cores(processes) == own
+
+
+@pytest.mark.parametrize(
+    ("cores", "settings", "processes", "parts"),
+    [
+        (2, {}, 1, 2),
+        (8, {}, 1, 8),
+        (8, {}, 2, 4),
+        (8, {"cpu_devices": 2}, 1, 4),
+        (2, {}, 2, 1),
+        (2, {"intra_op_threads": 2}, 1, None),
+        (9, {}, 1, None),  # not measured with so many
+    ],
+)
+def test_parts_of_a_batch(machine, cores, settings, processes, parts):
+    machine(cores, cores)
+    place = Place("horovod", 0, processes, processes)
+    assert devices.parts_of(DistributeConfig(**settings), place) == parts
+
+
+def test_threads_that_the_environment_asks_for_are_left_alone(machine, monkeypatch):
+    machine(2, 2)
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "2")
+    assert devices.parts_of(DistributeConfig(), Place("alone")) is None
+
+
+@pytest.mark.parametrize(
+    ("cores", "limit", "settings", "processes", "threads"),
+    [
+        (64, None, {}, 1, None),
+        (64, 16, {}, 1, 16),
+        (64, 32, {}, 2, 16),
+        (64, 4, {}, 1, 1),  # parts of a batch side by side, each with one thread
+        (64, 16, {"intra_op_threads": 3}, 1, 3),
+    ],
+)
+def test_threads_of_an_operation(machine, cores, limit, settings, processes, threads):
+    machine(cores, cores, limit)
+    place = Place("horovod", 0, processes, processes)
+    assert threads_of(DistributeConfig(**settings), place) == threads
