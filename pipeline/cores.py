@@ -1,4 +1,4 @@
-"""How many processor cores this process may use."""
+"""The number of processor cores that this process may use."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path, PurePosixPath
 
 
 def available_cores(root: Path = Path("/")) -> int:
-    """Cores of this process: those of its CPU affinity, or fewer where a cgroup limits its time.
+    """The number of cores in this process's CPU affinity, or fewer if a cgroup limits CPU time.
 
     `os.cpu_count` counts the cores of the host. In a container with a limit of 2 CPUs on a host
-    with 64 cores, 64 threads use up the quota early in each period and then all of them wait.
+    with 64 cores, 64 threads would use up the quota early in each period, and then all would wait.
 
     Args:
-      root: Where /proc and /sys are; another one in tests.
+      root: The folder that contains /proc and /sys; tests use another one.
 
     Returns:
       At least 1. A limit of 2.5 CPUs counts as 2.
@@ -26,9 +26,9 @@ def available_cores(root: Path = Path("/")) -> int:
 
 
 def _groups(root: Path) -> Iterator[Path]:
-    """The folders of this process's cgroups with a CPU limit, from the innermost to the root.
+    """Yields the folders of this process's cgroups, from the root of the mount to the innermost.
 
-    A group's limit holds for all groups below it, so the parents count too.
+    The limit of a group applies to all groups below it, so the parents count as well.
     """
     with suppress(OSError):
         paths = dict(_read_paths(_read(root / "proc/self/cgroup")))
@@ -38,7 +38,7 @@ def _groups(root: Path) -> Iterator[Path]:
                 continue
             folder = root / place.lstrip("/")
             yield folder
-            # A container may see its own group as the root of the mount, and a path from outside.
+            # A container may see its own group as the root of the mount, but a path from outside.
             if (path := paths[controller]).is_relative_to(top):
                 for part in path.relative_to(top).parts:
                     folder /= part
@@ -46,12 +46,12 @@ def _groups(root: Path) -> Iterator[Path]:
 
 
 def _read(path: Path) -> str:
-    """The text of a file in /proc; names of files in it need not be UTF-8."""
+    """Reads a file in /proc. File names in it are not necessarily UTF-8."""
     return path.read_text(encoding="utf-8", errors="surrogateescape")
 
 
 def _read_mounts(text: str) -> Iterator[tuple[str, str, str, str]]:
-    """File system, its options, root and mount point of each line; a malformed line is ignored."""
+    """Yields file system, options, root and mount point of each line; skips malformed lines."""
     # 36 35 98:0 /ROOT /MOUNT rw,noatime master:1 - TYPE SOURCE rw,cpu,cpuacct
     line = re.compile(r"\S+ \S+ \S+ (\S+) (\S+) .*?- (\S+) \S* (\S+)")
     for match in map(line.fullmatch, text.split("\n")):
@@ -61,9 +61,9 @@ def _read_mounts(text: str) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _read_paths(text: str) -> Iterator[tuple[str, PurePosixPath]]:
-    """The path of the process's group by controller; "" is version 2, which has one tree.
+    """Yields each controller with the path of the process's group; "" is cgroup version 2.
 
-    A malformed line is ignored.
+    Malformed lines are skipped.
     """
     for line in text.split("\n"):
         match line.split(":", 2):
@@ -73,8 +73,8 @@ def _read_paths(text: str) -> Iterator[tuple[str, PurePosixPath]]:
 
 
 def _quota(group: Path) -> float | None:
-    """Cores' worth of time that a group may use; None without a limit."""
-    with suppress(OSError, ValueError):  # ValueError: "max" is no number, and means no limit
+    """The CPU limit of a group, in cores; None if there is no limit."""
+    with suppress(OSError, ValueError):  # ValueError: the quota is "max", which means no limit
         quota, period = map(float, (group / "cpu.max").read_text().split())
         return quota / period
     with suppress(OSError, ValueError):

@@ -1,27 +1,28 @@
-"""The ways a run can end that are not faults of the program, each with its exit code.
+"""Errors with an exit code, for failures that are not bugs in the program.
 
-Every error carries one message for the user: what is wrong, what was received, what to do.
+The message of each error tells the user what is wrong, what was received, and what to do.
 """
 
-# Ends of messages that advise a setting. A verb that takes no settings leaves them out; they are
-# text, since messages cross graphs and processes as text.
+# Endings of messages that recommend a setting. Verbs without settings remove them. They are removed
+# from the text because errors pass through graphs and between processes as text.
 SKIP_BAD_IMAGES = ", or set data.on_bad_image=skip"
 RESIZE_IMAGES = ". Set data.resize=squash or data.resize=crop"
 
 
 def without_settings(message: str) -> str:
-    """The message for a verb that takes no settings."""
+    """Removes advice about settings from a message, for verbs that accept no settings."""
     for advice in (SKIP_BAD_IMAGES, RESIZE_IMAGES):
         message = message.replace(advice, "")
     return message
 
 
 class PipelineError(Exception):
-    """Base of the errors that are shown as one message, without a traceback.
+    """Base class of errors that are shown as one message, without a traceback.
 
     Attributes:
-      exit_code: Of the process that it ends.
-      said_by_chief: All processes raise it together, and the chief alone need show it.
+      exit_code: Exit code of the process.
+      said_by_chief: Whether all processes raise the error together, so that only the chief needs to
+        show it.
     """
 
     exit_code = 1
@@ -29,34 +30,35 @@ class PipelineError(Exception):
 
 
 class SettingsError(PipelineError):
-    """A setting, an argument or a recipe is wrong, or does not fit this machine."""
+    """A setting, an argument or a recipe is wrong, or this machine does not support it."""
 
     exit_code = 2
 
 
 class DataError(PipelineError):
-    """The data set is missing, unreadable or not what the recipe says."""
+    """The data set is missing, cannot be read, or does not match the recipe."""
 
     exit_code = 3
 
 
 class Stopped(PipelineError):
-    """Stopped on request with a checkpoint: the same command goes on from there."""
+    """The run was stopped on request and saved a checkpoint. The same command resumes it."""
 
     exit_code = 75
     said_by_chief = True
 
 
 class PeerLost(PipelineError):
-    """Another process of the job went away: start all of them again."""
+    """Another process of the job was lost. All processes must be started again."""
 
     exit_code = 76
 
 
 def cause(message: str) -> str:
-    """The line of a TensorFlow error that says what went wrong, without where it was defined.
+    """The line of a TensorFlow error that states the cause.
 
-    A graph's errors begin with that: one paragraph with the lines of Python, then the cause.
+    An error in a graph starts with a paragraph that says where the operation was defined in Python.
+    The cause follows in the last paragraph.
     """
     paragraphs = message.strip().split("\n\n")
     return paragraphs[-1 if message.startswith("Graph execution error") else 0].splitlines()[0]

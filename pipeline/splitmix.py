@@ -1,10 +1,11 @@
-"""SplitMix64: integers hashed into 64 random bits, and a stream of them from one key.
+"""SplitMix64: a hash of integers to 64 random bits, and a stream of random numbers from a key.
 
-Nothing keeps a state: number i is a function of the key and i.
+There is no state: number i is a function of the key and i.
 
 References:
-  Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014. Counters
-  hashed into random numbers: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011.
+  Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014. For random
+  numbers from hashed counters: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3",
+  SC 2011.
 """
 
 from __future__ import annotations
@@ -25,16 +26,15 @@ Word: TypeAlias = "Known | tf.Tensor"
 
 
 def hash64(*words: Word) -> tf.Tensor:
-    """A 64-bit hash of integers, element by element.
+    """Computes an element-wise 64-bit hash of integers.
 
     Args:
-      *words: Integers, arrays of them or integer tensors, broadcast against one another; their
-        order matters.
+      *words: Integers, integer arrays or integer tensors. They are broadcast; their order matters.
 
     Returns:
-      uint64, in the words' common shape.
+      uint64, in the common shape of the words.
     """
-    # What is known while the graph is built needs no part of it: that is half of its operations.
+    # Hash the constant words in NumPy. This saves half of the operations in the graph.
     known, rest = np.array(0, np.uint64), list(words)
     while rest and not tf.is_tensor(rest[0]):
         known = _finalise_known(known ^ _known_uint64(rest.pop(0)))
@@ -45,11 +45,11 @@ def hash64(*words: Word) -> tf.Tensor:
 
 
 def stream64(key: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-    """The generator's first numbers.
+    """Returns the first numbers of the stream of a key.
 
     Args:
-      key: Where it starts, uint64 scalar.
-      count: Of numbers, int64 scalar.
+      key: uint64 scalar.
+      count: How many numbers, int64 scalar.
 
     Returns:
       uint64 [count].
@@ -65,7 +65,7 @@ def _known_uint64(word: Known) -> npt.NDArray[np.uint64]:
 
 
 def _finalise_known(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    with np.errstate(over="ignore"):  # modulo 2**64 is what is wanted
+    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is intended
         state = state + np.uint64(_GOLDEN)
         state = (state ^ state >> np.uint64(30)) * np.uint64(_MULTIPLIER_1)
         state = (state ^ state >> np.uint64(27)) * np.uint64(_MULTIPLIER_2)

@@ -1,4 +1,4 @@
-"""JSON as RFC 8259 defines it, which has no NaN and no Infinity."""
+"""JSON as defined by RFC 8259, without NaN and Infinity."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from typing import Any
 
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
-    """Writes a value as JSON; numbers that are not finite become null.
+    """Converts a value to JSON. Numbers that are not finite become null.
 
     Args:
       value: Dicts, lists, tuples, strings, numbers, booleans and None.
-      indent: Spaces a level; None: everything on one line.
+      indent: Number of spaces per level; None writes everything on one line.
     """
     return json.dumps(_without_nan(value), indent=indent, allow_nan=False)
 
 
 def from_json(text: str | bytes) -> Any:
-    """Reads JSON. NaN and Infinity, which earlier versions wrote, are read as None.
+    """Parses JSON. NaN and Infinity, which earlier versions wrote, become None.
 
     Raises:
-      ValueError: It is not JSON, not UTF-8, nested too deeply, or has a number of too many digits.
+      ValueError: The text is not JSON, not UTF-8, or nested too deeply, or has a number with too
+        many digits.
     """
     return read_json(text, parse_constant=lambda name: None)
 
 
 def read_json(text: str | bytes, **options: Any) -> Any:
-    """`json.loads`, with a ValueError for whatever is wrong with a text.
+    """Calls `json.loads`, but raises ValueError for every invalid text.
 
     Raises:
-      ValueError: As `from_json`.
+      ValueError: As for `from_json`.
     """
     try:
         return json.loads(text, **options)

@@ -1,7 +1,11 @@
-"""Files that other people may have made: what is read is a regular file of a limited size, and
-what is written never goes through a link.
+"""Safe access to files that others may have created.
 
-read.py     regular files, inside a folder, up to a size; with retries
-write.py    a file in one piece, and a file that grows
-folders.py  makes, moves and removes folders, and gives libraries a place to write to
+Reads accept only regular files up to a size limit. Writes never follow a symbolic link.
+
+read.py     reads regular files, optionally only inside a folder; retries transient errors
+write.py    writes a whole file atomically, or appends to a file
+folders.py  creates, moves and removes folders, and gives libraries a place to write to
+archive.py  reads gzip and tar within limits
+npz.py      reads NumPy files within limits
+limits.py   the maximum sizes of files that are read as a whole
 """

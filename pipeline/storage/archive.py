@@ -1,4 +1,4 @@
-"""Members of archives, without unpacking more than a limit and without writing anything.
+"""Reads members of archives in memory, up to a limit, without writing to disk.
 
 References:
   POSIX.1-2017, pax, "ustar Interchange Format".
@@ -22,26 +22,26 @@ def gunzip(content: bytes, limit_bytes: int) -> bytes:
     """Unpacks gzip.
 
     Raises:
-      ValueError: It is damaged, not whole, or larger than the limit when unpacked.
+      ValueError: The content is damaged or incomplete, or larger than the limit when unpacked.
     """
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
             unpacked = stream.read(limit_bytes + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"it is damaged or not whole: {error}") from None
+        raise ValueError(f"it is damaged or incomplete: {error}") from None
     if len(unpacked) > limit_bytes:
-        raise ValueError(f"unpacked, it takes more than {limit_bytes:,} bytes")
+        raise ValueError(f"it has more than {limit_bytes:,} bytes when unpacked")
     return unpacked
 
 
 def read_tar(content: bytes, names: Collection[str]) -> dict[str, bytes]:
-    """The regular files of an archive whose name, without folders, is among `names`.
+    """Returns the regular files of a tar archive whose base name is in `names`.
 
-    Links, sparse files and all other members are passed over. `tarfile` reads more than that, and
-    there are archives that it never stops to read (CVE-2025-8194).
+    Links, sparse files and all other members are skipped. `tarfile` supports more kinds of members,
+    but some archives make it loop forever (CVE-2025-8194).
 
     Raises:
-      ValueError: It is no tar archive, is damaged, or ends too early.
+      ValueError: The content is not a tar archive, is damaged, or is truncated.
     """
     members, at = {}, 0
     while header := content[at : at + _BLOCK].rstrip(b"\0"):
@@ -49,26 +49,26 @@ def read_tar(content: bytes, names: Collection[str]) -> dict[str, bytes]:
         name, size = _describe(header, at)
         first, at = at + _BLOCK, at + _BLOCK + -(-size // _BLOCK) * _BLOCK
         if first + size > len(content):
-            raise ValueError(f"{name!r:.100} ends too early")
+            raise ValueError(f"{name!r:.100} is truncated")
         base = name.rsplit("/", 1)[-1]
         if header[_KIND] in _REGULAR and base in names:
             members[base] = content[first : first + size]
     if not at:
-        raise ValueError("it has no member")
+        raise ValueError("it is empty")
     return members
 
 
 def _describe(header: bytes, at: int) -> tuple[str, int]:
-    """Name and size of a member."""
+    """Returns the name and size of a member."""
     empty = header[: _CHECKSUM.start] + b" " * 8 + header[_CHECKSUM.stop :]
     if _octal(header[_CHECKSUM]) != sum(empty):
-        raise ValueError(f"no member begins at byte {at:,}")
+        raise ValueError(f"there is no valid tar header at byte {at:,}")
     return header[_NAME].split(b"\0", 1)[0].decode(errors="replace"), _octal(header[_SIZE])
 
 
 def _octal(field: bytes) -> int:
-    # GNU's other form, for sizes above 8 GB, begins with a byte of 0x80 or 0xff.
+    # GNU tar encodes sizes above 8 GB differently, starting with the byte 0x80 or 0xff.
     digits = field.strip(b" \0")
     if digits.strip(b"01234567"):
-        raise ValueError("it is no tar archive, or has a member above 8 GB")
+        raise ValueError("it is not a tar archive, or has a member larger than 8 GB")
     return int(digits or b"0", 8)

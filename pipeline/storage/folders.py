@@ -1,7 +1,8 @@
-"""Makes, moves and removes files and folders where other people may have put links.
+"""Creates, moves and removes files and folders where others may have placed symbolic links.
 
-Each function opens the folder first and acts in what it has opened, so that nobody can put a link
-in the folder's place meanwhile. Importing this module does not import TensorFlow.
+Each function opens the parent folder first and works relative to the open descriptor, so that
+nobody can replace the folder by a link in the meantime. Importing this module does not import
+TensorFlow.
 
 References:
   CWE-59, Improper Link Resolution Before File Access: https://cwe.mitre.org/data/definitions/59.html
@@ -20,16 +21,16 @@ from typing import NamedTuple
 
 from pipeline.storage.read import FileRefused, real_path
 
-UNFINISHED = ".new"  # the end of the names of what is not in its place yet
+UNFINISHED = ".new"  # suffix of temporary files and folders
 
 
 class NewFolder(NamedTuple):
-    """A folder that was just made.
+    """A folder that was just created.
 
     Attributes:
-      path: Where it is.
-      inside: The same folder by an open descriptor. What is written to files below it goes into
-        this folder, even where somebody has put a link in its place.
+      path: Its path.
+      inside: A path to the same folder through an open descriptor. Writes below it go to this
+        folder even if somebody has replaced it by a link.
     """
 
     path: Path
@@ -38,14 +39,15 @@ class NewFolder(NamedTuple):
 
 @contextmanager
 def open_folder(path: Path, below: Path | None = None) -> Iterator[int]:
-    """A descriptor of a folder.
+    """Opens a folder and yields its descriptor.
 
     Args:
-      below: It must be this folder or be below it, once links are resolved.
+      path: The folder.
+      below: If given, the folder must be this one or inside it, after resolving links.
 
     Raises:
-      FileRefused: A link leads out of `below`.
-      OSError: It cannot be opened.
+      FileRefused: A link leads outside `below`.
+      OSError: The folder cannot be opened.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -59,15 +61,16 @@ def open_folder(path: Path, below: Path | None = None) -> Iterator[int]:
 
 
 def make_folder(path: Path, *, below: Path | None = None, parents: bool = False) -> None:
-    """Makes a folder where there is none.
+    """Creates a folder if it does not exist.
 
     Args:
-      below: It must be below this folder, once links are resolved.
-      parents: Whether to make those above it as well.
+      path: The folder.
+      below: If given, the folder must be inside this one, after resolving links.
+      parents: Whether to create missing parent folders.
 
     Raises:
-      FileRefused: A link leads out of `below`.
-      OSError: It cannot be made.
+      FileRefused: A link leads outside `below`.
+      OSError: The folder cannot be created.
     """
     if parents:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,18 +88,20 @@ def make_folder(path: Path, *, below: Path | None = None, parents: bool = False)
 def new_folder(
     path: Path, *, below: Path | None = None, mode: int = 0o777, ending: str = UNFINISHED
 ) -> Iterator[NewFolder]:
-    """A new folder beside a path, with a name that nobody can guess; removed if still there.
+    """Creates a folder next to `path` with an unpredictable name, and removes it at the end.
 
-    It is for what libraries write by path. Rename it when it is whole.
+    Use it for libraries that write to a path. Rename the folder when its content is complete; then
+    it is not removed.
 
     Args:
-      path: Its name is the beginning of the folder's name.
-      below: The folder must be below this one, once links are resolved.
-      ending: Of its name.
+      path: Its name is the first part of the folder's name.
+      below: If given, the folder must be inside this one, after resolving links.
+      mode: Permissions.
+      ending: The last part of the folder's name.
 
     Raises:
-      FileRefused: A link leads out of `below`.
-      OSError: It cannot be made.
+      FileRefused: A link leads outside `below`.
+      OSError: The folder cannot be created.
     """
     name = f"{path.name}.{secrets.token_hex(8)}{ending}"
     with open_folder(path.parent, below) as folder:
@@ -115,14 +120,14 @@ def new_folder(
 
 @contextmanager
 def written_beside(path: Path, *, below: Path | None = None) -> Iterator[Path]:
-    """Where to write a file or folder that takes its place at the end, if nothing fails.
+    """Yields a temporary path, and moves what is written there to `path` if no error occurs.
 
-    It is for what libraries write by path; `replace_file` is for all else. The name is that of
-    `path`, in a new folder that only this user can enter.
+    Use it for libraries that write to a path, and `replace_file` otherwise. The temporary path has
+    the same name as `path`, in a new folder that only this user can access.
 
     Raises:
-      FileRefused: A link leads out of `below`, or another kind of file is in the place.
-      OSError: It cannot be written, or a folder is in the place of a file.
+      FileRefused: A link leads outside `below`, or `path` is not a regular file or folder.
+      OSError: The file cannot be written, or `path` is a folder and the new file is not.
     """
     hidden = path.with_name(f".{path.name}")
     with new_folder(hidden, below=below, mode=0o700) as new, open_folder(path.parent, below) as to:
@@ -132,10 +137,10 @@ def written_beside(path: Path, *, below: Path | None = None) -> Iterator[Path]:
 
 
 def rename(path: Path, name: str, *, below: Path | None = None) -> Path:
-    """Gives a file or folder another name in the same folder, and returns its new path.
+    """Renames a file or folder within its folder, and returns the new path.
 
     Raises:
-      FileRefused: A link leads out of `below`.
+      FileRefused: A link leads outside `below`.
       OSError: It cannot be renamed.
     """
     with open_folder(path.parent, below) as folder:
@@ -144,40 +149,42 @@ def rename(path: Path, name: str, *, below: Path | None = None) -> Path:
 
 
 def remove_file(path: Path, *, below: Path | None = None) -> None:
-    """Removes a file, or a link and not what it leads to; one that is not there is no error.
+    """Removes a file, or a link but not its target. A missing file is not an error.
 
     Raises:
-      FileRefused: A link leads out of `below`.
-      OSError: It cannot be removed.
+      FileRefused: A link leads outside `below`.
+      OSError: The file cannot be removed.
     """
     with suppress(FileNotFoundError), open_folder(path.parent, below) as folder:
         os.unlink(path.name, dir_fd=folder)
 
 
 def remove_folder(path: Path, *, below: Path | None = None) -> None:
-    """Removes a folder with its content, or a link and not what it leads to.
+    """Removes a folder with its content, or a link but not its target.
 
-    What cannot be removed stays, and so does what a link out of `below` leads to.
+    Errors are ignored: what cannot be removed stays, as does anything outside `below`.
     """
     with suppress(OSError), open_folder(path.parent, below) as folder:
         _remove_tree(path.name, folder)
 
 
 def check_replaceable(path: Path, folder: int) -> None:
-    """Refuses to put a file in the place of anything but a file.
+    """Refuses to replace anything that is not a regular file or a folder.
 
-    Root could otherwise replace /dev/null.
+    Otherwise root could replace /dev/null.
 
     Args:
-      folder: A descriptor of the one that the file is in.
+      path: The path to be replaced.
+      folder: A descriptor of its parent folder.
 
     Raises:
-      FileRefused: There is a device, a FIFO or a socket, or a link leads to one or to a folder.
+      FileRefused: The path is a device, a FIFO or a socket, or a link to one of these or to a
+        folder.
     """
     try:
         own = os.lstat(path.name, dir_fd=folder).st_mode
         found = os.stat(path.name, dir_fd=folder).st_mode
-    except OSError:  # nothing is there, or a link that leads nowhere
+    except OSError:  # the path does not exist, or is a broken link
         return
     if stat.S_ISLNK(own) and stat.S_ISDIR(found):
         raise FileRefused("a link to a folder", path)
@@ -186,7 +193,7 @@ def check_replaceable(path: Path, folder: int) -> None:
 
 
 def _remove_tree(name: str, folder: int) -> None:
-    """Removes all that can be removed; rmtree follows no link (`rmtree.avoids_symlink_attacks`)."""
+    """Removes as much as possible; rmtree follows no links (`rmtree.avoids_symlink_attacks`)."""
     with suppress(OSError):
         os.unlink(name, dir_fd=folder)
         return

@@ -1,8 +1,8 @@
-"""NumPy's files, read within a limit: what a file declares is compared with what it has.
+"""Reads NumPy files within a memory limit.
 
-`numpy.load` allocates what a header declares, and unpacks whatever a zip archive holds: 2 MB become
-2 GB. Here each header is read first. The sizes in it must be those of the archive, and together
-they may not exceed a limit.
+`numpy.load` allocates as much memory as a header declares and unpacks any zip archive, so a file of
+2 MB can take 2 GB. Here each header is read first. Its sizes must match those in the archive, and
+their total must not exceed a limit.
 
 References:
   numpy.lib.format; PKWARE, APPNOTE.TXT, 4.3 and 4.4.
@@ -24,14 +24,14 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-# Deflate's best case, of which 1 MB becomes 1 GB (RFC 1951: 258 bytes in two bits).
+# Maximum compression ratio of deflate: 1 MB becomes 1 GB (RFC 1951: 258 bytes in two bits).
 _MOST_DEFLATED = 1032
 _HEADER_BYTES = 16 * 1024
 _CHUNK_BYTES = 2**20
-# The table of the members. In memory it takes about 15 times as much.
+# Size of the table of members in the file. In memory it is about 15 times as large.
 _MOST_TABLE_BYTES = 8 * 2**20
 _MOST_DIMENSIONS = 32
-# What `zipfile` raises at damaged archives.
+# Exceptions that `zipfile` raises for damaged archives.
 _DAMAGED = (
     zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, OverflowError,
     NotImplementedError, RuntimeError,
@@ -39,11 +39,11 @@ _DAMAGED = (
 
 
 class ArraysRefused(ValueError):
-    """A file of arrays is damaged, larger than its limit, or holds something else than numbers."""
+    """A file of arrays is damaged or too large, or contains something other than numbers."""
 
 
 class _Header(NamedTuple):
-    """What a .npy file declares, and where its values begin."""
+    """The header of a .npy file, and the offset of its values."""
 
     shape: tuple[int, ...]
     is_fortran: bool
@@ -60,28 +60,28 @@ class _Header(NamedTuple):
 
 
 def read_npy(content: bytes) -> Array:
-    """The array of a .npy file, read-only: it shares the file's memory.
+    """Returns the array in a .npy file. It is read-only, because it shares memory with `content`.
 
     Raises:
-      ArraysRefused: It is damaged, or has objects or fields.
+      ArraysRefused: The file is damaged, or the array has objects or fields.
     """
     header = _read_header(content[:_HEADER_BYTES])
     if header.size != len(content) - header.start:
         raise ArraysRefused(
-            f"its header declares {header.size:,} bytes, and it has {len(content) - header.start:,}"
+            f"its header declares {header.size:,} bytes, but it has {len(content) - header.start:,}"
         )
     return _shaped(np.frombuffer(content, np.uint8, offset=header.start), header)
 
 
 def read_npz(file: BinaryIO, limit_bytes: int) -> dict[str, Array]:
-    """The arrays of an .npz file by their names; members that are no arrays are passed over.
+    """Returns the arrays in an .npz file by name. Members that are not arrays are skipped.
 
     Args:
-      file: Open, and can be searched.
-      limit_bytes: All arrays together may take so much memory.
+      file: An open, seekable file.
+      limit_bytes: Maximum total size of the arrays in memory.
 
     Raises:
-      ArraysRefused: It is damaged, larger than the limit, or has arrays of objects or fields.
+      ArraysRefused: The file is damaged, exceeds the limit, or has arrays of objects or fields.
     """
     size = file.seek(0, os.SEEK_END)
     try:
@@ -93,14 +93,14 @@ def read_npz(file: BinaryIO, limit_bytes: int) -> dict[str, Array]:
     except ArraysRefused:
         raise
     except _DAMAGED as error:
-        raise ArraysRefused(f"it is damaged or not whole: {error}") from None
+        raise ArraysRefused(f"it is damaged or incomplete: {error}") from None
 
 
 def member_names(file: BinaryIO) -> list[str]:
-    """The names of all members of a zip archive.
+    """Returns the names of all members of a zip archive.
 
     Raises:
-      ArraysRefused: It is no archive, is damaged, or has too many members.
+      ArraysRefused: The file is not a zip archive, is damaged, or has too many members.
     """
     try:
         _check_table(file)
@@ -109,35 +109,35 @@ def member_names(file: BinaryIO) -> list[str]:
     except ArraysRefused:
         raise
     except _DAMAGED as error:
-        raise ArraysRefused(f"it is damaged or not whole: {error}") from None
+        raise ArraysRefused(f"it is damaged or incomplete: {error}") from None
 
 
 def _check_table(file: BinaryIO) -> None:
-    """Refuses an archive whose table of members would take much memory."""
+    """Refuses an archive whose table of members would take too much memory."""
     end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
     if not end:
-        raise ArraysRefused("it is damaged or not whole: it is no zip archive")
+        raise ArraysRefused("it is damaged or incomplete: it is not a zip archive")
     if end[zipfile._ECD_SIZE] > _MOST_TABLE_BYTES:  # type: ignore[attr-defined]
         raise ArraysRefused("it has too many members")
 
 
 def _check_members(members: list[zipfile.ZipInfo], size: int, limit_bytes: int) -> None:
-    """Compares what the members declare with the file's size and with the limit."""
+    """Checks the declared sizes of the members against the size of the file and the limit."""
     if len({member.filename for member in members}) < len(members):
         raise ArraysRefused("two of its arrays have the same name")
     if sum(member.compress_size for member in members) > size:
-        raise ArraysRefused("it is damaged: its members take more bytes than it has")
+        raise ArraysRefused("it is damaged: its members are larger than the file")
     for member in members:
         stored = member.compress_type == zipfile.ZIP_STORED
         if not stored and member.compress_type != zipfile.ZIP_DEFLATED:
-            raise ArraysRefused("it is packed in another way than NumPy packs arrays")
+            raise ArraysRefused("it uses a compression method that NumPy does not use")
         if member.file_size > member.compress_size * (1 if stored else _MOST_DEFLATED):
-            raise ArraysRefused("it is damaged: a member declares more than it can hold")
+            raise ArraysRefused("it is damaged: a member declares more bytes than it can contain")
     total = sum(member.file_size for member in members)
     if total > limit_bytes:
         raise ArraysRefused(
-            f"its arrays take {total:,} bytes of memory, and its file {size:,}; at most "
-            f"{limit_bytes:,} are read"
+            f"its arrays take {total:,} bytes of memory ({size:,} in the file). The limit is "
+            f"{limit_bytes:,}"
         )
 
 
@@ -147,7 +147,7 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
         header = _read_header(head)
         if header.start + header.size != member.file_size:
             raise ArraysRefused(
-                f"{member.filename!r:.100}: its header declares {header.size:,} bytes, and it has "
+                f"{member.filename!r:.100}: its header declares {header.size:,} bytes, but it has "
                 f"{member.file_size - header.start:,}"
             )
         values = np.empty(header.size, np.uint8)
@@ -156,7 +156,7 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
         while at < header.size:
             chunk = stream.read(min(_CHUNK_BYTES, header.size - at))
             if not chunk:
-                raise ArraysRefused(f"{member.filename!r:.100} ends too early")
+                raise ArraysRefused(f"{member.filename!r:.100} is truncated")
             values[at : at + len(chunk)] = np.frombuffer(chunk, np.uint8)
             at += len(chunk)
     return _shaped(values, header)
@@ -171,11 +171,11 @@ def _read_header(head: bytes) -> _Header:
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
         shape, is_fortran, dtype = read(stream)
-    except Exception as error:  # a damaged header raises almost anything, MemoryError too
+    except Exception as error:  # a damaged header can raise almost anything, even MemoryError
         raise ArraysRefused(f"an array has a damaged header: {error!r:.200}") from None
     header = _Header(shape, bool(is_fortran), dtype, stream.tell())
     if dtype.hasobject or dtype.names is not None or dtype.subdtype is not None:
-        raise ArraysRefused("an array has values that are no numbers (objects or fields)")
+        raise ArraysRefused("an array has values that are not numbers (objects or fields)")
     is_shape = len(shape) <= _MOST_DIMENSIONS and all(0 <= n < 2**48 for n in shape)
     if not is_shape or (dtype.itemsize == 0 and header.length > 1):
         raise ArraysRefused(f"an array has the impossible shape {shape!r:.100}")
@@ -191,7 +191,7 @@ def _shaped(values: npt.NDArray[np.uint8], header: _Header) -> Array:
             dtype.kind == "U"
             and values.view(f"{dtype.byteorder}u4").max(initial=0) > sys.maxunicode
         ):
-            raise ArraysRefused("an array has texts that are no Unicode")
+            raise ArraysRefused("an array has text that is not valid Unicode")
         array: Array = values.view(dtype)
         return array.reshape(shape, order="F") if header.is_fortran else array.reshape(shape)
     except ValueError as error:

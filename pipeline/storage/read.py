@@ -1,12 +1,13 @@
-"""Reads of files that other people may have made, with retries.
+"""Reads files that others may have created, and retries transient errors.
 
-A device, a FIFO or a socket under a file's name would be read for ever, and a link may lead to a
-file that its owner did not mean to show. So all reads of data, recipes, weights and run folders go
-through here: a regular file, optionally inside a folder and up to a size.
+Reading a device, a FIFO or a socket could block forever, and a link may lead to a file that its
+owner did not intend to share. Therefore all reads of data, recipes, weights and run folders use
+this module. It reads only regular files, optionally only inside a folder and up to a size limit.
 
-Shared file systems sometimes refuse a read that succeeds a moment later. Such errors are retried;
-an error that persists is raised, and `reason` names its errno. Other errors (no such file, no
-permission, a folder) are raised at once. Importing this module does not import TensorFlow.
+On shared file systems a read sometimes fails and succeeds a moment later. Such errors are retried.
+If an error persists it is raised, and `reason` includes its errno. Other errors, such as a missing
+file or missing permissions, are raised immediately. Importing this module does not import
+TensorFlow.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# What a network file system answers while its server restarts, or a disk at a read that fails.
+# Errors of a network file system while its server restarts, or of a disk when a read fails.
 TRANSIENT = frozenset(
     (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.EREMOTEIO,
      errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED, errno.ENETDOWN, errno.ENETUNREACH,
      errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN, errno.ESHUTDOWN)
 )  # fmt: skip
 
-# With pauses of 0.1, 0.2, 0.4 and 0.8 s: a server that changes its address is away for a second.
+# With pauses of 0.1, 0.2, 0.4 and 0.8 s. A server that changes its address is away for a second.
 ATTEMPTS = 5
 _FIRST_WAIT_S = 0.1
 _KINDS = {
@@ -40,13 +41,13 @@ _KINDS = {
 
 
 def retried(function: Callable[[], T]) -> T:
-    """Calls a function that reads, and calls it again while its error may pass.
+    """Calls a function that reads, and retries while it fails with a transient error.
 
     Raises:
-      OSError: The last attempt's error; `reason` is its text for a message.
+      OSError: The error of the last attempt. `reason` formats it for a message.
     """
-    # The first attempt is outside, because tenacity takes 15 us a call: 15 s for a million files.
-    # It also takes 60 ms to import, which reading a recipe need not wait for.
+    # The first attempt does not use tenacity, whose overhead is 15 us per call, or 15 s for a
+    # million files. Its import takes 60 ms, which reading a recipe should not have to wait for.
     try:
         return function()
     except OSError as error:
@@ -65,7 +66,7 @@ def retried(function: Callable[[], T]) -> T:
 
 
 def reason(error: OSError) -> str:
-    """Why a read failed, for a message; with the errno of one that was tried again."""
+    """Says why a read failed, for a message. For an error that was retried, includes the errno."""
     text = error.strerror or str(error)
     if error.errno in TRANSIENT:
         text += f" ({errno.errorcode[error.errno]}, in each of {ATTEMPTS} attempts)"
@@ -73,23 +74,24 @@ def reason(error: OSError) -> str:
 
 
 class RealFolder(str):
-    """A folder with all links resolved; it is not resolved again for each file that is read."""
+    """The path of a folder with all links resolved, so that each read need not resolve them."""
 
     __slots__ = ()
 
 
 def real_folder(path: str | os.PathLike[str]) -> RealFolder:
-    """A folder, as `below` of many reads."""
+    """Resolves the links in a folder's path, to use it as `below` in many reads."""
     return RealFolder(os.path.realpath(path))
 
 
 class FileRefused(OSError):
-    """A path leads to something that is not read or written, whatever its permissions.
+    """A path leads to something that must not be read or written, regardless of permissions.
 
-    It is an OSError, so that it is reported wherever a file that cannot be read is.
+    It is an OSError, so that it is reported like any file that cannot be read.
 
     Args:
-      text: Why, as the end of a message: "a FIFO, not a regular file".
+      text: The reason, as the end of a message: "a FIFO, not a regular file".
+      path: The path.
     """
 
     def __init__(self, text: str, path: str | os.PathLike[str]) -> None:
@@ -97,7 +99,7 @@ class FileRefused(OSError):
 
 
 class FileOutside(FileRefused):
-    """A file is not in the folder that it must be in, once links are resolved."""
+    """A file is outside the folder that must contain it, after resolving links."""
 
 
 def open_file(
@@ -106,15 +108,16 @@ def open_file(
     below: str | os.PathLike[str] | None = None,
     limit_bytes: int | None = None,
 ) -> BufferedReader:
-    """Opens a regular file to read; other kinds of file are refused and not waited for.
+    """Opens a regular file for reading. Other kinds of files are refused without blocking.
 
     Args:
-      below: The file must be in this folder or below it, once links are resolved.
-      limit_bytes: The file may not be larger.
+      path: The file.
+      below: If given, the file must be inside this folder, after resolving links.
+      limit_bytes: The maximum size of the file.
 
     Raises:
-      FileRefused: It is no regular file or is too large.
-      FileOutside: It is not below `below`.
+      FileRefused: It is not a regular file or is too large.
+      FileOutside: It is outside `below`.
       OSError: It cannot be opened.
     """
     descriptor, _ = open_descriptor(path, below, limit_bytes)
@@ -127,14 +130,14 @@ def read_file(
     below: str | os.PathLike[str] | None = None,
     limit_bytes: int | None = None,
 ) -> bytes:
-    """The whole content of a regular file; arguments as of `open_file`.
+    """Reads the whole content of a regular file; the arguments are those of `open_file`.
 
-    It takes 6 microseconds and the time of the storage, a fifth of what a file object would: image
-    files are read by it, and there may be a million of them.
+    The overhead is 6 microseconds, a fifth of that of a file object. This matters because there may
+    be a million image files.
 
     Raises:
-      FileRefused: As `open_file`.
-      OSError: It cannot be read, or ends before its size.
+      FileRefused: As for `open_file`.
+      OSError: The file cannot be read, or is shorter than its size.
     """
     return retried(lambda: _read_whole(path, below, limit_bytes))
 
@@ -144,8 +147,8 @@ def open_descriptor(
     below: str | os.PathLike[str] | None = None,
     limit_bytes: int | None = None,
 ) -> tuple[int, int]:
-    """A descriptor of a regular file, and its size; arguments and errors as of `open_file`."""
-    # Without O_NONBLOCK, opening a FIFO that nobody writes to would wait for ever.
+    """Opens a regular file like `open_file`, and returns its descriptor and its size."""
+    # Without O_NONBLOCK, opening a FIFO without a writer would block forever.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         size = check_regular(descriptor, path)
@@ -167,7 +170,7 @@ def _read_whole(
 ) -> bytes:
     descriptor, size = open_descriptor(path, below, limit_bytes)
     try:
-        # What is appended meanwhile is not read, so that the limit holds.
+        # Data that is appended in the meantime is not read, so that the limit holds.
         content = os.read(descriptor, size)
         if len(content) < size:
             parts = [content]
@@ -180,11 +183,11 @@ def _read_whole(
 
 
 def check_regular(descriptor: int, path: str | os.PathLike[str]) -> int:
-    """The size in bytes of an open file.
+    """Returns the size in bytes of an open regular file.
 
     Raises:
       IsADirectoryError: It is a folder.
-      FileRefused: It is another kind of file than a regular one.
+      FileRefused: It is not a regular file.
     """
     found = os.fstat(descriptor)
     if mode.S_ISDIR(found.st_mode):
@@ -196,20 +199,21 @@ def check_regular(descriptor: int, path: str | os.PathLike[str]) -> int:
 
 
 def real_path(descriptor: int) -> str:
-    """Where an open file is, with all links resolved.
+    """Returns the path of an open file, with all links resolved.
 
-    Asked of the descriptor (Linux), because the path may lead elsewhere by now.
+    It is determined from the descriptor (on Linux), because the path may lead elsewhere by now.
     """
     return os.readlink(f"/proc/self/fd/{descriptor}")
 
 
 def read_at(descriptor: int, size: int, place: int) -> bytes:
-    """`size` bytes of an open file from byte `place` on; fewer where the file ends before.
+    """Reads `size` bytes of an open file, starting at byte `place`; fewer at the end of the file.
 
-    It is for use inside `retried`: after ESTALE the file must be opened again first.
+    Call it inside `retried` together with opening the file: after ESTALE the file must be opened
+    again.
 
     Raises:
-      OSError: They cannot be read.
+      OSError: The bytes cannot be read.
     """
     content = os.pread(descriptor, size, place)
     if len(content) < size:
@@ -219,12 +223,12 @@ def read_at(descriptor: int, size: int, place: int) -> bytes:
 
 
 def stat(path: str | os.PathLike[str]) -> os.stat_result:
-    """`os.stat`."""
+    """Calls `os.stat`, with retries."""
     return retried(lambda: os.stat(path))
 
 
 def list_folder(folder: str | os.PathLike[str]) -> Sequence[os.DirEntry[str]]:
-    """The entries of a folder, sorted by name."""
+    """Returns the entries of a folder, sorted by name."""
 
     def read() -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:

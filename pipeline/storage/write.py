@@ -1,8 +1,8 @@
-"""Writes files in folders in which other people may have put links.
+"""Writes files in folders where others may have placed symbolic links.
 
-Every file of the project is written through this module. A new file gets a name that nobody can
-guess and is created exclusively, so that a link under its name is never followed. It then takes the
-place of the old file in one step. Importing this module does not import TensorFlow.
+Every file of the project is written through this module. A new file is created exclusively under an
+unpredictable name, so that no link is followed, and then replaces the old file atomically.
+Importing this module does not import TensorFlow.
 
 References:
   CWE-59, Improper Link Resolution Before File Access: https://cwe.mitre.org/data/definitions/59.html
@@ -22,7 +22,7 @@ from typing import BinaryIO, Literal
 from pipeline.storage.folders import UNFINISHED, check_replaceable, open_folder, remove_folder
 from pipeline.storage.read import FileRefused, check_regular
 
-# Nothing takes so long to write, except where its writer has died.
+# No write takes this long. An older temporary file was left by a process that died.
 _UNFINISHED_AFTER_S = 3600.0
 
 
@@ -33,21 +33,21 @@ def replace_file(
     below: Path | None = None,
     durable: bool = True,
 ) -> None:
-    """Puts a file with this content in the place of what was there, in one step.
+    """Writes a file and replaces an existing one atomically.
 
-    A link under the file's own name is replaced, and what it leads to stays as it was.
+    If `path` is a link, the link is replaced and its target does not change.
 
     Args:
-      path: Of the file, in a folder that exists.
+      path: The file. Its folder must exist.
       content: Text (written as UTF-8, with backslash escapes for lone surrogates), bytes, or a
         function that writes to a binary file.
-      below: The file's folder must be this folder or be below it, once links are resolved.
-      durable: Whether the content must be on the disk when this returns. Without it, a loss of
-        power may leave an empty file.
+      below: If given, the file's folder must be this one or inside it, after resolving links.
+      durable: Whether the content must be on disk when this function returns. Otherwise a power
+        failure may leave an empty file.
 
     Raises:
-      FileRefused: A link leads out of `below`, or another kind of file is in the place.
-      OSError: It cannot be written; what was there still is.
+      FileRefused: A link leads outside `below`, or `path` is not a regular file.
+      OSError: The file cannot be written. An existing file is unchanged.
     """
     with open_folder(path.parent, below) as folder:
         check_replaceable(path, folder)
@@ -68,25 +68,27 @@ def replace_file(
 
 
 def open_to_append(path: Path, *, below: Path | None = None) -> BinaryIO:
-    """Opens a file to write at its end, unbuffered; it is created where it is not there.
+    """Opens a file for appending, unbuffered. It is created if it does not exist.
 
     Raises:
-      FileRefused: The path is a link, no regular file, or a file with other names in a folder in
-        which others can write; or a link leads out of `below`.
-      OSError: It cannot be opened.
+      FileRefused: The path is a link, is not a regular file, or has other hard links and is in a
+        folder that others can write to; or a link leads outside `below`.
+      OSError: The file cannot be opened.
     """
     return _open(path, below, os.O_RDWR | os.O_APPEND | os.O_CREAT, "ab")
 
 
 def append_to_file(path: Path, content: bytes, *, durable: bool = False) -> None:
-    """Adds content to the end of a file; it is created where it is not there.
+    """Appends content to a file. It is created if it does not exist.
 
     Args:
-      durable: Whether the content must be on the disk when this returns.
+      path: The file.
+      content: What to append.
+      durable: Whether the content must be on disk when this function returns.
 
     Raises:
-      FileRefused: As `open_to_append`.
-      OSError: It cannot be written; a part of it may be.
+      FileRefused: As for `open_to_append`.
+      OSError: The content cannot be written, or only in part.
     """
     with open_to_append(path) as stream:
         write_all(stream, content)
@@ -95,24 +97,24 @@ def append_to_file(path: Path, content: bytes, *, durable: bool = False) -> None
 
 
 def write_all(stream: BinaryIO, content: bytes) -> None:
-    """Writes to an unbuffered file, whose own `write` may write a part only."""
+    """Writes everything to an unbuffered file, whose `write` may write only a part."""
     rest = memoryview(content)
     while rest:
         rest = rest[stream.write(rest) :]
 
 
 def open_to_overwrite(path: Path, *, below: Path | None = None) -> BinaryIO:
-    """Opens a file that is there to write over its content, unbuffered.
+    """Opens an existing file to overwrite its content, unbuffered.
 
     Raises:
-      FileRefused: As `open_to_append`.
-      OSError: It cannot be opened, or is not there.
+      FileRefused: As for `open_to_append`.
+      OSError: The file does not exist or cannot be opened.
     """
     return _open(path, below, os.O_RDWR, "r+b")
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes what writers left in a folder that were killed an hour ago or before."""
+    """Removes temporary files that killed processes left in a folder at least an hour ago."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if not (entry.name.startswith(".") and entry.name.endswith(UNFINISHED)):
@@ -125,13 +127,13 @@ def remove_unfinished(folder: Path) -> None:
 
 def _open(path: Path, below: Path | None, flags: int, mode: Literal["ab", "r+b"]) -> BinaryIO:
     with open_folder(path.parent, below) as folder:
-        # Without O_NONBLOCK, a FIFO that nobody reads would be waited for.
+        # Without O_NONBLOCK, opening a FIFO without a reader would block.
         flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             descriptor = os.open(path.name, flags, 0o666, dir_fd=folder)
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise FileRefused("a link, which is not written through", path) from None
+                raise FileRefused("a symbolic link, which is not followed", path) from None
             raise
         try:
             check_regular(descriptor, path)
@@ -143,15 +145,15 @@ def _open(path: Path, below: Path | None, flags: int, mode: Literal["ab", "r+b"]
 
 
 def _check_names(descriptor: int, folder: int, path: Path) -> None:
-    """Refuses a file that somebody may have given this name beside its own (a hard link).
+    """Refuses a file with several hard links, one of which somebody else may have created.
 
-    In a folder in which only this user and root can write, such names are the user's: `cp -al`.
+    If only this user and root can write to the folder, the links are the user's own (`cp -al`).
     """
     if os.fstat(descriptor).st_nlink < 2:
         return
     found = os.fstat(folder)
     if found.st_uid not in (os.geteuid(), 0) or found.st_mode & 0o022:
-        raise FileRefused("a file with other names (hard links), which it would change too", path)
+        raise FileRefused("a file with other hard links, which would change too", path)
 
 
 def _write(stream: BinaryIO, content: str | bytes | Callable[[BinaryIO], object]) -> None:

@@ -66,7 +66,7 @@ DAMAGED = {
 
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_archive_is_an_error(name):
-    with pytest.raises(ValueError, match=r"member|tar archive|too early"):
+    with pytest.raises(ValueError, match=r"empty|tar|truncated"):
         read_tar(DAMAGED[name], ("a",))
 
 
@@ -76,7 +76,7 @@ def test_gzip_is_unpacked_up_to_its_limit():
     assert gunzip(packed + packed, 2000) == b"a" * 2000
     for content, limit, message in (
         (packed, 999, "more than 999 bytes"),
-        (packed[:-4], 1000, "not whole"),
+        (packed[:-4], 1000, "incomplete"),
         (b"text", 1000, "damaged"),
         (packed[:20] + b"\xff" + packed[21:], 1000, "damaged"),
     ):

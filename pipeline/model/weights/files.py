@@ -111,7 +111,7 @@ def _read_tensors(file: Path) -> Arrays:
         if start[8:] == b"{":
             return load_file(file)
     except SafetensorError as error:
-        raise SettingsError(f"it is damaged or not whole: {error}. Download it again") from None
+        raise SettingsError(f"it is damaged or incomplete: {error}. Download it again") from None
     except OSError as error:
         raise SettingsError(f"it cannot be read: {error.strerror or error}") from None
     raise SettingsError("it is neither .npz nor .safetensors, by its content")
