@@ -20,7 +20,7 @@ from pipeline.storage.folders import make_folder, remove_folder
 from pipeline.strict_json import to_json
 
 if TYPE_CHECKING:
-    from pipeline.train.saver import Saver
+    from pipeline.training.saver import Saver
 
 _EPILOG = """\
 With weights, two moments and averaged weights of a network for 1,000 classes at 224 px, --rounds
@@ -73,9 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _measure(config: Config, folder: Path, rounds: int) -> dict[str, Any]:
     from pipeline.runs.folder import RunFolder
     from pipeline.runtimes.kinds import start
-    from pipeline.train.experiment import build
-    from pipeline.train.position import TrainingPosition
-    from pipeline.train.saver import Saver
+    from pipeline.training.experiment import build
+    from pipeline.training.position import TrainingPosition
+    from pipeline.training.saver import Saver
 
     experiment = build(config, start(config.distribute))
     variables = [v for group in experiment.variables.values() for v in group.values()]

@@ -24,7 +24,7 @@ from pipeline.runtimes.tensorflow_start import import_tensorflow
 from pipeline.strict_json import to_json
 
 if TYPE_CHECKING:
-    from pipeline.train.experiment import Experiment
+    from pipeline.training.experiment import Experiment
 
 _EPILOG = """\
 The loop that `vit train` runs, with rows of metrics, TensorBoard, the terminal's bars, and three
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _measure(config: Config, rounds: int) -> dict[str, Any]:
     from pipeline.runtimes.kinds import start
-    from pipeline.train.experiment import build
+    from pipeline.training.experiment import build
 
     experiment = build(config, start(config.distribute))
     # The last step is evaluated whatever the settings say, where there is something to evaluate.
@@ -133,8 +133,8 @@ def _time_ours(experiment: Experiment) -> float:
     os.environ["FORCE_COLOR"] = "1"
     from pipeline.monitor.progress import ProgressDisplay
     from pipeline.runs.folder import RunFolder
-    from pipeline.train.loop import Loop
-    from pipeline.train.stop_request import StopRequest
+    from pipeline.training.loop import Loop
+    from pipeline.training.stop_request import StopRequest
 
     with (
         tempfile.TemporaryDirectory(prefix="vit-loop-") as path,

@@ -29,9 +29,9 @@ def main(arguments: Sequence[str]) -> None:
 
     from pipeline.model.memory import LIBRARIES
     from pipeline.runtimes.kinds import start
-    from pipeline.train.experiment import build
-    from pipeline.train.memory import memory_of
-    from pipeline.train.step import empty_train_sums
+    from pipeline.training.experiment import build
+    from pipeline.training.memory import memory_of
+    from pipeline.training.step import empty_train_sums
 
     if tf.config.list_physical_devices("GPU") and config.train.xla == "auto":
         train = config.train.model_copy(update={"xla": "never"})  # it would try both, and hold more

@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     import_tensorflow()
     from pipeline.runtimes.devices import own_cores
     from pipeline.runtimes.kinds import start
-    from pipeline.train.experiment import build
+    from pipeline.training.experiment import build
 
     runtime = start(config.distribute)
     threads, wall_s = _trace(build(config, runtime), arguments.steps)
@@ -80,7 +80,7 @@ def _trace(experiment: Any, steps: int) -> tuple[list[list[Event]], float]:
     """Each thread's events in some steps, and the seconds those steps took."""
     import tensorflow as tf
 
-    from pipeline.train.step import empty_train_sums
+    from pipeline.training.step import empty_train_sums
 
     iterator = iter(tf.data.Dataset.from_tensors(next(experiment.train_iterator(0))).repeat())
     experiment.train(iterator, empty_train_sums(), 2)

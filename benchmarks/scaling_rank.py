@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from pipeline.runtimes.runtime import Runtime
-    from pipeline.train.experiment import Experiment
+    from pipeline.training.experiment import Experiment
 
 
 class OtherReduction:
@@ -65,8 +65,8 @@ def measure(config: Config, runtime: Runtime, rounds: int, steps: int) -> dict[s
       images_per_second; for several processes also without_reduction, reduction_ms, and grouped
       where the runtime has such an operation.
     """
-    from pipeline.train.experiment import build
-    from pipeline.train.step import make_train_steps
+    from pipeline.training.experiment import build
+    from pipeline.training.step import make_train_steps
 
     experiment = build(config, runtime)
     experiment.broadcast()
@@ -100,7 +100,7 @@ def _time_in_turn(
     """Seconds of `steps` steps, of the slowest process, once a round for each function."""
     import tensorflow as tf
 
-    from pipeline.train.step import empty_train_sums
+    from pipeline.training.step import empty_train_sums
 
     runtime, iterator = experiment.runtime, experiment.train_iterator(0)
     sums = tf.constant(empty_train_sums())

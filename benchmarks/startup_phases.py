@@ -39,7 +39,7 @@ def watch(stations: dict[str, float]) -> None:
         stations["import_begins"] = now_s()
         imports()
         stations["import_ends"] = now_s()
-        from pipeline.train.experiment import Experiment
+        from pipeline.training.experiment import Experiment
 
         train, make_iterator = Experiment.train, Experiment.train_iterator
 

@@ -27,9 +27,9 @@ from pipeline.errors import PipelineError
 from pipeline.model.architecture import architecture
 from pipeline.model.flops import flops_per_image
 from pipeline.runtimes.kinds import start
-from pipeline.train.experiment import build
-from pipeline.train.step import empty_train_sums
-from pipeline.train.step_statistics import measure_peak
+from pipeline.training.experiment import build
+from pipeline.training.step import empty_train_sums
+from pipeline.training.step_statistics import measure_peak
 
 Steps = Callable[[], float]  # does them; seconds they took
 

@@ -22,7 +22,7 @@ from pipeline.strict_json import to_json
 if TYPE_CHECKING:
     from pipeline.report.evaluation import Evaluation
     from pipeline.runtimes.runtime import Runtime
-    from pipeline.train.experiment import Experiment
+    from pipeline.training.experiment import Experiment
 
 _EPILOG = """\
 --data evaluates on another data set, or on the run's own where it has moved: a folder with
@@ -71,9 +71,9 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.data.images import bad_images_named
     from pipeline.runtimes.agreement import on_all, on_chief
     from pipeline.runtimes.kinds import start
-    from pipeline.train.best_weights import restore_best
-    from pipeline.train.experiment import build
-    from pipeline.train.trained_run import open_inspected
+    from pipeline.training.best_weights import restore_best
+    from pipeline.training.experiment import build
+    from pipeline.training.trained_run import open_inspected
 
     with (
         closing(start(config.distribute)) as runtime,
@@ -116,7 +116,7 @@ def _compare(
 
     None: the run is of a version that recorded the number of images only, which is the same.
     """
-    from pipeline.train.data_record import compare_data, data_record
+    from pipeline.training.data_record import compare_data, data_record
 
     changes = compare_data(recorded, data_record(experiment.source, splits)).splits
     for split in splits:
@@ -139,8 +139,8 @@ def _evaluate(
 ) -> Evaluation | None:
     """Evaluates and prints one split; its details where they are asked for."""
     from pipeline.report.evaluation import evaluate_predictions
-    from pipeline.train.metrics import check_counted
-    from pipeline.train.prediction_pass import predict
+    from pipeline.training.metrics import check_counted
+    from pipeline.training.prediction_pass import predict
 
     count = experiment.source.splits[split].num_examples
     row: dict[str, Any] = {"step": step, "split": split, "same_images": same_images}

@@ -83,8 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.export.description import ExportFacts
     from pipeline.export.exported import ExportError, of_model
     from pipeline.export.write import check_out, export, find_working_format
-    from pipeline.train.best_weights import load_model
-    from pipeline.train.data_record import recorded_first_label
+    from pipeline.training.best_weights import load_model
+    from pipeline.training.data_record import recorded_first_label
 
     data = with_first_label(config.data, recorded_first_label(folder))
     config = config.model_copy(update={"data": data})

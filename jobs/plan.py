@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     import_tensorflow()
     from pipeline.plan.scenario import GpuCluster, make_plan
-    from pipeline.train.precision import resolve_precision
+    from pipeline.training.precision import resolve_precision
 
     config = resolve_precision(config, [None]).config  # all GPUs of the table are fast at bfloat16
 

@@ -103,7 +103,7 @@ def load(path: Path, given: Sequence[str] = ()) -> Exported:
     from pipeline.export.description import ExportFacts
     from pipeline.export.exported import of_model
     from pipeline.export.formats import load_export
-    from pipeline.train.best_weights import load_model
+    from pipeline.training.best_weights import load_model
 
     folder = RunFolder(path)
     if not folder.was_begun:

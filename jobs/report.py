@@ -103,10 +103,10 @@ def _look(folder: RunFolder, data: str | None, given: Sequence[str]) -> Looked |
     config = read_settings(folder, given)
     import_tensorflow()
     from pipeline.runtimes.kinds import start
-    from pipeline.train.best_weights import restore_best
-    from pipeline.train.data_record import compare_data, data_record
-    from pipeline.train.experiment import build
-    from pipeline.train.trained_run import open_inspected
+    from pipeline.training.best_weights import restore_best
+    from pipeline.training.data_record import compare_data, data_record
+    from pipeline.training.experiment import build
+    from pipeline.training.trained_run import open_inspected
 
     if data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"path": data})})

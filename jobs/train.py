@@ -20,12 +20,12 @@ from pipeline.runs.folder import RunFolder, RunFolderError
 from pipeline.runs.metrics_file import shows_top_5
 from pipeline.runtimes.environment import find_place
 from pipeline.runtimes.tensorflow_start import import_tensorflow
-from pipeline.train.stop_request import StopRequest
+from pipeline.training.stop_request import StopRequest
 
 if TYPE_CHECKING:
     from pipeline.monitor.progress import ProgressDisplay
     from pipeline.runtimes.runtime import Runtime
-    from pipeline.train.experiment import Experiment
+    from pipeline.training.experiment import Experiment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +111,7 @@ def _join(
 def _settle_precision(config: Config, folder: RunFolder, runtime: Runtime) -> Config:
     """The settings with the precision that all processes train in; the chief says what it is."""
     from pipeline.runtimes.agreement import on_chief
-    from pipeline.train.precision import agree_on_precision, describe_precision
+    from pipeline.training.precision import agree_on_precision, describe_precision
 
     precision = agree_on_precision(config, runtime)
 
@@ -135,11 +135,11 @@ def _fit(
     """Trains to the end and returns the last row of metrics."""
     from pipeline.monitor.progress import ProgressDisplay
     from pipeline.runtimes.agreement import on_chief
-    from pipeline.train.callbacks import Callbacks
-    from pipeline.train.data_record import changed_length, record_start, recorded_first_label
-    from pipeline.train.description import headline, start_facts, warnings_of
-    from pipeline.train.experiment import build
-    from pipeline.train.loop import fit
+    from pipeline.training.callbacks import Callbacks
+    from pipeline.training.data_record import changed_length, record_start, recorded_first_label
+    from pipeline.training.description import headline, start_facts, warnings_of
+    from pipeline.training.experiment import build
+    from pipeline.training.loop import fit
 
     callbacks = Callbacks(config.train.callbacks, runtime)
     first_label = on_chief(runtime, lambda: recorded_first_label(folder))
@@ -206,11 +206,11 @@ def _describe(config: Config, folder: RunFolder) -> int:
     import_tensorflow()
     from pipeline.runtimes.agreement import check_agreement, on_chief
     from pipeline.runtimes.kinds import start
-    from pipeline.train.callbacks import Callbacks
-    from pipeline.train.data_record import recorded_first_label
-    from pipeline.train.description import describe
-    from pipeline.train.dry_run import describe_start
-    from pipeline.train.experiment import build
+    from pipeline.training.callbacks import Callbacks
+    from pipeline.training.data_record import recorded_first_label
+    from pipeline.training.description import describe
+    from pipeline.training.dry_run import describe_start
+    from pipeline.training.experiment import build
 
     with closing(start(config.distribute)) as runtime, runtime.noticing_lost_peers():
         check_agreement(runtime, config)

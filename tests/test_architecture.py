@@ -15,7 +15,7 @@ LEVELS = (
     {"storage"},
     {"config"},
     {"data", "model", "optim", "runtimes", "runs", "monitor"},
-    {"train", "launch"},
+    {"training", "launch"},
     {"report", "export", "doctor", "plan"},
     {"pipeline"},
     {"k8s"},

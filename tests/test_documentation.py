@@ -51,7 +51,7 @@ def test_the_pages_name_recipes_at_all():
                 "launch",
                 "runs",
                 "runs/checkpoints",
-                "train",
+                "training",
                 "report",
                 "doctor",
             )

@@ -148,7 +148,7 @@ def _examine_with_tensorflow(
 
 def _compare_data(runtime: Runtime, source: DataSource | None) -> Iterable[Finding]:
     """Fails where processes have other data; one that has none has said so already."""
-    from pipeline.train.data_opening import check_data
+    from pipeline.training.data_opening import check_data
 
     if all(runtime.all_gather(source is not None)) and source is not None:
         check_data(runtime, source)
@@ -190,7 +190,7 @@ def _start(found: Findings, config: Config, place: Place) -> Runtime | None:
 def _settle_precision(found: Findings, config: Config, slow: Sequence[str | None]) -> Config:
     """The settings with a precision instead of `auto`."""
     from pipeline.doctor import training
-    from pipeline.train.precision import resolve_precision
+    from pipeline.training.precision import resolve_precision
 
     precision = resolve_precision(config, slow)
     found.check("precision", training.check_precision, precision)

@@ -10,7 +10,7 @@ from pipeline.data.split import DataSource
 from pipeline.doctor.finding import Finding, error, ok, warning
 from pipeline.errors import SettingsError
 from pipeline.runs.folder import RunFolder, existing_folder, try_folder
-from pipeline.train.data_record import check_resumed_data, data_record
+from pipeline.training.data_record import check_resumed_data, data_record
 
 _ANOTHER = "name another folder with run.dir=FOLDER"
 

@@ -20,7 +20,7 @@ from pipeline.runtimes.nvidia import find_gpus
 from pipeline.runtimes.tensorflow_start import import_tensorflow
 from pipeline.storage.folders import remove_file
 from pipeline.storage.write import replace_file
-from pipeline.train.parity import STEPS, TOLERANCE, Comparison, Trace, compare, proof_config
+from pipeline.training.parity import STEPS, TOLERANCE, Comparison, Trace, compare, proof_config
 
 RUNTIMES = ("single", "mirrored", "multi_worker", "horovod")
 
@@ -92,7 +92,7 @@ def trace(config: Config, path: Path) -> int:
     import_tensorflow()
     from pipeline.runtimes.agreement import check_agreement
     from pipeline.runtimes.kinds import start
-    from pipeline.train.parity_training import train_briefly
+    from pipeline.training.parity_training import train_briefly
 
     with closing(start(config.distribute)) as runtime, runtime.noticing_lost_peers():
         check_agreement(runtime, config)

@@ -26,7 +26,7 @@ from pipeline.model.weights.fit import check_same_network
 from pipeline.optim.parameters import freeze
 from pipeline.optim.schedule import Schedule, describe_rate, warmup_problem
 from pipeline.runs.folder import RunFolder
-from pipeline.train.precision import INSTEAD_OF_SLOW, Precision
+from pipeline.training.precision import INSTEAD_OF_SLOW, Precision
 
 # The estimate is within 15 % of what was measured (`python -m benchmarks memory`).
 TIGHT = 0.85

@@ -18,7 +18,7 @@ from pipeline.report.confusion import (
     predicted_name,
     worst_confusions,
 )
-from pipeline.train.predictions import Predictions
+from pipeline.training.predictions import Predictions
 
 _SHOWN = 20
 

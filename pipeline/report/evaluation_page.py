@@ -10,7 +10,7 @@ from pipeline.report.html import Content, Html, element, join, table
 from pipeline.report.per_class import class_sections
 from pipeline.report.run_page import document
 from pipeline.runs.metrics_file import shows_top_5
-from pipeline.train.predictions import Predictions
+from pipeline.training.predictions import Predictions
 
 # Bounds, examples, mean confidence and accuracy of predictions of about the same confidence.
 Bin = tuple[float, float, int, float, float]

@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.report.confusion import predicted_name
 from pipeline.report.html import Html, element, join, table
 from pipeline.report.run_facts import RunFacts
-from pipeline.train.predictions import Pixels
+from pipeline.training.predictions import Pixels
 
 _WORST, _BEST = 18, 6
 # Up to this side a picture's pixels are to be seen; above it a photograph is smaller as JPEG.

@@ -27,7 +27,7 @@ from pipeline.report.html import (
     scrolling_table,
     table,
 )
-from pipeline.train.predictions import Predictions
+from pipeline.training.predictions import Predictions
 
 # Classes up to which the matrix is a table of numbers, and up to which it is a picture.
 _MOST_NUMBERS, _MOST_CELLS = 20, 250

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pipeline.report.example_images import picture
 from pipeline.report.html import Html, element, join
 from pipeline.report.run_page import document
-from pipeline.train.predictions import Pixels
+from pipeline.training.predictions import Pixels
 
 
 class Shown(NamedTuple):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.config import Config
-from pipeline.train.predictions import Examples, Predictions
+from pipeline.training.predictions import Examples, Predictions
 
 Row = Mapping[str, Any]
 

@@ -18,7 +18,7 @@ from pipeline.report.confusion import confusion_counts, heat_pixels, predicted_n
 from pipeline.report.run_facts import RunFacts
 from pipeline.storage.folders import make_folder, remove_file
 from pipeline.storage.write import replace_file
-from pipeline.train.predictions import Pixels, Predictions
+from pipeline.training.predictions import Pixels, Predictions
 
 _MISTAKES = 12
 _MOST_CELLS = 1000  # classes of a matrix, a pixel each

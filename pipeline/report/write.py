@@ -26,10 +26,10 @@ from pipeline.storage.npz import read_npz
 from pipeline.storage.read import open_file, read_file
 from pipeline.storage.write import replace_file
 from pipeline.strict_json import from_json
-from pipeline.train.predictions import Examples, Predictions
+from pipeline.training.predictions import Examples, Predictions
 
 if TYPE_CHECKING:
-    from pipeline.train.experiment import Experiment
+    from pipeline.training.experiment import Experiment
 
 
 _LOG = logging.getLogger(__name__)
@@ -127,8 +127,8 @@ def look_at_examples(experiment: Experiment, folder: RunFolder) -> Looked | None
       PipelineError: An image cannot be read, or the files cannot be written.
     """
     from pipeline.runtimes.agreement import on_chief
-    from pipeline.train.metrics import check_counted
-    from pipeline.train.prediction_pass import draw_examples, predict
+    from pipeline.training.metrics import check_counted
+    from pipeline.training.prediction_pass import draw_examples, predict
 
     split = next((s for s in ("test", "validation") if s in experiment.source.splits), None)
     if split is None:

@@ -18,7 +18,7 @@ from pipeline.recipes import find_recipe
 from pipeline.runs.checkpoints.snapshot import Snapshot
 from pipeline.runs.checkpoints.store import CheckpointStore
 from pipeline.runs.folder import RunFolder
-from pipeline.train.data_record import data_record
+from pipeline.training.data_record import data_record
 from tests.data.prepared import prepare_into
 from tests.doctor.doctors import COMMAND, ROOT, doctor, environment
 

@@ -19,9 +19,9 @@ from pipeline.errors import DataError, SettingsError
 from pipeline.optim.schedule import build_schedule
 from pipeline.runtimes.horovod_build import HorovodBuild, load_controllers
 from pipeline.runtimes.single import SingleRuntime
-from pipeline.train.experiment import build
-from pipeline.train.memory import memory_of
-from pipeline.train.precision import resolve_precision
+from pipeline.training.experiment import build
+from pipeline.training.memory import memory_of
+from pipeline.training.precision import resolve_precision
 from tests.doctor.doctors import ROOT
 
 L4 = Gpu("NVIDIA L4", "550.54", 23034 * MIB, 22000 * MIB)

@@ -13,7 +13,7 @@ import pytest
 from pipeline.config import Config
 from pipeline.doctor.parity import Run, read_runs
 from pipeline.errors import SettingsError
-from pipeline.train.parity import Trace, compare, compare_weights, proof_config
+from pipeline.training.parity import Trace, compare, compare_weights, proof_config
 from tests.jobs.commands import shadow_modules
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ from pipeline.data.sources.source import open_source
 from pipeline.runs.checkpoints.snapshot import Snapshot
 from pipeline.runs.checkpoints.store import CheckpointStore
 from pipeline.runs.folder import RunFolder
-from pipeline.train.data_record import data_record
+from pipeline.training.data_record import data_record
 
 
 def evaluate(capsys, *arguments):

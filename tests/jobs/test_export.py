@@ -166,7 +166,7 @@ def test_a_model_that_answers_otherwise_is_not_kept(form, run, tmp_path):
     from pipeline.export.description import ExportFacts
     from pipeline.export.write import Compared, ExportError, export
     from pipeline.runs.folder import RunFolder
-    from pipeline.train.best_weights import load_model
+    from pipeline.training.best_weights import load_model
 
     folder = RunFolder(run)
     model, step = load_model(folder)

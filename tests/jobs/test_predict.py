@@ -48,7 +48,7 @@ def expected(digits_run, photos):
     import keras
 
     from pipeline.runs.folder import RunFolder
-    from pipeline.train.best_weights import load_model
+    from pipeline.training.best_weights import load_model
 
     folder = RunFolder(digits_run)
     model, _ = load_model(folder)

@@ -23,7 +23,7 @@ def break_down() -> None:
 
 
 if find_place(os.environ).rank == int(rank):
-    import pipeline.train.experiment as experiment
+    import pipeline.training.experiment as experiment
 
     if where == "build":
         experiment.build = lambda *_, **__: break_down()

@@ -22,7 +22,7 @@ from pipeline.runtimes.environment import find_place
 
 
 def slow(seconds: str) -> None:
-    from pipeline.train.experiment import Experiment
+    from pipeline.training.experiment import Experiment
 
     train = Experiment.train
 
@@ -35,7 +35,7 @@ def slow(seconds: str) -> None:
 
 
 def slow_evaluation(seconds: str) -> None:
-    from pipeline.train.experiment import Experiment
+    from pipeline.training.experiment import Experiment
 
     evaluate = Experiment.evaluate
 
@@ -65,7 +65,7 @@ def slow_save(seconds: str) -> None:
 
 
 def hang(stretch: str) -> None:
-    from pipeline.train.experiment import Experiment
+    from pipeline.training.experiment import Experiment
 
     train, calls = Experiment.train, []
 
@@ -87,7 +87,7 @@ def cpu(flag: str) -> None:
 def poison(first_step: str) -> None:
     import tensorflow as tf
 
-    from pipeline.train import experiment
+    from pipeline.training import experiment
 
     train_dataset = experiment.train_dataset
 

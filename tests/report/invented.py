@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.config import parse_config
 from pipeline.report.run_facts import RunFacts
-from pipeline.train.predictions import Examples, Predictions
+from pipeline.training.predictions import Examples, Predictions
 
 
 def invented_run(classes, name="invented", side=32, steps=4000, **settings):

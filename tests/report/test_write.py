@@ -10,10 +10,10 @@ from pipeline.errors import SettingsError
 from pipeline.report.evaluation import evaluate_predictions
 from pipeline.report.write import ReportError, best_step, gather, look_at_examples, write_report
 from pipeline.runs.folder import RunFolder
-from pipeline.train.best_weights import restore_best
-from pipeline.train.prediction_pass import predict
-from tests.train.experiments import tiny
-from tests.train.runs import train
+from pipeline.training.best_weights import restore_best
+from pipeline.training.prediction_pass import predict
+from tests.training.experiments import tiny
+from tests.training.runs import train
 
 
 @pytest.fixture(scope="module")

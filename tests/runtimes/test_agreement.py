@@ -14,9 +14,9 @@ from pipeline.doctor.examine import _compare_data
 from pipeline.errors import DataError
 from pipeline.runs.folder import RunFolder
 from pipeline.runtimes.agreement import check_same, on_all, on_chief
-from pipeline.train import data_opening
-from pipeline.train.data_opening import open_data
-from pipeline.train.trained_run import open_inspected
+from pipeline.training import data_opening
+from pipeline.training.data_opening import open_data
+from pipeline.training.trained_run import open_inspected
 from tests.data.prepared import write_tfrecord
 from tests.runtimes.ranks import on_ranks
 

@@ -11,7 +11,7 @@ ALLOWED = {
     # /proc and /sys
     ("pipeline/cores.py", "read_text"): 4,
     ("pipeline/runs/lock.py", "read_text"): 2,
-    ("pipeline/train/step_statistics.py", "read_text"): 1,
+    ("pipeline/training/step_statistics.py", "read_text"): 1,
     ("pipeline/launch/private_network.py", "read_text"): 2,
     ("pipeline/launch/private_network.py", "os.open"): 2,
     ("pipeline/runtimes/interfaces.py", "read_text"): 1,

@@ -16,7 +16,7 @@ ALLOWED = {
     ("pipeline/export/keras_file.py", "ZipFile"): 1,
     ("pipeline/export/safetensors_folder.py", "save_file"): 1,
     # In a TemporaryDirectory.
-    ("pipeline/train/parity.py", "save_file"): 1,
+    ("pipeline/training/parity.py", "save_file"): 1,
     ("pipeline/doctor/parity.py", "save"): 1,  # of parity.py above
     ("jobs/board.py", "symlink_to"): 1,
     ("pipeline/export/foreign_graph.py", "write_bytes"): 1,
@@ -29,7 +29,7 @@ ALLOWED = {
     ("pipeline/launch/processes.py", "os.open"): 1,
     ("pipeline/launch/private_network.py", "os.open"): 1,  # in /proc
     # A checkpoint, by the class that is called Saver, whose method is called so.
-    ("pipeline/train/loop.py", "save"): 2,
+    ("pipeline/training/loop.py", "save"): 2,
     ("pipeline/runs/checkpoints/background.py", "save"): 1,
 }  # fmt: skip
 

@@ -1,0 +1,36 @@
+"""What `vit train` would do in its run folder, for --dry-run: nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from pipeline.runs.checkpoints.store import CheckpointStore
+from pipeline.runs.folder import RunFolder
+from pipeline.training.data_record import check_start, compare_data
+from pipeline.training.experiment import Experiment
+
+
+def describe_start(
+    folder: RunFolder, experiment: Experiment, report: Callable[[str], None]
+) -> Iterator[str]:
+    """How the start would begin, in lines. `RunFolder.check_open` comes first.
+
+    Args:
+      report: Is told of damaged checkpoints that would be passed over.
+
+    Raises:
+      PipelineError: As the start would: too little room, other data, all checkpoints damaged.
+    """
+    outcome = folder.outcome()
+    if outcome is not None and outcome["outcome"] == "done":
+        yield f"{folder.path} holds this run, done: vit train prints its result"
+        return
+    facts, changes = check_start(folder, experiment)
+    for change in changes:
+        yield f"vit train resumes with a changed data set: {change}"
+    other_classes = folder.has_dataset and compare_data(folder.dataset(), facts).classes is not None
+    if not folder.is_claimed and (folder.has_other_settings(experiment.config) or other_classes):
+        return  # what is there is replaced
+    snapshot = CheckpointStore(folder.checkpoints).newest(report)
+    if snapshot is not None and folder.has_progress:
+        yield f"{folder.path} holds this run: vit train goes on from step {snapshot.step:,}"

@@ -1,0 +1,223 @@
+"""What a run tells while it trains: rows of metrics, curves, lines, unreadable images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline.monitor.progress import ProgressDisplay
+from pipeline.monitor.tensorboard import TensorBoardWriter
+from pipeline.runs.folder import RunFolder, RunFolderError
+from pipeline.runs.metrics_file import MetricsFile, shows_top_5
+from pipeline.storage.write import append_to_file
+from pipeline.training.experiment import Experiment
+from pipeline.training.metrics import SUMS, mean_metrics
+from pipeline.training.speed import Speed
+from pipeline.training.step import TRAIN_SUMS
+from pipeline.training.step_statistics import Gauges
+from pipeline.training.tensorboard_content import (
+    comparable_settings,
+    first_pictures,
+    last_pictures,
+    start_texts,
+)
+
+
+class Journal:
+    """Rows, to metrics.jsonl, TensorBoard and the display; the chief alone writes.
+
+    Attributes:
+      last_row: The newest row of any split, on every process; empty if there is none. After
+        `rewind` the caller sets it on every process.
+    """
+
+    def __init__(self, experiment: Experiment, folder: RunFolder, display: ProgressDisplay) -> None:
+        self._experiment = experiment
+        self._runtime = experiment.runtime
+        self._folder = folder
+        self._display = display
+        self._metrics = MetricsFile(folder.metrics, display.message)
+        self._gauges = Gauges(experiment)
+        self._board: TensorBoardWriter | None = None
+        self._own_skipped: set[str] = set()
+        self._no_curve = {"step", "split", "examples"}
+        if not shows_top_5(len(experiment.source.classes)):
+            self._no_curve.add("top_5_accuracy")
+        self._own_repaired: set[str] = set()
+        self._repaired: dict[str, str] = {}  # of all processes, with libjpeg's warning
+        self._skipped: dict[str, None] = {}  # of all processes, in the order they were met
+        self._pool = ThreadPoolExecutor(1, "pictures")
+        self._drawing: Future[list[tuple[str, bytes]]] | None = None
+        self.last_row: dict[str, Any] = {}
+
+    def rewind(self, step: int, evaluates_again: bool) -> dict[str, Any]:
+        """On the chief: makes the files what they were when the run had come to `step`.
+
+        Returns:
+          The newest row that stays: the result of a run that has nothing left to train. It is
+          empty if there is none.
+
+        Raises:
+          RunFolderError: They cannot be written.
+        """
+        try:
+            kept = self._metrics.rewind(step, evaluates_again)
+            self._board = TensorBoardWriter(self._folder.tensorboard, step, self._display.message)
+            self._skipped = dict.fromkeys(self._folder.skipped_images())
+            self._repaired = self._folder.repaired_images()
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write in {self._folder.path}: {error.strerror}. Make room or permit "
+                "writing, then give the same command again"
+            ) from None
+        return kept[-1] if kept else {}
+
+    def begin(self, step: int) -> None:
+        """On the chief: shows what the run is."""
+        board, config = self._board, self._experiment.config
+        if board is None:
+            raise ValueError("rewind must come first")
+        starts = self._folder.starts()
+        start = starts[-1] if starts else None
+        for title, markdown in start_texts(config, start).items():
+            board.text(title, markdown, step)
+        board.hparams(comparable_settings(self._experiment))
+
+    def draw_beginning(self) -> None:
+        """On the chief: begins to draw what training begins with, in a thread.
+
+        Not before the first step: it makes a graph of the input stage of its own, and while both
+        were made at a time, the one that training waits for took twice as long. The next steps
+        share the cores with it for a second or two.
+        """
+        if self._experiment.config.monitor.pictures:
+            self._drawing = self._pool.submit(lambda: list(first_pictures(self._experiment)))
+
+    def end(self, step: int, best_step: int | None) -> None:
+        """On the chief: shows the results, and draws what the weights have learned."""
+        newest = {(row["split"], row["step"]): row for row in self._metrics.rows()}
+        shown = (("train", step), ("validation", best_step), ("test", step))
+        self._display.finished([newest[place] for place in shown if place in newest])
+        if self._board is not None and self._experiment.config.monitor.pictures:
+            self._show_drawings(step=0)
+            self._drawing = self._pool.submit(lambda: list(last_pictures(self._experiment)))
+            self._show_drawings(step)
+
+    def close(self) -> None:
+        """Waits for what is being drawn."""
+        if self._drawing is not None and self._folder.lock.is_held:
+            self._show_drawings(step=0)
+        self._pool.shutdown()
+
+    def _show_drawings(self, step: int) -> None:
+        """Puts what was drawn into TensorBoard, and waits for it if need be."""
+        drawing, self._drawing = self._drawing, None
+        if drawing is None or self._board is None:
+            return
+        try:
+            for title, png in drawing.result():
+                self._board.picture(title, png, step)
+        except Exception as error:  # whatever it is, training is none the worse
+            self._display.message(f"no pictures in TensorBoard: {error}")
+
+    def flush(self) -> None:
+        """Puts the rows on the disk; OSError where that fails."""
+        self._metrics.flush()
+
+    def trained(self, step: int, sums: np.ndarray, speed: Speed, stood_still_s: float) -> None:
+        """A row of training.
+
+        Args:
+          step: Updates done.
+          sums: Of `step.TRAIN_SUMS` over all processes since the last row, float64 [7].
+          speed: Of the same stretches, without a first one that compiled.
+          stood_still_s: For checkpoints, likewise.
+        """
+        config, named = self._experiment.config, dict(zip(TRAIN_SUMS, sums, strict=True))
+        rate = speed.steps_per_second * config.data.global_batch_size
+        updates = named["steps"] - named["skipped_updates"]
+        # Deterministic ops include no clock.
+        timed, reduces = not config.train.deterministic, self._runtime.num_replicas > 1
+        values: dict[str, Any] = mean_metrics([named[name] for name in SUMS]) | {
+            "learning_rate": float(self._experiment.schedule(tf.constant(step - 1))),
+            "weight_decay": config.optim.weight_decay,
+            "gradient_norm": named["gradient_norm"] / updates if updates else None,
+            "skipped_updates": int(named["skipped_updates"]),
+            "skipped_examples": len(self._skipped),
+            "examples_per_second": rate,
+            "examples_per_second_per_replica": rate / self._runtime.num_replicas,
+            "step_median_s": speed.step_median_s if timed else None,
+            "step_p95_s": speed.step_p95_s if timed else None,
+            "input_wait_fraction": speed.input_wait_fraction if timed else None,
+            "all_reduce_wait_s": speed.all_reduce_wait_s if timed and reduces else None,
+            "checkpoint_s": stood_still_s,
+        }
+        if self._runtime.is_chief:
+            values |= self._gauges.read(rate)
+        self._display.trained(self._write(step, "train", values))
+
+    def evaluated(self, step: int, split: str, values: dict[str, Any], best: bool) -> None:
+        """A row of evaluation."""
+        self._display.evaluated(self._write(step, split, values), best)
+
+    def report_skipped(self) -> None:
+        """Tells of unreadable and repaired images met since the last call, and lists them.
+
+        All processes must call it.
+        """
+        skipped = self._experiment.skipped
+        own = [path for path in skipped.paths if path not in self._own_skipped]
+        warnings = skipped.repaired
+        own_repaired = {name: warnings[name] for name in warnings.keys() - self._own_repaired}
+        self._own_skipped.update(own)
+        self._own_repaired.update(own_repaired)
+        parts = self._runtime.all_gather([own, own_repaired])
+        self._report_skipped({path for paths, _ in parts for path in paths})
+        self._report_repaired({name: text for _, part in parts for name, text in part.items()})
+
+    def _report_skipped(self, found: set[str]) -> None:
+        new = sorted(found - self._skipped.keys())
+        self._skipped |= dict.fromkeys(new)
+        if new and self._runtime.is_chief:
+            where = self._list(self._folder.skipped, new)
+            self._display.message(
+                f"{len(self._skipped)} unreadable image(s) skipped, the last {new[-1]}; {where}"
+            )
+
+    def _report_repaired(self, found: dict[str, str]) -> None:
+        """Images that are used, though libjpeg had to repair them: its warning names no file."""
+        new = sorted(found.keys() - self._repaired.keys())
+        self._repaired |= {name: found[name] for name in new}
+        if new and self._runtime.is_chief:
+            where = self._list(self._folder.repaired, [f"{name}\t{found[name]}" for name in new])
+            self._display.message(
+                f"libjpeg repaired damaged data of {len(self._repaired)} image(s), which are used; "
+                f"the last {new[-1]} ({found[new[-1]]}); {where}"
+            )
+
+    @staticmethod
+    def _list(file: Path, lines: Sequence[str]) -> str:
+        """Appends lines to a list in the run folder; returns where it is, in words."""
+        try:
+            text = "".join(f"{line}\n" for line in lines)
+            append_to_file(file, text.encode(errors="backslashreplace"))
+        except OSError as error:
+            return f"{file} cannot be written ({error.strerror})"
+        return f"all are listed in {file}"
+
+    def _write(self, step: int, split: str, values: dict[str, Any]) -> dict[str, Any]:
+        epoch = round(float(step / self._experiment.steps_per_epoch), 6)
+        row = {"step": step, "epoch": epoch, "split": split, **values}
+        self.last_row = row
+        if self._runtime.is_chief and self._board is not None:
+            if self._drawing is not None and self._drawing.done():
+                self._show_drawings(step=0)
+            self._metrics.append(row)
+            scalars = {k: v for k, v in row.items() if k not in self._no_curve and v is not None}
+            self._board.scalars(split, step, scalars)
+        return row

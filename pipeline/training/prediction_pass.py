@@ -1,0 +1,158 @@
+"""A pass over a split that gathers predictions, and pictures of some examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from pipeline.data.images import bad_images_named, load_example
+from pipeline.data.input import augmented_examples
+from pipeline.data.split import first_of_classes
+from pipeline.errors import PipelineError
+from pipeline.runtimes.runtime import Batch
+from pipeline.training.experiment import Experiment
+from pipeline.training.metrics import TOP_K, likeliest_classes
+from pipeline.training.predictions import Examples, Pixels, Predictions
+from pipeline.training.step import predict_logits
+
+SIDE = 112  # of a picture at most, in pixels: a page shows none larger
+
+_WORST, _BEST = 18, 6
+_AUGMENTED, _EPOCHS = 6, 4
+# So few batches of one device are done before their graph would be traced.
+_FEW_BATCHES = 8
+
+
+class PredictionError(PipelineError):
+    """The examples of a split could not be gone through."""
+
+
+def predict(experiment: Experiment, split: str, data: str = "") -> Predictions:
+    """Goes through a split once, with the weights that evaluation uses; all processes must call it.
+
+    Args:
+      experiment: With the weights to look at.
+      split: Its name.
+      data: The fingerprint of the split, for the record.
+
+    Raises:
+      PredictionError: On all processes: one could not, for an image that cannot be read perhaps;
+        it has the exit code of what went wrong.
+    """
+    k = min(TOP_K, len(experiment.source.classes))
+    own, problem = [], None
+    try:
+        with bad_images_named():
+            own = _own_rows(experiment, split, k)
+    except Exception as error:  # the others wait for this process, whatever went wrong
+        problem = str(error), getattr(error, "exit_code", PredictionError.exit_code)
+    parts = experiment.runtime.all_gather([problem, own])
+    problems = [problem for problem, _ in parts if problem is not None]
+    if problems:
+        said, exit_code = problems[0]
+        failed = PredictionError(f"cannot go through {split}: {said}")
+        failed.exit_code, failed.said_by_chief = exit_code, True
+        raise failed
+    table = np.array([row for _, rows in parts for row in rows]).reshape(-1, 5 + 2 * k)
+    table = table[np.argsort(table[:, 1])]
+    fixed, top, probability = np.split(table, [5, 5 + k], axis=1)
+    return Predictions(
+        split,
+        experiment.weights_step,
+        data,
+        index=fixed[:, 1].astype(np.int64),
+        label=fixed[:, 2].astype(np.int32),
+        top=top.astype(np.int32),
+        probability=probability.astype(np.float32),
+        label_probability=fixed[:, 3].astype(np.float32),
+        loss=fixed[:, 4].astype(np.float32),
+    )
+
+
+def draw_examples(experiment: Experiment, predictions: Predictions) -> Examples:
+    """The pictures that a report shows: the worst and best of the predictions, some augmented.
+
+    Raises:
+      DataError: An image cannot be read.
+    """
+    config, source = experiment.config.data, experiment.source
+    split, train = source.splits[predictions.split], source.splits["train"]
+    places = predictions.worst(_WORST) + predictions.best(_BEST)
+    index = predictions.index[places]
+    pictures = [
+        split.images[i] if split.images is not None else load_example(split, i, config)
+        for i in index.tolist()
+    ]
+    shown = first_of_classes(train.labels, _AUGMENTED)
+    with bad_images_named():
+        augmented = augmented_examples(
+            train, config, seed=experiment.config.seed, epochs=_EPOCHS, indices=shown
+        )
+    return Examples(
+        index,
+        np.array([_shrink(picture) for picture in pictures], np.uint8),
+        [split.name(i) for i in index.tolist()],
+        np.array([[_shrink(picture) for picture in row] for row in augmented]),
+        train.labels[shown],
+    )
+
+
+def _shrink(picture: Pixels) -> Pixels:
+    """A picture whose longer side is `SIDE` at most; one that is small stays as it is."""
+    scale = SIDE / max(picture.shape[:2])
+    if scale >= 1:
+        return picture
+    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
+    return np.asarray(Image.fromarray(picture).resize((width, height)))
+
+
+def _own_rows(experiment: Experiment, split: str, k: int) -> list[list[float]]:
+    """The rows of `_make_step` of this process's examples, without the padding."""
+    iterator, steps = experiment.eval_iterator(split)
+    look = _make_step(experiment, k)
+    runtime = experiment.runtime
+    if steps > _FEW_BATCHES or runtime.num_replicas > 1 or runtime.parts_at_a_time > 1:
+        look = tf.function(look, autograph=False)
+    with experiment.averaged_weights():
+        rows = np.concatenate([look(iterator).numpy() for _ in range(steps)])
+    return rows[rows[:, 0] > 0].tolist()
+
+
+def _make_step(experiment: Experiment, k: int) -> Callable[[Any], tf.Tensor]:
+    """The function from the next batch to a row an example of this process, float64 [b, 5 + 2 k].
+
+    A row is weight, index, label, its probability, loss, then the k likeliest classes and their
+    probabilities. float64 holds every index exactly. Where a logit is NaN, the classes are -1 and
+    the probabilities NaN.
+    """
+    runtime, model = experiment.runtime, experiment.model
+
+    def step(batch: Batch) -> tf.Tensor:
+        logits = predict_logits(model, batch["image"], runtime.parts_at_a_time)  # [b, C]
+        probabilities = tf.nn.softmax(tf.cast(logits, tf.float64))
+        # The order is that of the logits, as in training: small probabilities are equal.
+        top = likeliest_classes(logits, k)
+        likeliest = tf.gather(probabilities, tf.maximum(top, 0), batch_dims=1)  # [b, k]
+        columns = [
+            batch["weight"],
+            batch["index"],
+            batch["label"],
+            tf.gather(probabilities, batch["label"], batch_dims=1),
+            tf.nn.sparse_softmax_cross_entropy_with_logits(batch["label"], logits),
+        ]
+        wide = [tf.cast(column, tf.float64)[:, None] for column in columns]
+        rows = tf.concat([*wide, tf.cast(top, tf.float64), likeliest], axis=1)
+        # `run` sums over this process's replicas: each fills its own block of rows.
+        replica = runtime.replica_index() % runtime.local_replicas
+        own = tf.one_hot(replica, runtime.local_replicas, dtype=tf.float64)  # [r]
+        blocks = tf.where(own[:, None, None] > 0, rows[None], 0.0)  # [b, F] -> [r, b, F]
+        return tf.reshape(blocks, [-1, 5 + 2 * k])  # [r, b, F] -> [r b, F]
+
+    def next_rows(iterator: Any) -> tf.Tensor:
+        return runtime.run(step, iterator.get_next())
+
+    return next_rows

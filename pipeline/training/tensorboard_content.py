@@ -1,0 +1,103 @@
+"""What TensorBoard shows of a run beside its curves: settings, batches, positions, attention."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pipeline.config import Config, all_settings, dump_config, value_of
+from pipeline.data.images import bad_images_named
+from pipeline.data.input import Shard, eval_dataset, train_dataset
+from pipeline.model.attention import last_attention
+from pipeline.monitor.training_pictures import (
+    draw_attention,
+    draw_batch,
+    draw_image_in_patches,
+    draw_positions,
+)
+from pipeline.strict_json import to_json
+from pipeline.training.experiment import Experiment
+
+_BATCH = 32  # images on the page
+_LOOKED_AT = 6  # validation images whose attention is shown
+
+
+def start_texts(config: Config, start: dict[str, Any] | None) -> dict[str, str]:
+    """Settings, and how the run was started, by title; indented, which Markdown takes for code.
+
+    Args:
+      config: The settings.
+      start: Of `describe.start_facts`, if it is known.
+    """
+    texts = {"settings": dump_config(config)}
+    if start is not None:
+        versions = "\n".join(f"{name} {number}" for name, number in start["versions"].items())
+        where = f"{start['host']}, {start['system']}\n{start['devices']}"
+        texts["command and environment"] = f"{shlex.join(start['command'])}\n\n{versions}\n{where}"
+    return {title: "    " + text.replace("\n", "\n    ") for title, text in texts.items()}
+
+
+def comparable_settings(experiment: Experiment) -> dict[str, float | str | bool]:
+    """All settings by their keys, as TensorBoard's hparams page takes them."""
+    values = {s.key: value_of(experiment.config, s.key) for s in all_settings()}
+    plain = (bool, int, float, str)
+    return {k: v if isinstance(v, plain) else to_json(v) for k, v in values.items()}
+
+
+def first_pictures(experiment: Experiment) -> Iterator[tuple[str, bytes]]:
+    """Title and PNG of the first batch as training sees it, and of an image in patches."""
+    with bad_images_named():
+        images, targets = _first_batch(experiment)
+    yield "first batch", draw_batch(images, targets, experiment.source.classes)
+    yield "patches", draw_image_in_patches(images[0], experiment.model.arch.patch_size)
+
+
+def last_pictures(experiment: Experiment) -> Iterator[tuple[str, bytes]]:
+    """Title and PNG of what the weights, as they are now, have learned."""
+    model = experiment.model
+    side = experiment.config.data.image_size // model.arch.patch_size
+    positions = keras.ops.convert_to_numpy(model.position_embedding.positions)
+    yield "positions", draw_positions(positions[-(side**2) :], (side, side))
+    if "validation" in experiment.source.splits:
+        with bad_images_named():
+            attention = _attention(experiment, side)
+        yield "attention", attention
+
+
+def _first_batch(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [n, S, S, 3] and float32 [n, C] of the chief's first replica."""
+    config = experiment.config
+    batch = next(iter(train_dataset(
+        experiment.source.splits["train"], config.data,
+        num_classes=len(experiment.source.classes), mean=experiment.mean, std=experiment.std,
+        seed=config.seed, start_step=0, shard=Shard(0, experiment.runtime.num_replicas),
+    )))  # fmt: skip
+    return _pixels(experiment, batch["image"][:_BATCH]), batch["target"][:_BATCH].numpy()
+
+
+def _attention(experiment: Experiment, side: int) -> bytes:
+    data = experiment.config.data.model_copy(update={"eval_batch_size": _LOOKED_AT})
+    split = experiment.source.splits["validation"]
+    batch = next(iter(eval_dataset(
+        split, data, mean=experiment.mean, std=experiment.std, shard=Shard()
+    )))  # fmt: skip
+    real = batch["weight"].numpy() > 0
+    shares = last_attention(experiment.model, batch["image"]).numpy()[real].mean(axis=1)
+    # What the class token looks at, or, where there is none, all tokens on average.
+    token = experiment.model.class_token is not None
+    seen = shares[:, 0, 1:] if token else shares.mean(axis=1)  # [n, T, T] -> [n, N]
+    names = [experiment.source.classes[i] for i in batch["label"].numpy()[real]]
+    images = _pixels(experiment, batch["image"])[real]
+    return draw_attention(images, seen.reshape(-1, side, side), names)
+
+
+def _pixels(experiment: Experiment, images: tf.Tensor) -> np.ndarray:
+    """Normalised images back to uint8."""
+    std, mean = np.array(experiment.std), np.array(experiment.mean)
+    values = (images.numpy() * std + mean) * 255
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
