@@ -59,7 +59,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Composes a node as PyYAML does, and enforces the limits."""
-        event: yaml.Event = self.peek_event()
+        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
         before, around = self._values, self._deepest
         self._levels += 1
         self._deepest = self._levels
