@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config
-from pipeline.data.sources.other import describe_other, open_other
+from pipeline.data.sources.class_matching import open_with_model_classes, settings_for
 from pipeline.data.sources.source import (
     DataSource,
     open_source,
@@ -66,7 +66,7 @@ def _scan(folder: RunFolder, config: Config, other: str | None) -> Any:
     if other is None:
         _check_place(folder, config)
         return scan_source(config.data)
-    described = describe_other(other, config.data)
+    described = settings_for(other, config.data)
     return None if described is None else scan_source(described)
 
 
@@ -77,7 +77,7 @@ def _open(folder: RunFolder, config: Config, other: str | None, scanned: Any) ->
         source = open_source(config.data, config.seed, scanned)
         check_classes(folder, source)
     else:
-        source = _open_moved(folder, config, other) or open_other(
+        source = _open_moved(folder, config, other) or open_with_model_classes(
             other, config.data, facts["classes"], scanned
         )
     return Opened(source, tuple(facts["mean"]), tuple(facts["std"]))

@@ -1,1 +1,1 @@
-"""Changes to whole batches of images; the random numbers are arguments."""
+"""Augmentation of whole batches of images. Random numbers are arguments."""

@@ -1,33 +1,34 @@
-"""Affine changes of whole batches: each pixel is that of the image nearest to where it came from.
+"""Affine transformations of whole batches, with nearest-neighbour interpolation.
 
-Nearest, not bilinear, is what the published code of AutoAugment and RandAugment does (Pillow's
-default), and torchvision and big_vision after it.
+The published code of AutoAugment and RandAugment uses nearest-neighbour interpolation, which is
+Pillow's default. So do torchvision and big_vision.
 """
 
 from __future__ import annotations
 
 import tensorflow as tf
 
-# Pillow counts places in 65,536ths of a pixel, and so does this file, to the same pixel.
+# Pillow computes coordinates in units of 1/65,536 pixel. The same is done here, to get exactly the
+# same pixels.
 _FRACTION_BITS = 16
 
 
 def resample(images: tf.Tensor, matrix: tf.Tensor, fill: int) -> tf.Tensor:
-    """Pillow's `Image.transform(size, AFFINE, matrix, NEAREST, fillcolor=(fill,) * C)`.
+    """Equals Pillow's `Image.transform(size, AFFINE, matrix, NEAREST, fillcolor=(fill,) * C)`.
 
     Args:
       images: uint8 [n, H, W, C], H and W below 2**15.
-      matrix: float64 [n, 6], a to f: the pixel at (x, y) of the result is that at
+      matrix: float64 [n, 6], a to f: the pixel (x, y) of the result is the pixel
         (a x + b y + c, d x + e y + f) of the image, in pixels from the top left corner.
-      fill: Value of the pixels that come from outside of the image.
+      fill: Value of pixels from outside the image.
 
     Returns:
       As `images`.
     """
     height, width, channels = images.shape[1:]
-    # A frame of one pixel: all that lies outside is looked up there.
+    # Add a border of one pixel. All coordinates outside the image are clipped to it.
     framed = tf.pad(
-        tf.reshape(images, [-1, height, width * channels]),  # pads rows 4 times as fast as pixels
+        tf.reshape(images, [-1, height, width * channels]),  # padding rows is 4 times as fast
         [[0, 0], [1, 1], [channels, channels]],
         constant_values=fill,
     )  # [n, H+2, (W+2)*C]
@@ -35,17 +36,21 @@ def resample(images: tf.Tensor, matrix: tf.Tensor, fill: int) -> tf.Tensor:
     column = tf.clip_by_value(_places(a, b, c, height, width), -1, width)
     row = tf.clip_by_value(_places(d, e, f, height, width), -1, height)
     image = tf.range(tf.shape(images)[0])[:, tf.newaxis, tf.newaxis]
-    corner = image * ((height + 2) * (width + 2)) + (width + 3)  # the first pixel inside the frame
+    corner = image * ((height + 2) * (width + 2)) + (width + 3)  # first pixel inside the border
     return tf.gather(tf.reshape(framed, [-1, channels]), row * (width + 2) + column + corner)
 
 
 def _places(
     along: tf.Tensor, across: tf.Tensor, start: tf.Tensor, height: int, width: int
 ) -> tf.Tensor:
-    """The whole part of along * x + across * y + start in the middle of each pixel.
+    """Computes floor(along * x + across * y + start) at the centre of each pixel.
 
     Args:
-      along: float64 [n, 1, 1], as are the next two.
+      along: float64 [n, 1, 1], like the next two.
+      across: Coefficient of y.
+      start: Constant term.
+      height: H.
+      width: W.
 
     Returns:
       int32 [n, H, W].

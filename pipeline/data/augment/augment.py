@@ -1,4 +1,4 @@
-"""Random changes to whole batches of images; the random numbers are arguments."""
+"""Applies the augmentations of the recipe to whole batches of images."""
 
 from __future__ import annotations
 
@@ -9,35 +9,36 @@ import tensorflow as tf
 
 from pipeline.config import AugmentConfig
 from pipeline.data.augment import color
+from pipeline.data.augment.batched_switch import batched_switch
 from pipeline.data.augment.erase import erase
-from pipeline.data.augment.groups import change_by_group
 from pipeline.data.augment.rand_augment import rand_augment
 from pipeline.data.order import uniforms
 
-# The draw of each random number. A new augmentation takes a new number: reusing one would
-# correlate two changes, and renumbering would change what an existing recipe trains.
+# The index of each random draw. Give a new augmentation a new index: reusing one would correlate
+# two augmentations, and renumbering would change the results of existing recipes.
 _DRAWS = range(11)
 _FLIP, _CROP_TOP, _CROP_LEFT, _ANGLE, _ZOOM_HEIGHT, _ZOOM_WIDTH = _DRAWS[:6]
 _BRIGHTNESS, _CONTRAST, _SATURATION, _ONE_OF_THREE, _BLUR = _DRAWS[6:]
-_ERASE_DRAWS = range(11, 16)  # whether, area, aspect, top, left
+_ERASE_DRAWS = range(11, 16)  # whether to erase, area, aspect, top, left
 
-_BLUR_RADIUS = (0.1, 2.0)  # of DeiT III, in pixels
+_BLUR_RADIUS = (0.1, 2.0)  # in pixels, as in DeiT III
 
 
 def augment(
     images: tf.Tensor, config: AugmentConfig, seed: int, epoch: tf.Tensor, index: tf.Tensor
 ) -> tf.Tensor:
-    """All changes to pixels the recipe asks for, in the order below; erasing comes later.
+    """Applies all augmentations of the recipe, except erasing, which follows normalization.
 
     Args:
       images: uint8 [B, H, W, 3].
-      config: Which changes.
+      config: Which augmentations to apply.
       seed: The run's seed.
       epoch: int64 [B].
-      index: int64 [B], the example in its data set: with seed and epoch it decides the numbers.
+      index: int64 [B], index of the example in its data set. Seed, epoch and index determine the
+        random numbers.
 
     Returns:
-      uint8 [B, H, W, 3], or float32 in 0..255 where images were rotated or zoomed.
+      uint8 [B, H, W, 3], or float32 in 0..255 if images are rotated or zoomed.
     """
     drawn = tf.unstack(uniforms(seed, epoch, index, _DRAWS))
     if config.flip:
@@ -71,14 +72,14 @@ def augment(
 def erase_some(
     images: tf.Tensor, probability: float, seed: int, epoch: tf.Tensor, index: tf.Tensor
 ) -> tf.Tensor:
-    """Erases a rectangle in a part of the images, after they were normalised.
+    """Erases a rectangle in some of the normalized images.
 
     Args:
       images: float32 [B, H, W, 3].
-      probability: That an image is chosen.
+      probability: Probability of erasing per image.
       seed: The run's seed.
       epoch: int64 [B].
-      index: int64 [B], the example in its data set.
+      index: int64 [B], index of the example in its data set.
 
     Returns:
       As `images`.
@@ -88,7 +89,7 @@ def erase_some(
 
 
 def flip(images: tf.Tensor, flipped: tf.Tensor) -> tf.Tensor:
-    """Mirrors left to right.
+    """Flips the chosen images horizontally.
 
     Args:
       images: [B, H, W, C].
@@ -100,20 +101,20 @@ def flip(images: tf.Tensor, flipped: tf.Tensor) -> tf.Tensor:
     height, width, channels = images.shape[1:]
 
     def mirror(some: tf.Tensor) -> tf.Tensor:
-        # TensorFlow reverses along the second of three axes at five times the speed of others.
+        # TensorFlow reverses the second of three axes five times as fast as other axes.
         rows = tf.reverse(tf.reshape(some, [-1, width, channels]), axis=[1])
         return tf.reshape(rows, [-1, height, width, channels])
 
-    return change_by_group(tf.cast(flipped, tf.int32), [lambda some: some, mirror], images)
+    return batched_switch(tf.cast(flipped, tf.int32), [lambda some: some, mirror], images)
 
 
 def crop(images: tf.Tensor, top: tf.Tensor, left: tf.Tensor, padding: int) -> tf.Tensor:
-    """Shifts by up to `padding` pixels each way, by padding with black and cropping.
+    """Pads images with black and crops them at a random position.
 
     Args:
       images: [B, H, W, C].
-      top: float32 [B] in [0, 1): where the crop begins, 0 to 2 * padding pixels down.
-      left: float32 [B] in [0, 1): the same to the right.
+      top: float32 [B] in [0, 1): top of the crop, from 0 to 2 * padding pixels.
+      left: float32 [B] in [0, 1): left of the crop, likewise.
       padding: Pixels added on each side.
 
     Returns:
@@ -121,7 +122,7 @@ def crop(images: tf.Tensor, top: tf.Tensor, left: tf.Tensor, padding: int) -> tf
     """
     height, width, channels = images.shape[1:]
     side = padding * channels
-    padded = tf.pad(  # rows, not pixels: this is four times as fast
+    padded = tf.pad(  # padding rows instead of pixels is four times as fast
         tf.reshape(images, [-1, height, width * channels]),
         [[0, 0], [padding, padding], [side, side]],
     )  # [B, H+2P, (W+2P)*C]
@@ -129,29 +130,29 @@ def crop(images: tf.Tensor, top: tf.Tensor, left: tf.Tensor, padding: int) -> tf
     first_row = tf.cast(top * places, tf.int32)[:, tf.newaxis]  # [B, 1]
     tall = tf.gather(padded, first_row + tf.range(height), batch_dims=1)  # [B, H, (W+2P)*C]
 
-    # One slice for all images with the same column: pixel by pixel this takes ten times as long.
+    # Use one slice for all images with the same column; gathering pixels takes ten times as long.
     def cut(column: int) -> Callable[[tf.Tensor], tf.Tensor]:
         start = column * channels
         return lambda some: some[:, :, start : start + width * channels]
 
     first_column = tf.cast(left * places, tf.int32)
-    cropped = change_by_group(first_column, [cut(column) for column in range(places)], tall)
+    cropped = batched_switch(first_column, [cut(column) for column in range(places)], tall)
     return tf.reshape(cropped, [-1, height, width, channels])
 
 
 def rotate_and_zoom(
     images: tf.Tensor, angle: tf.Tensor, height_zoom: tf.Tensor, width_zoom: tf.Tensor
 ) -> tf.Tensor:
-    """Rotates, then zooms, about the centre; bilinear, the outside reflected.
+    """Rotates and then zooms about the centre, with bilinear interpolation and reflected borders.
 
-    As Keras's RandomRotation followed by RandomZoom, resampled once instead of twice, which is
-    faster and blurs less.
+    Equals Keras's RandomRotation followed by RandomZoom, but resamples once instead of twice, which
+    is faster and blurs less.
 
     Args:
       images: [B, H, W, C].
-      angle: float32 [B], radians, counter-clockwise as seen.
-      height_zoom: float32 [B]: the part of the height that is seen; above 1 zooms out.
-      width_zoom: float32 [B].
+      angle: float32 [B], in radians, counter-clockwise.
+      height_zoom: float32 [B], the visible fraction of the height; above 1 zooms out.
+      width_zoom: float32 [B], likewise.
 
     Returns:
       float32 [B, H, W, C].
@@ -159,7 +160,7 @@ def rotate_and_zoom(
     height, width = images.shape[1:3]
     centre_x, centre_y = (width - 1) / 2.0, (height - 1) / 2.0
     cos, sin = tf.cos(angle), tf.sin(angle)
-    # The matrix leads from a pixel of the result to one of the image: zoom, then rotation.
+    # The matrix maps a pixel of the result to a pixel of the image: zoom, then rotation.
     a0, a1 = cos * width_zoom, -sin * height_zoom
     b0, b1 = sin * width_zoom, cos * height_zoom
     a2 = centre_x - a0 * centre_x - a1 * centre_y

@@ -1,18 +1,18 @@
-"""Changes of colour and sharpness to whole batches; how strong they are is an argument.
+"""Colour, contrast, sharpness and blur for whole batches. Factors are arguments.
 
-Values are cut to whole numbers as Pillow cuts them, so that results equal Pillow's.
+Values are truncated to integers in the same way as in Pillow, so that the results are equal.
 """
 
 from __future__ import annotations
 
 import tensorflow as tf
 
-from pipeline.data.augment.groups import change_by_group, per_image
-from pipeline.data.augment.levels import solarize
+from pipeline.data.augment.batched_switch import batched_switch, per_image
+from pipeline.data.augment.intensity import solarize
 
-# Of ITU-R BT.601, in Pillow's 65,536ths, for each of three equal colours.
+# Luma weights of ITU-R BT.601 in Pillow's units of 1/65,536, for three equal output channels.
 _LUMA = [[19595.0 / 65536.0] * 3, [38470.0 / 65536.0] * 3, [7471.0 / 65536.0] * 3]
-# Pillow's SMOOTH, in 13ths.
+# Pillow's SMOOTH kernel, in units of 1/13.
 _SMOOTH = [[1.0, 1.0, 1.0], [1.0, 5.0, 1.0], [1.0, 1.0, 1.0]]
 
 
@@ -38,7 +38,7 @@ def jitter(
 
 
 def brightness(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Between black (factor 0), the image (1), and beyond.
+    """Interpolates between black (factor 0) and the image (1), or extrapolates (above 1).
 
     Args:
       images: uint8 [B, H, W, C].
@@ -51,7 +51,7 @@ def brightness(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
 
 
 def contrast(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Between the mean grey (factor 0), the image (1), and beyond.
+    """Interpolates between the mean grey (factor 0) and the image (1), or extrapolates (above 1).
 
     Args:
       images: uint8 [B, H, W, 3].
@@ -61,7 +61,7 @@ def contrast(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
       As `images`.
     """
     values = tf.cast(images, tf.float32)
-    # The sum of a row is exact in float32, that of a large image is not.
+    # The sum of a row is exact in float32, but not that of a large image.
     rows = tf.cast(tf.reduce_sum(grey(values), axis=[2, 3]), tf.float64)  # [B, H]
     mean = tf.reduce_mean(rows, axis=1) / (3.0 * images.shape[2])
     mean = tf.cast(tf.floor(mean + 0.5), tf.float32)
@@ -69,7 +69,7 @@ def contrast(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
 
 
 def saturation(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Between grey (factor 0), the image (1), and beyond.
+    """Interpolates between grayscale (factor 0) and the image (1), or extrapolates (above 1).
 
     Args:
       images: uint8 [B, H, W, 3].
@@ -83,10 +83,12 @@ def saturation(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
 
 
 def sharpness(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Between a smoothed image (factor 0), the image (1), and beyond; the border stays.
+    """Interpolates between a smoothed image (factor 0) and the image (1), or extrapolates.
+
+    The border pixels do not change.
 
     Args:
-      images: uint8 [B, H, W, 3], 3 pixels high and wide or more.
+      images: uint8 [B, H, W, 3], at least 3 pixels high and wide.
       factor: float32 [B].
 
     Returns:
@@ -94,7 +96,7 @@ def sharpness(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """
     values = tf.cast(images, tf.float32)
     kernel = tf.repeat(tf.constant(_SMOOTH)[:, :, tf.newaxis, tf.newaxis], 3, axis=2)
-    # "SAME", though the border is not used: of no images, "VALID" returns a wrong shape.
+    # The border is not used, but "VALID" returns a wrong shape for an empty batch.
     total = tf.nn.depthwise_conv2d(values, kernel, [1, 1, 1, 1], "SAME")
     changed = _blend(tf.floor(total / 13.0 + 0.5), values, factor)
     middle = [images[:, 1:-1, :1], changed[:, 1:-1, 1:-1], images[:, 1:-1, -1:]]
@@ -102,11 +104,11 @@ def sharpness(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
 
 
 def three_augment(images: tf.Tensor, choice: tf.Tensor, radius: tf.Tensor) -> tf.Tensor:
-    """Makes each image grey, solarizes it, or blurs it.
+    """Applies one of grayscale, solarize and blur to each image.
 
     Args:
       images: uint8 [B, H, W, 3].
-      choice: int32 [B]: 0 grey, 1 solarized above 127, 2 blurred.
+      choice: int32 [B]: 0 grayscale, 1 solarize above 127, 2 blur.
       radius: float32 [B], standard deviation of the blur in pixels, 0.1 to 2.
 
     Returns:
@@ -120,19 +122,19 @@ def three_augment(images: tf.Tensor, choice: tf.Tensor, radius: tf.Tensor) -> tf
         lambda images, _: solarize(images, tf.fill([tf.shape(images)[0]], 128)),
         lambda images, radius: tf.cast(blur(tf.cast(images, tf.float32), radius), tf.uint8),
     )
-    return change_by_group(choice, changes, images, radius)
+    return batched_switch(choice, changes, images, radius)
 
 
 def blur(values: tf.Tensor, radius: tf.Tensor, reach: int = 6) -> tf.Tensor:
-    """Gaussian blur with a standard deviation an image, the border repeated.
+    """Applies a Gaussian blur with a separate standard deviation per image; borders are repeated.
 
     Args:
       values: float32 [B, H, W, C].
-      radius: float32 [B], in pixels.
-      reach: Pixels on each side that count: three times the largest radius.
+      radius: float32 [B], standard deviation in pixels.
+      reach: Half the kernel size, in pixels: three times the largest radius.
 
     Returns:
-      As `values`, whole numbers.
+      As `values`, rounded to integers.
     """
     places = tf.range(-reach, reach + 1, dtype=tf.float32)
     kernel = tf.exp(-0.5 * (places / radius[:, tf.newaxis]) ** 2)  # [B, 2*reach+1]
@@ -148,23 +150,23 @@ def blur(values: tf.Tensor, radius: tf.Tensor, reach: int = 6) -> tf.Tensor:
 
 
 def grey(values: tf.Tensor) -> tf.Tensor:
-    """Luma of ITU-R BT.601 in Pillow's whole numbers, as a grey image of three colours.
+    """Converts to grayscale by the luma of ITU-R BT.601, with Pillow's rounding.
 
     Args:
-      values: float32 whole numbers in 0..255, [B, H, W, 3].
+      values: float32 [B, H, W, 3], integers in 0..255.
 
     Returns:
-      float32 [B, H, W, 3], whole numbers.
+      float32 [B, H, W, 3], integers; the three channels are equal.
     """
-    # A sum is a multiple of 2**-16 below 2**8, so exact in float32.
+    # Each sum is a multiple of 2**-16 below 2**8, so it is exact in float32.
     return tf.floor(values @ tf.constant(_LUMA) + 0.5)
 
 
 def _blend(one: tf.Tensor, other: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """one + factor * (other - one), uint8."""
+    """Returns one + factor * (other - one) as uint8."""
     return _to_uint8(one + per_image(factor) * (other - one))
 
 
 def _to_uint8(values: tf.Tensor) -> tf.Tensor:
-    """Cut to 0..255 and to whole numbers."""
+    """Clips to 0..255 and truncates to integers."""
     return tf.cast(tf.clip_by_value(values, 0.0, 255.0), tf.uint8)

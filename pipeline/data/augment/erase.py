@@ -1,10 +1,10 @@
-"""Random erasing of whole batches; where and how much are arguments."""
+"""Random erasing for whole batches. Random numbers are arguments."""
 
 from __future__ import annotations
 
 import tensorflow as tf
 
-# Parts of the image's area, and height over width.
+# Range of the rectangle's area, as a fraction of the image, and of its height over width.
 AREA = (0.02, 1 / 3)
 ASPECT = (0.3, 1 / 0.3)
 
@@ -17,15 +17,15 @@ def erase(
     top: tf.Tensor,
     left: tf.Tensor,
 ) -> tf.Tensor:
-    """Sets a rectangle of each chosen image to 0, the mean of normalised pixels.
+    """Sets a rectangle of each chosen image to 0, the mean of normalized pixels.
 
     Args:
       images: float32 [B, H, W, C].
       erased: bool [B].
-      area: float32 [B] in [0, 1): from the smallest to the largest of AREA.
-      aspect: float32 [B] in [0, 1): the same of ASPECT, evenly in its logarithm.
-      top: float32 [B] in [0, 1): from the highest place that leaves it inside to the lowest.
-      left: float32 [B] in [0, 1): likewise.
+      area: float32 [B] in [0, 1), mapped to AREA.
+      aspect: float32 [B] in [0, 1), mapped to ASPECT, uniformly in the logarithm.
+      top: float32 [B] in [0, 1), mapped to the positions that keep the rectangle inside the image.
+      left: float32 [B] in [0, 1), likewise.
 
     Returns:
       As `images`.
@@ -51,7 +51,7 @@ def _size(wanted: tf.Tensor, length: int) -> tf.Tensor:
 
 
 def _between(size: tf.Tensor, place: tf.Tensor, length: int) -> tf.Tensor:
-    """Which of `length` places a stretch of `size` covers, bool [B, length]."""
+    """Returns which of `length` positions an interval of `size` covers, bool [B, length]."""
     first = tf.floor(place * (length - size + 1.0))[:, tf.newaxis]  # [B, 1]
     places = tf.range(length, dtype=tf.float32)[tf.newaxis]
     return (places >= first) & (places < first + size[:, tf.newaxis])

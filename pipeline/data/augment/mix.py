@@ -1,7 +1,8 @@
-"""Targets, and mixing two examples and their targets.
+"""Targets, and mixup and CutMix of pairs of examples.
 
-Partners are the two examples of a pair: positions 2k and 2k + 1 of the global order. So who mixes
-with whom, and by how much, is the same for any number of workers whose batch is a multiple of 2.
+The examples at positions 2k and 2k + 1 of the global order form a pair and are mixed with each
+other. So partners and mixing weights do not depend on the number of workers, as long as each
+worker's batch is a multiple of 2.
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ from scipy.special import betaincinv
 from pipeline.config import DataConfig
 from pipeline.data.order import uniforms
 
-# Examples that are mixed with one another.
+# Number of examples that are mixed with each other.
 GROUP = 2
 
-# augment.py counts its draws from 0.
-_DRAWS = range(1000, 1006)  # mixup's part, CutMix's part, row, column, which of both, whether
+# The draws in augment.py start at 0.
+_DRAWS = range(1000, 1006)  # mixup weight, CutMix area, row, column, which of the two, whether
 
-# Knots of the quantile function between which it is taken as straight.
+# Number of intervals of the piecewise linear quantile function.
 _KNOTS = 4096
 
 
 def one_hot(labels: tf.Tensor, num_classes: int, smoothing: float = 0.0) -> tf.Tensor:
-    """Targets with `smoothing` of their weight spread over all classes, the right one included.
+    """Returns targets with label smoothing, spread over all classes including the right one.
 
     Args:
       labels: int32 [B] in [0, num_classes).
@@ -50,28 +51,28 @@ def mix(
     epoch: tf.Tensor,
     index: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mixes pairs by mixup, CutMix, or one of the two, as the settings say.
+    """Applies mixup, CutMix, or one of the two at random to each pair, depending on the settings.
 
     Args:
       images: float32 [B, H, W, 3], B even.
       target: float32 [B, C].
-      readable: bool [B]; nothing is mixed in from an image that is not.
-      config: mixup_alpha, cutmix_alpha, cutmix_probability and mix_probability are read.
+      readable: bool [B]; an unreadable image is not mixed into its partner.
+      config: Provides mixup_alpha, cutmix_alpha, cutmix_probability and mix_probability.
       seed: The run's seed.
       epoch: int64 [B].
-      index: int64 [B], the example in its data set.
+      index: int64 [B], index of the example in its data set.
 
     Returns:
-      images and target, as they came.
+      images and target, with the same shapes.
     """
-    # One number for both of a pair: it belongs to the first.
+    # Both examples of a pair use the random numbers of the first.
     drawn = uniforms(seed, epoch[::GROUP], index[::GROUP], _DRAWS)
     mixup_part, cutmix_part, row, column, switch, mixed = tf.unstack(
         tf.repeat(drawn, GROUP, axis=1)
     )
     height, width = images.shape[1:3]
     keep = tf.ones_like(index, tf.float32)
-    own = tf.ones([1, height, width, 1])  # how much of each pixel is the image's own
+    own = tf.ones([1, height, width, 1])  # weight of the image's own pixels
     if config.mixup_alpha:
         keep = beta_quantile(config.mixup_alpha, mixup_part)
         own = keep[:, tf.newaxis, tf.newaxis, tf.newaxis]
@@ -80,7 +81,7 @@ def mix(
         box = cutmix_box(wanted, row, column, height, width)
         probability = config.cutmix_probability if config.mixup_alpha else 1.0
         cut = switch < probability
-        # The box is cut off at the border, so its true area counts.
+        # The box is clipped at the border, so use its actual area.
         keep = tf.where(cut, 1.0 - tf.reduce_mean(box, axis=[1, 2, 3]), keep)
         own = tf.where(cut[:, tf.newaxis, tf.newaxis, tf.newaxis], 1.0 - box, own)
     alone = ~swap_partners(readable) | (mixed >= config.mix_probability)
@@ -90,10 +91,10 @@ def mix(
 
 
 def beta_quantile(alpha: float, probability: tf.Tensor) -> tf.Tensor:
-    """Uniform numbers made Beta(alpha, alpha).
+    """Transforms uniform random numbers to the distribution Beta(alpha, alpha).
 
     Args:
-      alpha: Above 0; small values keep most pairs nearly unmixed.
+      alpha: Greater than 0. With small values most pairs are hardly mixed.
       probability: float32 [B] in [0, 1).
 
     Returns:
@@ -110,12 +111,12 @@ def beta_quantile(alpha: float, probability: tf.Tensor) -> tf.Tensor:
 def cutmix_box(
     keep: tf.Tensor, row: tf.Tensor, column: tf.Tensor, height: int, width: int
 ) -> tf.Tensor:
-    """A box of 1 - keep of the area about a place, cut off at the border.
+    """Returns a mask of a box with the area 1 - keep, clipped at the border.
 
     Args:
-      keep: float32 [B] in [0, 1].
-      row: float32 [B] in [0, 1): its centre from the top.
-      column: float32 [B] in [0, 1): its centre from the left.
+      keep: float32 [B] in [0, 1], fraction of the image outside the box.
+      row: float32 [B] in [0, 1), vertical centre of the box.
+      column: float32 [B] in [0, 1), horizontal centre of the box.
       height: H.
       width: W.
 
@@ -138,24 +139,24 @@ def cutmix_box(
 
 
 def blend_partners(values: tf.Tensor, own: tf.Tensor) -> tf.Tensor:
-    """own * value + (1 - own) * the partner's value.
+    """Returns own * value + (1 - own) * partner's value.
 
     Args:
       values: float32 [B, ...], B even.
-      own: float32, broadcast to `values`, in [0, 1].
+      own: float32 in [0, 1], broadcast to `values`.
 
     Returns:
       As `values`.
 
     References:
-      Zhang et al., mixup, https://arxiv.org/abs/1710.09412; pairs with a number of their own are
-      timm's mode "pair".
+      Zhang et al., mixup, https://arxiv.org/abs/1710.09412. One mixing weight per pair corresponds
+      to the mode "pair" in timm.
     """
     return own * values + (1.0 - own) * swap_partners(values)
 
 
 def swap_partners(values: tf.Tensor) -> tf.Tensor:
-    """The partner's value in each place.
+    """Swaps the two values of each pair.
 
     Args:
       values: [B, ...], B even.

@@ -1,6 +1,6 @@
-"""RandAugment on whole batches: each image goes through operations of its own.
+"""RandAugment for whole batches, with different operations for each image.
 
-A batch is sorted by operation, so that each operation sees its images only, at once. Results equal
+A batch is partitioned by operation, and each operation runs once on its images. The results equal
 Pillow's, byte for byte (tests/data/augment/test_rand_augment.py).
 
 References:
@@ -15,9 +15,9 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from pipeline.data.augment import color, levels
+from pipeline.data.augment import color, intensity
 from pipeline.data.augment.affine import resample
-from pipeline.data.augment.groups import change_by_group
+from pipeline.data.augment.batched_switch import batched_switch
 from pipeline.data.order import uniforms
 
 OPERATIONS = (
@@ -27,12 +27,12 @@ OPERATIONS = (
 _ID = {name: number for number, name in enumerate(OPERATIONS)}
 
 LARGEST_MAGNITUDE = 10.0
-# At the largest magnitude: 30 degrees, a shear of 0.3, 150 of 331 pixels, a factor of 0.1 or 1.9.
+# At the largest magnitude: 30 degrees, shear of 0.3, 150 of 331 pixels, factor of 0.1 or 1.9.
 _ROTATION, _SHEAR, _TRANSLATION, _ENHANCEMENT = math.pi / 6, 0.3, 150 / 331, 0.9
 _POSTERIZED_BITS = 4
 _FILL = 128
 
-# augment.py counts its draws from 0 and mix.py from 1000; a layer takes two.
+# The draws in augment.py start at 0 and those in mix.py at 1000. A layer uses two draws.
 _FIRST_DRAW = 100
 
 
@@ -44,15 +44,15 @@ def rand_augment(
     epoch: tf.Tensor,
     index: tf.Tensor,
 ) -> tf.Tensor:
-    """Changes each image by `layers` operations, drawn with equal chances, one after another.
+    """Applies `layers` random operations to each image, one after another.
 
     Args:
       images: uint8 [B, H, W, 3].
-      layers: N of the paper.
-      magnitude: M of the paper, 0 to 10; signs are drawn.
+      layers: Number of operations, N in the paper.
+      magnitude: M in the paper, 0 to 10. Signs are random.
       seed: The run's seed.
       epoch: int64 [B].
-      index: int64 [B], the example in its data set.
+      index: int64 [B], index of the example in its data set.
 
     Returns:
       As `images`.
@@ -65,7 +65,7 @@ def rand_augment(
     def change(layer: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return layer + 1, apply(images, operations[layer], strengths[layer])
 
-    # A loop in the graph, since making the operations' part of it takes 0.15 to 0.2 s a layer.
+    # A loop in the graph, because tracing the operations takes 0.15 to 0.2 s per layer.
     _, images = tf.while_loop(
         lambda layer, _: layer < layers, change, (tf.constant(0), images), parallel_iterations=1
     )
@@ -73,20 +73,20 @@ def rand_augment(
 
 
 def apply(images: tf.Tensor, operation: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Each image changed by one operation.
+    """Applies one operation to each image.
 
     Args:
       images: uint8 [B, H, W, 3].
-      operation: int32 [B], places in OPERATIONS.
-      strength: float32 [B] in [-1, 1]; the sign counts where an operation has two directions.
+      operation: int32 [B], indices into OPERATIONS.
+      strength: float32 [B] in [-1, 1]. The sign matters for operations with two directions.
 
     Returns:
       As `images`.
     """
     changes: dict[str, Callable[..., tf.Tensor]] = {
         "identity": lambda images, operation, strength: images,
-        "autocontrast": lambda images, operation, strength: levels.autocontrast(images),
-        "equalize": lambda images, operation, strength: levels.equalize(images),
+        "autocontrast": lambda images, operation, strength: intensity.autocontrast(images),
+        "equalize": lambda images, operation, strength: intensity.equalize(images),
         "posterize": _posterize,
         "solarize": _solarize,
         "brightness": _enhance(color.brightness),
@@ -94,35 +94,35 @@ def apply(images: tf.Tensor, operation: tf.Tensor, strength: tf.Tensor) -> tf.Te
         "color": _enhance(color.saturation),
         "sharpness": _enhance(color.sharpness),
     }
-    # The others are geometric: one resampling, each image with a matrix of its own.
-    group_of = {name: place for place, name in enumerate(changes)}
-    groups = tf.constant([group_of.get(name, len(changes)) for name in OPERATIONS])
-    return change_by_group(
-        tf.gather(groups, operation), [*changes.values(), _geometric], images, operation, strength
+    # The other operations are geometric: one resampling, with a separate matrix per image.
+    branch_of = {name: index for index, name in enumerate(changes)}
+    branches = tf.constant([branch_of.get(name, len(changes)) for name in OPERATIONS])
+    return batched_switch(
+        tf.gather(branches, operation), [*changes.values(), _geometric], images, operation, strength
     )
 
 
 def _posterize(images: tf.Tensor, operation: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Takes bits away, at full strength half of the eight."""
+    """Clears the lowest bits; half of the eight at full strength."""
     bits_taken = tf.round(tf.abs(strength) * _POSTERIZED_BITS)
-    return levels.posterize(images, tf.cast(bits_taken, tf.int32))
+    return intensity.posterize(images, tf.cast(bits_taken, tf.int32))
 
 
 def _solarize(images: tf.Tensor, operation: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Inverts the brighter levels, at full strength all."""
+    """Inverts the brighter levels; all of them at full strength."""
     threshold = tf.math.ceil(256.0 * (1.0 - tf.abs(strength)))
-    return levels.solarize(images, tf.cast(threshold, tf.int32))
+    return intensity.solarize(images, tf.cast(threshold, tf.int32))
 
 
 def _enhance(
     change: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
 ) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
-    """A change by a factor, made one by a strength."""
+    """Turns a function of a factor into a function of a strength."""
     return lambda images, operation, strength: change(images, 1.0 + _ENHANCEMENT * strength)
 
 
 def _geometric(images: tf.Tensor, operation: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Rotation about the centre, shear about the top left corner, translation."""
+    """Rotates about the centre, shears about the top left corner, or translates."""
     height, width = images.shape[1:3]
     strength = tf.cast(strength, tf.float64)
 
@@ -131,7 +131,7 @@ def _geometric(images: tf.Tensor, operation: tf.Tensor, strength: tf.Tensor) -> 
 
     angle = when("rotate", strength * _ROTATION)
     cos, sin = tf.cos(angle), tf.sin(angle)
-    # Only one of the operations is not the identity, so sums stand for products.
+    # At most one of the operations is not the identity, so sums can replace products.
     b = when("shear_x", strength * _SHEAR) - sin
     d = when("shear_y", strength * _SHEAR) + sin
     c = when("rotate", (width - cos * width + sin * height) / 2.0)

@@ -1,4 +1,4 @@
-"""Another data set than a model was trained on, with labels that are the model's classes."""
+"""Opens a data set with the classes of a trained model, which may come from another data set."""
 
 from __future__ import annotations
 
@@ -20,18 +20,21 @@ from pipeline.data.sources.source import open_source
 from pipeline.data.split import DataSource, Split
 from pipeline.errors import DataError
 
-WHOLE = "all"  # split of a data set that is not divided
+WHOLE = "all"  # the split of a data set that is not divided into splits
 
 
-def describe_other(name: str, config: DataConfig) -> DataConfig | None:
-    """The settings that open a data set by what it is; None for class folders without train/.
+def settings_for(name: str, config: DataConfig) -> DataConfig | None:
+    """Detects the kind of a data set and returns the settings to open it.
 
     Args:
-      name: Its folder, file, or the name of a data set.
-      config: How the model was trained.
+      name: A folder, a file, or the name of a data set.
+      config: The settings of the model's training.
+
+    Returns:
+      The settings; None for a folder of class folders without train/.
 
     Raises:
-      SettingsError: It does not exist, or could be anything.
+      SettingsError: The data set does not exist, or its kind cannot be detected.
     """
     path = Path(name).expanduser()
     found = {"source": config.source, "path": name}
@@ -47,29 +50,29 @@ def describe_other(name: str, config: DataConfig) -> DataConfig | None:
     return config.model_copy(update=found)
 
 
-def open_other(
+def open_with_model_classes(
     name: str, config: DataConfig, classes: Sequence[str], scanned: Any = None
 ) -> DataSource:
-    """Opens a data set by what it is, and matches its classes with the model's by their names.
+    """Opens a data set of any kind, and matches its classes with the model's by name.
 
-    It may have some of them only, and in another order. Class folders without train/ above them are
-    one split, "all".
+    The data set may have only some of the model's classes, in any order. Class folders without
+    train/ become one split, "all".
 
     Args:
-      name: Its folder, file, or the name of a data set.
-      config: How the model was trained.
-      classes: The model's.
-      scanned: Of `scan_source` in another process; None: all is found out here.
+      name: A folder, a file, or the name of a data set.
+      config: The settings of the model's training.
+      classes: The model's class names.
+      scanned: The result of `scan_source` in another process; None to scan here.
 
     Raises:
-      DataError: It has a class that the model does not know.
-      SettingsError: It does not exist, or could be anything.
+      DataError: The data set has a class that the model does not know.
+      SettingsError: The data set does not exist, or its kind cannot be detected.
     """
-    described = describe_other(name, config)
+    described = settings_for(name, config)
     if described is None:
         return _open_class_folders(Path(name).expanduser(), config, classes)
     if described.source == "tfrecord" and describes_labels(Path(described.path or "")):
-        # Its own file of class names goes before the label that was class 0 in training.
+        # The data set's own file of class names overrides the label that was class 0 in training.
         described = described.model_copy(update={"first_label": None})
     source = open_source(described, 0, scanned)
     label_of = _labels(classes)
@@ -92,9 +95,10 @@ def _open_class_folders(path: Path, config: DataConfig, classes: Sequence[str]) 
 
 
 def _labels(classes: Sequence[str]) -> dict[str, int]:
-    """The label of each class, by its name and by the form that `class_name` gives it.
+    """Returns the label of each class, by its name and by its name normalized by `class_name`.
 
-    A run from before that form was used may have recorded names with surrounding blanks.
+    Earlier versions did not normalize names, so a run may have recorded names with blanks around
+    them.
     """
     labels: dict[str, int] = {}
     for names in (classes, list(map(class_name, classes))):

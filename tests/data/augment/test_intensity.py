@@ -1,16 +1,16 @@
-"""Changes of levels against Pillow's, for every threshold and number of bits."""
+"""Intensity transformations against Pillow, for every threshold and number of bits."""
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from pipeline.data.augment.levels import autocontrast, equalize, posterize, solarize
+from pipeline.data.augment.intensity import autocontrast, equalize, posterize, solarize
 
 RNG = np.random.default_rng(0)
 
 
 def images(count):
-    """Every image has levels of a range of its own, some of them few, uint8 [count, 20, 31, 3]."""
+    """uint8 [count, 20, 31, 3]; each image has its own range of levels, sometimes a narrow one."""
     low, high = np.sort(RNG.integers(0, 256, (2, count, 1, 1, 3)), axis=0)
     return RNG.integers(low, high + 1, (count, 20, 31, 3)).astype(np.uint8)
 

@@ -1,11 +1,11 @@
-"""A data set beside the one a model knows: labels follow the names of the classes."""
+"""Opening another data set with the classes of a model: classes are matched by name."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.config import DataConfig
-from pipeline.data.sources.other import open_other
+from pipeline.data.sources.class_matching import open_with_model_classes
 from pipeline.errors import DataError, SettingsError
 
 CLASSES = ["zebra", "ant", "owl"]  # not in the order of an image folder
@@ -25,9 +25,9 @@ def named(split):
         split.paths, split.labels.tolist(), strict=True)}  # fmt: skip
 
 
-def test_class_folders_alone_are_one_split_and_may_be_some_classes(tmp_path):
+def test_class_folders_without_splits_become_one_split(tmp_path):
     fill(tmp_path, owl=2, zebra=3)
-    found = open_other(str(tmp_path), CONFIG, CLASSES)
+    found = open_with_model_classes(str(tmp_path), CONFIG, CLASSES)
     assert list(found.splits) == ["all"]
     assert found.classes == tuple(CLASSES)
     assert named(found.splits["all"]) == {"zebra0", "owl2"}
@@ -36,25 +36,25 @@ def test_class_folders_alone_are_one_split_and_may_be_some_classes(tmp_path):
 
 def test_a_test_folder_alone_is_the_test_split(tmp_path):
     fill(tmp_path / "test", ant=2)
-    found = open_other(str(tmp_path), CONFIG, CLASSES)
+    found = open_with_model_classes(str(tmp_path), CONFIG, CLASSES)
     assert named(found.splits["test"]) == {"ant1"}
 
 
 def test_a_whole_image_folder_in_another_order_is_matched_by_name(tmp_path):
     fill(tmp_path / "train", ant=4, owl=4, zebra=4)
     fill(tmp_path / "test", ant=2, zebra=1)
-    found = open_other(str(tmp_path), CONFIG, CLASSES)
+    found = open_with_model_classes(str(tmp_path), CONFIG, CLASSES)
     assert set(found.splits) == {"train", "validation", "test"}
     assert named(found.splits["test"]) == {"ant1", "zebra0"}
     assert named(found.splits["train"]) <= {"ant1", "zebra0", "owl2"}
 
 
-def test_a_list_of_images_is_taken_for_what_it_is(tmp_path):
+def test_a_list_of_images_is_recognized(tmp_path):
     fill(tmp_path / "images", owl=3, ant=3)
     lines = [f"images/{n}/{i}.png,{n},{s}" for n in ("owl", "ant") for i, s in
              enumerate(("train", "train", "test"))]  # fmt: skip
     (tmp_path / "all.csv").write_text("\n".join(["path,label,split", *lines]) + "\n")
-    found = open_other(str(tmp_path / "all.csv"), CONFIG, CLASSES)
+    found = open_with_model_classes(str(tmp_path / "all.csv"), CONFIG, CLASSES)
     assert named(found.splits["test"]) == {"owl2", "ant1"}
 
 
@@ -62,17 +62,17 @@ def test_a_list_of_images_is_taken_for_what_it_is(tmp_path):
 def test_a_class_that_the_model_does_not_know_is_named(tmp_path, below):
     fill(tmp_path / below, ant=3, yak=3)
     with pytest.raises(DataError, match="yak"):
-        open_other(str(tmp_path), CONFIG, CLASSES)
+        open_with_model_classes(str(tmp_path), CONFIG, CLASSES)
 
 
-def test_what_is_not_there_is_said(tmp_path):
+def test_a_missing_data_set_is_reported(tmp_path):
     with pytest.raises(SettingsError, match="does not exist"):
-        open_other(str(tmp_path / "gone"), CONFIG, CLASSES)
+        open_with_model_classes(str(tmp_path / "gone"), CONFIG, CLASSES)
 
 
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(DataError, match="has no folder"):
-        open_other(str(tmp_path), CONFIG, CLASSES)
+        open_with_model_classes(str(tmp_path), CONFIG, CLASSES)
 
 
 def test_a_run_with_the_order_of_classes_of_earlier_versions_is_matched_by_name(tmp_path):
@@ -81,6 +81,6 @@ def test_a_run_with_the_order_of_classes_of_earlier_versions_is_matched_by_name(
     fill(tmp_path / "train", blue=4)
     own = CONFIG.model_copy(update={"path": str(tmp_path)})
     classes = ["1", "10", "2", "blue "]  # by code point, with the blanks of a folder's name
-    found = open_other(str(tmp_path), own, classes)
+    found = open_with_model_classes(str(tmp_path), own, classes)
     assert found.classes == tuple(classes)
     assert named(found.splits["test"]) == {"22", "101", " blue3"}

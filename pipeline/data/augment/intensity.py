@@ -1,13 +1,13 @@
-"""Changes that look at the levels of one colour, 0 to 255, and at nothing else.
+"""Intensity transformations: each channel's levels, 0 to 255, are mapped to new levels.
 
-Results are Pillow's.
+The results equal Pillow's.
 """
 
 from __future__ import annotations
 
 import tensorflow as tf
 
-from pipeline.data.augment.groups import per_image
+from pipeline.data.augment.batched_switch import per_image
 
 
 def posterize(images: tf.Tensor, bits_taken: tf.Tensor) -> tf.Tensor:
@@ -15,7 +15,7 @@ def posterize(images: tf.Tensor, bits_taken: tf.Tensor) -> tf.Tensor:
 
     Args:
       images: uint8 [B, H, W, C].
-      bits_taken: int32 [B], 0 to 8.
+      bits_taken: int32 [B], number of bits to clear, 0 to 8.
 
     Returns:
       As `images`.
@@ -25,7 +25,7 @@ def posterize(images: tf.Tensor, bits_taken: tf.Tensor) -> tf.Tensor:
 
 
 def solarize(images: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
-    """Inverts the levels from a threshold on.
+    """Inverts all levels that are at least a threshold.
 
     Args:
       images: uint8 [B, H, W, C].
@@ -36,13 +36,13 @@ def solarize(images: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
     """
     lowest_inverted = tf.cast(tf.minimum(threshold, 255), tf.uint8)
     all_bits = tf.where(threshold > 255, tf.constant(0, tf.uint8), tf.constant(255, tf.uint8))
-    # 255 - level is the level with all its bits inverted; a select takes six times as long.
+    # 255 - level equals level XOR 255. A `tf.where` takes six times as long.
     inverted = tf.cast(images >= per_image(lowest_inverted), tf.uint8) * per_image(all_bits)
     return tf.bitwise.bitwise_xor(images, inverted)
 
 
 def autocontrast(images: tf.Tensor) -> tf.Tensor:
-    """Stretches what each colour of an image has to 0..255.
+    """Stretches the range of each channel of an image to 0..255.
 
     Args:
       images: uint8 [B, H, W, C].
@@ -53,9 +53,10 @@ def autocontrast(images: tf.Tensor) -> tf.Tensor:
     _, height, width, channels = images.shape
     low = tf.cast(tf.reduce_min(images, axis=[1, 2]), tf.float64)  # [B, C]
     high = tf.cast(tf.reduce_max(images, axis=[1, 2]), tf.float64)
-    # Pillow's formula in Pillow's precision: its quotients are often whole, and rounded down.
+    # Use Pillow's formula and precision. The results are often exact integers and are rounded down,
+    # so another formula or precision would give other levels.
     scale = 255.0 / tf.maximum(high - low, 1.0)
-    # A flat colour stays as it is.
+    # A constant channel does not change.
     scale = tf.where(high > low, scale, tf.ones_like(scale))
     offset = tf.where(high > low, low * scale, tf.zeros_like(scale))
 
@@ -68,7 +69,7 @@ def autocontrast(images: tf.Tensor) -> tf.Tensor:
 
 
 def equalize(images: tf.Tensor) -> tf.Tensor:
-    """Spreads each colour's levels so that equally many pixels have each.
+    """Equalizes the histogram of each channel.
 
     Args:
       images: uint8 [B, H, W, C].
@@ -78,7 +79,7 @@ def equalize(images: tf.Tensor) -> tf.Tensor:
     """
     _, height, width, channels = images.shape
     count = tf.shape(images)[0]
-    # Each colour of each image has 256 places of its own in one histogram and one table.
+    # One histogram and one table hold 256 entries for each channel of each image.
     color_start = tf.constant([256 * color for color in range(channels)] * (height * width))
     image_start = tf.range(count)[:, tf.newaxis] * (256 * channels)
     places = tf.cast(tf.reshape(images, [-1, height * width * channels]), tf.int32)
@@ -90,7 +91,7 @@ def equalize(images: tf.Tensor) -> tf.Tensor:
 
 
 def _equalizing_table(histogram: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
-    """What each level becomes: int32 [B, C, 256] -> uint8 [B, C, 256]."""
+    """Maps histograms to lookup tables of new levels: int32 [B, C, 256] -> uint8 [B, C, 256]."""
     highest = tf.cast(tf.reduce_max(images, axis=[1, 2]), tf.int32)  # [B, C]
     last = tf.gather(histogram, highest, batch_dims=2)
     step = (tf.reduce_sum(histogram, axis=2) - last)[:, :, tf.newaxis] // 255  # [B, C, 1]
