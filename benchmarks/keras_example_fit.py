@@ -34,7 +34,7 @@ class Clock(keras.callbacks.Callback):
         super().__init__()
         self.start_s, self.minutes, self.out = start_s, sorted(minutes), out
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         while self.minutes and time.time() >= self.start_s + 60 * self.minutes[0]:
             self.model.save_weights(self.out / f"{self.minutes.pop(0):g}.weights.h5")
         if not self.minutes:

@@ -10,12 +10,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jobs.train
 from jobs.cli import main
+from pipeline.runtimes.tensorflow_start import import_tensorflow
 from pipeline.strict_json import to_json
 
 
@@ -33,11 +34,9 @@ def watch(stations: dict[str, float]) -> None:
     def now_s() -> float:
         return time.time() - start_s
 
-    imports: Callable[[], None] = jobs.train.import_tensorflow
-
     def watched_import() -> None:
         stations["import_begins"] = now_s()
-        imports()
+        import_tensorflow()
         stations["import_ends"] = now_s()
         from pipeline.training.experiment import Experiment
 
@@ -65,7 +64,7 @@ def watch(stations: dict[str, float]) -> None:
         setattr(Experiment, "train", watched_train)  # noqa: B010
         setattr(Experiment, "train_iterator", watched_iterator)  # noqa: B010
 
-    jobs.train.import_tensorflow = watched_import
+    setattr(jobs.train, "import_tensorflow", watched_import)  # noqa: B010
 
 
 if __name__ == "__main__":

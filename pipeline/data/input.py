@@ -14,7 +14,8 @@ from pipeline.cores import available_cores
 from pipeline.data.augment.augment import augment, erase_some
 from pipeline.data.augment.mix import GROUP, mix, one_hot
 from pipeline.data.crop_box import random_box
-from pipeline.data.images import Boxes, SkippedImages
+from pipeline.data.decode.problems import SkippedImages
+from pipeline.data.images import Boxes
 from pipeline.data.order import positions_to_examples
 from pipeline.data.preprocess import normalize
 from pipeline.data.reader import Batch, Reader, make_reader

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from pipeline.config import Config
 from pipeline.data.batch import check_batch, check_examples
-from pipeline.data.images import SkippedImages
+from pipeline.data.decode.problems import SkippedImages
 from pipeline.data.input import Shard, eval_dataset, train_dataset
 from pipeline.data.sources.source import DataSource
 from pipeline.data.split import Colour
