@@ -101,6 +101,8 @@ def parse_value(value: Any, kind: Any) -> Any:
         return _parse_number(value, kind, f"{wanted} or null" if optional else wanted)
     if get_origin(kind) is not Literal:
         _check_text(value)
+    elif all(isinstance(choice, int) for choice in get_args(kind)):
+        return _parse_number(value, int, " or ".join(map(str, get_args(kind))))
     return value
 
 

@@ -198,3 +198,13 @@ def test_a_leading_tilde_is_the_home_folder(recipe):
 def test_text_that_starts_like_a_number_stays_text(recipe):
     path = recipe("data: {path: 1e3photos, source: image_folder}")
     assert load_config(path).data.path == "1e3photos"
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", 1), ("0", 0), ("null", None)])
+def test_a_choice_of_numbers_is_read_from_a_file_and_from_the_command_line(recipe, text, value):
+    file = recipe(f"data: {{first_label: {text}}}")
+    assert load_config(file).data.first_label == value
+    assert load_config(recipe(""), [f"data.first_label={text}"]).data.first_label == value
+    for wrong in ("2", "one"):
+        with pytest.raises(SettingsError, match=r"data\.first_label: must be 0 or 1"):
+            load_config(file, [f"data.first_label={wrong}"])
