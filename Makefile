@@ -13,7 +13,7 @@ $(error nvidia-smi fails: $(shell timeout 30 nvidia-smi -L 2>&1 | head -n 3). \
     Repair the driver, or name what to install: make FLAVOUR=cpu or FLAVOUR=gpu)
 endif
 
-.PHONY: train test lint chaos check-security audit benchmark benchmark-accuracy check-plan image requirements test-image test-cluster horovod horovod-gpu-build clean
+.PHONY: train test lint chaos check-security audit benchmark benchmark-accuracy check-plan image requirements test-image test-cluster docs horovod horovod-gpu-build clean
 
 train: $(VENV)/installed-$(FLAVOUR)
 	$(BIN)/vit train digits
@@ -26,6 +26,10 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
+
+# The pages of docs/ as a web site in site/; every warning is an error.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Real runs, killed over and over: half an hour, and no part of `make test`. For fewer kills:
 # make chaos CHAOS="--kills-single 10 --kills-two-ranks 4"
@@ -99,6 +103,10 @@ $(VENV)/installed-$(FLAVOUR): $(BIN)/python setup.cfg pyproject.toml constraints
 
 $(VENV)/installed-security: $(VENV)/installed-test
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(FLAVOUR),test,security]'
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed-$(FLAVOUR)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(FLAVOUR),docs]'
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed-$(FLAVOUR)

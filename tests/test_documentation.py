@@ -1,41 +1,187 @@
-"""Commands in the documentation name verbs and recipes that exist."""
+"""What the documentation says exists: links, commands, recipes, settings, files, targets."""
 
+import importlib.util
+import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+import jobs.cli
+from docs.generate_settings import generate
 from jobs.cli import VERBS
+from pipeline.config import all_settings, load_config
 from pipeline.recipes import RECIPES
 
 ROOT = Path(__file__).parent.parent
-PAGES = [
-    ROOT / "README.md",
+TEXTS = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "k8s").rglob("*.md")),
+]
+COMMENTS = [
     ROOT / "Dockerfile",
-    *sorted(path for path in (ROOT / "k8s").rglob("*") if path.suffix in {".md", ".yaml"}),
+    *sorted((ROOT / "k8s").rglob("*.yaml")),
     ROOT / "k8s/slurm.sbatch",
     *sorted(RECIPES.glob("*.yaml")),
 ]
+HISTORY = ROOT / "CHANGELOG.md"  # also speaks of what is gone
+NOTEBOOK = ROOT / "docs/tutorial.ipynb"
 # As in `vit train digits`, but not in "of vit training" or "vit-pipeline"; what is written in
 # capitals, or is a path or an option, stands for a recipe of the reader's.
 RECIPE = re.compile(r"\bvit (?:train|plan|doctor|submit) ([a-z][a-z0-9_]*)(?![\w./=<-])")
 SBATCH = re.compile(r"slurm\.sbatch ([a-z][a-z0-9_]*)(?![\w./=<-])")
 VERB = re.compile(r"(?:^|[`$] ?|-- |&& )vit ([a-z][a-z-]*)", re.MULTILINE)
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+FILES_AND_METHODS = {"model.fit", "model.safetensors", "data.md"}
+KEYS = {setting.key for setting in all_settings()}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def name(page):
+    return str(page.relative_to(ROOT))
+
+
+def prose(text):
+    """The text without what stands in fences."""
+    return FENCE.sub("", text)
+
+
+def anchors(page):
+    """The anchors of a page's headings, as GitHub and MkDocs make them."""
+    headings = re.findall(r"^#+ (.+)$", prose(page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def blocks(page):
+    """What stands in fences for a shell, and the shell cells of the notebook."""
+    if page == NOTEBOOK:
+        cells = json.loads(page.read_text())["cells"]
+        sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        return [source for source in sources if source.startswith("%%bash")]
+    return [body for kind, body in FENCE.findall(page.read_text()) if kind in ("", "sh", "bash")]
+
+
+def commands(page):
+    """The words of each `vit` command, alone or started by another program.
+
+    In a fence whose commands have a prompt, all other lines are output.
+    """
+    for block in blocks(page):
+        lines = block.replace("\\\n", " ").splitlines()
+        if any(line.startswith("$ ") for line in lines):
+            lines = [line[2:] for line in lines if line.startswith("$ ")]
+        for part in (part for line in lines for part in line.split("&& ")):
+            if not re.match(r"vit (?!train: )|horovodrun .* vit |\w+= ?vit ", part):
+                continue
+            # A comment, or a pipe, ends what `vit` is given.
+            words = shlex.split(re.sub(r"\s[|<>] .*", "", part), comments=True)
+            while "vit" in words:
+                words = words[words.index("vit") + 1 :]
+                own = words[: words.index("vit")] if "vit" in words else words
+                yield [word for word in own if word != "..."]
+
+
+@pytest.mark.parametrize("page", [*TEXTS, *COMMENTS], ids=name)
 def test_verbs_and_recipes_that_a_page_names_exist(page):
     text = page.read_text()
     recipes = {path.stem for path in RECIPES.glob("*.yaml")}
     named = set(RECIPE.findall(text)) | set(SBATCH.findall(text))
-    assert named <= recipes
-    assert set(VERB.findall(text)) <= set(VERBS)
+    if page != HISTORY:
+        assert named <= recipes
+        assert set(VERB.findall(text)) <= set(VERBS)
 
 
-def test_the_pages_name_recipes_at_all():
-    pages = [ROOT / "README.md", ROOT / "k8s/README.md", ROOT / "k8s/slurm.sbatch"]
-    for page in pages:
-        assert set(RECIPE.findall(page.read_text())) | set(SBATCH.findall(page.read_text()))
+@pytest.mark.parametrize("page", TEXTS, ids=name)
+def test_links_lead_somewhere(page):
+    for link in LINK.findall(prose(page.read_text())):
+        if re.match(r"https?://|mailto:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        # The site has the notebook as a page too; in the repository it is the notebook itself.
+        assert target.exists(), link
+        assert target.is_relative_to(ROOT), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", [*TEXTS, NOTEBOOK], ids=name)
+def test_commands_parse(page, monkeypatch):
+    """Parses each command in this process as `vit` does, and reads recipe and settings."""
+    monkeypatch.setattr(jobs.cli, "_log_to_stderr", lambda *_: None)
+    parsed = []
+    monkeypatch.setattr(
+        jobs.cli, "_run", lambda verb, module, arguments, place: parsed.append(arguments) or 0
+    )
+    for words in commands(page):
+        try:
+            assert jobs.cli.main(words) == 0
+        except SystemExit as refused:
+            pytest.fail(f"vit {shlex.join(words)}: {refused}")
+        if words[0] in ("train", "doctor", "plan"):
+            check_settings(parsed[-1].recipe, parsed[-1].settings)
+
+
+def check_settings(recipe, settings):
+    """Names in capitals stand for something of the reader's."""
+    for setting in settings:
+        assert setting.partition("=")[0] in KEYS, setting
+    settings = [one for one in settings if not one.partition("=")[2].isupper()]
+    shipped = RECIPES / f"{recipe}.yaml"
+    load_config(shipped if shipped.exists() else RECIPES / "digits.yaml", settings)
+
+
+def test_the_pages_have_commands_at_all():
+    for page in (ROOT / "README.md", ROOT / "docs/workers.md", NOTEBOOK):
+        assert list(commands(page)), name(page)
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=name)
+def test_settings_that_a_page_names_exist(page):
+    """A name in backticks whose first part is a section of a recipe is a setting of it."""
+    sections = {key.partition(".")[0] for key in KEYS if "." in key}
+    for code in re.findall(r"`([^`\n]+)`", prose(page.read_text())):
+        key = re.match(r"([a-z_]+(?:\.[a-z0-9_]+)+)(?=$|=)", code)
+        if not key or key[1] in FILES_AND_METHODS or page == HISTORY:
+            continue
+        if key[1].partition(".")[0] in sections:
+            prefixes = {known.rpartition(".")[0] for known in KEYS}
+            assert key[1] in KEYS | prefixes, code
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=name)
+def test_files_modules_and_targets_that_a_page_names_exist(page):
+    text = page.read_text()
+    if page == HISTORY:
+        return
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"(?:`|^|&& )make ([a-z-]+)", text, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
+    folders = "pipeline|jobs|k8s|benchmarks|tests|tools|docs"
+    for path in re.findall(rf"`((?:{folders})/[\w./-]+)`", text):
+        assert (ROOT / path).exists() or "NAME" in path, path
+    for module in re.findall(rf"python -m ((?:{folders})[\w.]*)", text):
+        assert importlib.util.find_spec(module), module
+
+
+def test_every_verb_setting_and_recipe_is_documented():
+    text = "\n".join(page.read_text() for page in TEXTS if page != HISTORY)
+    assert [verb for verb in VERBS if f"`vit {verb}" not in text] == []
+    assert [key for key in sorted(KEYS) if f"`{key}`" not in text] == []
+    assert [path.stem for path in RECIPES.glob("*.yaml") if f"`{path.stem}`" not in text] == []
+
+
+def test_the_tables_of_settings_are_those_of_the_code():
+    page = (ROOT / "docs/settings.md").read_text()
+    assert generate(page) == page, "run `python docs/generate_settings.py`"
+
+
+def test_every_page_is_in_the_site():
+    """Without MkDocs, which only `make docs` installs."""
+    nav = set(re.findall(r"([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert nav == {page.name for page in (ROOT / "docs").glob("*.md")} | {"tutorial.md"}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Exports of a run on photographs: in every format, without the training data, as README shows."""
+"""Exports of a run on photographs, in every format, as docs/export.md shows: without its data."""
 
 import contextlib
 import io
@@ -76,9 +76,9 @@ def test_every_format_is_exported_without_the_data(form, work, exported, capsys)
     assert max(abs(own[name] - other[name]) for name in own) < 1e-5
 
 
-def readme_programs():
-    """The Python programs of README's section on exports, by the format that they read."""
-    text = (ROOT / "README.md").read_text()
+def documented_programs():
+    """The Python programs of docs/export.md, by the format that they read."""
+    text = (ROOT / "docs/export.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     to_pixels = next(block for block in blocks if "def to_pixels" in block)
     found = {}
@@ -91,10 +91,12 @@ def readme_programs():
 
 
 @pytest.mark.parametrize("form", ["saved_model", "keras", "onnx"])
-def test_the_lines_in_readme_give_the_answers_of_predict(form, work, exported, capsys, monkeypatch):
+def test_the_documented_lines_give_the_answers_of_predict(
+    form, work, exported, capsys, monkeypatch
+):
     monkeypatch.chdir(work)
     expected = predicted(capsys, "runs/photos", "photo.jpg")
-    exec(compile(readme_programs()[form], "README.md", "exec"), {})  # noqa: S102
+    exec(compile(documented_programs()[form], "docs/export.md", "exec"), {})  # noqa: S102
     lines = capsys.readouterr().out.splitlines()
     said = {name: float(share) / 100 for share, name in (line.split("%  ") for line in lines)}
     assert list(said) == list(expected)
@@ -108,14 +110,14 @@ def test_the_lines_in_readme_give_the_answers_of_predict(form, work, exported, c
 )
 @pytest.mark.parametrize("resize", ["squash", "crop"])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_the_pixels_of_readme_are_those_of_predict(height, width, resize, kind, tmp_path):
+def test_the_documented_pixels_are_those_of_predict(height, width, resize, kind, tmp_path):
     from pipeline.config import DataConfig
     from pipeline.data.images import load_image
 
     photo = Image.fromarray(load_sample_images().images[0]).resize((width, height))
     file = tmp_path / "a"
     photo.save(file, kind)
-    program = readme_programs()["keras"]
+    program = documented_programs()["keras"]
     names = {}
     exec(program[: program.index("import json")], names)  # noqa: S102
     settings = {"image_size": 32, "resize": resize, "crop_fraction": 0.875}
