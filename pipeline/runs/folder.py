@@ -24,17 +24,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.runs.checkpoints.store import INITIAL, UNFINISHED, CheckpointStore
 from pipeline.config import Config, dump_config, load_config, training_differences
 from pipeline.errors import DataError, PipelineError, SettingsError
-from pipeline.storage.json_lines import read_json_lines, set_aside
+from pipeline.runs.checkpoints.store import INITIAL, UNFINISHED, CheckpointStore
+from pipeline.runs.links import check_links
+from pipeline.runs.lock import RunLock
+from pipeline.runs.record_checks import check_dataset, check_outcome
 from pipeline.storage.folders import make_folder, new_folder, remove_file, remove_folder, rename
+from pipeline.storage.json_lines import read_json_lines, set_aside
 from pipeline.storage.read import read_file
 from pipeline.storage.write import remove_unfinished, replace_file
 from pipeline.strict_json import from_json, to_json
-from pipeline.runs.record_checks import check_dataset, check_outcome
-from pipeline.runs.links import check_links
-from pipeline.runs.lock import RunLock
 
 _LOG = logging.getLogger(__name__)
 _LARGEST = 1 << 28  # bytes of a small file: those of a data set of 21,841 classes have 2 MB

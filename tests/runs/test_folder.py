@@ -4,12 +4,12 @@ import subprocess
 
 import pytest
 
-from pipeline.runs.checkpoints.snapshot import Snapshot
-from pipeline.runs.checkpoints.store import CheckpointStore
 from pipeline.config import Config, DataConfig
 from pipeline.errors import DataError, SettingsError
-from pipeline.runs.metrics_file import MetricsFile
+from pipeline.runs.checkpoints.snapshot import Snapshot
+from pipeline.runs.checkpoints.store import CheckpointStore
 from pipeline.runs.folder import RunFolder, RunFolderError
+from pipeline.runs.metrics_file import MetricsFile
 
 
 @pytest.fixture

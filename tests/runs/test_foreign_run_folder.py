@@ -6,15 +6,15 @@ import stat
 import numpy as np
 import pytest
 
-from pipeline.runs.checkpoints.snapshot import Snapshot
-from pipeline.runs.checkpoints.store import CheckpointError, CheckpointStore
 from pipeline.config import Config
 from pipeline.errors import SettingsError
-from pipeline.runs.metrics_file import MetricsFile
 from pipeline.monitor.tensorboard import TensorBoardWriter
+from pipeline.runs.checkpoints.snapshot import Snapshot
+from pipeline.runs.checkpoints.store import CheckpointError, CheckpointStore
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.links import check_links
 from pipeline.runs.lock import RunLock
+from pipeline.runs.metrics_file import MetricsFile
 
 EVENTS = "events.out.tfevents.1700000000.0"
 

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from pipeline.recipes import RECIPES
 from pipeline.config import Config, all_settings, dump_config, load_config, value_of
 from pipeline.errors import DataError, SettingsError
+from pipeline.recipes import RECIPES
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.saved_settings import is_own, is_taken, place_not_taken, read_settings
 

@@ -28,8 +28,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from pipeline.runs.checkpoints.snapshot import Snapshot
 from pipeline.errors import PipelineError
+from pipeline.runs.checkpoints.snapshot import Snapshot
 from pipeline.storage.folders import make_folder, new_folder, remove_folder, rename
 from pipeline.storage.read import FileRefused, open_file, read_file
 from pipeline.storage.write import replace_file

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from pipeline.runs.checkpoints.snapshot import restore_variables
 from pipeline.errors import SettingsError
+from pipeline.runs.checkpoints.snapshot import restore_variables
 
 
 class FakeVariable:
