@@ -2,38 +2,52 @@
 
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
-from jupyter_client.manager import AsyncKernelManager
-from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "docs/tutorial.ipynb"
 
+# In a process of its own, since nbclient leaves sockets and the kernel's process open. The kernel
+# listens at files: the ports that it would choose could be taken in the meantime.
+EXECUTE = """
+import sys
+import nbformat
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+
+source, target, folder, sockets = sys.argv[1:]
+kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=sockets)
+notebook = nbformat.read(source, as_version=4)
+NotebookClient(notebook, km=kernel, timeout=400, resources={"metadata": {"path": folder}}).execute()
+nbformat.write(notebook, target)
+"""
+
 
 @pytest.fixture
-def executed(tmp_path, monkeypatch):
+def executed(tmp_path):
     """The notebook, executed in an empty folder."""
-    # The kernel's own interpreter has the command `vit`, which is to find this code.
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    folder = tmp_path / "work"
-    folder.mkdir()
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    # Sockets in a folder of this test: ports could be taken by another test in the meantime.
-    kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(tmp_path / "k"))
-    client = NotebookClient(
-        notebook, km=kernel, timeout=400, resources={"metadata": {"path": str(folder)}}
+    environment = {
+        **os.environ,
+        # The interpreter's folder has the command `vit`, which is to find this code.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "IPYTHONDIR": str(tmp_path / "ipython"),
+    }
+    target, work = tmp_path / "executed.ipynb", tmp_path / "work"
+    work.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", EXECUTE, NOTEBOOK, target, work, tmp_path / "k"],
+        env=environment,
+        capture_output=True,
+        text=True,
     )
-    try:
-        return client.execute()
-    finally:
-        client.kc.stop_channels()
-        kernel.context.destroy(linger=0)
+    assert done.returncode == 0, done.stderr
+    return nbformat.read(target, as_version=4)
 
 
 def printed(notebook, wanted):
