@@ -1,6 +1,7 @@
 """`vit launch`: how processes are started, find each other, fail, and end.
 
 job.py                what to start, and each process's environment
+job_options.py        checks the options of `vit launch`
 launcher.py           starts the processes of one node and waits until they end
 processes.py          the child processes: output, signals, no orphans
 meeting.py            a launcher's side of the rendezvous

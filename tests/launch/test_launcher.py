@@ -262,10 +262,10 @@ def test_slots_are_the_gpus_or_one():
     ("words", "variables", "message"),
     [
         (["--hosts=a,a"], {}, "names a twice"),
-        (["--hosts=a,"], {}, "commas between them"),
-        (["--hosts=a:2"], {}, "without ports and numbers of processes"),
-        (["--hosts=a,localhost", "--index=0"], {}, "localhost means another machine"),
-        (["--hosts=a,b"], {}, "which of the 2 nodes is this"),
+        (["--hosts=a,"], {}, "separated by commas"),
+        (["--hosts=a:2"], {}, "without ports or numbers of processes"),
+        (["--hosts=a,localhost", "--index=0"], {}, "localhost is a different machine"),
+        (["--hosts=a,b"], {}, "which of the 2 nodes this is"),
         (["--hosts=a,b", "--index=2"], {}, "--index must be 0 to 1"),
         (["--hosts=a,b"], {"SLURM_NODEID": "4"}, "SLURM_NODEID must be 0 to 1"),
         (["--hosts=a", "--index=-1"], {}, "--index must be 0 to 0"),
@@ -280,11 +280,15 @@ def test_slots_are_the_gpus_or_one():
         (
             ["--hosts=a,b", "--index=0", "--runtime=multi_worker"],
             {},
-            "executes whatever connects.*--runtime horovod, or give --trust-network",
+            "executes whatever connects.*--runtime horovod, or add --trust-network",
         ),
-        (["--hosts=a", "--trust-network"], {}, "--trust-network is of --runtime multi_worker"),
+        (
+            ["--hosts=a", "--trust-network"],
+            {},
+            "--trust-network applies to --runtime multi_worker only",
+        ),
         (["--hosts=a", "--wait-s=-1"], {}, "--wait-s must be 0 or more"),
-        (["--hosts=a", "--", "no-such-program"], {}, "'no-such-program' is not found"),
+        (["--hosts=a", "--", "no-such-program"], {}, "'no-such-program' does not exist"),
     ],
 )
 def test_wrong_arguments_are_explained(words, variables, message):
