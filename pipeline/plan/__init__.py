@@ -1,1 +1,10 @@
-"""What N GPUs will give: a written model of a step's time, of memory and of what feeds them."""
+"""What N GPUs will give: a written model of a step's time, of memory and of what feeds them.
+
+hardware.py    GPUs and links
+reduction.py   the time of an all-reduce
+predict.py     the time of a training step and of a whole training
+scenario.py    the plan of a recipe on a cluster, for one number of GPUs
+data_size.py   the number of images that a recipe trains on
+table.py       a plan as text
+plot.py        a plan as a picture
+"""

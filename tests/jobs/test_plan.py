@@ -157,7 +157,7 @@ def test_the_name_of_a_recipe_does_not_say_how_many_images_there_are(tmp_path, c
     recipe = tmp_path / "imagenette.yaml"
     recipe.write_text(f"base: {RECIPES / 'imagenet_s16_90ep.yaml'}\n")
     assert main(["plan", str(recipe)]) == 2
-    assert "data.source=records: say how many images" in capsys.readouterr().err
+    assert "data.source=records: the number of images is not known" in capsys.readouterr().err
     folder = image_folder(tmp_path / "photos")
     settings = (str(recipe), "data.source=image_folder", f"data.path={folder}")
     assert planned_images(capsys, *settings) == 12
@@ -166,9 +166,9 @@ def test_the_name_of_a_recipe_does_not_say_how_many_images_there_are(tmp_path, c
 def test_the_plan_of_a_shipped_recipe_counts_the_data_it_is_given(tmp_path, capsys):
     shipped = ["plan", "imagenet_s16_90ep", "data.path=nowhere"]
     assert main(shipped) == 2
-    assert "data.path=nowhere is not on this machine: say --images" in capsys.readouterr().err
+    assert "data.path=nowhere is not on this machine: give --images" in capsys.readouterr().err
     assert main([*shipped[:2], "data.source=tfrecord", f"data.path={tmp_path}"]) == 2
-    assert "say --images and --classes" in capsys.readouterr().err
+    assert "give --images and --classes" in capsys.readouterr().err
 
 
 def test_a_measured_rate_replaces_the_models_and_a_batch_a_gpu_keeps_the_gpus_busy():
@@ -196,13 +196,13 @@ def test_the_limit_and_the_setting_that_moves_it_are_named():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["cifar10", "--gpus=two"], "--gpus takes numbers"),
-        (["cifar10", "--network=fast"], "--network takes 100Gbit"),
-        (["cifar10", "--network=0Gbit"], "--network takes 100Gbit"),
+        (["cifar10", "--gpus=two"], "--gpus must be numbers"),
+        (["cifar10", "--network=fast"], "--network must be a bandwidth"),
+        (["cifar10", "--network=0Gbit"], "--network must be a bandwidth"),
         (["cifar10", "--gpus=3"], "does not divide over 3 replica(s)"),
         (["cifar10", "--gpus=128"], "not in pairs"),
         (["cifar10", "--gpus-per-node=0"], "--gpus-per-node must be above 0. Received: 0"),
-        (["cifar10", "--price=-1"], "--price must not be below 0"),
+        (["cifar10", "--price=-1"], "--price must be 0 or more"),
         (["cifar10", "optim.freeze=[vit/blok_0/*]"], "'vit/blok_0/*' fits no parameter"),
         (["cifar10", "optim.freeze=['*']"], "leave nothing to train"),
         (["image_folder"], "--images 5000 --classes 10"),
