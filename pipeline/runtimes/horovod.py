@@ -25,7 +25,7 @@ _WIRE = {"none": None, "float16": tf.float16}
 
 
 # Each cycle Horovod's thread wakes to ask the other ranks what is ready. Where it shares the cores
-# that train, its own choice of 1 ms costs a tenth (README, "How much the reduction costs").
+# that train, its own choice of 1 ms costs a tenth (docs/performance.md, "Reduction of gradients").
 _CPU_CYCLE_TIME_MS = "20"
 
 
