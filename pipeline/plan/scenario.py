@@ -22,10 +22,10 @@ from pipeline.plan.predict import StepTime, Work, smallest_parts, step_time, tra
 # Kernels of a block, forward and in its backward pass, and of the update of a variable; and what
 # the host needs to start one. Counted in the graph roughly, and not measured on a GPU.
 _KERNELS_FORWARD, _KERNELS_BACK, _KERNELS_A_VARIABLE, _KERNEL_S = 25, 50, 4, 4e-6
-# Core seconds of the input stage (docs/performance.md): a JPEG file of 500 x 375, whose time depends
-# on the decoded pixels and not on the image size; a pixel from memory; and in addition a pixel for
-# each operation of RandAugment (8 ns at 224 px, 14 at 32). Flip and crop are in the first two;
-# mixing, jitter and erasing take less and are left out.
+# Core seconds of the input stage, from docs/performance.md: a JPEG file of 500 x 375, whose time
+# depends on the decoded pixels and not on the image size; a pixel from memory; and in addition a
+# pixel for each operation of RandAugment (8 ns at 224 px, 14 at 32). Flip and crop are in the first
+# two; mixing, jitter and erasing take less and are left out.
 _FILE_CORE_S, _PIXEL_CORE_S, _RAND_AUGMENT_CORE_S = 1 / 400, 9.6e-9, 11e-9
 _START_S = 60.0
 GIB = 2**30
