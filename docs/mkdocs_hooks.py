@@ -24,8 +24,14 @@ def on_files(files: Files, config: Any, **_: Any) -> Files:
 def on_page_markdown(markdown: str, config: Any, **_: Any) -> str:
     """Links files outside of docs/ in the repository, or names them if `repo_url` is not set."""
     base = (config.repo_url or "").rstrip("/")
-    target = rf"[\1]({base}/blob/main/\2)" if base else r"\1"
-    return _OUTSIDE.sub(target, markdown).replace("(tutorial.ipynb)", "(tutorial.md)")
+
+    def replace(link: re.Match[str]) -> str:
+        text, path = link[1], link[2]
+        if base:
+            return f"[{text}]({base}/blob/main/{path})"
+        return text if path in text else f"{text} ({path})"
+
+    return _OUTSIDE.sub(replace, markdown).replace("(tutorial.ipynb)", "(tutorial.md)")
 
 
 def to_markdown(notebook: dict[str, Any]) -> str:

@@ -107,6 +107,13 @@ def test_links_lead_somewhere(page):
             assert anchor in anchors(target), link
 
 
+@pytest.mark.parametrize("page", TEXTS, ids=name)
+def test_functions_and_classes_are_linked_where_they_are_defined(page):
+    for symbol, path in re.findall(r"\[`(\w+)`\]\(([^)]+\.py)\)", page.read_text()):
+        text = (page.parent / path).read_text()
+        assert re.search(rf"^ *(?:def|class) {symbol}\b", text, re.MULTILINE), (symbol, path)
+
+
 @pytest.mark.parametrize("page", [*TEXTS, NOTEBOOK], ids=name)
 def test_commands_parse(page, monkeypatch):
     """Parses each command in this process as `vit` does, and reads recipe and settings."""
