@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print("\n".join(map(to_json, shown)))
         return 0
-    print("\n".join(_table(shown, wall_s / arguments.steps, runtime.parts_at_a_time)))
+    print("\n".join(_table(shown, wall_s / arguments.steps, runtime.parallel_parts)))
     products = sum(row["of_all"] for row in rows if row["is"] == "matrix product")
     print(f"matrix products {products:.1%}, all of these {sum(r['of_all'] for r in rows):.1%}")
     return 0

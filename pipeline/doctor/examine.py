@@ -137,7 +137,7 @@ def _examine_with_tensorflow(
             runtime.local_replicas,
             here,
             runtime.is_chief,
-            runtime.parts_at_a_time,
+            runtime.parallel_parts,
         )
         _check_training(found, config, source, job, gpus)
         if runtime.is_chief:

@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 
 from pipeline.doctor.finding import Finding, error, ok, warning
 from pipeline.doctor.installation import PACKAGE, installed_version
-from pipeline.runtimes.nvidia import ask_nvidia_smi
+from pipeline.runtimes.nvidia import run_nvidia_smi
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 GIB = 2**30
@@ -53,7 +53,7 @@ def list_gpus() -> list[Gpu]:
     Raises:
       SettingsError: nvidia-smi is there and fails, as it does with a broken driver.
     """
-    lines = ask_nvidia_smi(_QUERY, "--format=csv,noheader,nounits")
+    lines = run_nvidia_smi(_QUERY, "--format=csv,noheader,nounits")
     rows = [line.split(", ") for line in lines]
     return [Gpu(row[0], row[1], _mebibytes(row[2]), _mebibytes(row[3])) for row in rows]
 

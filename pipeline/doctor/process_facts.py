@@ -13,11 +13,11 @@ class ProcessFacts(NamedTuple):
       local_replicas: Of this process.
       processes_here: On this host.
       is_chief: Whether this process writes the run folder.
-      parts_at_a_time: Parts of a replica's batch that are computed side by side.
+      parallel_parts: Parts of a replica's batch that are computed side by side.
     """
 
     num_replicas: int
     local_replicas: int = 1
     processes_here: int = 1
     is_chief: bool = True
-    parts_at_a_time: int = 1
+    parallel_parts: int = 1

@@ -163,7 +163,7 @@ def check_memory(
             count,
             job.num_replicas,
             frozen=frozen,
-            side_by_side=job.parts_at_a_time,
+            side_by_side=job.parallel_parts,
             replicas_here=job.local_replicas,
             on_gpu=on_gpu,
         )

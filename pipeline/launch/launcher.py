@@ -29,7 +29,7 @@ from pipeline.runtimes.interfaces import (
     list_interfaces,
 )
 from pipeline.runtimes.ports import is_free
-from pipeline.runtimes.proxies import past_proxies
+from pipeline.runtimes.proxies import bypass_proxies
 from pipeline.runtimes.stop_signals import stop_signals
 
 _LOG = logging.getLogger(__name__)
@@ -215,7 +215,7 @@ def _start(job: Job, meeting: Meeting, guard: Guard, namespaces: Sequence[int]) 
         _check_ports(job, meeting.server[1] + 1 + first)
         _LOG.warning("%s", _open_ports(job, meeting.server[1] + 1 + first))
     server = meeting.server if job.runtime == "multi_worker" else meeting.store
-    direct = past_proxies(os.environ, [*job.hosts, meeting.server[0]])
+    direct = bypass_proxies(os.environ, [*job.hosts, meeting.server[0]])
     return [
         Process(
             rank=rank,

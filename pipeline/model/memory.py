@@ -44,7 +44,7 @@ def estimate_memory(
       parameters: Of the network, frozen ones included.
       num_replicas: In all processes.
       frozen: Parameters without gradients and moments.
-      side_by_side: Parts computed at a time (`Runtime.parts_at_a_time`).
+      side_by_side: Parts computed at a time (`Runtime.parallel_parts`).
       replicas_here: Replicas of the process; they share a CPU's memory, and have a GPU each.
       on_gpu: Whether the memory is a GPU's.
     """

@@ -1,4 +1,4 @@
-"""What all processes must agree on: settings, code, and what the chief found."""
+"""Checks that all processes agree on settings and code, and shares results of the chief."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _SHOWN = 3
 
 
 def on_chief(runtime: Runtime, function: Callable[[], Any]) -> Any:
-    """Calls `function` on the chief alone and gives its value (anything JSON can hold) to all.
+    """Calls `function` on the chief only and returns its value on every process.
 
-    All processes must call it. Where the chief raises an error, all raise it: none is left waiting
-    for a chief that has gone.
+    All processes must call it. The value must be JSON-serializable. If the chief raises an error,
+    every process raises it, so no process waits for a chief that has exited.
     """
     if runtime.world_size == 1:
         return function()
@@ -31,30 +31,31 @@ def on_chief(runtime: Runtime, function: Callable[[], Any]) -> Any:
     if runtime.is_chief:
         try:
             answer = {"value": function()}
-        except Exception as error:  # the others wait for an answer, whatever went wrong
-            problem, answer = error, _told(error)
+        except Exception as error:  # the other processes wait for an answer in any case
+            problem, answer = error, _serialized(error)
     answer = runtime.broadcast_value(answer)
     if problem is not None and not isinstance(problem, (PipelineError, OSError)):
-        raise problem  # a fault of the program, shown with its traceback
+        raise problem  # a bug: show its traceback
     if "error" in answer:
-        raise _agreed(answer["error"], answer["exit_code"])
+        raise _common_error(answer["error"], answer["exit_code"])
     return answer["value"]
 
 
 def on_all(runtime: Runtime, function: Callable[[], T]) -> T:
-    """Calls `function` on every process and returns its value there.
+    """Calls `function` on every process and returns its local value.
 
-    All processes must call it, and `function` must not call the others. Where it raises an error
-    on some processes, all raise it: none is left waiting for one that has gone.
+    All processes must call it, and `function` must not communicate with other processes. If it
+    raises an error on some processes, every process raises it, so none waits for one that has
+    exited.
     """
     if runtime.world_size == 1:
         return function()
     problem = None
     try:
         value = function()
-    except Exception as error:  # the others wait for this process, whatever went wrong
+    except Exception as error:  # the other processes wait for this one in any case
         problem = error
-    own = {"host": socket.gethostname()} | ({} if problem is None else _told(problem))
+    own = {"host": socket.gethostname()} | ({} if problem is None else _serialized(problem))
     gathered = runtime.all_gather(own)
     failed = [rank for rank, answer in enumerate(gathered) if "error" in answer]
     if problem is not None and not isinstance(problem, (PipelineError, OSError)):
@@ -63,10 +64,10 @@ def on_all(runtime: Runtime, function: Callable[[], T]) -> T:
         return value
     first = gathered[failed[0]]
     if len({answer.get("error") for answer in gathered}) == 1:
-        raise _agreed(first["error"], first["exit_code"])
+        raise _common_error(first["error"], first["exit_code"])
     ranks = ", ".join(f"{rank} on {gathered[rank]['host']}" for rank in failed[:_SHOWN])
     more = f" and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
-    raise _agreed(f"rank {ranks}{more}: {first['error']}", first["exit_code"])
+    raise _common_error(f"rank {ranks}{more}: {first['error']}", first["exit_code"])
 
 
 def check_same(
@@ -76,27 +77,28 @@ def check_same(
     what: str,
     remedy: str,
 ) -> None:
-    """Refuses facts (anything JSON can hold) that are not the same on all processes.
+    """Raises an error unless `facts` are the same on all processes.
 
-    All processes must call it. Only digests are exchanged as long as they agree.
+    All processes must call it. They exchange only digests while the facts agree.
 
     Args:
-      runtime: Joins the processes.
-      facts: Of this process.
-      differences: Says in lines how the facts of rank 0 and those of this process differ.
-      what: What the facts are about, for the message.
-      remedy: What to do, for the message.
+      runtime: Connects the processes.
+      facts: JSON-serializable facts about this process.
+      differences: Takes the facts of rank 0 and of this process and returns one line for each
+        difference.
+      what: The subject of the facts, for the message.
+      remedy: What the user can do, for the message.
 
     Raises:
-      PipelineError: On every process, with DataError's exit code; names the ranks that deviate
-        from rank 0, and how.
+      PipelineError: On every process, with DataError's exit code. The message names the ranks that
+        differ from rank 0 and lists the differences.
     """
     text = json.dumps(facts, sort_keys=True)
     own = [socket.gethostname(), hashlib.blake2b(text.encode(), digest_size=16).hexdigest()]
     hosts, digests = zip(*runtime.all_gather(own), strict=True)
     if len(set(digests)) == 1:
         return
-    # All have gathered the same digests, and so all come here.
+    # All processes gathered the same digests, so all of them take this branch.
     lines = runtime.all_gather(differences(runtime.broadcast_value(facts), facts))
     found = [
         f"rank {rank} on {hosts[rank]} has other {what} than rank 0 on {hosts[0]}:\n  "
@@ -105,47 +107,47 @@ def check_same(
         if digests[rank] != digests[0]
     ]
     more = [f"{len(found) - _SHOWN} more ranks differ"] if len(found) > _SHOWN else []
-    raise _agreed("\n".join([*found[:_SHOWN], *more, remedy]), DataError.exit_code)
+    raise _common_error("\n".join([*found[:_SHOWN], *more, remedy]), DataError.exit_code)
 
 
-def _told(error: Exception) -> dict[str, Any]:
-    """An error as other processes are told of it."""
+def _serialized(error: Exception) -> dict[str, Any]:
+    """An error in the form that is sent to other processes."""
     if isinstance(error, PipelineError):
         return {"error": str(error), "exit_code": error.exit_code}
     text = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
     return {"error": text, "exit_code": PipelineError.exit_code}
 
 
-def _agreed(message: str, exit_code: int) -> PipelineError:
-    """An error that all processes raise together, and the chief alone shows."""
+def _common_error(message: str, exit_code: int) -> PipelineError:
+    """An error that all processes raise together and only the chief reports."""
     error = PipelineError(message)
     error.exit_code, error.said_by_chief = exit_code, True
     return error
 
 
 def check_agreement(runtime: Runtime, config: Config) -> None:
-    """Refuses to train where processes were started with other settings or other code.
+    """Raises an error if processes were started with different settings or code.
 
     Raises:
-      PipelineError: On every process, with SettingsError's exit code; names the rank that deviates
-        from rank 0, its host, and how.
+      PipelineError: On every process, with SettingsError's exit code. The message names the rank
+        that differs from rank 0, its host, and the differences.
     """
     own = {"host": socket.gethostname(), "config": config.model_dump(mode="json"), "code": _code()}
     first, *others = runtime.all_gather(own)
     for rank, facts in enumerate(others, start=1):
         where = f"rank {rank} on {facts['host']}"
         if facts["code"] != first["code"]:
-            raise _agreed(
+            raise _common_error(
                 f"{where} runs another version of the code than rank 0 on {first['host']}. "
-                "Install the same one on all hosts",
+                "Install the same version on all hosts",
                 SettingsError.exit_code,
             )
         if facts["config"] != first["config"]:
             lines = _differences(first["config"], facts["config"])
-            raise _agreed(
+            raise _common_error(
                 f"{where} has other settings than rank 0 on {first['host']}:\n  "
                 + "\n  ".join(lines)
-                + "\nGive all of them the same recipe and settings",
+                + "\nStart all of them with the same recipe and settings",
                 SettingsError.exit_code,
             )
 
@@ -161,7 +163,7 @@ def _differences(first: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def _code() -> str:
-    """A hash of this package's source."""
+    """SHA-256 of the source of the package `pipeline`, in hexadecimal."""
     root = Path(__file__).parent.parent
     digest = hashlib.sha256()
     for file in sorted(root.rglob("*.py")):

@@ -1,4 +1,4 @@
-"""Whether the devices of this process are fast at bfloat16."""
+"""Whether the devices of this process compute bfloat16 at full speed."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 import tensorflow as tf
 
 _CPU_FACTS = Path("/proc/cpuinfo")
-# Without one of them, a CPU converts each number to float32 and back.
+# A CPU that has neither converts each number to float32 and back.
 _CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
-_COMPUTE_CAPABILITY = (8, 0)  # of the first NVIDIA GPUs with bfloat16: Ampere
+_COMPUTE_CAPABILITY = (8, 0)  # Ampere, the first NVIDIA architecture with bfloat16
 
 
 def slow_at_bfloat16() -> str | None:
-    """Which device of this process is not fast at bfloat16, as a clause; None if all are fast.
+    """Returns a clause that names a device with slow bfloat16; None if all devices are fast.
 
-    To be called when the runtime has started: it chooses which GPUs are visible.
+    Call it after the runtime has started, because the runtime selects the visible GPUs.
     """
     gpus = tf.config.get_visible_devices("GPU")
     if not gpus:
@@ -28,14 +28,14 @@ def slow_at_bfloat16() -> str | None:
 
 
 def describe_slow_cpu(cpuinfo: str) -> str | None:
-    """Says that a CPU is slow at bfloat16, or not known to be fast; None if it is fast.
+    """Returns a clause if a CPU's bfloat16 is slow or of unknown speed; None if it is fast.
 
-    TensorFlow's oneDNN kernels compute in bfloat16 only on x86 CPUs, so that an ARM CPU's own
-    bfloat16 instructions are no reason to expect speed.
+    TensorFlow's oneDNN kernels compute in bfloat16 only on x86 CPUs. The bfloat16 instructions of
+    an ARM CPU therefore do not imply that it is fast.
 
     Args:
-      cpuinfo: The text of Linux's /proc/cpuinfo, which calls the CPU's features `flags` on x86 and
-        `Features` on ARM.
+      cpuinfo: The text of Linux's /proc/cpuinfo. It lists the features of the CPU under `flags` on
+        x86 and under `Features` on ARM.
     """
     if re.search(r"^Features\s*:", cpuinfo, re.MULTILINE):
         return "an ARM CPU is not known to be fast at bfloat16"
@@ -46,10 +46,10 @@ def describe_slow_cpu(cpuinfo: str) -> str | None:
 
 
 def describe_slow_gpu(details: Mapping[str, Any]) -> str | None:
-    """Says that a GPU is slow at bfloat16; None if it is fast.
+    """Returns a clause if a GPU's bfloat16 is slow; None if it is fast.
 
     Args:
-      details: What TensorFlow knows of it; other makers' GPUs have no compute capability.
+      details: The details that TensorFlow reports. Only NVIDIA GPUs have a compute capability.
     """
     capability = details.get("compute_capability")
     if capability is not None and tuple(capability) >= _COMPUTE_CAPABILITY:

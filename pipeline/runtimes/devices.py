@@ -12,58 +12,62 @@ from pipeline.cores import available_cores
 from pipeline.errors import SettingsError
 from pipeline.runtimes.environment import Place
 
-# Parts of a batch side by side on a CPU; with more cores than that, operations share them all. Each
-# part makes a gradient of its own to be summed.
-_MOST_PARTS = 8
+# Most parts of a batch that a CPU computes in parallel. With more cores, each operation uses all of
+# them instead, because every part produces a gradient of its own that has to be summed.
+_MAX_PARTS = 8
 _THREADS = "TF_NUM_INTRAOP_THREADS"
 
 
 def local_devices() -> list[str]:
-    """Short names of the devices that this process trains on, such as GPU:1; no other process's."""
+    """Short names of the devices that this process trains on, such as GPU:1."""
     devices = tf.config.get_visible_devices("GPU") or tf.config.get_visible_devices("CPU")
     return [device.name.removeprefix("/physical_device:") for device in devices]
 
 
 def replica_devices() -> list[str]:
-    """The devices to train on: all GPUs, or where there is none the CPU's logical devices."""
+    """The devices to train on: all GPUs, or the logical CPU devices if there is no GPU."""
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
     return [device.name for device in tf.config.list_logical_devices(kind)]
 
 
-def parts_of(config: DistributeConfig, place: Place) -> int | None:
-    """Parts of a replica's batch to compute side by side, each with one thread; None: as a whole.
+def parallel_parts(config: DistributeConfig, place: Place) -> int | None:
+    """Number of parts of a replica's batch to compute in parallel, with one thread each.
 
-    On a CPU one for each core that this process has for a replica. A network's operations are
-    short, and two threads that share each of them wait for each other: measured on two cores, two
-    halves of a batch side by side are 15 % (float32) to 40 % (bfloat16, a small network) faster
-    than one batch with two threads an operation. Where that was not measured, with more cores, and
-    where other threads were asked for, TensorFlow shares operations out as it does.
+    On a CPU there is one part for each core that this process has for a replica. The operations of
+    a network are short, so two threads that share an operation mostly wait for each other. Measured
+    on two cores, two halves of a batch in parallel are 15 % (float32) to 40 % (bfloat16, small
+    network) faster than one batch with two threads per operation.
+
+    Returns:
+      None to compute the batch as a whole with TensorFlow's own threading: on a GPU, with more than
+      8 cores (not measured), or if the user has set the number of threads.
     """
-    asked = config.intra_op_threads is not None or os.environ.get(_THREADS, "1") != "1"
+    set_by_user = config.intra_op_threads is not None or os.environ.get(_THREADS, "1") != "1"
     cores = own_cores(place.local_size)
-    if asked or cores > _MOST_PARTS or tf.config.list_physical_devices("GPU"):
+    if set_by_user or cores > _MAX_PARTS or tf.config.list_physical_devices("GPU"):
         return None
     return max(1, cores // config.cpu_devices)
 
 
-def threads_of(config: DistributeConfig, place: Place) -> int | None:
-    """Threads of one operation; None leaves the choice to TensorFlow, or to its variable.
+def intra_op_threads(config: DistributeConfig, place: Place) -> int | None:
+    """Threads per operation; None leaves it to TensorFlow or to TF_NUM_INTRAOP_THREADS.
 
-    TensorFlow takes one for each core of the CPU affinity: it does not read a container's limit.
+    TensorFlow uses one thread for each core in the CPU affinity mask. It ignores the CPU limit of a
+    container.
     """
     if config.intra_op_threads is not None:
         return config.intra_op_threads
-    if parts_of(config, place) is not None:
+    if parallel_parts(config, place) is not None:
         return 1
     limited = available_cores() < len(os.sched_getaffinity(0))
     return own_cores(place.local_size) if limited and _THREADS not in os.environ else None
 
 
 def own_cores(local_size: int) -> int:
-    """Cores of one of `local_size` processes of this host, at least 1.
+    """Cores for one of `local_size` processes on this host, at least 1.
 
-    A launcher may have bound each process to cores of its own. Otherwise the processes share the
-    cores that this process may use.
+    If a launcher has bound each process to its own cores, these are the cores of this process.
+    Otherwise the processes divide the cores that this process may use.
     """
     cores, bound = available_cores(), len(os.sched_getaffinity(0))
     is_own = cores == bound < (os.cpu_count() or 1)
@@ -71,22 +75,24 @@ def own_cores(local_size: int) -> int:
 
 
 def configure_devices(config: DistributeConfig, threads: int | None) -> None:
-    """Sets threads and devices, before TensorFlow uses them.
+    """Configures threads and devices before TensorFlow initializes them.
 
     Raises:
-      SettingsError: There is no GPU although the settings ask for one, or TensorFlow is in use.
+      SettingsError: The settings require a GPU and there is none, or TensorFlow has already
+        initialized its devices.
     """
     if config.device == "gpu" and not tf.config.list_physical_devices("GPU"):
         raise SettingsError(
-            "distribute.device=gpu, and TensorFlow sees no GPU here. Is this tensorflow[and-cuda] "
-            "(`make image FLAVOUR=gpu`), is there a driver (`nvidia-smi`), and is a GPU visible "
-            "(CUDA_VISIBLE_DEVICES)?"
+            "distribute.device=gpu, but TensorFlow finds no GPU. Check that tensorflow[and-cuda] "
+            "is installed (`make image FLAVOUR=gpu`), that the driver works (`nvidia-smi`), and "
+            "that a GPU is visible (CUDA_VISIBLE_DEVICES)"
         )
     try:
         if threads is not None:
-            # In a process that has computed already, the pipeline's own choice is only slower.
-            own_choice = config.intra_op_threads is None
-            with suppress(RuntimeError) if own_choice else nullcontext():
+            # The pipeline's default only affects speed, so it may fail in a process that has
+            # already used TensorFlow. A number set by the user must not be ignored.
+            is_default = config.intra_op_threads is None
+            with suppress(RuntimeError) if is_default else nullcontext():
                 tf.config.threading.set_intra_op_parallelism_threads(threads)
         if config.cpu_devices > 1:
             cpu = tf.config.list_physical_devices("CPU")[0]
@@ -94,9 +100,10 @@ def configure_devices(config: DistributeConfig, threads: int | None) -> None:
                 cpu, [tf.config.LogicalDeviceConfiguration()] * config.cpu_devices
             )
         for gpu in tf.config.list_physical_devices("GPU"):
-            # Without it the first process takes all of a GPU's memory, and the next one fails.
+            # Without this, the first process allocates all memory of a GPU and the next one fails.
             tf.config.experimental.set_memory_growth(gpu, True)
     except RuntimeError as error:
         raise SettingsError(
-            f"devices and threads are chosen once a process, before TensorFlow uses them: {error}"
+            "devices and threads can be configured only once per process, before TensorFlow uses "
+            f"them: {error}"
         ) from None

@@ -1,4 +1,4 @@
-"""What the environment says of this process's place among others; TensorFlow is not needed."""
+"""Reads this process's rank from the environment, without importing TensorFlow."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Literal, NamedTuple
 
 from pipeline.errors import SettingsError
 
-# The variable in which `vit launch` names the hosts of a job, separated by commas. A process can
-# then say which ones it waits for.
+# `vit launch` puts the hosts of a job into this variable, separated by commas. Processes use it to
+# name the hosts that they wait for.
 HOSTS = "VIT_LAUNCH_HOSTS"
 
 
 class Place(NamedTuple):
-    """This process among those that were started together.
+    """The position of this process among those that were started together.
 
     Attributes:
-      kind: Who started it: horovodrun or a launcher that sets the same variables, a launcher that
-        sets TF_CONFIG, or nobody.
-      local_size: Processes on this host.
-      addresses: host:port of every process, by rank, where TF_CONFIG gives them.
+      kind: What started it: "horovod" is horovodrun or a launcher that sets the same variables,
+        "multi_worker" is a launcher that sets TF_CONFIG, and "alone" is neither.
+      local_size: Number of processes on this host.
+      addresses: host:port of each process, by rank; empty without TF_CONFIG.
     """
 
     kind: Literal["alone", "horovod", "multi_worker"]
@@ -32,10 +32,10 @@ class Place(NamedTuple):
 
 
 def find_place(environment: Mapping[str, str]) -> Place:
-    """Reads Horovod's variables (set by horovodrun), Open MPI's, or TF_CONFIG.
+    """Reads the variables of Horovod (set by horovodrun) or Open MPI, or TF_CONFIG.
 
     Raises:
-      SettingsError: What is there cannot be used.
+      SettingsError: A variable has an invalid value.
     """
     for prefix in ("HOROVOD_", "OMPI_COMM_WORLD_"):
         rank, size = (environment.get(prefix + name) for name in ("RANK", "SIZE"))
@@ -54,16 +54,16 @@ def find_place(environment: Mapping[str, str]) -> Place:
     return Place("alone")
 
 
-# Tasks that train, in the order of their ranks: MultiWorkerMirroredStrategy counts them so.
+# Tasks that train, in the order in which MultiWorkerMirroredStrategy assigns ranks.
 _TRAINING_TASKS = ("chief", "worker")
 _OTHER_TASKS = {
-    "ps": "parameter servers are not supported, as training is synchronous",
-    "evaluator": "an evaluator has nothing to do, as `vit train` evaluates while it trains",
+    "ps": "parameter servers are not supported, because training is synchronous",
+    "evaluator": "an evaluator is not needed, because `vit train` evaluates during training",
 }
 
 
 def _from_tf_config(text: str) -> Place:
-    """Reads TF_CONFIG; without a cluster it says nothing of other processes."""
+    """Reads TF_CONFIG. Without a cluster, it describes a single process."""
     try:
         config = json.loads(text or "{}")
         if not (cluster := config.get("cluster")):
@@ -80,11 +80,11 @@ def _from_tf_config(text: str) -> Place:
         hosts = [address.rpartition(":")[0] for address in everyone]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(
-            f"TF_CONFIG cannot be used: {_explain(error)}. It must look like "
+            f"TF_CONFIG is invalid: {_explain(error)}. It must look like "
             '{"cluster": {"worker": ["host0:port", "host1:port"]}, '
-            '"task": {"type": "worker", "index": 0}}, where a "chief" may come before the workers. '
-            "To run this process alone, remove it: `unset TF_CONFIG`, or `env -u TF_CONFIG vit "
-            f"...`. Received: {text}"
+            '"task": {"type": "worker", "index": 0}}, and may also have a "chief". To run this '
+            "process alone, remove it: `unset TF_CONFIG`, or `env -u TF_CONFIG vit ...`. "
+            f"Received: {text}"
         ) from None
     return Place("multi_worker", rank, len(everyone), hosts.count(hosts[rank]), everyone)
 
@@ -94,18 +94,18 @@ def _check_tasks(kind: str, tasks: Sequence[str], chiefs: int) -> None:
         kind = kind if kind in _OTHER_TASKS else "ps"
         raise ValueError(f"{_OTHER_TASKS[kind]}. Start the job without {kind}")
     if kind not in _TRAINING_TASKS:
-        raise ValueError(f"the task type is {kind!r}, not chief or worker")
+        raise ValueError(f"the task type must be chief or worker, not {kind!r}")
     if unknown := sorted(set(tasks) - {*_TRAINING_TASKS, *_OTHER_TASKS}):
         raise ValueError(f"the cluster has {unknown[0]!r}; only chief and worker are supported")
     if chiefs > 1:
-        raise ValueError(f"the cluster has {chiefs} chiefs, and a job has one")
+        raise ValueError(f"the cluster has {chiefs} chiefs; a job has only one")
 
 
 def _explain(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return f"it is no JSON ({error})"
+        return f"it is not valid JSON ({error})"
     if isinstance(error, KeyError):
         return f"{error.args[0]!r} is missing"
     if isinstance(error, TypeError | AttributeError):
-        return "its parts are not of the expected kinds"
+        return "a part of it has the wrong type"
     return str(error)

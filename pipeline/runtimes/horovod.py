@@ -1,7 +1,8 @@
-"""Many processes, one device each, joined by Horovod.
+"""Several processes with one device each, connected by Horovod.
 
-Only the primitives of `horovod.tensorflow` are used: under Keras 3 the optimizer of
-`horovod.tensorflow.keras` trains without an error and averages nothing (horovod issue 4290).
+Only the primitives of `horovod.tensorflow` are used. Under Keras 3, the optimizer of
+`horovod.tensorflow.keras` trains without an error but does not average gradients (horovod issue
+4290).
 """
 
 from __future__ import annotations
@@ -16,24 +17,25 @@ import tensorflow as tf
 from pipeline.errors import PeerLost, SettingsError
 from pipeline.runtimes.single import SingleRuntime
 
-# What Horovod's operations fail with once a process has left; the first is for eager calls, the
-# others come out of a tf.function.
+# Errors of Horovod's operations after a process has exited: the first in eager calls, the others in
+# a tf.function.
 _LOST = ("Horovod has been shut down", "HorovodInternalError", "gloo/transport/")
 
-# Horovod 0.28.1 sums no bfloat16.
+# Horovod 0.28.1 cannot sum bfloat16.
 _WIRE = {"none": None, "float16": tf.float16}
 
 
-# Each cycle Horovod's thread wakes to ask the other ranks what is ready. Where it shares the cores
-# that train, its own choice of 1 ms costs a tenth (docs/performance.md, "Reduction of gradients").
+# In each cycle, Horovod's thread wakes up and asks the other ranks which tensors are ready. If it
+# shares the cores with training, the default of 1 ms costs a tenth of the throughput
+# (docs/performance.md, "Reduction of gradients").
 _CPU_CYCLE_TIME_MS = "20"
 
 
 class HorovodRuntime(SingleRuntime):
-    """One process of `hvd.size()`, on the GPU of its local rank, or on the CPU.
+    """One of `hvd.size()` processes, on the GPU of its local rank or on the CPU.
 
     Args:
-      compression: Numbers in which gradients are sent and summed.
+      compression: The dtype in which gradients are sent and summed; "none" keeps their own dtype.
 
     Raises:
       SettingsError: There are more processes on this host than GPUs.
@@ -58,15 +60,15 @@ class HorovodRuntime(SingleRuntime):
         return tf.constant(self.rank, tf.int32)
 
     def sum_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        # One operation a tensor: each is sent as soon as it is there, which is in the backward pass
-        # where the batch is computed as a whole, and Horovod packs what is ready at the same time.
-        # A grouped operation would wait for the last.
+        # One operation per tensor. Each gradient is sent as soon as it is ready, which is during
+        # the backward pass if the batch is computed as a whole. Horovod fuses tensors that are
+        # ready at the same time. A grouped operation would wait for the last gradient.
         return [self._sum(g, f"gradient_{i}") for i, g in enumerate(gradients)]
 
     def sum_gradients_at_once(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """The same in one operation, which begins when the last gradient is there.
+        """`sum_gradients` as a single operation, which starts when the last gradient is ready.
 
-        Kept for `python -m benchmarks scaling`, which shows why it is not used.
+        Only `python -m benchmarks scaling` uses it, to measure why training does not.
         """
         return list(hvd.grouped_allreduce(list(gradients), op=hvd.Sum, name="gradients"))
 
@@ -85,7 +87,7 @@ class HorovodRuntime(SingleRuntime):
         hvd.shutdown()
 
     def describe(self) -> str:
-        return f"{self.world_size} processes of Horovod, {super().describe()} each"
+        return f"{self.world_size} Horovod processes, {super().describe()} each"
 
     def _sum(self, gradient: tf.Tensor, name: str) -> tf.Tensor:
         sent = gradient if self._wire is None else tf.cast(gradient, self._wire)

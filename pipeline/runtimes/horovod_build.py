@@ -1,4 +1,4 @@
-"""What Horovod was built for, without importing it: a wrong build can end the process."""
+"""Inspects the installed Horovod without importing it: a bad build can crash the process."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from pipeline.runtimes.interpreter import bare_python_command
 
-# In a process of its own. The library is loaded as importing it would, but without TensorFlow's
-# Python, which would take seconds.
+# Runs in a child process. It loads the library as an import would, but without TensorFlow's Python
+# code, which would take seconds.
 _LOAD = """
 import ctypes, json, sys
 library = ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL)
@@ -23,12 +23,12 @@ _LOAD_TIMEOUT_S = 60
 
 
 class HorovodBuild(NamedTuple):
-    """The Horovod that is installed.
+    """The installed Horovod.
 
     Attributes:
-      version: Its own.
-      tensorflow: The version that it was built for; None where it does not say.
-      library: Its extension of TensorFlow; None where it was built without one.
+      version: Version of Horovod.
+      tensorflow: Version of TensorFlow that it was built for; None if unknown.
+      library: Path of its TensorFlow extension; None if it was built without one.
     """
 
     version: str
@@ -37,7 +37,7 @@ class HorovodBuild(NamedTuple):
 
 
 def find_build() -> HorovodBuild | None:
-    """The Horovod of this Python; None where there is none."""
+    """Returns the Horovod that this Python can import; None if there is none."""
     spec = find_spec("horovod")
     if spec is None or spec.origin is None:
         return None
@@ -54,10 +54,10 @@ def find_build() -> HorovodBuild | None:
 
 
 def load_controllers(library: Path) -> list[str]:
-    """Loads the extension, and says which of "gloo", "nccl" and "mpi" it was built with.
+    """Loads the extension and returns which of "gloo", "nccl" and "mpi" it was built with.
 
     Raises:
-      OSError: It cannot be loaded; the message says why.
+      OSError: The extension cannot be loaded; the message gives the reason.
     """
     try:
         done = subprocess.run(
@@ -68,7 +68,7 @@ def load_controllers(library: Path) -> list[str]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise OSError(f"loading it takes more than {_LOAD_TIMEOUT_S} s") from None
+        raise OSError(f"loading it took more than {_LOAD_TIMEOUT_S} s") from None
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines()
         last = lines[-1] if lines else f"exit code {done.returncode}"

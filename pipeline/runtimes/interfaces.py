@@ -1,4 +1,4 @@
-"""This host's network interfaces, and whether those that the environment names are among them."""
+"""Lists this host's network interfaces and checks those that the environment names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from pipeline.errors import SettingsError
 
-# Of <linux/sockios.h> and <linux/if.h>.
+# From <linux/sockios.h> and <linux/if.h>.
 _SIOCGIFFLAGS, _SIOCGIFADDR = 0x8913, 0x8915
 _IFF_UP = 1
 
@@ -23,7 +23,8 @@ class Interface(NamedTuple):
     """A network interface.
 
     Attributes:
-      address: Its first IPv4 address, None without.
+      address: Its first IPv4 address, or None.
+      is_up: Whether it is enabled (IFF_UP).
       has_ipv6: Whether it has an IPv6 address.
     """
 
@@ -38,7 +39,7 @@ class Interface(NamedTuple):
 
 
 def list_interfaces() -> list[Interface]:
-    """All interfaces of this host, or of this container."""
+    """All interfaces of this host or container."""
     with_ipv6 = set()
     with suppress(OSError):  # the kernel has no IPv6
         lines = Path("/proc/net/if_inet6").read_text().splitlines()
@@ -64,14 +65,14 @@ def _ask(probe: socket.socket, request: int, name: str) -> bytes | None:
     try:
         return fcntl.ioctl(probe.fileno(), request, struct.pack("256s", name.encode()[:15]))
     except OSError:
-        return None  # it has no IPv4 address, or was removed meanwhile
+        return None  # it has no IPv4 address, or was removed in the meantime
 
 
 def find_interface(address: str) -> str:
     """Name of the interface that has this IPv4 address.
 
     Raises:
-      SettingsError: None has.
+      SettingsError: No interface has it.
     """
     if address.startswith("127."):
         return "lo"
@@ -80,23 +81,25 @@ def find_interface(address: str) -> str:
         if interface.address == address:
             return interface.name
     raise SettingsError(
-        f"no network interface has the address {address}, at which this node reaches the others. "
-        f"There are {_listed(interfaces)}. Name one: {GLOO}=eth0 {NCCL}=eth0 vit launch ..."
+        f"no network interface has the address {address}, through which this node reaches the "
+        f"others. Interfaces: {_listed(interfaces)}. Select one: {GLOO}=eth0 {NCCL}=eth0 vit "
+        "launch ..."
     )
 
 
 def check_interfaces(
     environment: Mapping[str, str], host: str, gloo: bool, interfaces: Sequence[Interface]
 ) -> None:
-    """Checks the variables by which Gloo and NCCL choose an interface of this host.
+    """Checks the variables that select the network interfaces of Gloo and NCCL.
 
     Args:
-      host: For the message.
-      gloo: Whether Horovod's processes meet over Gloo.
-      interfaces: Of this host.
+      environment: The environment variables.
+      host: Name of this host, for the message.
+      gloo: Whether Horovod's processes connect over Gloo.
+      interfaces: Interfaces of this host.
 
     Raises:
-      SettingsError: A variable names no interface that can be used.
+      SettingsError: A variable names no usable interface.
     """
     if gloo and (name := environment.get(GLOO)):
         named = [interface for interface in interfaces if interface.name == name]
@@ -107,7 +110,7 @@ def check_interfaces(
 
 
 def uses_gloo(environment: Mapping[str, str]) -> bool:
-    """Whether Horovod's processes meet over Gloo; over MPI otherwise."""
+    """Whether Horovod's processes connect over Gloo; otherwise they use MPI."""
     chosen = [
         environment[name].lower()
         for name in ("HOROVOD_CONTROLLER", "HOROVOD_CPU_OPERATIONS")
@@ -117,10 +120,10 @@ def uses_gloo(environment: Mapping[str, str]) -> bool:
 
 
 def select_for_nccl(wanted: str, interfaces: Sequence[Interface]) -> list[Interface]:
-    """Those that NCCL_SOCKET_IFNAME allows.
+    """Returns the interfaces that NCCL_SOCKET_IFNAME allows.
 
-    The syntax of NCCL's user guide: prefixes of names with commas between them; = before the list
-    takes whole names, ^ before it excludes what is named, and a port may follow a name.
+    The syntax is that of NCCL's user guide: a comma-separated list of name prefixes. A leading =
+    means exact names, a leading ^ excludes the named interfaces, and a port may follow a name.
     """
     excludes = wanted.startswith("^")
     names = wanted.removeprefix("^")
@@ -147,8 +150,8 @@ def _check(
     if named:
         wrong = f"names {', '.join(map(str, named))}, which cannot be used"
     raise SettingsError(
-        f"on {host}, {variable}={value} {wrong}. There are {_listed(interfaces)}. Set it to the "
-        f"interface towards the other hosts, or remove it: unset {variable}"
+        f"on {host}, {variable}={value} {wrong}. Interfaces: {_listed(interfaces)}. Set it to the "
+        f"interface that reaches the other hosts, or remove it: unset {variable}"
     )
 
 

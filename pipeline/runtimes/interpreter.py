@@ -1,7 +1,7 @@
-"""How this program starts another Python.
+"""Commands that start another Python interpreter.
 
-`python -c` and `python -m` search the current folder for modules before all others, which may be a
-folder that somebody else writes to: a ctypes.py there would run as the user.
+`python -c` and `python -m` search the current folder for modules first. If another user can write
+to that folder, a file such as ctypes.py in it would run with the rights of this user.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import sys
 
 
 def python_command(*arguments: str) -> list[str]:
-    """A command that runs this Python and does not search the current folder for modules.
+    """A command that runs this Python without searching the current folder for modules.
 
-    PYTHONPATH holds, and packages are found that are installed in development mode.
+    PYTHONPATH and packages installed in development mode still work.
 
     Args:
-      arguments: As `python` takes them: "-m", a module, and its arguments; or "-c" and code.
+      arguments: Arguments of `python`: "-m", a module, and its arguments; or "-c" and code.
     """
     return [sys.executable, "-P", *arguments]
 
 
 def bare_python_command(code: str) -> list[str]:
-    """The same for code that needs the standard library alone: nothing else is searched."""
+    """A command that runs `code` with the standard library as the only module search path."""
     return [sys.executable, "-I", "-S", "-c", code]

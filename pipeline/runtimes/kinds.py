@@ -1,4 +1,4 @@
-"""Selects and starts the runtime that the settings and the environment ask for."""
+"""Selects and starts a runtime from the settings and the environment."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pipeline.config import DistributeConfig
 from pipeline.errors import SettingsError
 from pipeline.runtimes.devices import (
     configure_devices,
+    intra_op_threads,
     local_devices,
-    parts_of,
+    parallel_parts,
     replica_devices,
-    threads_of,
 )
 from pipeline.runtimes.environment import HOSTS, Place, find_place
 from pipeline.runtimes.gathering import gather_by_address, gather_by_store
 from pipeline.runtimes.interfaces import check_interfaces, list_interfaces, uses_gloo
 from pipeline.runtimes.mirrored import MirroredRuntime
-from pipeline.runtimes.proxies import host_of, past_proxies
+from pipeline.runtimes.proxies import bypass_proxies, host_of
 from pipeline.runtimes.runtime import Runtime
 from pipeline.runtimes.single import SingleRuntime
 
@@ -34,27 +34,28 @@ _HOROVOD_LIMIT_S = 120.0
 
 
 def start(config: DistributeConfig) -> Runtime:
-    """Sets up devices and threads of this process and joins the others, if there are any.
+    """Configures the devices and threads of this process and connects it to the other processes.
 
-    Must come before anything else asks TensorFlow for its devices. `auto` is what the environment
-    says started this process, or what the devices allow.
+    Call it before anything else uses TensorFlow's devices. `distribute.runtime=auto` selects the
+    runtime from the environment variables of the launcher, or from the number of devices if no
+    launcher started this process.
 
     Raises:
-      SettingsError: The devices or processes asked for are not there, or Horovod is not.
+      SettingsError: The requested devices, processes or Horovod are not available.
     """
     place = find_place(os.environ)
     kind = config.runtime
     if kind in ("single", "mirrored") and place.world_size > 1:
         raise SettingsError(
-            f"distribute.runtime={kind} is for one process, and this is one of "
+            f"distribute.runtime={kind} is for a single process, but this is one of "
             f"{place.world_size}: each would train alone. Use distribute.runtime=auto"
         )
     if kind in ("horovod", "multi_worker") and place.kind != kind:
         raise SettingsError(_HOW_TO_START[kind])
-    parts = parts_of(config, place)
-    configure_devices(config, threads_of(config, place))
+    parts = parallel_parts(config, place)
+    configure_devices(config, intra_op_threads(config, place))
     runtime = _join(place, config)
-    runtime.parts_at_a_time = parts or 1
+    runtime.parallel_parts = parts or 1
     if runtime.world_size > 1:
         JOINED.info(
             f"rank {runtime.rank} of {runtime.world_size} on {gethostname()} joined: "
@@ -74,20 +75,20 @@ def _join(place: Place, config: DistributeConfig) -> Runtime:
             from pipeline.runtimes.horovod import HorovodRuntime
         except (ImportError, tf.errors.NotFoundError) as error:
             raise SettingsError(
-                f"Horovod cannot be used here: {error}. `make horovod` builds it for this "
-                "TensorFlow, and `make image` an image that has it; `vit launch --runtime "
-                "multi_worker` needs none"
+                f"Horovod cannot be imported: {error}. `make horovod` builds it for this "
+                "TensorFlow, and `make image` builds an image with it. `vit launch --runtime "
+                "multi_worker` does not need it"
             ) from None
         _gather_for_horovod(place, os.environ)
         return HorovodRuntime(config.compression)
     if place.kind == "multi_worker":
         from pipeline.runtimes.multi_worker import MultiWorkerRuntime
 
-        os.environ.update(past_proxies(os.environ, map(host_of, place.addresses)))
-        if HOSTS not in os.environ:  # else `vit launch` has kept others out, or has said so
+        os.environ.update(bypass_proxies(os.environ, map(host_of, place.addresses)))
+        if HOSTS not in os.environ:  # else `vit launch` has restricted access, or has warned
             _LOG.warning(
-                "TensorFlow serves at %s, which TF_CONFIG names, on all interfaces, and executes "
-                "whatever connects: use it only where no stranger reaches that port "
+                "TensorFlow serves %s from TF_CONFIG on all interfaces and executes requests of "
+                "any client. Use it only on a network where no untrusted host reaches that port "
                 "(docs/security.md)",
                 place.addresses[place.rank],
             )
@@ -99,8 +100,8 @@ def _join(place: Place, config: DistributeConfig) -> Runtime:
 def _gather_for_horovod(place: Place, environment: MutableMapping[str, str]) -> None:
     address = environment.get("HOROVOD_GLOO_RENDEZVOUS_ADDR")
     if address is None or environment.get("HOROVOD_ELASTIC") == "1":
-        return  # MPI has brought them together, or their number may change
-    environment.update(past_proxies(environment, [address.partition("/")[0].partition(":")[0]]))
+        return  # MPI has connected the processes, or their number may change
+    environment.update(bypass_proxies(environment, [address.partition("/")[0].partition(":")[0]]))
     server = (address, int(environment["HOROVOD_GLOO_RENDEZVOUS_PORT"]))
     hosts = [host for host in environment.get(HOSTS, "").split(",") if host]
     by_rank = [host for host in hosts for _ in range(place.world_size // len(hosts))]
@@ -109,7 +110,7 @@ def _gather_for_horovod(place: Place, environment: MutableMapping[str, str]) -> 
 
 
 _HOW_TO_START = {
-    "horovod": "distribute.runtime=horovod needs processes that were started together: "
+    "horovod": "distribute.runtime=horovod needs a launcher that starts the processes: "
     "`horovodrun -np N vit train ...` or `vit launch --processes-per-node N -- vit train ...`",
     "multi_worker": "distribute.runtime=multi_worker needs TF_CONFIG in the environment: "
     "`vit launch --runtime multi_worker --processes-per-node N -- vit train ...` sets it",
@@ -122,7 +123,7 @@ def _start_alone(kind: str) -> Runtime:
         return SingleRuntime(devices[0])
     if len(devices) < 2:
         raise SettingsError(
-            "distribute.runtime=mirrored needs two devices or more, and TensorFlow sees one "
+            "distribute.runtime=mirrored needs at least two devices, but TensorFlow finds one "
             f"({devices[0]}). Use distribute.runtime=single, or distribute.cpu_devices=2 to try it "
             "on the CPU"
         )

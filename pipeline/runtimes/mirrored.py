@@ -12,14 +12,14 @@ from pipeline.runtimes.single import SingleRuntime
 
 
 class MirroredRuntime(SingleRuntime):
-    """One copy of the model on each of `devices`; towards other processes it is a single one."""
+    """One replica on each of `devices`, in a single process."""
 
     name = "mirrored"
 
     def __init__(self, devices: Sequence[str]) -> None:
         super().__init__(devices[0])
         self.num_replicas = len(devices)
-        # NCCL is for GPUs; between devices of the CPU a plain sum through one of them is right.
+        # NCCL supports only GPUs. Logical CPU devices are summed on one of them.
         on_gpu = "GPU" in devices[0]
         self._strategy: tf.distribute.Strategy = tf.distribute.MirroredStrategy(
             list(devices), None if on_gpu else tf.distribute.ReductionToOneDevice()
@@ -35,7 +35,7 @@ class MirroredRuntime(SingleRuntime):
 
     def run(self, step: Callable[..., Any], *args: Any) -> Any:
         per_replica = self._strategy.run(step, args=args)
-        # The replicas of this process alone: `strategy.reduce` would go over all processes.
+        # Sums over this process's replicas only; `strategy.reduce` would sum over all processes.
         return tf.nest.map_structure(
             lambda value: tf.add_n(self._strategy.experimental_local_results(value)), per_replica
         )

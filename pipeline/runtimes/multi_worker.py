@@ -1,4 +1,4 @@
-"""Many processes with all their devices, joined by tf.distribute.MultiWorkerMirroredStrategy."""
+"""Several processes with all their devices, through tf.distribute.MultiWorkerMirroredStrategy."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from pipeline.errors import PeerLost
 from pipeline.runtimes.environment import Place
 from pipeline.runtimes.mirrored import MirroredRuntime
 
-# What collectives fail with once a worker has left.
+# Errors of collectives after a worker has exited.
 _LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
-_FAREWELL_MS = 60_000
+_BARRIER_TIMEOUT_MS = 60_000
 
 _WORD = 8  # bytes of an int64
-_BROADCAST_BYTES = 64 * 2**20  # most that one collective of `broadcast` carries
+_BROADCAST_BYTES = 64 * 2**20  # maximum size of one collective of `broadcast`
 
 
 class MultiWorkerRuntime(MirroredRuntime):
-    """Worker `place.rank` of those that TF_CONFIG names.
+    """Worker `place.rank` of the cluster in TF_CONFIG.
 
-    Making it joins the others and waits for them; it must come before any other use of TensorFlow.
+    The constructor connects to the other workers and waits for them. Call it before any other use
+    of TensorFlow.
     """
 
     name = "multi_worker"
@@ -51,50 +52,53 @@ class MultiWorkerRuntime(MirroredRuntime):
         ]
 
     def broadcast_value(self, value: Any) -> Any:
-        # A gathered value is padded on every worker to the longest: too much for a large one.
+        # `all_gather` pads the values of all workers to the longest one, which would multiply the
+        # size of a large value by the number of workers.
         data = json.dumps(value).encode() if self.is_chief else b""
         return json.loads(self._broadcast_bytes(data, self.all_gather(len(data))[0]))
 
     def broadcast(self, variables: Sequence[tf.Variable]) -> None:
-        # A collective takes milliseconds however small its tensor is, and a model has hundreds of
-        # variables: many of them travel in one tensor.
+        # A collective takes milliseconds even for a small tensor, and a model has hundreds of
+        # variables. Many variables are therefore packed into one tensor.
         for group in _groups_of(variables, _BROADCAST_BYTES):
             data = b"".join(_bytes_of(variable) for variable in group) if self.is_chief else b""
             received = self._broadcast_bytes(data, sum(map(_size_of, group)))
-            place = 0
+            offset = 0
             for variable in group:
                 count, kind = math.prod(variable.shape), variable.dtype.as_numpy_dtype
-                array = np.frombuffer(received, kind, count, place)
+                array = np.frombuffer(received, kind, count, offset)
                 variable.assign(array.reshape(variable.shape))
-                place += _size_of(variable)
+                offset += _size_of(variable)
 
     def barrier(self) -> None:
-        """Returns when every process has come here, and none needs this one for that any more.
+        """Waits until every process has called it and can exit without disturbing the others.
 
-        A collective is over for a worker as soon as its own part is: if its process ends there,
-        what it has just sent to another can be lost on the way out. So each says that it has all
-        it was sent, and the chief, who keeps what is said, leaves last.
+        A collective finishes on a worker as soon as the worker has done its own part. If the
+        process exits then, data that it has just sent to another worker can be lost. Each worker
+        therefore confirms that it has received everything. The chief hosts the coordination
+        service with these confirmations, so it leaves last.
         """
         super().barrier()
         self._barriers += 1
         ranks = range(1, self.world_size)
         if self.is_chief:
-            self._hear("here", ranks)
-            self._say("go")
-            self._hear("gone", ranks)
+            self._wait_for_key("here", ranks)
+            self._set_key("go")
+            self._wait_for_key("gone", ranks)
             return
-        self._say("here")
-        self._hear("go", [0])
-        with suppress(*_LOST):  # the chief has heard it, though its answer may not come
-            self._say("gone")
+        self._set_key("here")
+        self._wait_for_key("go", [0])
+        with suppress(*_LOST):  # the chief may exit before it has answered this request
+            self._set_key("gone")
 
-    def _say(self, word: str) -> None:
-        # The coordination service, which the chief keeps, has no public door in TensorFlow 2.21.
-        context.context().set_config_key_value(f"{word}/{self._barriers}/{self.rank}", "")
+    def _set_key(self, name: str) -> None:
+        # TensorFlow 2.21 has no public API for the coordination service, which the chief hosts.
+        context.context().set_config_key_value(f"{name}/{self._barriers}/{self.rank}", "")
 
-    def _hear(self, word: str, ranks: Sequence[int]) -> None:
+    def _wait_for_key(self, name: str, ranks: Sequence[int]) -> None:
         for rank in ranks:
-            context.context().get_config_key_value(f"{word}/{self._barriers}/{rank}", _FAREWELL_MS)
+            key = f"{name}/{self._barriers}/{rank}"
+            context.context().get_config_key_value(key, _BARRIER_TIMEOUT_MS)
 
     def peer_error(self, error: Exception) -> PeerLost | None:
         if isinstance(error, _LOST):
@@ -105,12 +109,12 @@ class MultiWorkerRuntime(MirroredRuntime):
         return f"{self.world_size} workers, {self.num_replicas} replicas, mirrored"
 
     def _broadcast_bytes(self, data: bytes, size: int) -> bytes:
-        """The chief's `size` bytes in every process; the others pass none."""
+        """Returns the chief's `size` bytes on every process; the others pass empty `data`."""
         words = np.zeros(math.ceil(size / _WORD), np.int64)
         words.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
         for start in range(0, len(words), _BROADCAST_BYTES // _WORD):
             part = words[start : start + _BROADCAST_BYTES // _WORD]
-            # The sum of the chief's words and zeros. Integers keep every bit, also of -0.0 and NaN.
+            # Sums the chief's words and zeros. Integers preserve every bit, also of -0.0 and NaN.
             numbers = self._on_first_replica(tf.constant(part))
             part[:] = self._strategy.reduce("SUM", numbers, axis=None).numpy()
         return words.tobytes()[:size]
@@ -135,7 +139,7 @@ class MultiWorkerRuntime(MirroredRuntime):
 
 
 def _groups_of(variables: Sequence[tf.Variable], limit: int) -> Iterator[list[tf.Variable]]:
-    """The variables in their order, in groups of at most `limit` bytes; a larger one is alone."""
+    """Yields the variables in order, in groups of at most `limit` bytes; a larger one is alone."""
     group: list[tf.Variable] = []
     size = 0
     for variable in variables:

@@ -10,7 +10,7 @@ from pipeline.errors import SettingsError
 
 
 def is_free(port: int, address: str = "") -> bool:
-    """Whether a server could listen on a port of this host now."""
+    """Whether a server can listen on this port now."""
     with closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -21,13 +21,15 @@ def is_free(port: int, address: str = "") -> bool:
 
 
 def find_free_ports(count: int, draw: random.Random) -> int:
-    """The first of `count` free ports in a row, below those that Linux gives to connections.
+    """Returns the first of `count` consecutive free ports below Linux's ephemeral range.
 
     Raises:
-      SettingsError: There is no such row.
+      SettingsError: No such ports were found.
     """
     for _ in range(100):
         first = draw.randrange(20000, 32000 - count)
         if all(is_free(port) for port in range(first, first + count)):
             return first
-    raise SettingsError(f"found no {count} free ports in a row on this host: name them by --port")
+    raise SettingsError(
+        f"found no {count} consecutive free ports on this host: choose the first with --port"
+    )

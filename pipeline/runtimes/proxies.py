@@ -1,7 +1,7 @@
-"""Keeps the processes of a job from speaking to each other through a proxy.
+"""Exempts the processes of a job from HTTP proxies.
 
-gRPC, over which TensorFlow's workers meet, takes the proxies that are meant for the way out of a
-company's network, and such a proxy does not lead back in.
+TensorFlow's workers connect over gRPC, which uses the proxies of the environment. A proxy for
+traffic that leaves a company's network does not route connections back into it.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 _ALWAYS = ("localhost", "127.0.0.1")
 
 
-def past_proxies(environment: Mapping[str, str], hosts: Iterable[str]) -> dict[str, str]:
-    """Variables that let a process reach `hosts` directly; none where no proxy is set.
+def bypass_proxies(environment: Mapping[str, str], hosts: Iterable[str]) -> dict[str, str]:
+    """Returns variables that let a process reach `hosts` directly; empty if no proxy is set.
 
-    What the user has excluded stays excluded, and all else goes through the proxy as before.
+    Hosts that the user has exempted stay exempted. All other traffic still uses the proxy.
     """
     is_set = {name.lower() for name, value in environment.items() if value}
     if is_set.isdisjoint(_PROXIES):
         return {}
     lower, upper = environment.get("no_proxy"), environment.get("NO_PROXY")
-    # Most programs, gRPC among them, read the first one alone.
+    # Most programs, including gRPC, read only no_proxy.
     given = {"no_proxy": lower or upper, "NO_PROXY": upper or lower}
     if own := environment.get("no_grpc_proxy"):
-        given["no_grpc_proxy"] = own  # which gRPC reads instead
+        given["no_grpc_proxy"] = own  # gRPC prefers this one
     return {name: _extended(entries or "", hosts) for name, entries in given.items()}
 
 
 def host_of(address: str) -> str:
-    """`host:port` -> host, of an IPv6 address without its brackets."""
+    """Returns the host of `host:port`; an IPv6 address loses its brackets."""
     return address.rpartition(":")[0].strip("[]")
 
 

@@ -1,7 +1,7 @@
-"""The interface through which replicas of a model cooperate.
+"""The interface through which the replicas of a model cooperate.
 
-No other file asks for a rank, a strategy or a device. `kinds.start` makes the runtime that the
-settings ask for.
+No code outside of this package reads a rank, a strategy or a device. `kinds.start` creates the
+runtime that the settings select.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ Batch = dict[str, tf.Tensor]
 
 
 class Runtime(ABC):
-    """The facts and the verbs of one process among `world_size`.
+    """One of `world_size` processes, and its collective operations.
 
     Attributes:
-      name: How `distribute.runtime` calls it.
-      rank: Number of this process, from 0.
-      local_rank: Its number on this host.
-      world_size: Processes in all.
-      num_replicas: Copies of the model in all processes.
-      is_chief: Whether this process writes and speaks for all.
-      parts_at_a_time: Parts of a replica's batch to compute side by side: on a CPU with few cores
-        one a core, each with one thread.
+      name: Value of `distribute.runtime` that selects this class.
+      rank: Index of this process, from 0.
+      local_rank: Index of this process on its host, from 0.
+      world_size: Number of processes.
+      num_replicas: Number of model replicas in all processes.
+      is_chief: Whether this process (rank 0) writes files and messages for all.
+      parallel_parts: Number of parts of a replica's batch to compute in parallel. On a CPU with few
+        cores it is the number of cores, with one thread per part.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Runtime(ABC):
     local_rank: int = 0
     world_size: int = 1
     num_replicas: int = 1
-    parts_at_a_time: int = 1
+    parallel_parts: int = 1
 
     @property
     def is_chief(self) -> bool:
@@ -46,37 +46,40 @@ class Runtime(ABC):
 
     @property
     def local_replicas(self) -> int:
-        """Copies of the model in this process."""
+        """Number of model replicas in this process."""
         return self.num_replicas // self.world_size
 
     @abstractmethod
     def scope(self) -> AbstractContextManager[Any]:
-        """Create variables inside."""
+        """Context in which to create variables."""
 
     @abstractmethod
     def distribute(self, make_dataset: Callable[[int, int, int], tf.data.Dataset]) -> Any:
-        """An iterable that hands each replica its own part of the global batch.
+        """Returns an iterable that gives each replica its part of the global batch.
 
         Args:
-          make_dataset: Called with (index, count, splits): the dataset of process `index` of
-            `count`, whose elements are for its `splits` replicas in turn.
+          make_dataset: Called with (index, count, splits). Returns the dataset of process `index`
+            of `count`, whose elements go to its `splits` replicas in turn.
         """
 
     @abstractmethod
     def run(self, step: Callable[..., Any], *args: Any) -> Any:
-        """Calls `step` on each replica of this process and sums what they return.
+        """Calls `step` on each replica of this process and sums the returned values.
 
-        To be called inside a tf.function; `args` are elements of `distribute`d data, or the same
-        for all. `step` returns a nest of tensors.
+        Call it inside a tf.function. `step` returns a nested structure of tensors.
+
+        Args:
+          step: Function to call in replica context.
+          *args: Elements of a `distribute`d dataset, or values that are the same for all replicas.
         """
 
     @abstractmethod
     def replica_index(self) -> tf.Tensor:
-        """Number of this replica among all, int32 scalar; in replica context."""
+        """Index of this replica among `num_replicas`, int32 scalar. Call in replica context."""
 
     @abstractmethod
     def sum_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Sums over all replicas of all processes; in replica context."""
+        """Sums gradients over all replicas of all processes. Call in replica context."""
 
     @abstractmethod
     def update(
@@ -85,56 +88,57 @@ class Runtime(ABC):
         variables: Sequence[tf.Variable],
         values: Sequence[Sequence[Any]],
     ) -> None:
-        """Calls `function(copy, *values)` on each replica's copy of each variable.
+        """Calls `function(variable, *values)` for each variable, on each replica's copy.
 
-        In replica context. All replicas must pass equal values, and those values that are
-        variables are passed as their copy on the same replica.
+        Call in replica context. All replicas must pass equal values. A value that is a variable is
+        passed as its copy on the same replica.
         """
 
     @abstractmethod
     def all_gather(self, value: Any) -> list[Any]:
-        """Every process's value (anything JSON can hold), by rank; all must call it."""
+        """Returns the JSON-serializable values of all processes, by rank. All must call it."""
 
     def all_reduce(self, value: np.ndarray, how: Literal["sum", "any"]) -> np.ndarray:
-        """Reduces a small host array over processes; all must call it.
+        """Reduces a small host array over all processes. All must call it.
 
-        Summed in the order of ranks, so that the same values give the same bits.
+        The sum is computed in the order of ranks, so the same values give the same bits.
         """
         gathered = np.array(self.all_gather(np.asarray(value).tolist()))
         return np.asarray(gathered.sum(axis=0) if how == "sum" else gathered.any(axis=0))
 
     def broadcast_value(self, value: Any) -> Any:
-        """The chief's value (anything JSON can hold) in every process; all must call it."""
+        """Returns the chief's JSON-serializable value on every process. All must call it."""
         return self.all_gather(value if self.is_chief else None)[0]
 
     @abstractmethod
     def broadcast(self, variables: Sequence[tf.Variable]) -> None:
-        """Gives every process the chief's values of these variables."""
+        """Assigns the chief's values of these variables on every process."""
 
     def barrier(self) -> None:
-        """Returns when every process has come here."""
+        """Waits until every process has called it."""
         self.all_gather(None)
 
     @abstractmethod
     def close(self) -> None:
-        """Leaves the group of processes."""
+        """Disconnects from the other processes."""
 
     def peer_error(self, error: Exception) -> PeerLost | None:
-        """What `error` means where it came from losing another process; None for other errors."""
+        """Returns a PeerLost if `error` was caused by a lost process; None for other errors."""
         return None
 
     @contextmanager
     def noticing_lost_peers(self) -> Iterator[None]:
-        """Inside, an error that came from losing another process is raised as PeerLost.
+        """Context that raises PeerLost for errors that were caused by a lost process.
 
-        An error that all processes raise together is raised when all have come to it: none that
-        ends at once takes the news of it from the others.
+        Before it re-raises an error that all processes raise together, it waits for all of them.
+        Otherwise a process that exits early could disturb the others, and they would report a
+        lost peer instead of the error.
         """
         try:
             yield
         except Exception as error:
             if isinstance(error, PipelineError) and error.said_by_chief:
-                with suppress(Exception):  # the error itself says more
+                with suppress(Exception):  # the original error is more useful
                     self.barrier()
             if (lost := self.peer_error(error)) is not None:
                 raise lost from error
@@ -142,4 +146,4 @@ class Runtime(ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """What it trains on, in words."""
+        """Describes the devices and processes it trains on, for messages."""

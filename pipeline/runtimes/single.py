@@ -12,7 +12,11 @@ from pipeline.runtimes.runtime import Runtime
 
 
 class SingleRuntime(Runtime):
-    """Every verb over processes is the identity; `device` is a TensorFlow device name."""
+    """A runtime with one replica, whose collective operations are the identity.
+
+    Args:
+      device: Name of the TensorFlow device, such as "/device:GPU:0".
+    """
 
     name = "single"
 

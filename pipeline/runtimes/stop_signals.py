@@ -8,9 +8,9 @@ _ALWAYS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
-    """SIGINT, SIGTERM, SIGUSR1, and SIGHUP, which a closed terminal or a lost connection sends.
+    """Returns SIGINT, SIGTERM, SIGUSR1 and SIGHUP (sent when a terminal closes).
 
-    SIGHUP stays ignored where it is ignored already: `nohup` starts a command so.
+    SIGHUP is left out if it is ignored already, as under `nohup`.
     """
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         return _ALWAYS

@@ -1,4 +1,4 @@
-"""Imports TensorFlow without the notes it writes to standard error at every start."""
+"""Imports TensorFlow without the messages that it writes to standard error at every start."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import tempfile
 from contextlib import suppress
 
-# Notes about the build and absent drivers, which come from C++ before any Python logger.
+# Messages about the build and missing drivers. C++ writes them before any Python logger exists.
 _NOISE = re.compile(
     rb"^(WARNING: All log messages before absl|[IW]\d{4} |\d{4}-\d\d-\d\d .*: [IW] |"
     rb"To enable the following instructions|"
@@ -17,16 +17,17 @@ _NOISE = re.compile(
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow and Keras with the settings every verb needs.
+    """Imports TensorFlow and Keras with the environment variables that all commands need.
 
-    What they print meanwhile is held back; lines that are not start-up notes are then printed.
+    Standard error is captured during the import. Lines that are not startup messages are printed
+    afterwards.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["KERAS_BACKEND"] = "tensorflow"
     sys.stderr.flush()
     terminal = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
         try:
             import keras  # noqa: F401
             import tensorflow as tf
@@ -36,8 +37,8 @@ def import_tensorflow() -> None:
             sys.stderr.flush()
             os.dup2(terminal, 2)
             os.close(terminal)
-            held.seek(0)
-            for line in held:
+            captured.seek(0)
+            for line in captured:
                 if not _NOISE.match(line):
-                    with suppress(OSError):  # nobody reads it
+                    with suppress(OSError):  # standard error may be closed
                         os.write(2, line)

@@ -269,7 +269,7 @@ class Experiment:
     @cached_property
     def gradients(self) -> Choice:
         """The gradients as training computes them, with XLA or without."""
-        parts = self.runtime.parts_at_a_time
+        parts = self.runtime.parallel_parts
 
         def make(xla: bool) -> Gradients:
             return make_gradients(self.config, self.model, self.loss_scale, parts, xla=xla)

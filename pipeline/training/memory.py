@@ -35,7 +35,7 @@ def memory_of(experiment: Experiment, config: Config | None = None) -> dict[str,
         parameters,
         runtime.num_replicas,
         frozen=parameters - count_trained(model),
-        side_by_side=runtime.parts_at_a_time,
+        side_by_side=runtime.parallel_parts,
         replicas_here=runtime.local_replicas,
         on_gpu=bool(tf.config.list_logical_devices("GPU")),
     )

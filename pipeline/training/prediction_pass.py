@@ -115,7 +115,7 @@ def _own_rows(experiment: Experiment, split: str, k: int) -> list[list[float]]:
     iterator, steps = experiment.eval_iterator(split)
     look = _make_step(experiment, k)
     runtime = experiment.runtime
-    if steps > _FEW_BATCHES or runtime.num_replicas > 1 or runtime.parts_at_a_time > 1:
+    if steps > _FEW_BATCHES or runtime.num_replicas > 1 or runtime.parallel_parts > 1:
         look = tf.function(look, autograph=False)
     with experiment.averaged_weights():
         rows = np.concatenate([look(iterator).numpy() for _ in range(steps)])
@@ -132,7 +132,7 @@ def _make_step(experiment: Experiment, k: int) -> Callable[[Any], tf.Tensor]:
     runtime, model = experiment.runtime, experiment.model
 
     def step(batch: Batch) -> tf.Tensor:
-        logits = predict_logits(model, batch["image"], runtime.parts_at_a_time)  # [b, C]
+        logits = predict_logits(model, batch["image"], runtime.parallel_parts)  # [b, C]
         probabilities = tf.nn.softmax(tf.cast(logits, tf.float64))
         # The order is that of the logits, as in training: small probabilities are equal.
         top = likeliest_classes(logits, k)

@@ -230,7 +230,7 @@ def make_eval_steps(runtime: Runtime, model: keras.Model) -> EvalSteps:
     """The graph that evaluates n batches."""
 
     def eval_step(batch: Batch) -> tf.Tensor:
-        logits = predict_logits(model, batch["image"], runtime.parts_at_a_time)
+        logits = predict_logits(model, batch["image"], runtime.parallel_parts)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["label"], logits)
         return sum_metrics(logits, batch["label"], losses, batch["weight"])
 

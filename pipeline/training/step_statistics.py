@@ -71,7 +71,7 @@ class Gauges:
         replicas = self._experiment.runtime.num_replicas
         if given is not None:
             return given * 1e12 * replicas
-        parts = self._experiment.runtime.parts_at_a_time
+        parts = self._experiment.runtime.parallel_parts
         measured = measure_peak(self._experiment.model.compute_dtype, parts)
         return None if measured is None else measured * replicas
 

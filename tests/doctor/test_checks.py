@@ -331,9 +331,9 @@ def test_bfloat16_on_a_device_without_it_is_warned_of(named, slow, level, text):
 def test_the_doctor_and_a_dry_run_estimate_the_same_memory(tmp_path, settings):
     config = digits("data.global_batch_size=960", *settings)
     experiment = build(config, SingleRuntime("CPU:0"))
-    experiment.runtime.parts_at_a_time = 2
+    experiment.runtime.parallel_parts = 2
     need = sum(memory_of(experiment).values()) / GIB
-    job = ProcessFacts(1, parts_at_a_time=2)
+    job = ProcessFacts(1, parallel_parts=2)
     found = the(training.check_memory(config, 10, job, (64 * GIB, "free"), on_gpu=False))
     assert found.text == f"about {need:,.1f} GiB needed, 64.0 GiB free"
 

@@ -306,7 +306,7 @@ def test_a_command_ends_before_python_takes_itself_apart(arguments, code, said):
         (["image_folder", "data.path=nowhere"], 3, "nowhere"),
         (["digits", "data.global_batch_size=7", "distribute.cpu_devices=2"], 2, "Use 6 or 8"),
         (["digits", "distribute.runtime=mirrored"], 2, "cpu_devices=2"),
-        (["digits", "distribute.device=gpu"], 2, "TensorFlow sees no GPU here"),
+        (["digits", "distribute.device=gpu"], 2, "TensorFlow finds no GPU"),
         (["digits", "model.patch_size=3"], 2, "multiple of the model's patch size 3"),
         (["digits", "run.dir=/proc/nowhere"], 2, "cannot use the run folder"),
     ],

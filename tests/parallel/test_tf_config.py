@@ -67,6 +67,6 @@ def test_a_chief_and_a_worker_train_past_a_proxy(proxy, tmp_path):
     assert "rank 1 of 2" in worker
     assert "2 workers, 2 replicas" in chief
     # Nobody but TF_CONFIG's author can have kept others out.
-    assert f"TensorFlow serves at 127.0.0.1:{first}, which TF_CONFIG names, on all" in chief
+    assert f"TensorFlow serves 127.0.0.1:{first} from TF_CONFIG on all" in chief
     assert (tmp_path / "run/metrics.jsonl").is_file()
     assert requests == []

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.config import DistributeConfig
 from pipeline.runtimes import devices
-from pipeline.runtimes.devices import own_cores, threads_of
+from pipeline.runtimes.devices import intra_op_threads, own_cores
 from pipeline.runtimes.environment import Place
 
 
@@ -57,13 +57,13 @@ def test_cores_of_a_process(machine, cores, bound, limit, processes, own):
 def test_parts_of_a_batch(machine, cores, settings, processes, parts):
     machine(cores, cores)
     place = Place("horovod", 0, processes, processes)
-    assert devices.parts_of(DistributeConfig(**settings), place) == parts
+    assert devices.parallel_parts(DistributeConfig(**settings), place) == parts
 
 
 def test_threads_that_the_environment_asks_for_are_left_alone(machine, monkeypatch):
     machine(2, 2)
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "2")
-    assert devices.parts_of(DistributeConfig(), Place("alone")) is None
+    assert devices.parallel_parts(DistributeConfig(), Place("alone")) is None
 
 
 @pytest.mark.parametrize(
@@ -79,4 +79,4 @@ def test_threads_that_the_environment_asks_for_are_left_alone(machine, monkeypat
 def test_threads_of_an_operation(machine, cores, limit, settings, processes, threads):
     machine(cores, cores, limit)
     place = Place("horovod", 0, processes, processes)
-    assert threads_of(DistributeConfig(**settings), place) == threads
+    assert intra_op_threads(DistributeConfig(**settings), place) == threads

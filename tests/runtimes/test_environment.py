@@ -61,22 +61,22 @@ def test_the_place_is_read_with_how_many_share_the_host(environment, place):
     [
         (tf_config(2, "a:1", "b:1"), "there is no worker 2 in the cluster"),
         (tf_config(-1, "a:1", "b:1"), "there is no worker -1 in the cluster"),
-        (tf_config(0, "a:1", kind="master"), "the task type is 'master', not chief or worker"),
+        (tf_config(0, "a:1", kind="master"), "the task type must be chief or worker, not 'master'"),
         (tf_config(0, "a:1", kind="ps"), "parameter servers are not supported"),
         (with_chief("worker", 0, ps=["p:1"]), "parameter servers are not supported"),
         (with_chief("worker", 0, gpu=["p:1"]), "the cluster has 'gpu'"),
         (with_chief("chief", 0, chief=["c:1", "c:2"]), "the cluster has 2 chiefs"),
-        (with_chief("evaluator", 0), "an evaluator has nothing to do"),
+        (with_chief("evaluator", 0), "an evaluator is not needed"),
         (tf_config(0, "a", "b:1"), "'a' is not HOST:PORT"),
         (tf_config("first", "a:1"), "invalid literal"),
-        (tf_config(0, 5), "its parts are not of the expected kinds"),
-        ({"TF_CONFIG": "[]"}, "its parts are not of the expected kinds"),
+        (tf_config(0, 5), "a part of it has the wrong type"),
+        ({"TF_CONFIG": "[]"}, "a part of it has the wrong type"),
         ({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}}'}, "'task' is missing"),
-        ({"TF_CONFIG": "{"}, "it is no JSON"),
+        ({"TF_CONFIG": "{"}, "it is not valid JSON"),
     ],
 )
 def test_a_wrong_tf_config_is_one_error_that_says_how_to_remove_it(environment, said):
-    with pytest.raises(SettingsError, match="TF_CONFIG cannot be used") as wrong:
+    with pytest.raises(SettingsError, match="TF_CONFIG is invalid") as wrong:
         find_place(environment)
     assert said in str(wrong.value)
     assert "`unset TF_CONFIG`, or `env -u TF_CONFIG vit ...`" in str(wrong.value)

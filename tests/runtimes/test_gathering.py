@@ -54,8 +54,8 @@ def store():
 @pytest.fixture
 def notes(monkeypatch, caplog):
     """What is printed while they wait, at once and all the time."""
-    monkeypatch.setattr(gathering, "_FIRST_NOTE_S", 0.0)
-    monkeypatch.setattr(gathering, "_NOTE_EVERY_S", 0.1)
+    monkeypatch.setattr(gathering, "_FIRST_REPORT_S", 0.0)
+    monkeypatch.setattr(gathering, "_REPORT_EVERY_S", 0.1)
     caplog.set_level(logging.INFO, "pipeline.runtimes.kinds.joined")
     return caplog
 
@@ -99,7 +99,7 @@ def test_one_worker_waits_for_nobody(addresses):
 
 def test_workers_that_do_not_come_are_named_on_all(addresses, notes):
     first, second = ends(at(addresses, 0, limit_s=2.0), at(addresses, 1))
-    said = f"1 of the job's processes has not come: rank 2 ({addresses[2]})"
+    said = f"1 of the job's processes has not arrived: rank 2 ({addresses[2]})"
     assert f"gave up after 2 s: {said}" in str(first)
     assert (str(second), second.exit_code) == (str(first), 76)
     assert said in notes.text
@@ -107,7 +107,7 @@ def test_workers_that_do_not_come_are_named_on_all(addresses, notes):
 
 def test_a_missing_chief_is_named_by_the_others(addresses, notes):
     (error,) = ends(at(addresses, 2, limit_s=1.0))
-    said = f"has not come: rank 0 ({addresses[0]}): Connection refused"
+    said = f"has not arrived: rank 0 ({addresses[0]}): Connection refused"
     assert said in str(error)
     assert said in notes.text
     assert error.exit_code == 76
@@ -142,7 +142,7 @@ def test_a_place_that_is_taken_is_an_error(addresses):
     host, port = addresses[1].split(":")
     with closing(socket.create_server((host, int(port)))):
         (error,) = ends(at(addresses, 1, limit_s=0.2))
-    assert f"port {port} of this host is taken" in str(error)
+    assert f"port {port} of this host is in use" in str(error)
     assert "env -u TF_CONFIG" in str(error)
 
 
@@ -153,7 +153,7 @@ def test_ranks_of_horovod_go_on_when_all_have_come(store):
 def test_ranks_of_horovod_that_do_not_come_are_named_with_their_hosts(store, notes):
     waiting = [in_store(store, rank, 1.0, hosts=["h0", "h1", "h2"]) for rank in (0, 2)]
     first, second = ends(*waiting)
-    said = "1 of the job's processes has not come: rank 1 on h1"
+    said = "1 of the job's processes has not arrived: rank 1 on h1"
     assert f"gave up after 1 s: {said}" in str(first)
     assert said in str(second)
     assert first.exit_code == second.exit_code == 76

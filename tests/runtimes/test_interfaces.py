@@ -22,7 +22,7 @@ HOST = [
     Interface("eth9", "10.0.9.3", is_up=False),
 ]
 LISTED = (
-    "There are lo (127.0.0.1), eth0 (10.0.0.3), eth01 (10.0.1.3), docker0 (172.17.0.1), "
+    "Interfaces: lo (127.0.0.1), eth0 (10.0.0.3), eth01 (10.0.1.3), docker0 (172.17.0.1), "
     "ib0 (no IPv4 address), ib1 (no IPv4 address), eth9 (down, 10.0.9.3)"
 )
 
@@ -102,5 +102,5 @@ def test_vit_launch_starts_nothing_on_a_wrong_interface(variable, tmp_path, caps
     words = ["--hosts", "localhost", "--processes-per-node", "1"]
     assert main(["launch", *words, "--", "touch", str(started)]) == 2
     said = capsys.readouterr().err
-    assert f"on localhost, {variable}=nosuch0 names no network interface. There are lo" in said
+    assert f"on localhost, {variable}=nosuch0 names no network interface. Interfaces: lo" in said
     assert not started.exists()

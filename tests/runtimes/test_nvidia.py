@@ -50,7 +50,7 @@ def test_a_driver_that_fails_is_an_error_with_what_it_printed(nvidia_smi, stream
 def test_a_driver_that_hangs_is_an_error(nvidia_smi, monkeypatch):
     monkeypatch.setattr(nvidia, "_TIMEOUT_S", 0.2)
     nvidia_smi("exec sleep 60")
-    with pytest.raises(SettingsError, match=r"it has not answered for 0\.2 s"):
+    with pytest.raises(SettingsError, match=r"it did not answer within 0\.2 s"):
         find_gpus({})
 
 

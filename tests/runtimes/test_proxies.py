@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.runtimes.proxies import host_of, past_proxies
+from pipeline.runtimes.proxies import bypass_proxies, host_of
 
 PROXY = "http://proxy.example.com:3128"
 
@@ -29,7 +29,7 @@ PROXY = "http://proxy.example.com:3128"
     ],
 )  # fmt: skip
 def test_the_jobs_hosts_are_added_to_what_the_user_excludes(environment, changed):
-    assert past_proxies(environment, ["h0", "h1"]) == changed
+    assert bypass_proxies(environment, ["h0", "h1"]) == changed
 
 
 @pytest.mark.parametrize(

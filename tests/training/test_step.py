@@ -76,7 +76,7 @@ def test_a_run_in_parts_trains_what_one_that_computes_batches_as_a_whole_trains(
     ends = []
     for name, parts in (("whole", 1), ("parts", 5)):
         one = SingleRuntime("CPU:0")
-        one.parts_at_a_time = parts
+        one.parallel_parts = parts
         folder = tmp_path / name
         folder.mkdir()
         experiment = tiny(folder, runtime=one)
