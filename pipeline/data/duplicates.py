@@ -67,12 +67,13 @@ class Duplicates:
             a, b = self.splits[0]
             notes.append(
                 f"{len(self.splits):,} images are in more than one split, for example {b.name} "
-                f"({b.split}) = {a.name} ({a.split}). Results on them say nothing about new images"
+                f"({b.split}) = {a.name} ({a.split}). Results on them do not show how well the "
+                "model generalizes"
             )
         if self.labels:
             a, b = self.labels[0]
             notes.append(
-                f"{len(self.labels):,} images are under two labels, for example {b.name} "
+                f"{len(self.labels):,} images have two labels, for example {b.name} "
                 f"({classes[b.label]}) = {a.name} ({classes[a.label]}). Remove or relabel them"
             )
         return tuple(notes)

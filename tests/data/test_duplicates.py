@@ -54,7 +54,7 @@ def test_a_copy_in_another_split_or_under_another_label_is_found(images):
     assert across == {("test/cat/copy.bmp", "train/cat/3.bmp")}
     text = "\n".join(found.notes(source.classes))
     assert "images are in more than one split, for example" in text
-    assert "1 images are under two labels, for example" in text
+    assert "1 images have two labels, for example" in text
 
 
 def test_files_that_are_equal_in_size_and_end_only_are_no_duplicates(images):
@@ -70,7 +70,7 @@ def test_links_and_empty_files_are_not_reported_again(images):
         (images / folder / "empty.bmp").touch()
     source, found = find(images)
     assert (found.splits, found.labels) == ([], [])
-    assert "2 files of test are files of train too" in source.notes[0]
+    assert "2 files of test are also in train" in source.notes[0]
 
 
 def test_few_files_are_read(images, monkeypatch):

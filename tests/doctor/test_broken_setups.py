@@ -60,7 +60,7 @@ def test_a_folder_that_is_not_there(tmp_path):
     report = doctor(*images(tmp_path / "nowhere"), cwd=tmp_path)
     assert report.code == 3
     assert report.complaints == [("error", "data")]
-    assert "nowhere is no folder. Set data.path" in report.text("error", "data")
+    assert "nowhere is not a folder. Set data.path" in report.text("error", "data")
     assert report.text("ok", "network")  # what can be looked at without data is
 
 

@@ -427,7 +427,7 @@ def case_nothing(images, out):
 
 
 def case_prepared_already(images, out):
-    return [images.parent / "prepared", out], 2, "is prepared already"
+    return [images.parent / "prepared", out], 2, "is already prepared"
 
 
 def case_of_another_set(images, out):

@@ -256,4 +256,4 @@ def test_a_rank_without_the_data_ends_all(tmp_path):
     found = open_on_ranks([fill(tmp_path / "0"), tmp_path / "gone"])
     assert [one.exit_code for one in found] == [3, 3]
     assert "rank 1 on " in str(found[0])
-    assert "is no folder" in str(found[0])
+    assert "is not a folder" in str(found[0])

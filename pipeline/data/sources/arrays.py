@@ -1,4 +1,4 @@
-"""Data sets that fit in memory: digits, CIFAR-10 and -100, Fashion-MNIST, and synthetic images."""
+"""Data sets that fit in memory: digits, CIFAR-10 and -100, Fashion-MNIST and synthetic images."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ KERAS_HOSTS = {
 
 
 def open_digits(config: DataConfig) -> DataSource:
-    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, grey values 0..16.
+    """Opens scikit-learn's 1,797 handwritten digits of 8 x 8 pixels with grey values 0..16.
 
-    The set has no test split: a fifth is held out by a fixed hash, the same in every run.
+    The data set has no test split. A fifth is held out by a fixed hash, the same in every run.
     """
     from sklearn.datasets import load_digits
 
@@ -76,7 +76,7 @@ def open_digits(config: DataConfig) -> DataSource:
 
 
 def open_cifar(config: DataConfig) -> DataSource:
-    """CIFAR-10 or CIFAR-100, 32 x 32, from `data.path` in the original form or through Keras."""
+    """Opens CIFAR-10 or CIFAR-100, 32 x 32: original files in `data.path`, or Keras's download."""
     kind = config.source
     default = CIFAR10_CLASSES if kind == "cifar10" else CIFAR100_CLASSES
     if config.path is None:
@@ -87,7 +87,7 @@ def open_cifar(config: DataConfig) -> DataSource:
 
 
 def open_fashion_mnist(config: DataConfig) -> DataSource:
-    """Fashion-MNIST, 28 x 28 grey, from idx files in `data.path` or through Keras."""
+    """Opens Fashion-MNIST, 28 x 28 grey: idx files in `data.path`, or Keras's download."""
     if config.path is None:
         train, test = _load_through_keras("fashion_mnist")
     else:
@@ -103,9 +103,9 @@ def open_fashion_mnist(config: DataConfig) -> DataSource:
 
 
 def open_synthetic(config: DataConfig, seed: int) -> DataSource:
-    """Noisy copies of one random pattern of 4 x 4 fields a class: learnable, and without a file.
+    """Creates a learnable data set: noisy copies of one random pattern of 4 x 4 fields per class.
 
-    `num_examples` for training, and a quarter of it each for validation and test.
+    There are `num_examples` training images, and a quarter of that for each of validation and test.
     """
     size, num_train = config.image_size, config.num_examples
     num_held = -(-num_train // 4)
@@ -113,7 +113,7 @@ def open_synthetic(config: DataConfig, seed: int) -> DataSource:
     if needed > SYNTHETIC_LIMIT_BYTES:
         raise SettingsError(
             f"{num_train} synthetic images of {size} px would take {needed / 2**30:.0f} GiB of "
-            f"memory; at most {SYNTHETIC_LIMIT_BYTES / 2**30:.0f} are allowed. Lower "
+            f"memory; the limit is {SYNTHETIC_LIMIT_BYTES / 2**30:.0f} GiB. Reduce "
             "data.num_examples or data.image_size"
         )
     patterns = np.random.Generator(np.random.PCG64([seed, 0])).integers(
@@ -139,13 +139,13 @@ def split_training(train: Split, config: DataConfig) -> dict[str, Split]:
     if config.validation_split == "last":
         held = hold_out_last(train.num_examples, config.validation_fraction)
     else:
-        # The hash is of the pixels, so that exact duplicates never lie on both sides.
+        # Hash the pixels, so that exact duplicates are never in both splits.
         hashes = hash_all(train.images, "validation")  # type: ignore[arg-type]
         held = hold_out(hashes, train.labels, config.validation_fraction, train.title)
     if not held.any() or held.all():
         raise DataError(
-            f"{train.title}: data.validation_fraction={config.validation_fraction} of "
-            f"{train.num_examples} images leaves nothing on one side. Choose another fraction"
+            f"{train.title}: with data.validation_fraction={config.validation_fraction} of "
+            f"{train.num_examples} images, one of the splits is empty. Choose another fraction"
         )
     title = train.title.removesuffix(", train")
     return {
@@ -155,12 +155,13 @@ def split_training(train: Split, config: DataConfig) -> dict[str, Split]:
 
 
 def read_idx(folder: Path, name: str, rank: int) -> npt.NDArray[np.uint8]:
-    """An array of unsigned bytes in the idx format, plain or gzipped.
+    """Reads an array of unsigned bytes from an idx file, plain or gzipped.
 
-    The format: two zero bytes, type code 8, the rank, the sizes as big-endian int32, the values.
+    The format is two zero bytes, the type code 8, the rank, the sizes as big-endian int32, and the
+    values.
 
     Raises:
-      DataError: The file is missing, damaged or of another kind.
+      DataError: The file is missing, is damaged or has another format.
 
     References:
       http://yann.lecun.com/exdb/mnist/, "The IDX file format".
@@ -168,8 +169,8 @@ def read_idx(folder: Path, name: str, rank: int) -> npt.NDArray[np.uint8]:
     path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
     if path is None:
         raise DataError(
-            f"{folder} holds neither {name} nor {name}.gz. Put {KERAS_HOSTS['fashion_mnist']} "
-            "there, or set data.path to where they are"
+            f"{folder} contains neither {name} nor {name}.gz. Put {KERAS_HOSTS['fashion_mnist']} "
+            "there, or set data.path to the folder that contains them"
         )
     try:
         content = read_file(path, limit_bytes=MOST_BYTES)
@@ -178,10 +179,14 @@ def read_idx(folder: Path, name: str, rank: int) -> npt.NDArray[np.uint8]:
         raise DataError(f"cannot read {path}: {error}. Download it again") from None
     start = 4 + 4 * rank
     if content[:4] != bytes((0, 0, 8, rank)) or len(content) < start:
-        raise DataError(f"{path} is no idx file of {rank} dimensions of bytes. Download it again")
+        raise DataError(
+            f"{path} is not an idx file with {rank} dimensions of bytes. Download it again"
+        )
     shape = [int(n) for n in np.frombuffer(content, ">i4", rank, 4)]
     if min(shape) < 0 or len(content) - start != int(np.prod(shape, dtype=object)):
-        raise DataError(f"{path} must hold {shape} values but has {len(content) - start} bytes")
+        raise DataError(
+            f"{path} must contain {shape} values, but it has {len(content) - start} bytes"
+        )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
@@ -192,7 +197,7 @@ def _from_arrays(
     for name, (images, labels) in (("train", train), ("test", test)):
         title = f"{config.source}, {name}"
         if len(images) != len(labels) or not len(images):
-            raise DataError(f"{title}: {len(images)} images and {len(labels)} labels")
+            raise DataError(f"{title} has {len(images)} images and {len(labels)} labels")
         rgb = _to_rgb(images) if images.ndim == 3 else np.ascontiguousarray(images)
         parts[name] = Split(check_labels(labels, len(classes), title), rgb, title=title)
     height, width = parts["train"].images.shape[1:3]  # type: ignore[union-attr]
@@ -202,7 +207,7 @@ def _from_arrays(
 
 
 def _load_through_keras(kind: str) -> tuple[Arrays, Arrays]:
-    """Training and test arrays; Keras downloads them once and keeps them in its own folder."""
+    """Loads training and test arrays. Keras downloads them once and caches them."""
     load: Callable[[], Any] = import_module(f"keras.datasets.{kind}").load_data
     try:
         (train_images, train_labels), (test_images, test_labels) = load()
@@ -210,7 +215,7 @@ def _load_through_keras(kind: str) -> tuple[Arrays, Arrays]:
         raise
     except Exception as error:  # Keras raises a plain Exception
         raise DataError(
-            f"{kind} could not be downloaded ({error}). Put {KERAS_HOSTS[kind]} into a folder, and "
+            f"{kind} could not be downloaded ({error}). Put {KERAS_HOSTS[kind]} in a folder and "
             "set data.path to that folder"
         ) from None
     return (

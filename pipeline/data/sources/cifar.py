@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in their original form: pickles for Python, in a folder or an archive.
+"""CIFAR-10 and CIFAR-100 as originally distributed: Python pickles in a folder or an archive.
 
 References:
   Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009;
@@ -24,7 +24,7 @@ MOST_BYTES = 512 * 2**20
 
 
 class Layout(NamedTuple):
-    """How one of the two archives is laid out."""
+    """The file names and keys of one of the two data sets."""
 
     folder: str
     archive: str
@@ -50,13 +50,14 @@ Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 
 
 def read_cifar(kind: str, path: Path) -> tuple[tuple[str, ...], Arrays, Arrays]:
-    """Class names, training and test part, from the folder, the archive or the folder of either.
+    """Reads a data set from its folder, its archive, or a folder that contains either.
 
     Returns:
-      names, (images uint8 [N, 32, 32, 3], labels int64 [N]) for training, and the same for test.
+      Class names, (images uint8 [N, 32, 32, 3], labels int64 [N]) for training, and the same for
+      test.
 
     Raises:
-      DataError: A file is missing, damaged, or holds what the original does not.
+      DataError: A file is missing or damaged, or its content differs from the original format.
     """
     layout = LAYOUTS[kind]
     read = _open(layout, path)
@@ -68,25 +69,25 @@ def read_cifar(kind: str, path: Path) -> tuple[tuple[str, ...], Arrays, Arrays]:
 
 
 def _open(layout: Layout, path: Path) -> Read:
-    """A function that reads a member by name."""
+    """Returns a function that reads a file of the data set by name."""
     folder = path if (path / layout.meta).is_file() else path / layout.folder
     if (folder / layout.meta).is_file():
         return lambda name: read_file(folder / name, limit_bytes=MOST_BYTES)
     archive = path / layout.archive if path.is_dir() else path
     if not archive.is_file():
         raise DataError(
-            f"{path} holds neither {layout.folder}/{layout.meta} nor {layout.archive}. Put "
+            f"{path} contains neither {layout.folder}/{layout.meta} nor {layout.archive}. Put "
             f"{layout.archive} (https://www.cs.toronto.edu/~kriz/{layout.archive}) there, or set "
-            "data.path to where it is"
+            "data.path to the folder that contains it"
         )
     try:
         content = read_file(archive, limit_bytes=MOST_BYTES)
         if content[:2] == GZIP:
             content = gunzip(content, MOST_BYTES)
-        # Read from the archive in memory: nothing is ever unpacked to a path the archive chose.
+        # The archive is read in memory. Nothing is ever unpacked to a path from the archive.
         members = read_tar(content, (layout.meta, *layout.train, layout.test))
     except (OSError, ValueError) as error:
-        raise DataError(f"{archive} is no whole archive: {error}. Download it again") from None
+        raise DataError(f"cannot read the archive {archive}: {error}. Download it again") from None
     return lambda name: members[name]
 
 
@@ -99,7 +100,8 @@ def _batch(read: Read, name: str, layout: Layout, path: Path) -> Arrays:
         images = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)  # [N, 3072] -> [N, 32, 32, 3]
     except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise DataError(
-            f"{name} in {path} is not what {layout.archive} holds: {error!r}. Download it again"
+            f"{name} in {path} differs from the one in {layout.archive}: {error!r}. Download it "
+            "again"
         ) from None
     if len(images) != len(labels):
         raise DataError(f"{name} in {path} has {len(images)} images but {len(labels)} labels")
@@ -107,7 +109,7 @@ def _batch(read: Read, name: str, layout: Layout, path: Path) -> Arrays:
 
 
 def _labels(found: Any) -> npt.NDArray[np.int64]:
-    """Numbers in a list or an array; a list of lists may be much larger than its file."""
+    """Converts labels to an array. Nested lists are refused; they can be larger than the file."""
     is_list = isinstance(found, list) and all(type(label) is int for label in found)
     if not is_list and not (isinstance(found, np.ndarray) and found.ndim == 1):
         raise TypeError("its labels must be a list of integers")
@@ -128,5 +130,5 @@ def _load(read: Read, name: str, path: Path) -> dict[bytes, Any]:
     except (KeyError, OSError) as error:
         raise DataError(f"{name} is missing in {path} ({error}). Download it again") from None
     if not isinstance(content, dict):
-        raise DataError(f"{name} in {path} must hold a dict. Received: {type(content).__name__}")
+        raise DataError(f"{name} in {path} must contain a dict. Received: {type(content).__name__}")
     return {k if isinstance(k, bytes) else str(k).encode(): v for k, v in content.items()}

@@ -1,4 +1,4 @@
-"""Class names: which labels are accepted, and in which order the classes stand."""
+"""Class names: which labels are valid, and the order of the classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from pipeline.printable import printable
 
-# Longer numbers are ordered as text: `int` refuses to parse thousands of digits.
+# Longer numbers are sorted as text, because `int` refuses to parse thousands of digits.
 _INTEGER = re.compile(r"-?[0-9]{1,1000}")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,1000}(\.[0-9]{0,1000})?")
 _MISSING = ("nan", "<na>", "null")
@@ -18,11 +18,11 @@ _SHOWN = 3
 
 
 def class_order(names: Iterable[str]) -> tuple[str, ...]:
-    """The classes in the order of their labels: a function of the set of names only.
+    """Sorts class names in the order of their labels, which depends only on the set of names.
 
     Image folders, lists and folders of class folders use this order, and `vit prepare` keeps it. If
-    all names are decimal integers, the order is numeric, and names with equal values (1 and 01) are
-    in code-point order. Otherwise all names are in code-point order.
+    all names are decimal integers, they are sorted numerically, and names with equal values (1 and
+    01) by code point. Otherwise all names are sorted by code point.
     """
     unique = set(names)
     if all(_INTEGER.fullmatch(name) for name in unique):
@@ -31,9 +31,9 @@ def class_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def class_name(label: object) -> str:
-    """The class that a label names: its text without surrounding blanks, as `printable` shows it.
+    """Returns the class name for a label: its text, stripped and made `printable`.
 
-    An integer names the same class as its decimal text.
+    An integer and its decimal text are the same class.
 
     Raises:
       ValueError: The label is blank, or neither text nor an integer.
@@ -47,10 +47,10 @@ def class_name(label: object) -> str:
 
 
 def alike_notes(title: str, classes: Iterable[str]) -> tuple[str, ...]:
-    """Warnings about classes that are probably one class, or none.
+    """Returns warnings about classes that are probably the same class, or a missing label.
 
     Args:
-      title: What the warnings call the data set.
+      title: The name of the data set in the warnings.
       classes: Class names.
     """
     groups: dict[str, list[str]] = {}
@@ -64,7 +64,7 @@ def alike_notes(title: str, classes: Iterable[str]) -> tuple[str, ...]:
         more = f"; and {len(alike) - _SHOWN} more groups" if len(alike) > _SHOWN else ""
         notes += (
             f"{title}: class names differ only in case, blanks, accents or number format: {shown}"
-            f"{more}. Each is a class of its own. Rename them if they are one class",
+            f"{more}. They count as different classes. Rename them if they are the same class",
         )
     if missing:
         notes += (
@@ -75,7 +75,7 @@ def alike_notes(title: str, classes: Iterable[str]) -> tuple[str, ...]:
 
 
 def _skeleton(name: str) -> str:
-    """What class names that look alike have in common."""
+    """Returns a normal form that is equal for class names that look alike."""
     if _NUMBER.fullmatch(name):
         return str(Fraction(name))
     return " ".join(unicodedata.normalize("NFC", name).casefold().split())

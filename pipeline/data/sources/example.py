@@ -1,7 +1,7 @@
-"""tf.Example records: written, and read without copying what is not asked for.
+"""Writes tf.Example records, and reads single features without copying the rest.
 
-Reading walks the wire format instead of parsing, so that a label is found in a record of a network
-file without its image being read, and neither needs TensorFlow.
+Reading walks the wire format instead of parsing the whole record. So the label of a record on
+network storage can be read without its image. Neither reading nor writing needs TensorFlow.
 
 References:
   https://protobuf.dev/programming-guides/encoding;
@@ -27,12 +27,12 @@ Buffer = bytes | mmap.mmap
 
 
 def encode_example(image: bytes, label: int, name: str) -> bytes:
-    """A tf.Example with ImageNet's names of features.
+    """Serializes a tf.Example with the feature names of ImageNet.
 
     Args:
       image: Encoded image.
       label: 0 or more.
-      name: Where it came from.
+      name: The original file name.
     """
     features = (
         (IMAGE_KEY, _field(_BYTES_LIST, _field(_LIST_VALUE, image))),
@@ -47,23 +47,23 @@ def encode_example(image: bytes, label: int, name: str) -> bytes:
 
 
 def bytes_feature(record: Buffer, key: str, start: int = 0, end: int | None = None) -> bytes:
-    """The first value of a feature of bytes.
+    """Returns the first value of a bytes feature.
 
     Args:
-      record: Holds a serialized tf.Example between `start` and `end`.
+      record: A buffer with a serialized tf.Example from `start` to `end`.
       key: The feature's name.
-      start: In bytes.
-      end: In bytes; None means the record's.
+      start: First byte.
+      end: End, in bytes; None means the end of the buffer.
 
     Raises:
-      ValueError: It is no tf.Example, or has no such feature.
+      ValueError: It is not a tf.Example, or has no such feature.
     """
     first, last = _value_of(record, key, _BYTES_LIST, "bytes", start, end)
     return record[first:last]
 
 
 def int_feature(record: Buffer, key: str, start: int = 0, end: int | None = None) -> int:
-    """The first value of a feature of integers; otherwise as `bytes_feature`."""
+    """Returns the first value of an integer feature; otherwise like `bytes_feature`."""
     first, last = _value_of(record, key, _INT64_LIST, "an integer", start, end)
     value, _ = _read_varint(record, first, last)
     return value - 2**64 if value >= 2**63 else value
@@ -72,7 +72,7 @@ def int_feature(record: Buffer, key: str, start: int = 0, end: int | None = None
 def _value_of(
     record: Buffer, key: str, kind: int, words: str, start: int, end: int | None
 ) -> tuple[int, int]:
-    """Where the first value of a feature lies."""
+    """Returns start and end of the first value of a feature."""
     wanted = key.encode()
     feature = _find_feature(record, wanted, start, len(record) if end is None else end)
     for number, first, last in _fields(record, *feature):
@@ -96,13 +96,13 @@ def _find_feature(record: Buffer, wanted: bytes, start: int, end: int) -> tuple[
                     return parts[_VALUE]
                 names.append(name.decode(errors="replace"))
     found = (
-        f"it has {', '.join(sorted(names)[:8])}" if names else "it has none, or is no tf.Example"
+        f"it has {', '.join(sorted(names)[:8])}" if names else "it has none, or is not a tf.Example"
     )
     raise ValueError(f"no feature {wanted.decode()!r}: {found}")
 
 
 def _fields(record: Buffer, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(number, first byte, byte behind the last) of each field of a message."""
+    """Yields (number, start, end) of each field of a message."""
     while start < end:
         tag, start = _read_varint(record, start, end)
         number, kind = tag >> 3, tag & 7
@@ -114,15 +114,15 @@ def _fields(record: Buffer, start: int, end: int) -> Iterator[tuple[int, int, in
         elif kind in (_FIXED64, _FIXED32):
             stop = start + (8 if kind == _FIXED64 else 4)
         else:
-            raise ValueError("it is no tf.Example")
+            raise ValueError("it is not a tf.Example")
         if stop > end:
-            raise ValueError("it is no whole tf.Example")
+            raise ValueError("it is not a complete tf.Example")
         yield number, start, stop
         start = stop
 
 
 def _read_varint(record: Buffer, start: int, end: int) -> tuple[int, int]:
-    """An integer in groups of seven bits, and where it ends."""
+    """Returns a variable-length integer and its end."""
     value = shift = 0
     while start < end and shift < 70:
         byte = record[start]
@@ -131,7 +131,7 @@ def _read_varint(record: Buffer, start: int, end: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, start
         shift += 7
-    raise ValueError("it is no tf.Example")
+    raise ValueError("it is not a tf.Example")
 
 
 def _field(number: int, content: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""What kind of data set a path or name means."""
+"""Detects the kind of a data set from its path or name."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _LISTS = (".csv", ".json", ".jsonl", ".ndjson")
 
 
 def find_source(name: str, kind: str | None = None) -> dict[str, Any]:
-    """The settings `source` and `path` of what a user named.
+    """Returns the settings `source` and `path` for a data set.
 
     Args:
       name: A file, a folder, or the name of a data set.
-      kind: What the user says it is, `data.source`; None: look.
+      kind: The kind given by the user, as in `data.source`; None to detect it.
 
     Raises:
-      SettingsError: It does not exist, or could be anything.
+      SettingsError: The data set does not exist, or its kind cannot be detected.
     """
     path = Path(name).expanduser()
     if kind is not None:
@@ -37,17 +37,17 @@ def find_source(name: str, kind: str | None = None) -> dict[str, Any]:
     found = kind_of(path) or ("image_folder" if has_class_folders(path) else None)
     if found is None:
         raise SettingsError(
-            f"cannot tell what {path} is: say it with data.source=image_folder, list, tfrecord, "
-            "cifar10, cifar100 or fashion_mnist"
+            f"cannot tell what kind of data set {path} is. Set data.source to image_folder, list, "
+            "tfrecord, cifar10, cifar100 or fashion_mnist"
         )
     return {"source": found, "path": str(path)}
 
 
 def kind_of(path: Path) -> str | None:
-    """`data.source` of a file or folder; None where it could be anything.
+    """Returns `data.source` for a file or folder; None if it cannot be detected.
 
     Raises:
-      SettingsError: It is what `vit prepare` wrote.
+      SettingsError: The folder was written by `vit prepare`.
     """
     return _kind_of_file(path) if path.is_file() else _kind_of_folder(path)
 
@@ -60,7 +60,7 @@ def _kind_of_file(path: Path) -> str | None:
 
 def _kind_of_folder(path: Path) -> str | None:
     if (path / FACTS).is_file():
-        raise SettingsError(f"{path} is prepared already: train from it with data.source=records")
+        raise SettingsError(f"{path} is already prepared. Train from it with data.source=records")
     for kind, layout in LAYOUTS.items():
         own = path.name == layout.folder and (path / layout.meta).is_file()
         if own or (path / layout.folder).is_dir() or (path / layout.archive).is_file():

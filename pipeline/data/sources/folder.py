@@ -1,4 +1,4 @@
-"""Images as files: train/<class>/*, optionally validation/ and test/; or class folders alone."""
+"""Image folders: train/<class>/*, optionally validation/ and test/, or only class folders."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ EXTENSIONS = (
 )  # fmt: skip
 VALIDATION_NAMES = ("validation", "val")
 _SPLIT_NAMES = ("train", *VALIDATION_NAMES, "test")
-# Words in the names of folders that are a split of a data set rather than a class.
+# Words in folder names that suggest a split of a data set instead of a class.
 _SPLIT_WORDS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"}
 
 Folders = Mapping[str, Sequence[str]]  # class name -> the folders of that class
 
 
 def open_folder(config: DataConfig) -> DataSource:
-    """Lists an image folder; no image is opened.
+    """Lists an image folder without opening images.
 
-    Without train/ the folders are classes, and a part of their images is held out.
+    If there is no train/, the folders are the classes, and some of their images are held out for
+    validation.
 
     Raises:
       SettingsError: `data.path` is not set.
-      DataError: The folder is not laid out as train/<class>/*; the message says what to change.
+      DataError: The layout is not train/<class>/*. The message says what to change.
     """
     if config.path is None:
         raise SettingsError("data.source=image_folder needs data.path=FOLDER, with train/<class>/*")
@@ -63,22 +64,22 @@ def open_folder(config: DataConfig) -> DataSource:
 def open_classes(
     root: Path, classes: Sequence[str], config: DataConfig
 ) -> tuple[Split, tuple[str, ...]]:
-    """The images of `root`/<class>/*, of some or all of the classes, which are known already.
+    """Lists the images in `root`/<class>/* for some or all of the given classes.
 
     Returns:
-      The images, and what the user should be told of them.
+      The images, and notes for the user.
 
     Raises:
-      DataError: A folder is none of the classes, or there is no image.
+      DataError: A folder is not one of the classes, or there are no images.
     """
     title = printable(str(root))
     found = class_folders(root)
     label_of = {class_name(name): label for label, name in enumerate(classes)}
     unknown = sorted(set(found) - set(label_of))
     if unknown or not found:
-        what = f"{_listed(unknown)}, which is none of the model's classes" if found else "no folder"
+        what = f"{_listed(unknown)}, not among the model's classes" if found else "no folder"
         raise DataError(
-            f"{title} has {what}. Expected: {title}/<class>/*, classes being {_some(classes)}"
+            f"{title} has {what}. Expected: {title}/<class>/*, with the classes {_some(classes)}"
         )
     listing = _new_listing(root, root, config)
     for name, label in label_of.items():
@@ -89,7 +90,7 @@ def open_classes(
 
 
 def has_class_folders(root: Path) -> bool:
-    """Whether a folder without train/ is a set of class folders: two or more that hold images."""
+    """Whether a folder without train/ consists of two or more class folders with images."""
     try:
         found = class_folders(root)
         _refuse_splits(root, found)
@@ -100,20 +101,20 @@ def has_class_folders(root: Path) -> bool:
 
 
 def class_folders(folder: Path) -> dict[str, list[str]]:
-    """The folders in a folder, sorted, by the class that their name means.
+    """Returns the subfolders, sorted, by class name.
 
     Raises:
-      DataError: It cannot be listed, or two names that are different give the same class.
+      DataError: The folder cannot be listed, or two different names become the same class name.
     """
     found: dict[str, list[str]] = {}
     for name in _folders(folder):
         try:
             same = found.setdefault(class_name(name), [])
         except ValueError:
-            raise DataError(f"{printable(str(folder))} has a folder whose name is blank") from None
+            raise DataError(f"{printable(str(folder))} has a folder with a blank name") from None
         if same and same[0].strip() != name.strip():
             raise DataError(
-                f"{printable(str(folder))} has two folders that are both shown as "
+                f"{printable(str(folder))} has two folders with the same class name "
                 f"{class_name(name)!r}. Rename one of them"
             )
         same.append(name)
@@ -121,10 +122,10 @@ def class_folders(folder: Path) -> dict[str, list[str]]:
 
 
 def _find_splits(root: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
-    """The folder of each split, and what the user should be told of the layout."""
+    """Returns the folder of each split, and notes for the user about the layout."""
     title = printable(str(root))
     if not root.is_dir():
-        raise DataError(f"{title} is no folder. Set data.path to a folder with train/<class>/*")
+        raise DataError(f"{title} is not a folder. Set data.path to a folder with train/<class>/*")
     if not (root / "train").is_dir():
         return {"train": root}, _class_folders_note(root)
     splits, notes = {"train": root / "train"}, list[str]()
@@ -134,13 +135,17 @@ def _find_splits(root: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
             splits[split] = found[0]
         if len(found) > 1:
             notes.append(
-                f"{title} has {found[0].name}/ and {found[1].name}/: the latter is not used"
+                f"{title} has {found[0].name}/ and {found[1].name}/; the latter is not used"
             )
     return splits, tuple(notes)
 
 
 def _class_folders_note(root: Path) -> tuple[str, ...]:
-    """What is told of a folder without train/; DataError where its folders are no classes."""
+    """Returns the note about a folder without train/.
+
+    Raises:
+      DataError: Its subfolders are not classes.
+    """
     title = printable(str(root))
     above = _split_above(root)
     folders = class_folders(root)
@@ -154,23 +159,26 @@ def _class_folders_note(root: Path) -> tuple[str, ...]:
         elif inner:
             hint += f". Did you mean data.path={printable(str(root / inner[0]))}?"
         elif folders:
-            hint += f". It holds {_listed(sorted(folders))}: if these are the classes, move them "
-            hint += f"into {title}/train"
+            hint += f". It contains {_listed(sorted(folders))}; if these are classes, move them "
+            hint += f"to {title}/train"
         raise DataError(hint)
     _refuse_splits(root, folders)
     if above is not None:
         return (
-            f"{title} is one split of a data set, and a part of it is held out for validation. Use "
-            f"data.path={printable(str(above))} to train on all splits of the data set",
+            f"{title} is one split of a data set. Some of it is held out for validation. Set "
+            f"data.path={printable(str(above))} to use all splits of the data set",
         )
     return (
-        f"{title} has no folder train/: its {len(folders):,} folders are the classes, and a part "
-        "of each is held out for validation",
+        f"{title} has no folder train/. Its {len(folders):,} folders are the classes, and part of "
+        "each class is held out for validation",
     )
 
 
 def _split_above(root: Path) -> Path | None:
-    """The data set that a folder is a split or a class of: photos for photos/train/cat."""
+    """Returns the data set that contains a folder of a split or class.
+
+    For example, it returns photos for photos/train/cat.
+    """
     absolute = root.absolute()
     for level, folder in enumerate((absolute, *absolute.parents)):
         if folder.name in _SPLIT_NAMES and (folder.parent / "train").is_dir():
@@ -179,14 +187,14 @@ def _split_above(root: Path) -> Path | None:
 
 
 def _refuse_splits(root: Path, folders: Folders) -> None:
-    """Refuses folders that are splits under other names, such as Training/ and Testing/."""
+    """Refuses folders that are splits with other names, such as Training/ and Testing/."""
     like = [name for name in folders if _SPLIT_WORDS & set(re.split(r"[^a-z]+", name.lower()))]
     nested = [name for name in like if len(_folders(root / folders[name][0])) > 1]
     if nested or (like and len(like) == len(folders)):
         raise DataError(
             f"{printable(str(root))} has no folder train/, and {_listed(nested or like)} seem to "
-            "be splits rather than classes. Name the splits train/, validation/ and test/, with "
-            "a folder for each class in them. If they are classes, move them into train/"
+            "be splits rather than classes. Name the splits train/, validation/ and test/, each "
+            "with one folder per class. If they are classes, move them to train/"
         )
 
 
@@ -195,13 +203,13 @@ def _find_classes(train: Path, root: Path) -> Folders:
     classes = class_folders(train)
     if not classes:
         raise DataError(
-            f"{title} has no folder in it. Put the images of each class into a folder of its own: "
+            f"{title} contains no folders. Put the images of each class in a separate folder: "
             f"{printable(str(root))}/train/<class>/*"
         )
     if len(classes) == 1:
         raise DataError(
-            f"{title} has one class only, {next(iter(classes))!r}. A classifier needs two or more: "
-            "add a folder for each further class"
+            f"{title} has only one class, {next(iter(classes))!r}. A classifier needs at least "
+            "two. Add a folder for each class"
         )
     return classes
 
@@ -218,7 +226,7 @@ def _list_split(folder: Path, classes: Sequence[str], listing: Listing, train: P
     if unknown:
         raise DataError(
             f"{title} has {_listed(unknown)}, which {printable(str(train))} does not have. "
-            "Classes must have the same names in both: rename or remove"
+            "The classes must have the same names in both. Rename or remove folders"
         )
     listing.check_link(str(folder))
     for label, name in enumerate(classes):
@@ -226,7 +234,7 @@ def _list_split(folder: Path, classes: Sequence[str], listing: Listing, train: P
             _list_class(found[name], label, listing)
     if not listing.paths:
         raise DataError(
-            f"{title} has no image in it. Expected: {title}/<class>/*, or no such folder"
+            f"{title} contains no images. Put images in {title}/<class>/*, or remove the folder"
         )
     listing.drop_repeated()
     _count_beside(folder, listing)
@@ -234,7 +242,7 @@ def _list_split(folder: Path, classes: Sequence[str], listing: Listing, train: P
 
 
 def _count_beside(folder: Path, listing: Listing) -> None:
-    """Counts what lies beside the class folders and is not used."""
+    """Counts entries next to the class folders that are not used."""
     for entry in list_folder(folder):
         if is_folder(entry):
             if is_skipped(entry.name):
@@ -255,47 +263,47 @@ def _list_class(names: Sequence[str], label: int, listing: Listing) -> None:
         others = f" of its own: {path} is the same folder as {other}"
     title = printable(os.path.join(listing.folder, names[0]))
     raise DataError(
-        f"the class folder {title} has no image in it{others}. Images are {_known_extensions()}: "
-        "put some there, or remove the folder"
+        f"the class folder {title} contains no images{others}. Supported extensions are "
+        f"{_known_extensions()}. Add images, or remove the folder"
     )
 
 
 def _listing_notes(title: str, listing: Listing) -> tuple[str, ...]:
-    """What was left out of a split."""
+    """Returns notes about files and folders of a split that were left out."""
     notes = []
     if listing.left_out:
         count = sum(listing.left_out.values())
         notes.append(
-            f"{title}: {count:,} files left out ({_summary(listing.left_out)}). Images are "
-            f"{_known_extensions()}, and are in class folders"
+            f"{title}: {count:,} files left out ({_summary(listing.left_out)}). Only files in "
+            f"class folders with these extensions are used: {_known_extensions()}"
         )
     if listing.skipped:
         count = sum(listing.skipped.values())
         notes.append(f"{title}: {count:,} folders skipped ({_summary(listing.skipped)})")
     if listing.repeated:
         notes.append(
-            f"{title}: {len(listing.repeated):,} links left out, because what they lead to is "
-            f"listed once already: {_pair(listing.repeated[0])}"
+            f"{title}: {len(listing.repeated):,} links left out, because their targets are already "
+            f"listed: {_pair(listing.repeated[0])}"
         )
     if listing.conflicts:
         notes.append(
-            f"{title}: {len(listing.conflicts):,} of these links are in another class than the "
-            f"file: {_pair(listing.conflicts[0])}. The file keeps the class of the latter"
+            f"{title}: {len(listing.conflicts):,} of these links are in a different class than the "
+            f"file: {_pair(listing.conflicts[0])}. The class of the latter is used"
         )
     return tuple(notes)
 
 
 def _shared_notes(title: str, listings: Mapping[str, Listing]) -> Iterable[str]:
-    """Splits that have files in common, by links or hard links."""
+    """Yields a note for each pair of splits that share files through links or hard links."""
     names = list(listings)
     for place, name in enumerate(names):
         for other in names[:place]:
             shared = listings[name].shared_with(listings[other])
             if shared:
                 yield (
-                    f"{title}: {len(shared):,} files of {name} are files of {other} too, by links "
-                    f"or hard links: {_pair(shared[0])}. Results on them say nothing about new "
-                    "images"
+                    f"{title}: {len(shared):,} files of {name} are also in {other}, through links "
+                    f"or hard links: {_pair(shared[0])}. Results on them do not show how well the "
+                    "model generalizes"
                 )
 
 
@@ -307,7 +315,7 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _holds_image(folder: Path) -> bool:
-    """Whether a folder, or a folder in it, has an image."""
+    """Whether a folder or one of its subfolders contains an image."""
     for _, folders, files in os.walk(folder):
         if any(os.path.splitext(name)[1].lower() in EXTENSIONS for name in files):
             return True

@@ -1,7 +1,7 @@
-"""Names for the labels of TFRecord files, which are integers that begin at 0 or at 1.
+"""Class names for the labels of TFRecord files, which are integers starting at 0 or 1.
 
-A file alone does not always say which: a set whose lowest label is 1 may number its classes from 1,
-or have no example of class 0. What is not certain is refused, with both readings.
+The files do not always show where the labels start: if the lowest label is 1, the labels may start
+at 1, or class 0 may have no examples. If this is ambiguous, an error explains both possibilities.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from pipeline.errors import DataError
 from pipeline.storage.limits import NAMES_BYTES
 from pipeline.storage.read import read_file, reason
 
-# TFDS's file always counts from 0: https://www.tensorflow.org/datasets/external_tfrecord
+# The labels in a file of TFDS always start at 0:
+# https://www.tensorflow.org/datasets/external_tfrecord
 _FROM_0 = "label.labels.txt"
 _CLASS_FILES = (_FROM_0, "labels.txt", "classes.txt")
-# TF-Slim's lines, as 0:background. https://github.com/tensorflow/models, dataset_utils.py
+# Lines as in TF-Slim, such as 0:background. https://github.com/tensorflow/models, dataset_utils.py
 _NUMBERED = re.compile(r"(\d{1,9}):(.*)")
-_NUMBER_LINES = "Where no setting can be given, number the lines of labels.txt, as 0:cat"
+_NUMBER_LINES = "For a command without settings, number the lines of labels.txt, as in 0:cat"
 _UNUSED = ("background", "__background__", "_background_", "unused", "dummy")
 
 
@@ -29,8 +30,8 @@ class _Names(NamedTuple):
 
     Attributes:
       path: The file.
-      names: In the order of their labels.
-      first: The label of the first name, where the file says it.
+      names: Class names in the order of their labels.
+      first: The label of the first name, if the file states it.
     """
 
     path: Path
@@ -39,7 +40,7 @@ class _Names(NamedTuple):
 
 
 def describes_labels(root: Path) -> bool:
-    """Whether a file there says which label each name has."""
+    """Whether the folder has a file of class names that states their labels."""
     found = _find_names(root.expanduser())
     return found is not None and found.first is not None
 
@@ -47,15 +48,16 @@ def describes_labels(root: Path) -> bool:
 def class_names(
     root: Path, lowest: int, highest: int, first_label: int | None
 ) -> tuple[tuple[str, ...], int]:
-    """The class names, and the label of the first of them: 0 or 1.
+    """Returns the class names and the label of the first class, 0 or 1.
 
     Args:
       root: The folder of the files.
-      lowest, highest: Labels that occur.
-      first_label: `data.first_label`, or what a run recorded; None: what is certain.
+      lowest, highest: The lowest and highest label in the files.
+      first_label: `data.first_label`, or the value that a run recorded; None to detect it.
 
     Raises:
-      DataError: The labels fit neither reading, or both; or the file of names does not fit.
+      DataError: The label of the first class is ambiguous, or the file of class names does not
+        match the labels.
     """
     if lowest < 0:
         raise DataError(f"{root}: labels must not be negative. Received: {lowest}")
@@ -63,7 +65,7 @@ def class_names(
     stated = None if found is None else found.first
     if None not in (first_label, stated) and first_label != stated:
         raise DataError(
-            f"{found.path if found else root} gives the first class label {stated}, but "
+            f"{found.path if found else root} says that the first class has label {stated}, but "
             f"data.first_label={first_label}. Correct one of them"
         )
     first = stated if first_label is None else first_label
@@ -79,32 +81,32 @@ def class_names(
         return tuple(str(label) for label in range(count)), first
     if len(found.names) < count:
         raise DataError(
-            f"{found.path} names {len(found.names)} classes, but there are {count} labels: "
+            f"{found.path} names {len(found.names)} classes, but there are {count} labels, "
             f"{first} to {highest}"
         )
     return found.names, first
 
 
 def _certain_first(root: Path, lowest: int, highest: int, found: _Names | None) -> int:
-    """The label of class 0 where only one reading is possible."""
+    """Returns the label of class 0 if it is unambiguous."""
     if lowest == 0:
         return 0
     if found is None:
         raise DataError(
-            f"{root}: the labels are {lowest} to {highest}, and no file names the classes. Either "
-            f"label {lowest} is class {lowest} of {highest + 1}, and label 0 does not occur: set "
-            f"data.first_label=0; or label {lowest} is class {lowest - 1} of {highest}: set "
+            f"{root}: the labels are {lowest} to {highest}, and no file names the classes. If "
+            f"label {lowest} is class {lowest} of {highest + 1} and label 0 does not occur, set "
+            f"data.first_label=0. If label {lowest} is class {lowest - 1} of {highest}, set "
             f"data.first_label=1. {_NUMBER_LINES}"
         )
     names = found.names
     if highest >= len(names):
-        return 1  # that this suffices is checked by the caller
+        return 1  # the caller checks that there are enough names
     if names[0].casefold() in _UNUSED:
         return 0
     raise DataError(
         f"{root}: the labels are {lowest} to {highest}, and {found.path.name} has {len(names)} "
-        f"lines. Either label {lowest} is {names[lowest]!r}, and label 0, {names[0]!r}, does not "
-        f"occur: set data.first_label=0; or label {lowest} is {names[lowest - 1]!r}: set "
+        f"lines. If label {lowest} is {names[lowest]!r} and label 0, {names[0]!r}, does not "
+        f"occur, set data.first_label=0. If label {lowest} is {names[lowest - 1]!r}, set "
         f"data.first_label=1. {_NUMBER_LINES}"
     )
 
@@ -124,7 +126,7 @@ def _find_names(root: Path) -> _Names | None:
     lines = text.rstrip().split("\n")
     matches = [_NUMBERED.fullmatch(line.strip()) for line in lines]
     numbers = [int(match[1]) for match in matches if match]
-    # Numbers in any other order are part of the names.
+    # Numbers in any other order belong to the names.
     if numbers and numbers[0] in (0, 1) and numbers == list(
         range(numbers[0], numbers[0] + len(lines))
     ):  # fmt: skip
@@ -134,7 +136,7 @@ def _find_names(root: Path) -> _Names | None:
 
 
 def _check_names(path: Path, lines: list[str]) -> tuple[str, ...]:
-    """The class names of a file, one per line."""
+    """Returns the class names in a file, one per line."""
     numbers: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         try:
@@ -143,8 +145,8 @@ def _check_names(path: Path, lines: list[str]) -> tuple[str, ...]:
             raise DataError(f"{path}, line {number}: {error}") from None
         if name in numbers:
             raise DataError(
-                f"{path}, line {number}: {name!r} is the name of line {numbers[name]} too. Give "
-                "each class a name of its own"
+                f"{path}, line {number}: {name!r} is also on line {numbers[name]}. Give each class "
+                "a different name"
             )
         numbers[name] = number
     return tuple(numbers)

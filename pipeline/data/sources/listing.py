@@ -1,4 +1,4 @@
-"""A list of images and labels: a CSV file with a header, JSON Lines, or a JSON array of objects."""
+"""Lists of images and labels: CSV files with a header, JSON Lines, or JSON arrays of objects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _JSON = (".json", ".jsonl", ".ndjson")
 
 
 class _Row(NamedTuple):
-    """One image of a list: its path, relative to the list's folder, its class and its split."""
+    """One image of a list: its path relative to the list's folder, its class and its split."""
 
     path: str
     label: str
@@ -33,14 +33,14 @@ class _Row(NamedTuple):
 
 
 def open_list(config: DataConfig) -> DataSource:
-    """Reads the list that `data.path` names: path, label and optionally split of each image.
+    """Reads the list in `data.path`, with path, label and optionally split of each image.
 
-    Paths are relative to the list's folder, and lead out of it only with `data.links_out=true`.
-    Without a split all are for training.
+    Paths are relative to the list's folder. They may lead outside it only with
+    `data.links_out=true`. Images without a split are for training.
 
     Raises:
       SettingsError: `data.path` is not set.
-      DataError: The list is missing, has no such columns, or a line of it is wrong.
+      DataError: The list is missing, lacks a column, or has an invalid line.
     """
     if config.path is None:
         raise SettingsError("data.source=list needs data.path=FILE, a .csv, .jsonl or .json file")
@@ -53,7 +53,7 @@ def open_list(config: DataConfig) -> DataSource:
     classes = class_order(row.label for row in rows)
     if len(classes) < 2:
         raise DataError(
-            f"{title} has one class only, {classes[0]!r}. A classifier needs two or more"
+            f"{title} has only one class, {classes[0]!r}. A classifier needs at least two"
         )
     label_of = {name: label for label, name in enumerate(classes)}
     splits, names = {}, {}
@@ -71,7 +71,7 @@ def open_list(config: DataConfig) -> DataSource:
             )
             names[split] = [row.path for row in chosen]
     if "train" not in splits:
-        raise DataError(f"{title} lists no image of the split train")
+        raise DataError(f"{title} lists no images of the split train")
     if "validation" not in splits:
         train = splits["train"]
         held = hold_out_by_name(names["train"], train.labels, config, title)
@@ -82,27 +82,27 @@ def open_list(config: DataConfig) -> DataSource:
 
 
 def _check_inside(rows: Sequence[_Row], folder: Path, root: RealFolder, title: str) -> None:
-    """Refuses paths that lead out of the list's folder. Links are looked at when a file is read.
+    """Refuses paths that lead outside the list's folder. Links are checked when a file is read.
 
     Raises:
-      DataError: There is one. The first is named.
+      DataError: There is such a path; the message names the first one.
     """
     prefixes = tuple(os.path.join(os.path.abspath(place), "") for place in (folder, root))
     for row in rows:
         if not row.path.startswith("/") and ".." not in row.path:
             continue
         path = os.path.abspath(folder / row.path)
-        # A path under another name of the folder costs a look at the storage, others do not.
+        # `realpath` accesses the storage. It is needed only if the folder has another name.
         if not path.startswith(prefixes) and not os.path.realpath(path).startswith(prefixes):
             raise DataError(
-                f"{title} lists {printable(row.path)}, which is out of the list's folder "
-                f"{printable(root)}. Put the list above all of its images, or allow such paths "
-                "with data.links_out=true"
+                f"{title} lists {printable(row.path)}, which is outside the list's folder "
+                f"{printable(root)}. Put the list in a folder that contains all images, or allow "
+                "such paths with data.links_out=true"
             )
 
 
 def _repeated(title: str, rows: Sequence[_Row]) -> tuple[str, ...]:
-    """Warnings about paths that are listed under two labels or in two splits."""
+    """Returns warnings about paths that are listed with two labels or in two splits."""
     first: dict[str, _Row] = {}
     labels: list[str] = []
     splits: list[str] = []
@@ -113,7 +113,7 @@ def _repeated(title: str, rows: Sequence[_Row]) -> tuple[str, ...]:
         if other.split != row.split:
             splits.append(f"{printable(row.path)} in {other.split} and in {row.split}")
     return tuple(
-        f"{title}: {len(found):,} lines list an image again under another {what}, for example "
+        f"{title}: {len(found):,} lines list an image again with another {what}, for example "
         f"{found[0]}"
         for what, found in (("label", labels), ("split", splits))
         if found
@@ -131,28 +131,28 @@ def _read(file: Path, title: str) -> list[_Row]:
     except OSError as error:
         raise DataError(f"cannot read the list {title}: {reason(error)}") from None
     except (csv.Error, ValueError) as error:
-        raise DataError(f"{title} is no CSV or JSON file in UTF-8: {error}") from None
+        raise DataError(f"{title} is not a valid CSV or JSON file in UTF-8: {error}") from None
     if not rows:
-        raise DataError(f"{title} lists no image")
+        raise DataError(f"{title} lists no images")
     return rows
 
 
 def _csv_entries(stream: TextIO, title: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    # Blanks after a comma are not part of a value, and a quote may follow them.
+    # Blanks after a comma do not belong to the value, and a quote may follow them.
     reader = csv.reader(stream, strict=True, skipinitialspace=True)
     header: list[str] = []
     try:
         for fields in reader:
             if not any(fields):
-                continue  # as spreadsheets write below a table
+                continue  # spreadsheets write empty rows below a table
             where = f"{title}, line {reader.line_num}"
             if not header:
                 header = [name.strip() for name in fields]
                 _check_header(header, where)
             elif len(fields) != len(header):
                 raise DataError(
-                    f"{where}: there are {len(fields)} fields, but the header has {len(header)}. "
-                    "A value that contains a comma must be quoted"
+                    f"{where}: the line has {len(fields)} fields, but the header has "
+                    f"{len(header)}. A value that contains a comma must be quoted"
                 )
             else:
                 yield where, dict(zip(header, fields, strict=True))
@@ -191,11 +191,11 @@ def _parse(text: str) -> Any:
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys occur once; `json` itself would keep the last value of a key."""
+    """Builds an object and refuses duplicate keys, of which `json` would keep the last."""
     entry = dict(pairs)
     if len(entry) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} occurs twice")
+        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} appears twice")
     return entry
 
 
@@ -203,12 +203,12 @@ def _row(entry: Any, where: str) -> _Row:
     if not isinstance(entry, Mapping) or not {"path", "label"} <= set(entry):
         has = ", ".join(entry) if isinstance(entry, Mapping) else type(entry).__name__
         raise DataError(
-            f"{where}: there must be a path and a label, and optionally a split. Received: "
+            f"{where}: path and label are required, and split is optional. Received: "
             f"{printable(has)}"
         )
     path, split = entry["path"], entry.get("split")
     if not isinstance(path, str) or not path.strip() or not _can_be_a_path(path):
-        raise DataError(f"{where}: the path must be the name of a file. Received: {path!r:.100}")
+        raise DataError(f"{where}: the path must be a file name. Received: {path!r:.100}")
     try:
         label = class_name(entry["label"])
     except ValueError as error:

@@ -1,9 +1,10 @@
-"""Reads pickles of plain values and arrays of integers, and executes nothing that they name.
+"""Reads pickles of plain values and integer arrays without executing any code from them.
 
-Unpickling calls what a pickle names, with arguments of its choice. Even if only NumPy's array and
-dtype may be named, a forged dtype lets NumPy take bytes of the file for addresses. So the opcodes
-are interpreted here, with `pickletools` to divide them. The few functions that pickled arrays
-name are constants, and an array is made of its bytes once its type and shape are verified.
+Unpickling calls any function that a pickle names, with any arguments. Even if only NumPy's array
+and dtype are allowed, a forged dtype makes NumPy interpret bytes of the file as addresses.
+Therefore the opcodes, which `pickletools` separates, are interpreted here. The few functions that
+pickled arrays need are replaced by constants. An array is built from its bytes after its dtype and
+shape have been checked.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# An opcode takes one byte, and what it makes up to about 60: an empty list. CIFAR-100's training
-# part has 450,000 opcodes.
+# An opcode takes one byte, and the object it creates up to about 60 (an empty list). The training
+# file of CIFAR-100 has 450,000 opcodes.
 MOST_OPCODES = 4_000_000
 
 _ARRAY, _DTYPE, _RECONSTRUCT = "ndarray", "dtype", "_reconstruct"
-# Python 3 writes bytes into old pickles through these two.
+# Python 3 uses these two to write bytes in old pickle protocols.
 _BYTES, _ENCODE = "bytes", "encode"
 _NAMES = {
     ("numpy", "ndarray"): _ARRAY,
@@ -37,25 +38,25 @@ _INTEGERS = re.compile("[iu][1248]")
 
 
 class PickleRefused(ValueError):
-    """A pickle is damaged, or holds something else than plain values and arrays of integers."""
+    """A pickle is damaged, or contains something other than plain values and integer arrays."""
 
 
 class _Named:
-    """A function or type that a pickle may name; one of the values of `_NAMES`."""
+    """A function or type that a pickle may use; one of the values of `_NAMES`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
 
 class _Dtype:
-    """What a pickle says of a type of numbers."""
+    """The description of a dtype in a pickle."""
 
     def __init__(self, code: str) -> None:
         self.code, self.order = code, "|"
 
 
 class _Array:
-    """What a pickle says of an array; `values` once it was given its state."""
+    """The description of an array in a pickle; `values` is set together with its state."""
 
     def __init__(self) -> None:
         self.values: npt.NDArray[Any] | None = None
@@ -65,12 +66,12 @@ _MARK = object()
 
 
 def read_plain_pickle(content: bytes) -> Any:
-    """The value of a pickle: dicts, lists, tuples, text, bytes, numbers, arrays of integers.
+    """Returns the value of a pickle: dicts, lists, tuples, text, bytes, numbers, integer arrays.
 
-    Text that Python 2 wrote as `str` is bytes. An array is read-only.
+    A `str` of Python 2 becomes bytes. Arrays are read-only.
 
     Raises:
-      PickleRefused: It is damaged, or holds anything else.
+      PickleRefused: The pickle is damaged or contains anything else.
     """
     machine = _Machine(len(content))
     try:
@@ -87,10 +88,10 @@ def read_plain_pickle(content: bytes) -> Any:
 
 
 class _Machine:
-    """The stack and the memo of a pickle, as pickletools describes them.
+    """The stack and the memo of the pickle machine, as pickletools describes them.
 
     Args:
-      size: Of the pickle in bytes.
+      size: Size of the pickle in bytes.
     """
 
     def __init__(self, size: int) -> None:
@@ -99,7 +100,7 @@ class _Machine:
         self._to_encode = size
 
     def step(self, name: str, argument: Any) -> None:
-        """Does what one opcode says."""
+        """Executes one opcode."""
         if name in _CONSTANTS:
             self.stack.append(_CONSTANTS[name]())
         elif name in _LITERALS:
@@ -116,10 +117,10 @@ class _Machine:
         elif name in _ACTIONS:
             _ACTIONS[name](self)
         elif name not in ("PROTO", "FRAME", "STOP"):
-            raise PickleRefused(f"refused: plain values do not need its opcode {name}")
+            raise PickleRefused(f"refused: plain values do not use its opcode {name}")
 
     def finished(self, value: Any) -> Any:
-        """The value of the pickle, with the arrays of a dict in place of their descriptions."""
+        """Returns the value of the pickle, with arrays instead of their descriptions in a dict."""
         if not isinstance(value, dict):
             return value
         return {k: v.values if isinstance(v, _Array) else v for k, v in value.items()}
@@ -140,43 +141,43 @@ class _Machine:
         return self._pop(len(self.stack) - place)[1:]
 
     def extend(self, values: list[Any]) -> None:
-        """Adds values to the list on the stack."""
+        """Appends values to the list on the stack."""
         if not isinstance(self.stack[-1], list):
-            raise PickleRefused("it is damaged: it appends to something else than a list")
+            raise PickleRefused("it is damaged: it appends to something other than a list")
         self.stack[-1].extend(values)
 
     def update(self, values: list[Any]) -> None:
-        """Adds keys and values in turn to the dict on the stack."""
+        """Adds alternating keys and values to the dict on the stack."""
         if not isinstance(self.stack[-1], dict):
-            raise PickleRefused("it is damaged: it sets an item of something else than a dict")
+            raise PickleRefused("it is damaged: it sets an item of something other than a dict")
         self.stack[-1].update(_paired(values))
 
     def reduce(self) -> None:
         """Calls a function with a tuple of arguments."""
         function, arguments = self._pop(2)
         if not isinstance(function, _Named) or not isinstance(arguments, tuple):
-            raise PickleRefused("it is damaged: it calls something else than a function")
+            raise PickleRefused("it is damaged: it calls something other than a function")
         if function.name == _ENCODE and arguments and isinstance(arguments[0], str):
-            # A text may be taken from the memo any number of times.
+            # The same text can be taken from the memo any number of times.
             self._to_encode -= len(arguments[0])
             if self._to_encode < 0:
-                raise PickleRefused("refused: it encodes more text than it has")
+                raise PickleRefused("refused: it encodes more text than it contains")
         self.stack.append(_call(function.name, arguments))
 
     def build(self) -> None:
-        """Gives the object on the stack its state."""
+        """Sets the state of the object on the stack."""
         (state,) = self._pop(1)
         _set_state(self.stack[-1], state)
 
 
 def _named(module: Any, name: Any) -> _Named:
     if not isinstance(module, str) or not isinstance(name, str):
-        raise PickleRefused("it is damaged: a name must be a text")
+        raise PickleRefused("it is damaged: a name must be text")
     known = _NAMES.get((module, name))
     if known is None:
         raise PickleRefused(
-            f"refused: it asks for {module:.100}.{name:.100}, and a data set holds only arrays "
-            "of integers and plain types"
+            f"refused: it asks for {module:.100}.{name:.100}, but a data set needs only integer "
+            "arrays and plain types"
         )
     return _Named(known)
 
@@ -194,21 +195,21 @@ def _call(name: str, arguments: tuple[Any, ...]) -> Any:
             code = code.decode("latin1")
         if isinstance(code, str) and _INTEGERS.fullmatch(code):
             return _Dtype(code)
-        kind = f"of the type {code[:20]!r}" if isinstance(code, str) else "of a type"
-        raise PickleRefused(f"refused: it has values {kind} that are no integers")
+        kind = f" of the type {code[:20]!r}" if isinstance(code, str) else ""
+        raise PickleRefused(f"refused: it has values{kind} that are not integers")
     elif name == _RECONSTRUCT and isinstance(arguments[0], _Named):
         return _Array()
-    raise PickleRefused(f"refused: it calls {name} with arguments that no array has")
+    raise PickleRefused(f"refused: it calls {name} with arguments that are not those of an array")
 
 
 def _set_state(target: Any, state: Any) -> None:
     if not isinstance(state, tuple):
         raise PickleRefused("it is damaged: a state must be a tuple")
     if isinstance(target, _Dtype):
-        # Version, byte order, and what only types with parts have.
+        # Version, byte order, and fields that only structured types have.
         order = state[1].decode("latin1") if isinstance(state[1], bytes) else state[1]
         if order not in ("|", "<", ">") or any(part is not None for part in state[2:5]):
-            raise PickleRefused("refused: it has values of a type with parts, not integers")
+            raise PickleRefused("refused: it has values of a structured type, not integers")
         target.order = order
     elif isinstance(target, _Array):
         _, shape, dtype, is_fortran, content = state
@@ -219,14 +220,14 @@ def _set_state(target: Any, state: Any) -> None:
 
 def _make_array(shape: Any, dtype: Any, is_fortran: Any, content: Any) -> npt.NDArray[Any]:
     if not isinstance(dtype, _Dtype) or not isinstance(content, bytes):
-        raise PickleRefused("refused: it has an array of something else than integers")
+        raise PickleRefused("refused: it has an array of something other than integers")
     if not _is_shape(shape):
-        raise PickleRefused("it is damaged: an array has no shape")
+        raise PickleRefused("it is damaged: an array has no valid shape")
     kind = np.dtype(dtype.order + dtype.code)
     if math.prod(shape) * kind.itemsize != len(content):
         raise PickleRefused(
-            f"it is damaged: an array of {' x '.join(map(str, shape))} {kind} needs another "
-            f"number of bytes than its {len(content):,}"
+            f"it is damaged: an array of {' x '.join(map(str, shape))} {kind} cannot have "
+            f"{len(content):,} bytes"
         )
     return np.frombuffer(content, kind).reshape(shape, order="F" if is_fortran else "C")
 
@@ -238,14 +239,14 @@ def _is_shape(shape: Any) -> bool:
 
 
 def _paired(values: list[Any]) -> dict[str | bytes | int, Any]:
-    # Python hashes a tuple in a tuple by recursion in C, without a limit.
+    # Python hashes nested tuples by recursion in C, without a limit.
     if not all(isinstance(key, (str, bytes, int)) for key in values[::2]):
-        raise PickleRefused("refused: a key must be a text or a number")
+        raise PickleRefused("refused: a key must be text or a number")
     return dict(zip(values[::2], values[1::2], strict=True))
 
 
 def _latin1(text: str) -> bytes:
-    # pickletools shows Python 2's `str` as latin1.
+    # pickletools decodes a `str` of Python 2 as latin1.
     return text.encode("latin1")
 
 

@@ -1,4 +1,4 @@
-"""A prepared data set, as `vit prepare` writes it: ArrayRecord shards, labels and dataset.json."""
+"""Prepared data sets, written by `vit prepare`: ArrayRecord shards, labels and dataset.json."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from pipeline.storage.read import TRANSIENT, open_file, read_file, reason, retri
 FORMAT: Literal["vit-pipeline records 1"] = "vit-pipeline records 1"
 FACTS = "dataset.json"
 
-# Random access: nothing is read ahead, and a record's chunk is small.
+# For random access: no reading ahead, and small chunks.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:1"
 _BUFFER_BYTES = 32768
 _OPENERS = 32
-# No footer of any version is larger.
+# Upper bound for the size of a footer, in all versions.
 _FOOTER_BYTES = 2**17
 
 
-# The name of a file beside dataset.json: it never leads to another folder.
+# The name of a file next to dataset.json. It cannot lead to another folder.
 _Name = Annotated[str, StringConstraints(pattern=r"^[^/\x00]*[^/.\x00][^/\x00]*$")]
 
 
@@ -48,11 +48,11 @@ class ShardFacts(_Facts):
     """One file of records.
 
     Attributes:
-      file: Its name.
-      examples: Records in it.
-      size: In bytes.
-      sha256: Of its bytes, hexadecimal.
-      inputs: Of what it was made from, hexadecimal.
+      file: File name.
+      examples: Number of records.
+      size: Size in bytes.
+      sha256: SHA-256 of the file, in hexadecimal.
+      inputs: Hash of the examples it was made from, in hexadecimal.
     """
 
     file: _Name
@@ -63,14 +63,14 @@ class ShardFacts(_Facts):
 
 
 class SplitFacts(_Facts):
-    """A split: how many examples, of each class as well, and where they are.
+    """The number of examples in a split, and their files.
 
     Attributes:
-      examples: In all.
-      per_class: Of each class, by its name.
-      labels: File of int32 [N] in NumPy's format.
-      labels_sha256: Of that file's bytes.
-      shards: In the order of the examples.
+      examples: Number of examples.
+      per_class: Number of examples of each class, by class name.
+      labels: Name of the file of labels, int32 [N] in NumPy's format.
+      labels_sha256: SHA-256 of that file.
+      shards: The shards, in the order of the examples.
     """
 
     examples: int = Field(ge=0)
@@ -81,24 +81,24 @@ class SplitFacts(_Facts):
 
 
 class SetFacts(_Facts):
-    """What dataset.json holds.
+    """The content of dataset.json.
 
     Attributes:
-      format: This format's name and version.
-      tool: What wrote it.
-      classes: Names; a label is a place in it.
-      mean: Of the training images' colours, over all pixels, in units of 0..1.
-      std: Likewise.
-      smallest: Least height and least width of an image.
-      largest: Greatest height and width.
-      unreadable: Images left out; unreadable.txt names them.
-      repaired: Images whose damaged data libjpeg repaired; repaired.txt names them. 0 where an
-        older version, which did not count them, wrote the set.
-      converted: Images that were stored as PNG, being of another kind than plain JPEG or PNG.
-      duplicates: Images that more than one split has; duplicates.txt names them.
-      conflicts: Images under two labels; conflicts.txt names them. None where an older version,
-        which did not look for them, wrote the set.
-      splits: "train", "validation" and, where there is one, "test".
+      format: Name and version of this format.
+      tool: The program that wrote it.
+      classes: Class names. A label is an index into them.
+      mean: Mean of each channel over all pixels of the training images, in units of 0..1.
+      std: Standard deviation, likewise.
+      smallest: Minimum height and minimum width of the images.
+      largest: Maximum height and maximum width.
+      unreadable: Number of images left out; they are listed in unreadable.txt.
+      repaired: Number of images that libjpeg repaired; they are listed in repaired.txt. 0 if the
+        set was written by an older version, which did not count them.
+      converted: Number of images stored as PNG because they were not plain JPEG or PNG.
+      duplicates: Number of images that are in several splits; they are listed in duplicates.txt.
+      conflicts: Number of images with two labels; they are listed in conflicts.txt. None if the
+        set was written by an older version, which did not look for them.
+      splits: "train", "validation" and, if it exists, "test".
     """
 
     format: Literal["vit-pipeline records 1"]
@@ -117,10 +117,10 @@ class SetFacts(_Facts):
 
 
 class ArrayRecordShard:
-    """One open file, read by the number of a record.
+    """An open file whose records are read by number.
 
     Raises:
-      DataError: It cannot be opened, or has another number of records than it should.
+      DataError: The file cannot be opened, or has the wrong number of records.
     """
 
     def __init__(self, path: str, examples: int | None = None) -> None:
@@ -133,12 +133,12 @@ class ArrayRecordShard:
             raise DataError(f"{path} cannot be opened: {error}. Copy it again") from None
         if examples is not None and found != examples:
             raise DataError(
-                f"{path} must hold {examples} records, but its footer speaks of {found}: it is "
+                f"{path} must contain {examples} records, but its footer says {found}: it is "
                 "truncated or another file. Copy it again, or prepare it again"
             )
 
     def read(self, place: int) -> bytes:
-        """Record number `place`; DataError where its checksum is wrong."""
+        """Reads record number `place`; raises DataError if its checksum is wrong."""
         try:
             return retried(lambda: self._read(place))
         except OSError as error:
@@ -147,11 +147,11 @@ class ArrayRecordShard:
             raise DataError(f"the file was altered: {error}") from None
 
     def checksum(self, place: int) -> bytes:
-        """The format has none that can be read alone; dataset.json has one of each shard."""
+        """Returns b"": records have no separate checksum, but dataset.json has one per shard."""
         return b""
 
     def close(self) -> None:
-        """Closes the file; an error that reading has met is not raised again."""
+        """Closes the file, without raising an earlier read error again."""
         with suppress(RuntimeError):
             self._reader.close()
 
@@ -159,7 +159,7 @@ class ArrayRecordShard:
         reader = self._open()
         found = reader.num_records()
         if examples is not None and found != examples:
-            # The library takes a footer that cannot be read for an empty one, without an error.
+            # The library treats a footer that cannot be read as an empty one, without an error.
             with open_file(self._path) as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - _FOOTER_BYTES))
                 file.read()
@@ -168,7 +168,7 @@ class ArrayRecordShard:
         return reader, found
 
     def _open(self) -> ArrayRecordReader:
-        open_file(self._path).close()  # no FIFO, at which the library would wait
+        open_file(self._path).close()  # refuses a FIFO, on which the library would block
         with _system_errors():
             return ArrayRecordReader(
                 self._path, _READER_OPTIONS, file_reader_buffer_size=_BUFFER_BYTES
@@ -179,13 +179,13 @@ class ArrayRecordShard:
             with _system_errors():
                 return bytes(self._reader.read([place])[0])
         except OSError:
-            self._reader = self._open()  # a reader that failed once fails from then on
+            self._reader = self._open()  # after one error, a reader always fails
             raise
 
 
 @contextmanager
 def _system_errors() -> Iterator[None]:
-    """Turns the library's error into OSError where the system refused a read that may succeed."""
+    """Turns an error of the library into OSError if it was a transient error of the system."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
@@ -196,11 +196,11 @@ def _system_errors() -> Iterator[None]:
 
 
 def open_records(config: DataConfig) -> DataSource:
-    """Opens what `vit prepare` wrote into `data.path`; the size and footer of each shard are read.
+    """Opens the prepared data set in `data.path`, and checks size and footer of each shard.
 
     Raises:
       SettingsError: `data.path` is not set.
-      DataError: The folder is not prepared data, or a file of it is missing or damaged.
+      DataError: The folder is not a prepared data set, or one of its files is missing or damaged.
     """
     if config.path is None:
         raise SettingsError("data.source=records needs data.path=FOLDER, written by vit prepare")
@@ -226,16 +226,16 @@ def open_records(config: DataConfig) -> DataSource:
     if facts.duplicates:
         notes += (
             f"{root}: {facts.duplicates:,} images are in more than one split (duplicates.txt). "
-            "Results on them say nothing about new images",
+            "Results on them do not show how well the model generalizes",
         )
     if facts.conflicts:
-        notes += (f"{root}: {facts.conflicts:,} images are under two labels (conflicts.txt)",)
+        notes += (f"{root}: {facts.conflicts:,} images have two labels (conflicts.txt)",)
     compared = facts.conflicts is not None
     return DataSource(facts.classes, splits, None, notes, (facts.mean, facts.std), compared)
 
 
 def check_name(root: Path) -> None:
-    """Refuses a folder that the library for ArrayRecord files cannot open.
+    """Refuses a folder that the ArrayRecord library cannot open.
 
     Raises:
       SettingsError: Its path is not UTF-8.
@@ -244,37 +244,37 @@ def check_name(root: Path) -> None:
         str(root).encode()
     except UnicodeEncodeError:
         raise SettingsError(
-            f"{printable(str(root))} is not UTF-8, and ArrayRecord files need a path in UTF-8. "
-            "Name another folder, or rename it"
+            f"{printable(str(root))} is not UTF-8, but ArrayRecord files need a path in UTF-8. "
+            "Rename the folder, or use another one"
         ) from None
 
 
 def read_facts(root: Path) -> SetFacts:
-    """dataset.json; DataError where it is missing or not of this format."""
+    """Reads dataset.json; raises DataError if it is missing or has another format."""
     path = root / FACTS
     try:
         return SetFacts.model_validate_json(read_file(path))
     except OSError as error:
         if not root.exists():
             raise DataError(
-                f"{root} does not exist. Name a folder that `vit prepare` has written"
+                f"{root} does not exist. Name a folder that `vit prepare` wrote"
             ) from None
         raise DataError(
-            f"cannot read {path}: {reason(error)}. Name a folder that `vit prepare` has written"
+            f"cannot read {path}: {reason(error)}. Name a folder that `vit prepare` wrote"
         ) from None
     except ValidationError as error:
         first = error.errors()[0]
         raise DataError(
-            f"{path} is not of the format {FORMAT!r} ({'.'.join(map(str, first['loc']))}: "
+            f"{path} does not have the format {FORMAT!r} ({'.'.join(map(str, first['loc']))}: "
             f"{first['msg']}). Prepare the data again"
         ) from None
 
 
 def check_shards(root: Path, shards: Sequence[ShardFacts]) -> None:
-    """Looks at every shard's size and footer, without reading records.
+    """Checks the size and footer of every shard, without reading records.
 
     Raises:
-      DataError: One is missing, truncated or another; all such are named.
+      DataError: A shard is missing, truncated or another file. The message names the first one.
     """
     allow_open_files(_OPENERS)
     with ThreadPoolExecutor(_OPENERS) as pool:
@@ -303,7 +303,7 @@ def _wrong(root: Path, shard: ShardFacts) -> str | None:
 
 
 def read_labels(root: Path, split: SplitFacts) -> npt.NDArray[np.int32]:
-    """The labels of a split, int32 [N]; DataError where the file is missing or altered."""
+    """Reads the labels of a split, int32 [N]; DataError if the file is missing or altered."""
     path = root / split.labels
     try:
         content = read_file(path)
@@ -317,7 +317,7 @@ def read_labels(root: Path, split: SplitFacts) -> npt.NDArray[np.int32]:
         raise DataError(f"{path}: {error}. Copy it again") from None
     if labels.dtype != np.int32 or labels.shape != (split.examples,):
         raise DataError(
-            f"{path} must hold {split.examples:,} labels, int32. Received: {labels.dtype} of the "
+            f"{path} must contain {split.examples:,} int32 labels. Received: {labels.dtype} with "
             f"shape {labels.shape}. Prepare the data again"
         )
     return labels

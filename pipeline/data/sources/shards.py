@@ -1,4 +1,4 @@
-"""Encoded images in shards, read by index from many files at a time."""
+"""Encoded images in shards, read by index from many files in parallel."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ import numpy.typing as npt
 from pipeline.data.sources.example import bytes_feature
 from pipeline.errors import DataError
 
-# Records fetched side by side: enough to hide the latency of shared storage.
+# Number of threads that fetch records: enough to hide the latency of shared storage.
 _READERS = 16
-# What a process keeps open besides its shards.
+# Upper bound for the open files of a process besides its shards.
 _OTHER_FILES = 256
 
 
 class ShardReader(Protocol):
-    """One open file of records."""
+    """An open file of records."""
 
     def read(self, place: int) -> bytes:
-        """A record, a serialized tf.Example; DataError where it is damaged."""
+        """Reads a record, a serialized tf.Example; raises DataError if it is damaged."""
 
     def checksum(self, place: int) -> bytes:
-        """The stored checksum of a record, where the format has one a record."""
+        """Returns the stored checksum of a record, if the format has one per record."""
 
 
 class ShardRecords:
-    """Records of many files, in an order of our own. Files are opened when first read.
+    """Records of many files, in any order. Files are opened when they are first read.
 
     Args:
       files: The shards.
-      shard: int32 [N], the file each record is in.
-      place: int64 [N], where in it: its number, or its first byte, as `open_shard` has it.
+      shard: int32 [N], the index of each record's file.
+      place: int64 [N], the position of each record in its file: its number or its first byte,
+        depending on `open_shard`.
       open_shard: Opens a file.
-      image_key: The feature that holds the encoded image.
-      checksums: Of each file, where they are known; None: the sizes of the files stand for them.
+      image_key: The name of the feature with the encoded image.
+      checksums: Checksum of each file; None to use the sizes of the files instead.
     """
 
     def __init__(
@@ -63,11 +64,11 @@ class ShardRecords:
 
     @property
     def num_files(self) -> int:
-        """Shards, each of which is kept open once it was read."""
+        """Number of shards. Each stays open after it was first read."""
         return len(self._files)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Neither open files nor threads go to another process.
+        # Open files and threads cannot be sent to another process.
         return {k: v for k, v in self.__dict__.items() if k not in ("_open", "_lock", "_pool")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -75,7 +76,7 @@ class ShardRecords:
         self._begin()
 
     def read(self, indices: npt.NDArray[np.int64]) -> list[bytes]:
-        """The images' bytes, b"" for one that cannot be read."""
+        """Returns the encoded images, with b"" for those that cannot be read."""
         with self._lock:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(_READERS)
@@ -83,10 +84,10 @@ class ShardRecords:
         return [image for part in self._pool.map(self._read_part, parts) for image in part]
 
     def read_one(self, index: int) -> bytes:
-        """One image's bytes.
+        """Returns one encoded image.
 
         Raises:
-          DataError: The record is damaged, or holds no image.
+          DataError: The record is damaged or has no image.
         """
         shard, place = int(self._shard[index]), int(self._place[index])
         record = self._opened(shard).read(place)
@@ -96,11 +97,11 @@ class ShardRecords:
             raise DataError(str(error)) from None
 
     def name(self, index: int) -> str:
-        """What a message calls the record: its file, and its place in it."""
+        """Returns the name of a record in messages: its file and its position."""
         return f"{self._files[self._shard[index]]}[{self._place[index]}]"
 
     def take(self, indices: npt.NDArray[np.int64]) -> ShardRecords:
-        """Some of the records, in the order given."""
+        """Returns some of the records, in the given order."""
         return ShardRecords(
             self._files,
             self._shard[indices],
@@ -111,15 +112,16 @@ class ShardRecords:
         )
 
     def identity(self) -> list[bytes]:
-        """Names and checksums (or sizes) of the shards, and the place of each record."""
+        """Returns names and checksums (or sizes) of the shards, and the position of each record."""
         marks = self._checksums or [str(os.path.getsize(file)) for file in self._files]
         names = (os.path.basename(file) for file in self._files)
         shards = [os.fsencode(f"{n}={m}\0") for n, m in zip(names, marks, strict=True)]
         return [*shards, self._shard.astype("<i4").tobytes(), self._place.astype("<i8").tobytes()]
 
     def marks(self) -> Iterator[bytes]:
-        """Of each record, what tells its content from another's: the checksum of its shard, or its
-        own stored one.
+        """Yields bytes that identify the content of each record.
+
+        They are the checksum of its shard with its position, or its own stored checksum.
 
         Raises:
           DataError: A shard cannot be read.
@@ -156,10 +158,10 @@ class ShardRecords:
 
 
 def allow_open_files(count: int) -> None:
-    """Raises this process's own limit of open files, as far as it may.
+    """Raises the limit of open files of this process, if necessary.
 
     Raises:
-      DataError: The machine's limit is too low for `count` shards.
+      DataError: The hard limit is too low for `count` shards.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = count + _OTHER_FILES
@@ -167,7 +169,7 @@ def allow_open_files(count: int) -> None:
         return
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise DataError(
-            f"{count} shards cannot be kept open: this machine allows {hard} open files. Raise "
+            f"cannot keep {count} shards open: this machine allows only {hard} open files. Raise "
             "the limit (ulimit -Hn), or write fewer, larger shards (vit prepare --shard-size)"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

@@ -1,4 +1,4 @@
-"""Where examples come from: `open_source` lists them, whatever the data set, for random access.
+"""`open_source` opens any data set for random access.
 
 Importing this module does not import TensorFlow.
 """
@@ -36,12 +36,12 @@ __all__ = [
 
 NORMALIZATION_FILES = 2000
 
-# Torchvision's constants, measured on ImageNet's training images.
+# The constants of torchvision, measured on the training images of ImageNet.
 IMAGENET: tuple[Colour, Colour] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF: tuple[Colour, Colour] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-# All but synthetic and tfrecord, which take something more.
+# All sources except synthetic and tfrecord, which need more arguments.
 _OPENERS: dict[str, Callable[[DataConfig], DataSource]] = {
     "digits": open_digits,
     "cifar10": open_cifar,
@@ -54,38 +54,41 @@ _OPENERS: dict[str, Callable[[DataConfig], DataSource]] = {
 
 
 def with_first_label(config: DataConfig, first_label: int | None) -> DataConfig:
-    """The settings with the label of class 0 that a run recorded, unless they have one."""
+    """Adds the label of class 0 that a run recorded to the settings, unless they have one."""
     if config.first_label is not None or first_label is None:
         return config
     return config.model_copy(update={"first_label": first_label})
 
 
 def scan_source(config: DataConfig) -> Any:
-    """What one process finds out for all processes of a job; JSON can hold it.
+    """Scans the data set in one process on behalf of all processes of a job.
+
+    Returns:
+      A value that can be written as JSON, to pass to `open_source`.
 
     Raises:
-      DataError, SettingsError: As `open_source` does.
+      DataError, SettingsError: As for `open_source`.
     """
     return scan_tfrecord(config) if config.source == "tfrecord" else None
 
 
 def open_source(config: DataConfig, seed: int, scanned: Any = None) -> DataSource:
-    """Opens the data set that `data.source` names.
+    """Opens the data set in `data.source`.
 
     Args:
       config: The data settings.
-      seed: Decides what synthetic images look like; nothing else depends on it.
-      scanned: Of `scan_source` in another process; None: all is found out here.
+      seed: Determines the synthetic images, and nothing else.
+      scanned: The result of `scan_source` in another process; None to scan here.
 
     Raises:
-      DataError: The data set is missing, damaged or not laid out as it must be. Where `data.path`
-        is a data set of another kind, the message says which.
-      SettingsError: `data.path` is missing, or given to a source that has none.
+      DataError: The data set is missing, damaged or has a wrong layout. If `data.path` is a data
+        set of another kind, the message names the kind.
+      SettingsError: `data.path` is missing, or the source does not use it.
     """
     source = config.source
     if config.path is not None and source in ("digits", "synthetic"):
         raise SettingsError(
-            f"data.source={source} takes no data.path. For own images set "
+            f"data.source={source} does not use data.path. For your own images set "
             f"data.source={_kind(config.path) or 'image_folder'}. Received: "
             f"data.path={config.path!r}"
         )
@@ -97,14 +100,14 @@ def open_source(config: DataConfig, seed: int, scanned: Any = None) -> DataSourc
         kind = None if config.path is None else _kind(config.path)
         if kind is None or kind == source:
             raise
-        hint = f"data.path={printable(str(config.path))} is of another kind: set data.source={kind}"
+        hint = f"data.path={printable(str(config.path))} has another format: set data.source={kind}"
         if source == "records":
-            hint += f", or write it into shards first with `vit prepare {config.path} OUT`"
+            hint += f", or write shards first with `vit prepare {config.path} OUT`"
         raise DataError(f"{error}. {hint}") from None
 
 
 def _kind(path: str) -> str | None:
-    """`data.source` of an existing file or folder; None where it could be anything."""
+    """Returns `data.source` for an existing file or folder; None if it cannot be detected."""
     try:
         return find_source(path)["source"] if Path(path).expanduser().exists() else None
     except SettingsError:
@@ -112,13 +115,14 @@ def _kind(path: str) -> str | None:
 
 
 def measure_normalization(source: DataSource, config: DataConfig) -> tuple[Colour, Colour]:
-    """Mean and standard deviation of each colour, in units of 0..1.
+    """Returns mean and standard deviation of each channel, in units of 0..1.
 
-    "dataset" looks at the training split: all of a set in memory, and of a folder the same 2,000
-    files every time, decoded and resized as training does.
+    With data.normalize=dataset, they are measured on the training split: on all images of a data
+    set in memory, otherwise on a fixed sample of 2,000 files, decoded and resized as in training.
 
     Raises:
-      DataError: A file of the sample is no image and data.on_bad_image is "raise", or all are.
+      DataError: A file of the sample cannot be read and data.on_bad_image is "raise", or no file
+        can be read.
     """
     if config.normalize == "half":
         return HALF
@@ -132,27 +136,27 @@ def measure_normalization(source: DataSource, config: DataConfig) -> tuple[Colou
         for start in range(0, train.num_examples, 1024):
             counts += _histogram(train.images[start : start + 1024])
     else:
-        # The raw output of Philox is fixed for all versions of NumPy, its permutations are not.
+        # The raw output of Philox is the same in all versions of NumPy; its permutations are not.
         keys = np.random.Philox(key=0).random_raw(train.num_examples)
         sample = np.sort(np.argsort(keys, kind="stable")[:NORMALIZATION_FILES])
         with ThreadPoolExecutor(config.threads or available_cores()) as pool:
             for part in pool.map(lambda i: _encoded_histogram(train, int(i), config), sample):
                 counts += part
     if not counts.any():
-        raise DataError(f"{train.title}: not one of {len(sample)} files is a readable image")
+        raise DataError(f"{train.title}: none of {len(sample)} files is a readable image")
     return moments(counts)
 
 
 def moments(counts: npt.NDArray[np.int64]) -> tuple[Colour, Colour]:
-    """Mean and standard deviation, in units of 0..1, of values that occur so often.
+    """Computes mean and standard deviation, in units of 0..1, from histograms.
 
     Args:
-      counts: int64 [3, 256], of each colour.
+      counts: int64 [3, 256], the histogram of each channel.
     """
     values = np.arange(256) / 255.0
     share = counts / counts.sum(axis=1, keepdims=True)  # [3, 256]
     mean = share @ values
-    # A colour that never changes would be divided by zero: a step of one level is the least.
+    # The minimum of one level avoids a division by zero for a constant channel.
     deviation = np.maximum(np.sqrt(np.maximum(share @ values**2 - mean**2, 0.0)), 1 / 255.0)
     return _colour(mean), _colour(deviation)
 
@@ -169,7 +173,7 @@ def _encoded_histogram(split: Split, index: int, config: DataConfig) -> npt.NDAr
 
 
 def _histogram(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """How often each value occurs, int64 [3, 256]: counts add up alike in any order."""
+    """Returns the histogram of each channel, int64 [3, 256]; sums do not depend on the order."""
     return np.stack([np.bincount(images[..., c].reshape(-1), minlength=256) for c in range(3)])
 
 

@@ -1,8 +1,9 @@
-"""TFRecord files of tf.Examples, read by index: an index of their framing is built once.
+"""TFRecord files of tf.Examples, with random access through an index that is built once.
 
 References:
-  The format: tensorflow/core/lib/io/record_writer.h. Length uint64, its masked CRC-32C uint32, the
-  record, its masked CRC-32C; all little-endian.
+  The format: tensorflow/core/lib/io/record_writer.h. A record is stored as its length (uint64), the
+  masked CRC-32C of the length (uint32), the data, and the masked CRC-32C of the data, all
+  little-endian.
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ from pipeline.storage.write import replace_file
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 
-# Of which the stored checksum is looked at, at each start: two small reads each, side by side.
+# Number of records whose stored checksum is compared at each start: two small reads per record.
 _SAMPLED = 1024
 _READERS = 32
 
-# Memory of an index, for each record and in all.
+# Memory of an index in bytes: per record, and for the headers.
 _INDEX_BYTES, _INDEX_HEADERS_BYTES = 4 + 8 + 8 + 4, 4096
 
 _SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
@@ -61,12 +62,12 @@ _Scanned = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.ui
 
 
 class Index(NamedTuple):
-    """Where the records of a split begin.
+    """The positions of the records of a split.
 
     Attributes:
-      shard: int32 [N], the file.
-      start: int64 [N], its first byte there.
-      labels: int64 [N], as the records have them.
+      shard: int32 [N], index of the file.
+      start: int64 [N], first byte of the record in the file.
+      labels: int64 [N], labels as stored in the records.
       checksums: uint32 [N], the stored checksum of each record.
     """
 
@@ -77,7 +78,7 @@ class Index(NamedTuple):
 
 
 class TFRecordShard:
-    """One open file, read at any record's first byte."""
+    """An open file, whose records are read by their first byte."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -87,7 +88,7 @@ class TFRecordShard:
             raise DataError(f"cannot read {path}: {reason(error)}") from None
 
     def read(self, place: int) -> bytes:
-        """The record that begins at byte `place`; DataError where its checksum is wrong."""
+        """Reads the record that starts at byte `place`; DataError if its checksum is wrong."""
         try:
             length, record = retried(lambda: self._read(place))
         except OSError as error:
@@ -100,7 +101,10 @@ class TFRecordShard:
         return content
 
     def checksum(self, place: int) -> bytes:
-        """The stored checksum of the record that begins at byte `place`; b"" without a record."""
+        """Returns the stored checksum of the record that starts at byte `place`.
+
+        Returns b"" if there is no record.
+        """
         try:
             return retried(lambda: self._read(place, content=False))[1]
         except OSError as error:
@@ -113,8 +117,8 @@ class TFRecordShard:
         weakref.finalize(self, os.close, self._file)
 
     def _read(self, place: int, content: bool = True) -> tuple[int, bytes]:
-        """A record's length; the record and its checksum, or only the checksum."""
-        file = self._file  # another thread may open it again
+        """Returns a record's length, and the record with its checksum or only the checksum."""
+        file = self._file  # another thread may reopen it
         try:
             length = _length(read_at(file, _HEADER.size, place))
             if length > os.fstat(file).st_size - place:
@@ -130,15 +134,18 @@ class TFRecordShard:
 
 
 def is_tfrecord(path: Path) -> bool:
-    """Whether a file's name is that of a TFRecord shard."""
+    """Whether a path is a file with the name of a TFRecord shard."""
     return bool(_IS_SHARD.search(path.name)) and path.is_file()
 
 
 def scan_tfrecord(config: DataConfig) -> dict[str, Any]:
-    """The files of each split, their sizes and their index, for another process; JSON can hold it.
+    """Scans the files of each split on behalf of other processes.
+
+    Returns:
+      The files with their sizes, and the index, as a value that can be written as JSON.
 
     Raises:
-      SettingsError, DataError: As `open_tfrecord` does.
+      SettingsError, DataError: As for `open_tfrecord`.
     """
     root = _root(config)
     return {
@@ -151,16 +158,17 @@ def scan_tfrecord(config: DataConfig) -> dict[str, Any]:
 
 
 def open_tfrecord(config: DataConfig, scanned: dict[str, Any] | None = None) -> DataSource:
-    """TFRecord files in `data.path`, whose names or folders say train, validation or test.
+    """Opens the TFRecord files in `data.path`, with train, validation or test in their paths.
 
     Args:
       config: The data settings.
-      scanned: Of `scan_tfrecord` in another process; None: the index is read or made here.
+      scanned: The result of `scan_tfrecord` in another process; None to read or build the index
+        here.
 
     Raises:
       SettingsError: `data.path` is not set.
-      DataError: There are none, one is missing, compressed or truncated, or the records have no
-        such features.
+      DataError: There are no files, a file is missing, compressed or truncated, or the records
+        lack a feature.
     """
     root = _root(config)
     files = _find_files(root)
@@ -174,15 +182,15 @@ def open_tfrecord(config: DataConfig, scanned: dict[str, Any] | None = None) -> 
             changed = _find_changed(paths, indexes[name])
             if changed is not None:
                 raise DataError(
-                    f"{printable(str(changed))} has other records here than on rank 0. All hosts "
-                    "need the same files"
+                    f"{printable(str(changed))} has different records here than on rank 0. All "
+                    "hosts need the same files"
                 )
     lowest = min(int(index.labels.min()) for index in indexes.values())
     highest = max(int(index.labels.max()) for index in indexes.values())
     classes, first = class_names(root, lowest, highest, config.first_label)
     notes = alike_notes(str(root), classes)
     if first:
-        notes += (f"{root}: label {first} is class 0: {first} is subtracted from each label",)
+        notes += (f"{root}: label {first} is class 0, so {first} is subtracted from each label",)
     splits = {
         name: Split(
             check_labels(index.labels - first, len(classes), f"{root}, {name}"),
@@ -210,7 +218,7 @@ def _sizes(root: Path, paths: Sequence[Path]) -> dict[str, int]:
 
 
 def _check_files(root: Path, files: dict[str, list[Path]], scanned: dict[str, Any]) -> None:
-    """Refuses files that are not those for which the index was made."""
+    """Refuses files that differ from those for which the index was built."""
     own = {name: _sizes(root, paths) for name, paths in files.items()}
     there = {name: split["files"] for name, split in scanned.items()}
     if own != there:
@@ -231,8 +239,8 @@ def _check_files(root: Path, files: dict[str, list[Path]], scanned: dict[str, An
 
 def _packed(index: Index) -> str:
     stream = io.BytesIO()
-    # Differences are small numbers, which compress well. Checksums do not, so only those go that
-    # the other processes look at.
+    # Differences are small numbers, which compress well. Checksums do not, so only those are sent
+    # that the other processes compare.
     np.savez_compressed(
         stream,
         shard=index.shard,
@@ -244,7 +252,7 @@ def _packed(index: Index) -> str:
 
 
 def _unpacked(text: str, sizes: Sequence[int]) -> Index:
-    """What `_packed` packed, for files of these sizes in bytes."""
+    """Reverses `_packed`, for files of these sizes in bytes."""
     arrays = read_npz(io.BytesIO(base64.b64decode(text)), _most_index_bytes(sizes))
     shard = arrays["shard"]
     checksums = np.zeros(len(shard), np.uint32)
@@ -253,30 +261,30 @@ def _unpacked(text: str, sizes: Sequence[int]) -> Index:
 
 
 def _read_index(kept: Path, sizes: Sequence[int]) -> Index:
-    """The index in a file that `_keep` wrote, for shards of these sizes in bytes.
+    """Reads an index that `_keep` wrote, for shards of these sizes in bytes.
 
     Raises:
-      OSError: There is none, or it cannot be read.
-      ValueError: It is damaged, or names records that the shards cannot have.
+      OSError: The file is missing or cannot be read.
+      ValueError: The index is damaged, or refers to records that the shards cannot have.
     """
     with open_file(kept) as file:
         arrays = read_npz(file, _most_index_bytes(sizes))
     if arrays.keys() != set(Index._fields):
-        raise ValueError("it has other arrays than an index")
+        raise ValueError("its arrays are not those of an index")
     index = Index(**arrays)
     kinds = {"shard": np.int32, "start": np.int64, "labels": np.int64, "checksums": np.uint32}
     for name, array in arrays.items():
         if array.dtype != kinds[name] or array.shape != (len(index.shard),) or not len(array):
-            raise ValueError(f"its {name} are no index's")
+            raise ValueError(f"its {name} are not valid")
     if np.any(np.diff(index.shard, prepend=0) < 0) or index.shard[-1] >= len(sizes):
-        raise ValueError("it names shards that are not there")
+        raise ValueError("it refers to shards that do not exist")
     if index.start.min() < 0 or np.any(index.start >= np.asarray(sizes)[index.shard]):
-        raise ValueError("it names records behind the end of a shard")
+        raise ValueError("it refers to records after the end of a shard")
     return index
 
 
 def _most_index_bytes(sizes: Sequence[int]) -> int:
-    """Memory of an index of as many empty records as fit into files of these sizes."""
+    """Returns the memory of an index of the most (empty) records that fit in the files."""
     records = sum(sizes) // (_HEADER.size + _FOOTER.size)
     return records * _INDEX_BYTES + _INDEX_HEADERS_BYTES
 
@@ -293,16 +301,17 @@ def _held_out(
 
 
 def _find_files(root: Path) -> dict[str, list[Path]]:
-    """The shards of each split, sorted by name."""
+    """Returns the shards of each split, sorted by name."""
     if not root.is_dir():
-        raise DataError(f"{root} is no folder. Set data.path to a folder with TFRecord files")
+        raise DataError(f"{root} is not a folder. Set data.path to a folder with TFRecord files")
     splits: dict[str, list[Path]] = {}
     for path in sorted(path for path in root.rglob("*") if is_tfrecord(path)):
         words = re.split(r"[^a-z]+", str(path.relative_to(root)).lower())
         names = {_SPLIT_NAMES[word] for word in words if word in _SPLIT_NAMES}
         if len(names) != 1:
             raise DataError(
-                f"{path}: its name or folder must say one of train, validation (or val) and test"
+                f"{path}: its name or folder must contain one of train, validation (or val) and "
+                "test"
             )
         splits.setdefault(names.pop(), []).append(path)
     if "train" not in splits:
@@ -316,7 +325,7 @@ def _find_files(root: Path) -> dict[str, list[Path]]:
 
 
 def _check_complete(paths: Sequence[Path]) -> None:
-    """Every shard of a set that says how many it has must be there."""
+    """Checks that all shards exist if their names state the number of shards."""
     found: dict[tuple[str, int], set[int]] = {}
     for path in paths:
         if match := _OF.match(str(path)):
@@ -324,20 +333,20 @@ def _check_complete(paths: Sequence[Path]) -> None:
     for (stem, count), numbers in found.items():
         if missing := sorted(set(range(count)) - numbers):
             raise DataError(
-                f"{len(missing)} of {count} shards are missing, the first of them "
+                f"{len(missing)} of {count} shards are missing, the first is "
                 f"{stem}-{missing[0]:05d}-of-{count:05d}"
             )
 
 
 def _index(root: Path, split: str, paths: Sequence[Path], config: DataConfig) -> Index:
-    """The kept index, or a new one, which is kept where that is possible.
+    """Returns the saved index, or builds a new one and saves it if possible.
 
-    An index is kept for files of these names, sizes and times. The time of the last change of the
-    inode (ctime) tells a file that was written again with its old size and modification time. Where
-    a file system does not keep it, the stored checksums of a sample of the records do: of the first
-    and the last of each file, and of others between them. So a file of other records is always
-    noticed, and one in which single records were replaced on such a file system perhaps not; their
-    labels are then those of the index.
+    A saved index is valid for files with the same names, sizes and times. The inode change time
+    (ctime) detects a file that was rewritten with the same size and modification time. Not all file
+    systems keep it, so the stored checksums of a sample of records are compared as well: the first
+    and last record of each file, and some in between. So a file with other records is always
+    detected. If single records are replaced on a file system without ctime, this may not be
+    detected, and the labels are then those of the saved index.
     """
     stats = [stat(path) for path in paths]
     keys = config.tfrecord_label_key, config.tfrecord_image_key
@@ -358,14 +367,14 @@ def _index(root: Path, split: str, paths: Sequence[Path], config: DataConfig) ->
         *(np.concatenate(column) for column in zip(*parts, strict=True)),
     )
     if not len(index.start):
-        raise DataError(f"{root}: the {split} shards hold no record")
-    with suppress(OSError):  # a folder that may not be written to: scanned again the next time
+        raise DataError(f"{root}: the {split} shards contain no records")
+    with suppress(OSError):  # if the folder is read-only, the files are scanned again next time
         _keep(kept, index)
     return index
 
 
 def _find_changed(paths: Sequence[Path], index: Index) -> Path | None:
-    """The first file whose sampled records are not those of the index."""
+    """Returns the first file whose sampled records differ from the index."""
     sampled = _sampled(index.shard)
 
     def differs(number: int) -> bool:
@@ -381,10 +390,10 @@ def _find_changed(paths: Sequence[Path], index: Index) -> Path | None:
 
 
 def _sampled(shard: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-    """Places of the first and last record of each file, and of others spread over all; int64 [n].
+    """Returns the first and last record of each file, and others spread over all; int64 [n].
 
     Args:
-      shard: int32 [N], the file of each record; the records of a file stand together.
+      shard: int32 [N], the file of each record. The records of a file are contiguous.
     """
     first = np.flatnonzero(np.diff(shard, prepend=-1))
     last = np.append(first[1:], len(shard)) - 1
@@ -393,18 +402,18 @@ def _sampled(shard: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
 
 
 def _keep(path: Path, index: Index) -> None:
-    # Many processes may do so at once: each writes the same, and renames it into place.
-    # In containers they often have the same number; and others must be able to read the file.
+    # Several processes may do this at once. Each writes the same content to its own temporary file
+    # and renames it.
     make_folder(path.parent, parents=True)
     replace_file(path, lambda stream: np.savez(stream, **index._asdict()), durable=False)
 
 
 def scan(path: Path, label_key: str, image_key: str) -> _Scanned:
-    """First byte, label and stored checksum of each record of a file; images are not read.
+    """Returns first byte, label and stored checksum of each record, without reading images.
 
     Raises:
-      DataError: The file is truncated, damaged, compressed, or its records have no such label, or
-        the first no such image.
+      DataError: The file is truncated, damaged or compressed, or a record lacks the label, or the
+        first record lacks the image.
     """
     try:
         with retried(lambda: open_file(path)) as file:
@@ -428,21 +437,21 @@ def _scan(content: mmap.mmap, size: int, path: Path, label_key: str, image_key: 
         except (ValueError, struct.error):
             if at == 0 and content[:2] in _COMPRESSED:
                 raise DataError(
-                    f"{path} is compressed, and records of a compressed file cannot be read by "
-                    "index. Write it again without compression"
+                    f"{path} is compressed, and a compressed file has no random access. Write it "
+                    "again without compression"
                 ) from None
             raise DataError(
-                f"{path} is damaged or truncated at byte {at} of {size}: no record begins there. "
+                f"{path} is damaged or truncated at byte {at} of {size}: there is no valid record. "
                 "Copy it again"
             ) from None
         first = at + _HEADER.size
         if first + length + _FOOTER.size > size:
             raise DataError(
                 f"{path} is truncated: record {len(starts)} at byte {at} needs "
-                f"{first + length + _FOOTER.size - size} bytes more. Copy it again"
+                f"{first + length + _FOOTER.size - size} more bytes. Copy it again"
             )
         try:
-            if not labels:  # a wrong name is the same in all
+            if not labels:  # a wrong feature name would fail in every record
                 bytes_feature(content, image_key, first, first + length)
             labels.append(int_feature(content, label_key, first, first + length))
         except ValueError as error:
@@ -457,7 +466,7 @@ def _scan(content: mmap.mmap, size: int, path: Path, label_key: str, image_key: 
 
 
 def _length(header: bytes) -> int:
-    """A record's length; ValueError or struct.error where its own checksum is wrong."""
+    """Returns a record's length; raises ValueError or struct.error if its checksum is wrong."""
     length, checksum = _HEADER.unpack(header)
     if checksum != _masked_crc(header[:8]):
         raise ValueError("wrong checksum")

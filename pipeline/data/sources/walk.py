@@ -1,4 +1,4 @@
-"""The image files below class folders: in a fixed order, each file and each folder once."""
+"""Lists the image files in class folders in a fixed order, each file and folder once."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pipeline.errors import DataError
 from pipeline.printable import printable
 from pipeline.storage import read as storage
 
-# Folders that NAS systems, archivers and operating systems leave among images, lower case. Folders
-# whose name begins with a dot are skipped as well.
+# Folders that NAS systems, archivers and operating systems create among images, in lower case.
+# Folders whose name starts with a dot are skipped as well.
 _NOT_IMAGES = frozenset(
     ("@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "__macosx", "__pycache__",
      "$recycle.bin", "system volume information", "lost+found")
@@ -27,30 +27,30 @@ Identity = tuple[int, int]  # device and inode
 
 
 def is_skipped(folder: str) -> bool:
-    """Whether a folder of this name holds no images of the data set, such as @eaDir."""
+    """Whether a folder with this name does not belong to the data set, such as @eaDir."""
     return folder.startswith(".") or folder.lower() in _NOT_IMAGES
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder or a link to one; False for a link that leads in a circle."""
+    """Whether an entry is a folder or a link to one; False for a circular link."""
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 @dataclass
 class Listing:
-    """The files of one split, class by class, each class sorted by name.
+    """The files of one split, grouped by class, and sorted by name within each class.
 
     Attributes:
       folder: The split's folder.
-      extensions: Of image files, lower case.
-      root: Links must not lead out of it; None: they may.
+      extensions: Extensions of image files, in lower case.
+      root: Links must not lead outside this folder; None allows all links.
       limit_bytes: Larger files are not read.
-      paths, names, labels: Of each file; names are relative to the split's folder, with "/".
-      left_out: How many files of which extension were left out.
-      skipped: How many folders of which name were skipped.
-      repeated: Links and hard links that were left out, since the same file or folder is listed
-        already under another name: both names.
-      conflicts: Those of them that are in two classes.
+      paths, names, labels: One entry per file. Names are relative to the split's folder, with "/".
+      left_out: Number of files that were left out, by extension.
+      skipped: Number of folders that were skipped, by name.
+      repeated: Links and hard links that were left out because the same file or folder is already
+        listed with another name, as pairs of both names.
+      conflicts: The pairs in `repeated` that are in two different classes.
     """
 
     folder: str
@@ -65,7 +65,7 @@ class Listing:
     repeated: list[tuple[str, str]] = field(default_factory=list)
     conflicts: list[tuple[str, str]] = field(default_factory=list)
     _visited: dict[Identity, str] = field(default_factory=dict)
-    _links: set[int] = field(default_factory=set)  # places of the files that are links
+    _links: set[int] = field(default_factory=set)  # indices of the files that are links
     _devices: array[int] = field(default_factory=lambda: array("Q"))
     _inodes: array[int] = field(default_factory=lambda: array("Q"))
 
@@ -83,7 +83,7 @@ class Listing:
         )
 
     def add_class(self, name: str, label: int) -> Counter[str]:
-        """Lists one class folder, and the folders in it; returns `left_out` of this folder."""
+        """Lists a class folder and its subfolders; returns what was left out of this folder."""
         left_out = Counter[str]()
         waiting = [os.path.join(self.folder, name)]
         self.check_link(waiting[0])
@@ -95,10 +95,10 @@ class Listing:
         return left_out
 
     def drop_repeated(self) -> None:
-        """Leaves each file in the list once: under its own name rather than under a link's.
+        """Removes duplicates, so that each file is listed once, preferably not through a link.
 
-        Inode numbers that a folder gives without a look at the file are free, but some network file
-        systems invent them. So they only suggest which files to compare.
+        Reading inode numbers from the folder costs nothing, but on some network file systems they
+        are not reliable. So they only determine which files to compare.
         """
         inodes = np.frombuffer(self._inodes, np.uint64)
         found, counts = np.unique(inodes[inodes > 0], return_counts=True)
@@ -120,7 +120,7 @@ class Listing:
             self._keep([place for place in range(len(self.paths)) if place not in dropped])
 
     def shared_with(self, other: Listing) -> list[tuple[str, str]]:
-        """Files that are in another listing too, by a link or a hard link: both names."""
+        """Returns files that are also in another listing, through links, as pairs of names."""
         mine, theirs = (np.frombuffer(one._inodes, np.uint64) for one in (self, other))
         common = np.intersect1d(_occurring_once(mine), _occurring_once(theirs))
         places = np.flatnonzero(np.isin(theirs, common)).tolist()
@@ -133,7 +133,7 @@ class Listing:
         return shared
 
     def check_link(self, path: str) -> None:
-        """Refuses a link out of the data set: nobody would look there for what was trained on.
+        """Refuses a link that leads outside the data set, where nobody expects training data.
 
         Raises:
           DataError: The path is such a link, and `root` is not None.
@@ -143,13 +143,13 @@ class Listing:
         target = os.path.realpath(path)
         if os.path.commonpath([target, self.root]) != self.root:
             raise DataError(
-                f"{printable(path)} is a link to {printable(target)}, out of "
-                f"{printable(self.root)}. Copy what is meant into the folder, or allow such links "
+                f"{printable(path)} is a link to {printable(target)}, outside "
+                f"{printable(self.root)}. Copy the target to the folder, or allow such links "
                 "with data.links_out=true"
             )
 
     def _visit_folder(self, path: str) -> bool:
-        """Whether the folder is to be listed; False where its files are listed without it."""
+        """Whether to list the folder; False if its files are already listed another way."""
         try:
             identity = _identity(storage.stat(path))
         except OSError as error:
@@ -164,14 +164,14 @@ class Listing:
         return True
 
     def _own_folder(self, target: str) -> str | None:
-        """A link's target where that is listed without the link; None where it is not."""
+        """Returns the target of a link if it is listed without the link, otherwise None."""
         if os.path.commonpath([target, self._real]) == target:
             return target
         inside = os.path.relpath(target, self._real).split(os.sep)
         return None if inside[0] == ".." or any(map(is_skipped, inside)) else target
 
     def _list_files(self, where: str, label: int, left_out: Counter[str]) -> list[str]:
-        """Adds the files of one folder; returns the folders in it, sorted."""
+        """Adds the files of one folder; returns its subfolders, sorted."""
         folders = []
         try:
             found = storage.list_folder(where)
@@ -197,13 +197,13 @@ class Listing:
         return folders
 
     def _other_kind(self, entry: os.DirEntry[str]) -> str | None:
-        """What a file is that is no image; None for an image, and for a link that leads nowhere."""
+        """Returns the kind of a file that is not an image; None for images and broken links."""
         extension = os.path.splitext(entry.name)[1].lower()
         if extension not in self.extensions:
             return printable(extension) or "no extension"
         is_file = os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()
-        # Reading a pipe would wait for ever.
-        return None if is_file or not os.path.exists(entry.path) else "no regular file"
+        # Reading a pipe would block forever.
+        return None if is_file or not os.path.exists(entry.path) else "not a regular file"
 
     def _add(self, entry: os.DirEntry[str], name: str, label: int, device: int) -> None:
         identity = device, entry.inode()
@@ -212,7 +212,7 @@ class Listing:
             try:
                 identity = _identity(storage.stat(entry.path))
             except OSError:
-                identity = 0, 0  # unreadable, as reading it will say
+                identity = 0, 0  # reading the file will report the error
         self.paths.append(entry.path)
         self.names.append(name)
         self.labels.append(label)
@@ -220,11 +220,11 @@ class Listing:
         self._inodes.append(identity[1])
 
     def _same_files(self, group: Sequence[int]) -> list[list[int]]:
-        """The groups of files that are one file, of files whose inode numbers are equal."""
+        """Returns groups of paths to the same file, among paths with equal inode numbers."""
         regular = [place for place in group if place not in self._links]
         first = _stat(self.paths[group[0]])
         if len(regular) == len(group) and (first is None or first.st_nlink == 1):
-            return []  # without a link and a hard link these are different files
+            return []  # without links and hard links, these are different files
         found: dict[Identity, list[int]] = {}
         for place in group:
             if (stat := _stat(self.paths[place])) is not None:

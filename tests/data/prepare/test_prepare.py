@@ -235,7 +235,7 @@ def test_images_of_two_splits_are_reported(tmp_path):
     assert line.split("\t")[1::2] == [f"{train}/cat/001.png", f"{test}/dog/another name.bmp"]
     splits, labels = open_(tmp_path / "out").notes
     assert "1 images are in more than one split (duplicates.txt)" in splits
-    assert "1 images are under two labels (conflicts.txt)" in labels
+    assert "1 images have two labels (conflicts.txt)" in labels
 
 
 def test_a_set_from_before_conflicts_were_counted_is_read(tmp_path, folder):
@@ -374,7 +374,7 @@ def case_facts_of_another_version(out):
 
 def case_cut_facts(out):
     os.truncate(out / "dataset.json", 300)
-    return r"dataset\.json is not of the format"
+    return r"dataset\.json does not have the format"
 
 
 def case_altered_labels(out):
@@ -389,7 +389,7 @@ def case_forged_labels(out):
     content = (out / "train.labels.npy").read_bytes()
     facts["splits"]["train"]["labels_sha256"] = hashlib.sha256(content).hexdigest()
     (out / "dataset.json").write_text(json.dumps(facts))
-    return r"train\.labels\.npy must hold .* labels, int32\. Received: int64"
+    return r"train\.labels\.npy must contain .* int32 labels\. Received: int64"
 
 
 def case_labels_of_terabytes(out):
@@ -444,7 +444,7 @@ def test_what_a_source_is_can_be_seen(tmp_path, folder):
     with pytest.raises(SettingsError, match="does not exist"):
         find_source(str(tmp_path / "nothing"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SettingsError, match=r"cannot tell what .*data\.source=image_folder"):
+    with pytest.raises(SettingsError, match=r"cannot tell what .*Set data\.source to image_folder"):
         find_source(str(tmp_path / "empty"))
 
 

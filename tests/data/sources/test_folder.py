@@ -99,7 +99,7 @@ def test_files_of_other_kinds_are_left_out_and_told(tmp_path):
 
 def link(path, target):
     path.symlink_to(target)
-    return rf"{path} is a link to {target}, out of .*data\.links_out=true"
+    return rf"{path} is a link to {target}, outside .*data\.links_out=true"
 
 
 def case_linked_image(root):
@@ -134,7 +134,7 @@ def case_linked_training(root):
 
 
 def case_missing(root):
-    return "is no folder"
+    return "is not a folder"
 
 
 def case_test_without_train(root):
@@ -174,42 +174,42 @@ def case_a_class_that_is_a_link_to_another(root):
     fill(root / "train", ("cat", "dog"))
     (root / "train" / "ant").symlink_to("cat")
     return (
-        r"train/ant has no image in it of its own: .*/train/ant is the same folder as .*train/cat"
+        r"train/ant contains no images of its own: .*/train/ant is the same folder as .*train/cat"
     )
 
 
 def case_a_blank_name(root):
     fill(root / "train", ("cat", "dog", "  "))
-    return r"train has a folder whose name is blank"
+    return r"train has a folder with a blank name"
 
 
 def case_two_names_that_are_shown_alike(root):
     fill(root / "train", (os.fsdecode(b"caf\xe9"), r"caf\udce9"))
-    return r"train has two folders that are both shown as 'caf"
+    return r"train has two folders with the same class name 'caf"
 
 
 def case_no_classes(root):
     (root / "train").mkdir(parents=True)
     Image.new("RGB", (4, 4)).save(root / "train" / "a.png")
-    return r"train has no folder in it"
+    return r"train contains no folders"
 
 
 def case_one_class(root):
     fill(root / "train", ("cat",))
-    return r"one class only, 'cat'"
+    return r"only one class, 'cat'"
 
 
 def case_empty_class(root):
     fill(root / "train")
     (root / "train" / "eel").mkdir()
-    return r"class folder .*eel has no image"
+    return r"class folder .*eel contains no images"
 
 
 def case_other_kind(root):
     fill(root / "train")
     (root / "train" / "eel").mkdir()
     (root / "train" / "eel" / "a.svg").write_text("x")
-    return r"eel has no image in it \(1 \.svg found\)"
+    return r"eel contains no images \(1 \.svg found\)"
 
 
 def case_unknown_test_class(root):
@@ -227,7 +227,7 @@ def case_unknown_validation_class(root):
 def case_empty_test(root):
     fill(root / "train")
     (root / "test").mkdir()
-    return r"test has no image"
+    return r"test contains no images"
 
 
 @pytest.mark.parametrize("case", [v for k, v in sorted(globals().items()) if k.startswith("case_")])
@@ -300,7 +300,7 @@ def test_a_hard_link_counts_once_and_a_copy_twice(tmp_path):
     source = open_(tmp_path)
     assert sum(sizes(source).values()) == 21
     (note,) = source.notes
-    assert f"1 links left out, because what they lead to is listed once already: {cat}" in note
+    assert f"1 links left out, because their targets are already listed: {cat}" in note
 
 
 @pytest.mark.parametrize("kind", ["soft", "hard"])
@@ -310,9 +310,8 @@ def test_a_link_that_puts_a_file_into_two_classes_is_named(tmp_path, kind):
     link.symlink_to("../cat/000.png") if kind == "soft" else link.hardlink_to(file)
     source = open_(tmp_path)
     assert sum(sizes(source).values()) == 20
-    assert (
-        f"1 of these links are in another class than the file: {link} is {file}" in source.notes[1]
-    )
+    expected = f"1 of these links are in a different class than the file: {link} is {file}"
+    assert expected in source.notes[1]
 
 
 @pytest.mark.parametrize("kind", ["soft", "hard", "folder"])
@@ -329,7 +328,7 @@ def test_a_link_that_puts_a_file_into_two_splits_is_named(tmp_path, kind):
     assert source.splits["test"].num_examples == (13 if kind == "folder" else 6)
     (note,) = source.notes
     count = 10 if kind == "folder" else 1
-    assert f"{count} files of test are files of train too, by links or hard links: " in note
+    assert f"{count} files of test are also in train, through links or hard links: " in note
     assert f"{link} is {file}" in note
 
 
@@ -391,7 +390,7 @@ def test_what_is_no_file_and_what_is_outside_of_the_classes_is_left_out(tmp_path
     assert sum(sizes(source).values()) == 20
     (note,) = source.notes
     assert "2 files left out" in note
-    assert "1 no regular file" in note
+    assert "1 not a regular file" in note
     assert "1 images outside the class folders" in note
 
 
@@ -426,7 +425,7 @@ def test_class_folders_without_train_are_accepted_with_a_part_held_out(tmp_path)
         ]
         assert parts[0] == parts[1]
     (note,) = other.notes
-    assert "other has no folder train/: its 2 folders are the classes" in note
+    assert "other has no folder train/. Its 2 folders are the classes" in note
 
 
 @pytest.mark.parametrize("below", ["train/cat", "train", "test/dog"])
@@ -440,7 +439,7 @@ def test_a_path_into_the_data_set_suggests_the_data_set(tmp_path, monkeypatch, b
         if below == "train":
             (note,) = open_(path).notes
             assert "is one split of a data set" in note
-            assert f"Use data.path={shown} to train" in note
+            assert f"Set data.path={shown} to use" in note
         else:
             with pytest.raises(DataError, match=rf"Did you mean data\.path={shown}\?"):
                 open_(path)

@@ -74,26 +74,26 @@ def test_classes_that_are_numbers_stand_in_their_order(tmp_path):
         ("a.csv", 'path,label\na.png," "\n', r"line 2: the label is empty"),
         ("a.csv", "path,label\n,cat\n", r"line 2: the path must .*Received: ''"),
         ("a.csv", "path,label\na\0.png,cat\n", r"line 2: the path must .*Received: 'a\\x00.png'"),
-        ("a.csv", "path,label\na.png\n", r"line 2: there are 1 fields, but the header has 2"),
-        ("a.csv", "path,label\na.png,b\na,1.png,b\n", r"line 3: there are 3 fields, .*quoted"),
-        ("a.csv", 'path,label\na.png,"b" c\n', r"a\.csv is no CSV .*: line 2"),
+        ("a.csv", "path,label\na.png\n", r"line 2: the line has 1 fields, but the header has 2"),
+        ("a.csv", "path,label\na.png,b\na,1.png,b\n", r"line 3: the line has 3 fields, .*quoted"),
+        ("a.csv", 'path,label\na.png,"b" c\n', r"a\.csv is not a valid CSV .*: line 2"),
         ("a.csv", "path,label,split\na,b,dev\n", r"line 2: the split must .*Received: 'dev'"),
         ("a.csv", "path,label\n", "lists no image"),
         ("a.csv", "", "lists no image"),
-        ("a.csv", "path,label\na.png,x\nb.png,x\n", "one class only, 'x'"),
-        ("a.csv", "path,label,split\na,x,test\nb,y,test\n", "no image of the split train"),
-        ("a.jsonl", '{"path": "a.png"}\n', r"line 1: there must be a path and a label"),
+        ("a.csv", "path,label\na.png,x\nb.png,x\n", "only one class, 'x'"),
+        ("a.csv", "path,label,split\na,x,test\nb,y,test\n", "no images of the split train"),
+        ("a.jsonl", '{"path": "a.png"}\n', r"line 1: path and label are required"),
         ("a.jsonl", '["a.png", 1]\n', r"line 1: .*Received: list"),
         ("a.jsonl", '{"path": "a.png", "label": 1}\n{"path"\n', r"a\.jsonl .*line 2"),
         ("a.jsonl", '{"path": 3, "label": 1}\n', r"line 1: the path must .*Received: 3"),
         (
             "a.jsonl",
             '{"path": "a", "label": "b", "label": "c"}\n',
-            r"line 1: .*'label' occurs twice",
+            r"line 1: .*'label' appears twice",
         ),
-        ("a.json", '[{"path": "a"}]', r"a\.json, entry 1: there must be .*Received: path"),
+        ("a.json", '[{"path": "a"}]', r"a\.json, entry 1: path and label .*Received: path"),
         ("a.json", '{"images": [], "labels": []}', r"a\.json, line 1: .*Received: images, labels"),
-        ("a.json", "[" * 100_000, r"a\.json is no CSV or JSON file"),
+        ("a.json", "[" * 100_000, r"a\.json is not a valid CSV or JSON file"),
     ],
 )
 def test_a_wrong_list_is_told_where(tmp_path, name, text, message):
@@ -107,7 +107,7 @@ def test_a_list_must_be_there_and_be_text(tmp_path):
     with pytest.raises(DataError, match="No such file"):
         open_(tmp_path / "missing.csv")
     (tmp_path / "image.csv").write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
-    with pytest.raises(DataError, match="no CSV or JSON file in UTF-8"):
+    with pytest.raises(DataError, match="valid CSV or JSON file in UTF-8"):
         open_(tmp_path / "image.csv")
 
 
@@ -193,9 +193,9 @@ def test_an_image_under_two_labels_or_in_two_splits_is_named(tmp_path):
     label, split = open_(
         write(tmp_path / "a.csv", "\n".join(["path,label,split", *rows]))
     ).notes  # fmt: skip
-    assert "1 lines list an image again under another label" in label
+    assert "1 lines list an image again with another label" in label
     assert "./a.png as 'cat' and as 'dog'" in label
-    assert "1 lines list an image again under another split" in split
+    assert "1 lines list an image again with another split" in split
     assert "x/../c.png in validation and in train" in split
 
 
@@ -238,7 +238,7 @@ def test_a_path_out_of_the_folder_is_refused_unless_it_is_allowed(tmp_path, path
     (tmp_path / "photos").mkdir()
     (tmp_path / "secret.png").write_bytes(b"secret")
     file = write(tmp_path / "photos" / "list.csv", many(path))
-    message = rf"lists {path}, which is out of .*/photos\. .*data\.links_out=true"
+    message = rf"lists {path}, which is outside .*/photos\. .*data\.links_out=true"
     with pytest.raises(DataError, match=message):
         open_(file)
     splits = open_(file, links_out=True).splits.values()

@@ -301,8 +301,8 @@ def test_fashion_mnist_is_read_from_idx_files(tmp_path, packed):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("train-images-idx3-ubyte", lambda c: c[:-1], "must hold"),
-        ("t10k-labels-idx1-ubyte", lambda c: b"\0\0\x0d\1" + c[4:], "no idx file"),
+        ("train-images-idx3-ubyte", lambda c: c[:-1], "must contain"),
+        ("t10k-labels-idx1-ubyte", lambda c: b"\0\0\x0d\1" + c[4:], "not an idx file"),
         ("t10k-labels-idx1-ubyte", lambda c: c[:8] + bytes([200] * 10), "label of example 0"),
     ],
 )
@@ -327,7 +327,7 @@ def test_a_broken_gzip_and_a_missing_file_are_named(tmp_path):
     with pytest.raises(DataError, match=str(path.name)):
         open_source(DataConfig(source="fashion_mnist", path=str(tmp_path)), 0)
     path.unlink()
-    with pytest.raises(DataError, match=r"holds neither train-images-idx3-ubyte"):
+    with pytest.raises(DataError, match=r"contains neither train-images-idx3-ubyte"):
         open_source(DataConfig(source="fashion_mnist", path=str(tmp_path)), 0)
 
 
@@ -412,7 +412,7 @@ def test_a_path_of_another_kind_is_told_its_source(tmp_path, source):
         (folder / "1.png").touch()
     config = DataConfig(source=source, path=str(tmp_path / "photos"))
     with pytest.raises(
-        DataError, match=r"is of another kind: set data\.source=image_folder"
+        DataError, match=r"has another format: set data\.source=image_folder"
     ) as told:
         open_source(config, 0)
     assert ("`vit prepare " in str(told.value)) == (source == "records")

@@ -172,7 +172,7 @@ def test_labels_from_1_keep_the_names_of_their_lines(tmp_path, text, names_of_la
 def test_labels_that_fit_two_lines_each_are_refused_until_it_is_said(tmp_path):
     write_set(tmp_path, first_label=1)
     (tmp_path / "labels.txt").write_text(f"{NAMES}kite\n")
-    with pytest.raises(DataError, match=r"label 1 is 'robin'.*; or label 1 is 'wren'"):
+    with pytest.raises(DataError, match=r"label 1 is 'robin'.*If label 1 is 'wren'"):
         open_(tmp_path)
     for first, name in ((0, "robin"), (1, "wren")):
         source = open_(tmp_path, first_label=first)
@@ -191,7 +191,7 @@ def test_a_set_without_class_0_keeps_the_labels_of_the_run(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("wren\nowl\n wren\nauk\n", r"labels\.txt, line 3: 'wren' is the name of line 1 too"),
+        ("wren\nowl\n wren\nauk\n", r"labels\.txt, line 3: 'wren' is also on line 1"),
         ("wren\n\nowl\nauk\n", r"labels\.txt, line 2: the label is empty"),
         ("wren\nowl\n", r"labels\.txt names 2 classes, but there are 4 labels"),
     ],
@@ -214,7 +214,7 @@ def test_records_go_to_another_process(tmp_path):
 def case_truncated(root):
     path = root / "train-00001-of-00003"
     os.truncate(path, path.stat().st_size - 7)
-    return rf"{path} is truncated: record 7 at byte \d+ needs 7 bytes more"
+    return rf"{path} is truncated: record 7 at byte \d+ needs 7 more bytes"
 
 
 def case_truncated_in_a_header(root):
@@ -242,7 +242,7 @@ def case_compressed(root):
 
 def case_missing_shard(root):
     (root / "train-00001-of-00003").unlink()
-    return r"1 of 3 shards are missing, the first of them .*train-00001-of-00003"
+    return r"1 of 3 shards are missing, the first is .*train-00001-of-00003"
 
 
 def case_other_features(root):
@@ -270,20 +270,20 @@ def case_labels_that_are_negative(root):
 def case_labels_from_one_without_names(root):
     write_set(root, first_label=1)
     return (
-        r"labels are 1 to 4, and no file names the classes. Either label 1 is class 1 of 5.*"
-        r"data\.first_label=0; or label 1 is class 0 of 4: set data\.first_label=1"
+        r"labels are 1 to 4, and no file names the classes. If label 1 is class 1 of 5.*"
+        r"data\.first_label=0\. If label 1 is class 0 of 4, set data\.first_label=1"
     )
 
 
 def case_empty_shards(root):
     for path in root.glob("train*"):
         path.write_bytes(b"")
-    return r"the train shards hold no record"
+    return r"the train shards contain no records"
 
 
 def case_no_split_in_the_name(root):
     write_tfrecord(root / "more.tfrecord", IMAGES[:2], LABELS[:2])
-    return r"more\.tfrecord: its name or folder must say one of train"
+    return r"more\.tfrecord: its name or folder must contain one of train"
 
 
 def case_only_validation(root):
@@ -316,7 +316,7 @@ def test_an_altered_record_is_noticed_when_it_is_read(tmp_path):
 def test_a_folder_must_be_named(tmp_path):
     with pytest.raises(SettingsError, match=r"data\.path=FOLDER"):
         open_source(DataConfig(source="tfrecord"), 0)
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         open_(tmp_path / "nothing")
 
 
