@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jobs.train
+import pipeline.api.training
 from jobs.cli import main
 from pipeline.runtimes.tensorflow_start import import_tensorflow
 from pipeline.strict_json import to_json
@@ -64,7 +64,7 @@ def watch(stations: dict[str, float]) -> None:
         setattr(Experiment, "train", watched_train)  # noqa: B010
         setattr(Experiment, "train_iterator", watched_iterator)  # noqa: B010
 
-    setattr(jobs.train, "import_tensorflow", watched_import)  # noqa: B010
+    setattr(pipeline.api.training, "import_tensorflow", watched_import)  # noqa: B010
 
 
 if __name__ == "__main__":

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.cli import run_process
 from jobs.usage import check_paths
+from pipeline.api.evaluation import open_evaluation
 from pipeline.errors import SettingsError
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.metrics_file import shows_top_5
 from pipeline.runs.saved_settings import add_setting_argument, read_settings
-from pipeline.runtimes.tensorflow_start import import_tensorflow
 from pipeline.storage.folders import make_folder
 from pipeline.storage.write import replace_file
 from pipeline.strict_json import to_json
 
 if TYPE_CHECKING:
     from pipeline.report.evaluation import Evaluation
-    from pipeline.runtimes.runtime import Runtime
-    from pipeline.training.experiment import Experiment
 
 _EPILOG = """\
 --data evaluates on another data set, or on the run's own where it has moved: a folder with
@@ -66,100 +63,35 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluates the weights that were best on validation."""
     check_paths([arguments.data or ""])
     folder = RunFolder(arguments.run)
-    config, recorded_data = read_settings(folder, arguments.given), folder.dataset()
-    import_tensorflow()
-    from pipeline.data.images import bad_images_named
-    from pipeline.runtimes.agreement import on_all, on_chief
-    from pipeline.runtimes.kinds import start
-    from pipeline.training.best_weights import restore_best
-    from pipeline.training.experiment import build
-    from pipeline.training.trained_run import open_inspected
-
-    with (
-        closing(start(config.distribute)) as runtime,
-        runtime.noticing_lost_peers(),
-        bad_images_named(),
-    ):
-        opened = open_inspected(folder, config, runtime, arguments.data)
-        if runtime.is_chief:
-            for note in opened.source.notes:
-                print(f"vit evaluate: {note}", file=sys.stderr)
-        experiment = build(config, runtime, opened)
-        step = on_all(runtime, lambda: restore_best(experiment, folder))
-        splits, found = _splits(arguments, experiment), []
-        same = on_chief(runtime, lambda: _compare(experiment, splits, recorded_data))
-        for split in splits:
-            evaluation = _evaluate(arguments, experiment, runtime, split, step, same[split])
-            found += [evaluation] if evaluation is not None else []
+    config = read_settings(folder, arguments.given)
+    details = arguments.details or arguments.every_class or arguments.html is not None
+    with open_evaluation(folder, config, arguments.data, _say) as evaluation:
+        found = []
+        splits = evaluation.choose(arguments.split)
+        for row, split in evaluation.evaluate(
+            splits, details=details or arguments.data is not None
+        ):
+            if evaluation.runtime.is_chief:
+                _print_split(arguments, row, split, len(evaluation.classes))
+            found += [split] if split is not None else []
         if arguments.html is not None:
-            on_chief(runtime, lambda: _draw(arguments, folder, found))
-        runtime.barrier()
+            evaluation.on_chief(lambda: _draw(arguments, folder, found))
     return 0
 
 
-def _splits(arguments: argparse.Namespace, experiment: Experiment) -> list[str]:
-    there = experiment.source.splits
-    asked = [arguments.split] if arguments.split else ["validation", "test", "all"]
-    found = [split for split in asked if split in there]
-    if not found:
-        raise SettingsError(
-            f"the data has no split {' or '.join(asked)}: it has {', '.join(there)}. Choose one "
-            "with --split"
-        )
-    return found
+def _print_split(
+    arguments: argparse.Namespace, row: dict[str, Any], split: Evaluation | None, num_classes: int
+) -> None:
+    if arguments.json:
+        print(to_json(row if split is None else row | split.to_json()))
+        return
+    print(_line(row, num_classes))
+    if split is not None:
+        print("\n".join([*split.lines(arguments.every_class), ""]))
 
 
-def _compare(
-    experiment: Experiment, splits: list[str], recorded: dict[str, Any]
-) -> dict[str, bool | None]:
-    """Whether each split has the images that the run recorded, and a line on stderr if it has not.
-
-    None: the run is of a version that recorded the number of images only, which is the same.
-    """
-    from pipeline.training.data_record import compare_data, data_record
-
-    changes = compare_data(recorded, data_record(experiment.source, splits)).splits
-    for split in splits:
-        if split in changes:
-            print(
-                f"vit evaluate: {split}: not the images that the run recorded ({changes[split]})",
-                file=sys.stderr,
-            )
-    known = recorded.get("fingerprints", {})
-    return {s: False if s in changes else True if s in known else None for s in splits}
-
-
-def _evaluate(
-    arguments: argparse.Namespace,
-    experiment: Experiment,
-    runtime: Runtime,
-    split: str,
-    step: int,
-    same_images: bool | None,
-) -> Evaluation | None:
-    """Evaluates and prints one split; its details where they are asked for."""
-    from pipeline.report.evaluation import evaluate_predictions
-    from pipeline.training.metrics import check_counted
-    from pipeline.training.prediction_pass import predict
-
-    count = experiment.source.splits[split].num_examples
-    row: dict[str, Any] = {"step": step, "split": split, "same_images": same_images}
-    evaluation = None
-    details = arguments.details or arguments.every_class or arguments.html is not None
-    if arguments.data is not None or details:
-        predictions = predict(experiment, split)
-        check_counted(split, count, len(predictions.label))
-        evaluation = evaluate_predictions(predictions, experiment.source.classes)
-        row["examples"] = len(predictions.label)
-        row["skipped_examples"] = count - len(predictions.label)
-        row |= evaluation.to_json() if arguments.json else evaluation.metrics
-    else:
-        row |= experiment.evaluate(split)
-    if runtime.is_chief:
-        print(to_json(row) if arguments.json else _line(row, len(experiment.source.classes)))
-        if evaluation is not None and not arguments.json:
-            print("\n".join([*evaluation.lines(arguments.every_class), ""]))
-    return evaluation
+def _say(text: str) -> None:
+    print(f"vit evaluate: {text}", file=sys.stderr)
 
 
 def _draw(arguments: argparse.Namespace, folder: RunFolder, found: list[Evaluation]) -> None:

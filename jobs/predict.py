@@ -12,22 +12,18 @@ from typing import TYPE_CHECKING
 
 from jobs.cli import run_process
 from jobs.usage import check_paths
+from pipeline.api.prediction import as_prediction, check_top, load_predictor
 from pipeline.errors import DataError, SettingsError
-from pipeline.export.packages import require
 from pipeline.printable import printable
-from pipeline.runs.folder import RunFolder
-from pipeline.runs.saved_settings import add_setting_argument, read_settings
-from pipeline.runtimes.tensorflow_start import import_tensorflow
+from pipeline.runs.saved_settings import add_setting_argument
 from pipeline.storage.folders import make_folder
 from pipeline.storage.write import replace_file
 from pipeline.strict_json import to_json
 
 if TYPE_CHECKING:
-    from pipeline.export.answers import Answer
-    from pipeline.export.exported import Exported
     from pipeline.report.html import Html
 
-Top = list[tuple[str, float]]  # names and probabilities, the likeliest first
+Top = Sequence[tuple[str, float]]  # names and probabilities, the likeliest first
 
 _EPILOG = """\
 MODEL is a run folder, whose best weights are taken, or what `vit export` wrote, in any format.
@@ -62,64 +58,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Prints the likeliest classes of each image; reports unreadable ones and goes on."""
     check_paths(arguments.images)
-    if arguments.top < 1:
-        raise SettingsError(f"--top must be at least 1. Received: {arguments.top}")
+    check_top(arguments.top, "--top")
     if arguments.gallery is not None and arguments.gallery.is_dir():
         raise SettingsError(f"--gallery {arguments.gallery} is a folder: give a file")
-    if arguments.model.suffix == ".onnx":
-        require("onnx", "onnxruntime")
-    import_tensorflow()
-    from pipeline.export.answers import answer_all, best, find_images
+    model = load_predictor(arguments.model, arguments.given, _say)
+    from pipeline.export.answers import answer_all, find_images
     from pipeline.report.prediction_gallery import Shown, gallery_entry
 
-    model = load(arguments.model, arguments.given)
-    classes = model.facts.classes
     files = list(find_images(arguments.images))
-    write = _writer(arguments, len(classes), alone=len(files) == 1)
+    write = _writer(arguments, len(model.facts.classes), alone=len(files) == 1)
     failed, entries = 0, []
     for answer in answer_all(model, files):
-        top: Top = []
-        if answer.probabilities is None:
-            print(f"vit predict: {_problem(answer)}", file=sys.stderr)
-            failed += 1
+        prediction = as_prediction(model, answer, arguments.top)
+        path = printable(prediction.image)
+        if prediction.problem is None:
+            write(path, prediction.top)
         else:
-            chosen = best(answer.probabilities, arguments.top)
-            top = [(classes[i], float(answer.probabilities[i])) for i in chosen]
-            write(printable(answer.path), top)
+            _say(_problem(path, printable(prediction.problem)))
+            failed += 1
         if arguments.gallery is not None:
-            shown = Shown(printable(answer.path), answer.pixels, top, answer.problem)
+            shown = Shown(path, answer.pixels, list(prediction.top), prediction.problem)
             entries.append(gallery_entry(shown))
     if arguments.gallery is not None:
         _draw(arguments, entries, failed)
     return DataError.exit_code if failed else 0
 
 
-def load(path: Path, given: Sequence[str] = ()) -> Exported:
-    """A run's best weights, or an export.
-
-    Raises:
-      SettingsError: It is neither, or the run has no checkpoint yet.
-    """
-    from pipeline.export.description import ExportFacts
-    from pipeline.export.exported import of_model
-    from pipeline.export.formats import load_export
-    from pipeline.training.best_weights import load_model
-
-    folder = RunFolder(path)
-    if not folder.was_begun:
-        return load_export(path)
-    config = read_settings(folder, given)
-    precision = config.train.precision
-    model, step = load_model(folder, precision=precision)
-    if precision != "float32":
-        print(f"vit predict: computes in {precision}, as the run did", file=sys.stderr)
-    facts = ExportFacts.of_run(config, folder.dataset(), model.arch, step)
-    return of_model(model, facts)
+def _say(text: str) -> None:
+    print(f"vit predict: {text}", file=sys.stderr)
 
 
-def _problem(answer: Answer) -> str:
+def _problem(path: str, problem: str) -> str:
     """One line that names the file; errors of data do so themselves."""
-    path, problem = printable(answer.path), printable(answer.problem or "")
     return problem if path in problem else f"cannot read {path}: {problem}"
 
 
@@ -175,7 +145,7 @@ def _draw(arguments: argparse.Namespace, entries: list[Html], failed: int) -> No
         replace_file(arguments.gallery, page)
     except OSError as error:
         raise SettingsError(f"cannot write {arguments.gallery}: {error.strerror}") from None
-    print(f"vit predict: {arguments.gallery}", file=sys.stderr)
+    _say(str(arguments.gallery))
 
 
 if __name__ == "__main__":

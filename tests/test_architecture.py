@@ -17,6 +17,7 @@ LEVELS = (
     {"data", "model", "optim", "runtimes", "runs", "monitor"},
     {"training", "launch"},
     {"report", "export", "doctor", "plan"},
+    {"api"},
     {"pipeline"},
     {"k8s"},
     {"jobs"},

@@ -198,6 +198,7 @@ def test_every_page_is_in_the_site():
         *(
             f"pipeline/{name}"
             for name in (
+                "api",
                 "config",
                 "data",
                 "runtimes",

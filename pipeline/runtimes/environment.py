@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -109,3 +110,8 @@ def _explain(error: Exception) -> str:
     if isinstance(error, TypeError | AttributeError):
         return "a part of it has the wrong type"
     return str(error)
+
+
+def this_place() -> Place:
+    """`find_place` with the environment of this process."""
+    return find_place(os.environ)

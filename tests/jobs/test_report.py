@@ -78,7 +78,7 @@ def test_predictions_are_what_keras_says_of_the_same_images(finished):
         "import sys, json; from pathlib import Path\n"
         "from pipeline.config import parse_config\n"
         "from pipeline.data.sources.source import open_source\n"
-        "from jobs.predict import load\n"
+        "from pipeline.api.prediction import load_predictor as load\n"
         "from pipeline.runs.folder import RunFolder\n"
         "folder = RunFolder(Path(sys.argv[1])); model = load(folder.path)\n"
         "config = folder.config(); source = open_source(config.data, config.seed)\n"

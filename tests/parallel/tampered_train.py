@@ -114,7 +114,7 @@ def tamper(what: str) -> None:
 
 def tamper_when_tensorflow_is_there(what: str) -> None:
     """Not earlier: `vit train` receives signals while it imports TensorFlow, and so must this."""
-    from jobs import train
+    from pipeline.api import training as train
 
     import_tensorflow = train.import_tensorflow
 

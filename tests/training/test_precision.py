@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.train import _settle_precision
+from pipeline.api.training import settle_precision
 from pipeline.config import Config, TrainConfig
 from pipeline.runs.folder import RunFolder
 from pipeline.runtimes import bfloat16
@@ -71,13 +71,14 @@ def test_a_run_that_continues_in_another_precision_says_so():
     assert len(said("auto", [None], before="mixed_bfloat16")) == 1
 
 
-def test_a_start_records_what_auto_is_and_says_when_it_changed(tmp_path, monkeypatch, capsys):
+def test_a_start_records_what_auto_is_and_says_when_it_changed(tmp_path, monkeypatch):
     changed = {"mixed_bfloat16": "", "float32": "the run used mixed_bfloat16 until now"}
     folder = RunFolder(tmp_path / "run")
     for cpuinfo, used in [(FAST, "mixed_bfloat16"), (SLOW, "float32")]:
         monkeypatch.setattr(bfloat16, "_CPU_FACTS", write(tmp_path / "cpuinfo", cpuinfo))
-        settled = _settle_precision(config("auto"), folder, SingleRuntime("CPU:0"))
-        said = capsys.readouterr().err
+        lines = []
+        settled = settle_precision(config("auto"), folder, SingleRuntime("CPU:0"), lines.append)
+        said = "\n".join(lines)
         assert f"train.precision=auto is {used} here" in said
         assert ("until now" in said) == bool(changed[used])
         assert changed[used] in said
