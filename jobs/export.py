@@ -20,7 +20,7 @@ from pipeline.errors import DataError, PipelineError, SettingsError
 from pipeline.export.packages import NEEDED, require
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.links import check_links
-from pipeline.runs.saved_settings import add_setting_argument, place_not_taken, read_settings
+from pipeline.runs.saved_settings import add_setting_argument, ignored_data_path, read_settings
 from pipeline.runtimes.tensorflow_start import import_tensorflow
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_out(form, out)
     model, step = load_model(folder, arguments.weights)
     facts = ExportFacts.of_run(config, dataset, model.arch, step)
-    compared, what = _compared(config, of_model(model, facts), place_not_taken(folder))
+    compared, what = _compared(config, of_model(model, facts), ignored_data_path(folder))
     try:
         difference = export(form, model, facts, out, compared)
     except ExportError as error:

@@ -112,7 +112,7 @@ def load_predictor(
     from pipeline.training import best_weights
 
     folder = RunFolder(path)
-    if not folder.was_begun:
+    if not folder.is_run:
         return load_export(path)
     config = read_settings(folder, given)
     precision = config.train.precision

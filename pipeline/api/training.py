@@ -178,7 +178,7 @@ def settle_precision(
     precision = agree_on_precision(config, runtime)
 
     def describe() -> None:
-        before = folder.config().train.precision if folder.was_begun else None
+        before = folder.config().train.precision if folder.is_run else None
         for line in describe_precision(precision, before):
             say(line)
 

@@ -239,7 +239,7 @@ def _check_training(
     if available is not None:
         found.check("memory", training.check_memory, config, classes, job, available, on_gpu=on_gpu)
     if job.is_chief:
-        found.check("room", folder.check_room, config, size)
+        found.check("room", folder.check_free_space, config, size)
     found.check("checkpoints", training.check_saving, config.checkpoint, size, schedule.total_steps)
 
 

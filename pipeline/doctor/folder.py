@@ -9,7 +9,8 @@ from pipeline.config import Config
 from pipeline.data.split import DataSource
 from pipeline.doctor.finding import Finding, error, ok, warning
 from pipeline.errors import SettingsError
-from pipeline.runs.folder import RunFolder, existing_folder, try_folder
+from pipeline.runs.access import check_writable, nearest_existing
+from pipeline.runs.folder import RunFolder
 from pipeline.training.data_record import check_resumed_data, data_record
 
 _ANOTHER = "name another folder with run.dir=FOLDER"
@@ -20,8 +21,8 @@ def check_run_folder(config: Config) -> Iterator[Finding]:
     folder = RunFolder(config.run_dir)
     place = folder.path
     try:
-        place = existing_folder(folder.path)
-        try_folder(place)
+        place = nearest_existing(folder.path)
+        check_writable(place)
     except OSError as problem:
         yield error(
             "run folder",
@@ -55,7 +56,7 @@ def _check_content(folder: RunFolder, config: Config) -> Finding:
             f"{folder.path} holds a run with other settings ({'; '.join(differences)})",
             f"Give the same settings to go on with it, or {_ANOTHER}",
         )
-    if (other := folder.other_data(config)) is not None:
+    if (other := folder.data_path_difference(config)) is not None:
         return error(
             "run folder",
             f"{folder.path} holds a finished run on the data set of another place ({other})",
@@ -81,9 +82,9 @@ def check_data(config: Config, source: DataSource) -> Iterator[Finding]:
         yield ok("run data", f"the data set is the one that {folder.path} was trained on")
 
 
-def check_room(config: Config, checkpoint_bytes: int) -> Iterator[Finding]:
+def check_free_space(config: Config, checkpoint_bytes: int) -> Iterator[Finding]:
     """Whether the next two checkpoints have room, without which none is written."""
-    RunFolder(config.run_dir).check_room(checkpoint_bytes)
+    RunFolder(config.run_dir).check_free_space(checkpoint_bytes)
     yield ok("room", f"two checkpoints of {checkpoint_bytes / 1e6:,.1f} MB fit")
 
 
@@ -93,7 +94,7 @@ def check_pretrained(run: str) -> Iterator[Finding]:
     Published weights are looked at by `training.check_pretrained`, which needs TensorFlow.
     """
     folder = RunFolder(Path(run))
-    if not folder.was_begun:
+    if not folder.is_run:
         return
     folder.config()
     if not any(folder.checkpoints.glob("step-*")):

@@ -80,7 +80,7 @@ def check_input(config: Config, source: DataSource, num_replicas: int) -> Iterab
 def check_pretrained(config: ModelConfig) -> Iterator[Finding]:
     """Whether published weights that `model.pretrained` names are of the recipe's network."""
     path = Path(config.pretrained or "")
-    if config.pretrained is None or RunFolder(path).was_begun:
+    if config.pretrained is None or RunFolder(path).is_run:
         return
     published = read_published(path)
     check_same_network(published, architecture(config), f"model.pretrained={path}")

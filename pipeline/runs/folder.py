@@ -1,51 +1,51 @@
-"""A run folder: what a run leaves, and whether a command may go on with it.
+"""A run folder: its files, and whether a command may continue its run.
 
 config.yaml      resolved settings
-dataset.json     classes, number of examples and fingerprint of each split, mean and deviation
-metrics.jsonl    one row a step and split
-starts.jsonl     one line a start: when, from which checkpoint, by which command, with what
-predictions.npz  of the best weights, for the report; examples.npz its pictures; report.html
+dataset.json     classes, number of examples and fingerprint of each split, mean and std of pixels
+metrics.jsonl    one row for each step and split
+starts.jsonl     one line for each start: time, checkpoint, command, versions
+predictions.npz  predictions of the best weights, for the report
+examples.npz     pictures for the report
+report.html      the report
 outcome.json     how the last start ended
-stop             made by whoever wants the run to stop; taken away when it does
+stop             created by a user to request a stop; removed when the run stops
 checkpoints/  tensorboard/  .lock/
 
-A run claims its folder: a start with other settings or other classes is refused (`is_claimed`).
+A run can claim its folder (`is_claimed`). Starts with other settings or classes are then rejected.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import shlex
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config, dump_config, load_config, training_differences
 from pipeline.errors import DataError, PipelineError, SettingsError
+from pipeline.runs.access import check_access, check_free_space, check_writable, folder_errors
 from pipeline.runs.checkpoints.store import INITIAL, UNFINISHED, CheckpointStore
 from pipeline.runs.links import check_links
 from pipeline.runs.lock import RunLock
 from pipeline.runs.record_checks import check_dataset, check_outcome
-from pipeline.storage.folders import make_folder, new_folder, remove_file, remove_folder, rename
+from pipeline.storage.folders import make_folder, remove_file, remove_folder
 from pipeline.storage.json_lines import read_json_lines, set_aside
 from pipeline.storage.read import read_file
 from pipeline.storage.write import remove_unfinished, replace_file
 from pipeline.strict_json import from_json, to_json
 
 _LOG = logging.getLogger(__name__)
-_LARGEST = 1 << 28  # bytes of a small file: those of a data set of 21,841 classes have 2 MB
+_LARGEST = 1 << 28  # size limit of a JSON file; with 21,841 classes they have 2 MB
 
 
 class RunFolderError(PipelineError):
-    """What belongs into the run folder could not be written."""
+    """A file cannot be written to the run folder."""
 
 
 class RunFolder:
-    """Paths and small files of one run. Only the chief may call what writes."""
+    """Paths and small files of one run. Only the chief may call methods that write."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -62,29 +62,29 @@ class RunFolder:
         self._stop = path / "stop"
 
     @property
-    def was_begun(self) -> bool:
-        """Whether this is a run folder."""
+    def is_run(self) -> bool:
+        """Whether the folder holds a run."""
         return (self.path / "config.yaml").is_file()
 
     def config(self) -> Config:
-        """The settings the run was started with.
+        """The settings of the run.
 
         Raises:
-          SettingsError: This is no run folder.
+          SettingsError: The folder holds no run.
         """
         file = self.path / "config.yaml"
-        if not self.was_begun:
+        if not self.is_run:
             raise SettingsError(
-                f"{self.path} is not a run folder: it has no config.yaml. Give the folder that "
+                f"{self.path} is not a run folder: it has no config.yaml. Use the folder that "
                 "`vit train` printed"
             )
         return load_config(file, inherits=False)
 
     @property
     def has_progress(self) -> bool:
-        """Whether an update was saved: there is a checkpoint past step 0, be it damaged.
+        """Whether there is a checkpoint after step 0, damaged or not.
 
-        Rows of metrics alone are no progress, because no start can resume from them.
+        Rows of metrics do not count, because no start can resume from them.
         """
         saved = (p for p in self.checkpoints.glob("step-*") if p.suffix != UNFINISHED)
         return any(p.stem != INITIAL for p in saved)
@@ -93,22 +93,22 @@ class RunFolder:
     def is_claimed(self) -> bool:
         """Whether only a start with the same settings and classes may use the folder.
 
-        A run claims its folder with the first checkpoint past step 0, or when it ends as "done" or
+        A run claims its folder with the first checkpoint after step 0, or when it ends as "done" or
         "stopped". A user who stops a run expects to resume it, even at step 0.
 
-        A start that failed or was killed before that claims nothing. It has nothing to lose, and
-        the next command often corrects the cause: a batch that does not fit into memory, a wrong
-        folder of images.
+        A start that failed or was killed before that does not claim the folder. No work is lost,
+        and the next command often corrects the cause, such as a batch that is too large for the
+        memory or a wrong folder of images.
         """
         outcome = self.outcome()
         ended = outcome is not None and outcome["outcome"] in ("done", "stopped")
         return self.has_progress or ended
 
     def start_over(self) -> None:
-        """Deletes what an unclaimed start left that does not fit other settings or classes.
+        """Deletes files of an earlier start that other settings or classes invalidate.
 
-        The initial weights are made again from the seed. Rows of metrics and curves are dropped
-        when training begins at step 0. A folder that is claimed stays as it is.
+        Does nothing if the folder is claimed. The initial weights are created again from the seed.
+        Rows of metrics and TensorBoard curves are removed when training begins at step 0.
         """
         if self.is_claimed:
             return
@@ -117,60 +117,65 @@ class RunFolder:
             remove_file(file)
 
     def differences(self, config: Config) -> list[str]:
-        """Settings that change the training and are not those of the run in the folder."""
-        if not (self.was_begun and self.is_claimed):
+        """Settings that affect training and differ from those of the run, one line each."""
+        if not (self.is_run and self.is_claimed):
             return []
         return training_differences(self.config(), config)
 
-    def other_data(self, config: Config) -> str | None:
-        """How `data.path` differs from that of the finished run in the folder, if it does.
+    def data_path_difference(self, config: Config) -> str | None:
+        """How `data.path` differs from that of a finished run; None if it does not.
 
-        An unfinished run compares the data itself when it resumes. The result of a finished run is
-        printed without opening the data, and must not pass for the result on another data set.
+        An unfinished run compares the data itself when it resumes. For a finished run, the result
+        is printed without opening the data, and must not be taken for one on another data set.
         """
         outcome = self.outcome()
-        if not (self.was_begun and outcome is not None and outcome["outcome"] == "done"):
+        if not (self.is_run and outcome is not None and outcome["outcome"] == "done"):
             return None
         recorded, given = self.config().data.path, config.data.path
-        if _same_place(recorded, given):
+        if _same_path(recorded, given):
             return None
         return f"data.path: {recorded or 'null'} -> {given or 'null'}"
 
     def check(self, config: Config) -> None:
-        """Refuses settings that would train something else than what the folder holds.
+        """Raises an error if the run in the folder cannot continue with these settings.
 
         Raises:
-          SettingsError: With one line a setting that differs; or the run is finished, and its data
-            set was at another place.
+          SettingsError: Settings differ (the message has one line for each), or the run is finished
+            and `data.path` differs.
         """
         differences = self.differences(config)
         if differences:
             raise SettingsError(
                 f"{self.path} holds a run with other settings:\n  "
                 + "\n  ".join(differences)
-                + "\nGive the same settings to go on with it, or run.dir=FOLDER for a new run"
+                + "\nUse the same settings to continue it, or run.dir=FOLDER for a new run"
             )
-        if (other := self.other_data(config)) is not None:
+        if (difference := self.data_path_difference(config)) is not None:
             raise SettingsError(
-                f"{self.path} holds a finished run on the data set of another place:\n  {other}\n"
-                "To start a new run, name another folder with run.dir=FOLDER. For the result of "
-                "the finished run, give its data.path. If its data set has moved, use `vit "
+                f"{self.path} holds a finished run with another data.path:\n  {difference}\n"
+                "To start a new run, choose another folder with run.dir=FOLDER. To see the result "
+                "of the finished run, use its data.path. If its data set has moved, use `vit "
                 f"evaluate {shlex.quote(str(self.path))} --data PATH`"
             )
 
     def open(self, config: Config, report: Callable[[str], None]) -> None:
-        """Makes the folder, takes its lock, tries what saving needs, and writes the settings.
+        """Creates and locks the folder, checks that it is writable, and writes the settings.
+
+        Args:
+          config: The settings.
+          report: Called with messages about the lock.
 
         Raises:
-          SettingsError: It cannot be used, a link leads out of it, or another process trains in it.
+          SettingsError: The folder is not writable, a link leads out of it, its run has other
+            settings, or another process trains in it.
         """
         check_links(self.path)
-        with self._errors_named():
-            self._check_access()
+        with folder_errors(self.path):
+            check_access(self.path, self.checkpoints, self.tensorboard)
             make_folder(self.path, parents=True)
             self.lock.acquire(report)
             remove_unfinished(self.path)
-            try_folder(self.path)
+            check_writable(self.path)
             self.clear_stop_request()
         self.check(config)
         if self.has_other_settings(config):
@@ -178,80 +183,55 @@ class RunFolder:
         self._replace("config.yaml", dump_config(config))
 
     def check_open(self, config: Config) -> None:
-        """Refuses what `open` refuses, and writes nothing.
+        """Makes the checks of `open` without writing anything.
 
         Raises:
-          SettingsError: It cannot be used, a link leads out of it, or another process trains in it.
+          SettingsError: `open` would raise it.
         """
         check_links(self.path)
-        with self._errors_named():
-            self._check_access()
+        with folder_errors(self.path):
+            check_access(self.path, self.checkpoints, self.tensorboard)
             holder = self.lock.find_holder()
         if holder is not None:
             raise SettingsError(
                 f"another process is training in {self.path}: {holder}. Wait for it, stop it, or "
-                "name another folder with run.dir=FOLDER"
+                "choose another folder with run.dir=FOLDER"
             )
         self.check(config)
 
     def has_other_settings(self, config: Config) -> bool:
-        """Whether the folder was begun with settings that train something else."""
-        return self.was_begun and bool(training_differences(self.config(), config))
-
-    def _check_access(self) -> None:
-        for place in {existing_folder(self.path), self.checkpoints, self.tensorboard}:
-            if not os.path.lexists(place):
-                continue
-            if not place.is_dir():
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-            if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
-                read_only = os.statvfs(place).f_flag & os.ST_RDONLY
-                code = errno.EROFS if read_only else errno.EACCES
-                raise OSError(code, os.strerror(code))
-
-    @contextmanager
-    def _errors_named(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise SettingsError(
-                f"cannot use the run folder {self.path}: {error.strerror}. Files must be written, "
-                "renamed and synced there. Name another with run.dir=FOLDER"
-            ) from None
+        """Whether the folder holds a run whose settings differ in a way that affects training."""
+        return self.is_run and bool(training_differences(self.config(), config))
 
     def close(self) -> None:
-        """Gives the lock back."""
+        """Releases the lock."""
         self.lock.release()
 
-    def check_room(self, checkpoint_bytes: int) -> None:
-        """Refuses to begin where two checkpoints have no room.
+    def check_free_space(self, checkpoint_bytes: int) -> None:
+        """Raises an error if the next checkpoints do not fit on the disk.
+
+        Args:
+          checkpoint_bytes: Size of one checkpoint.
 
         Raises:
-          SettingsError: Says how much is needed and how much there is.
+          SettingsError: The message gives the needed and the free space.
         """
-        # Those with a suffix are unfinished or set aside.
-        there = sum(not folder.suffix for folder in self.checkpoints.glob("step-*"))
-        # The next one is written before the oldest is deleted.
-        needed = checkpoint_bytes * max(1, 2 - there)
-        free = shutil.disk_usage(existing_folder(self.path)).free
-        if free < needed:
-            raise SettingsError(
-                f"the run folder {self.path} has room for {free / 1e6:,.1f} MB, and the next "
-                f"checkpoints need {needed / 1e6:,.1f} MB. Make room, or name another folder with "
-                "run.dir=FOLDER"
-            )
+        # Folders with a suffix are unfinished or set aside.
+        existing = sum(not folder.suffix for folder in self.checkpoints.glob("step-*"))
+        # A new checkpoint is written before the oldest one is deleted.
+        check_free_space(self.path, checkpoint_bytes * max(1, 2 - existing))
 
     @property
     def stop_requested(self) -> bool:
-        """Whether somebody made a file named `stop` here."""
-        return os.path.exists(self._stop)  # False, and no error, where a server stumbles
+        """Whether a user has created a file named `stop` in the folder."""
+        return os.path.exists(self._stop)  # an error of the file server counts as False
 
     def clear_stop_request(self) -> None:
-        """Takes that file away: the next start goes on."""
+        """Deletes the file `stop`, so that the next start trains."""
         remove_file(self._stop)
 
     def outcome(self) -> dict[str, Any] | None:
-        """How the last start ended: "done", "stopped" or "failed"; None if it did not end.
+        """How the last start ended: "done", "stopped" or "failed"; None if it has not ended.
 
         Raises:
           DataError: The file is damaged.
@@ -268,24 +248,24 @@ class RunFolder:
         return (self.path / "dataset.json").is_file()
 
     def dataset(self) -> dict[str, Any]:
-        """What `begin` recorded of the data.
+        """The contents of dataset.json.
 
         Raises:
-          SettingsError: Nothing, because training never began.
+          SettingsError: The file does not exist, because training never started.
           DataError: The file is damaged.
         """
         facts = self._read("dataset.json", "classes", check_dataset)
         if facts is None:
-            raise SettingsError(f"{self.path} has no dataset.json: its training never began")
+            raise SettingsError(f"{self.path} has no dataset.json: its training never started")
         return facts
 
     def begin(self, dataset: dict[str, Any], start: dict[str, Any]) -> None:
-        """Records what prediction needs to know of the data, and this start, which has no outcome.
+        """Records the data set and this start, and removes the outcome of the previous start.
 
         Args:
-          dataset: For dataset.json.
-          start: For starts.jsonl; the newest checkpoint there is goes in as `checkpoint_step`,
-            null on a new run.
+          dataset: The contents of dataset.json.
+          start: A line for starts.jsonl. The step of the newest checkpoint is added as
+            `checkpoint_step`, which is null for a new run.
         """
         self._replace("dataset.json", to_json(dataset, indent=1) + "\n")
         remove_file(self.path / "outcome.json")
@@ -299,7 +279,7 @@ class RunFolder:
         self._replace(self._starts.name, "".join(to_json(s) + "\n" for s in [*earlier, line]))
 
     def starts(self) -> list[dict[str, Any]]:
-        """Every start of the run, the first one first; none of a run from before they were kept."""
+        """All starts of the run, oldest first; empty for a version that did not record them."""
         return read_json_lines(self._starts, _is_any)[0]
 
     def _read(
@@ -315,18 +295,18 @@ class RunFolder:
             check(found)
         except ValueError as error:
             raise DataError(
-                f"{file} is damaged: {error}. Restore it from a copy; or delete it and give the "
-                "`vit train` command again, which goes on from the newest checkpoint and writes "
-                "it anew"
+                f"{file} is damaged: {error}. Restore it from a copy, or delete it and run the "
+                "`vit train` command again, which resumes from the newest checkpoint and writes "
+                "the file again"
             ) from None
         return found
 
     def skipped_images(self) -> list[str]:
-        """The unreadable images that starts of the run have met so far."""
+        """The unreadable images that all starts of the run have found so far."""
         return _lines(self.skipped)
 
     def repaired_images(self) -> dict[str, str]:
-        """The images that libjpeg repaired in starts of the run so far, with its warnings."""
+        """The images that libjpeg has repaired so far, with its warnings, over all starts."""
         pairs = (line.partition("\t") for line in _lines(self.repaired))
         return {name: warning for name, _, warning in pairs}
 
@@ -347,24 +327,7 @@ def _is_any(start: dict[str, Any]) -> bool:
     return True
 
 
-def try_folder(path: Path) -> None:
-    """Does once, on a small scale, what a checkpoint does, and leaves nothing behind.
-
-    Raises:
-      OSError: A folder or file cannot be made, written, synced or renamed in `path`.
-    """
-    with new_folder(path / ".try") as new:
-        replace_file(new.inside / "file", b"x")
-        remove_folder(rename(new.path, new.path.name.replace(".try.", ".tried.")))
-
-
-def _same_place(one: str | None, other: str | None) -> bool:
+def _same_path(one: str | None, other: str | None) -> bool:
     if one is None or other is None:
         return one == other
     return one == other or Path(one).resolve() == Path(other).resolve()
-
-
-def existing_folder(path: Path) -> Path:
-    """The path, or where it is not there the nearest folder above it that is."""
-    path = path.absolute()
-    return next(p for p in (path, *path.parents) if os.path.lexists(p))

@@ -1,6 +1,7 @@
-"""A run folder of other people may have links in it: none may lead out of it.
+"""Checks that no symbolic link in a run folder leads out of it.
 
-What a run writes and deletes would otherwise be elsewhere.
+A run folder may come from another user. Through such a link, a run would write or delete files
+elsewhere.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from pipeline.errors import SettingsError
 from pipeline.printable import printable
 
-# What runs write. Other files are the user's, and are left alone.
+# Files and folders that runs write. All others belong to the user and are not checked.
 _WRITTEN = frozenset(
     ("config.yaml", "dataset.json", "metrics.jsonl", "starts.jsonl", "predictions.npz",
      "examples.npz", "report.html", "outcome.json", "stop", "skipped.txt", "repaired.txt",
@@ -23,13 +24,13 @@ _FOLDERS = ("checkpoints", "tensorboard", ".lock")
 
 
 def check_links(folder: Path) -> None:
-    """Refuses a run folder from which a link leads out, or in which a file is none.
+    """Raises an error if a link leads out of the run folder, or if it holds a special file.
 
-    The folder itself may be reached through a link, and links may lead to places inside it. A
-    folder that is not there yet is accepted.
+    The run folder itself may be a link, and links to places inside it are allowed. A folder that
+    does not exist is accepted.
 
     Raises:
-      SettingsError: Names the link and where it leads, or the special file.
+      SettingsError: The message names the link and its target, or the special file.
     """
     root = Path(os.path.realpath(folder))
     for entry in _written(folder):
@@ -37,19 +38,19 @@ def check_links(folder: Path) -> None:
             target = os.path.realpath(entry.path)
             if not Path(target).is_relative_to(root):
                 raise SettingsError(
-                    f"{printable(entry.path)} is a link that leads out of the run folder, to "
-                    f"{printable(target)}: what is written or deleted there would not be the "
-                    "run's. Remove the link, or name another folder"
+                    f"{printable(entry.path)} is a link out of the run folder, to "
+                    f"{printable(target)}: the run would write or delete files of others there. "
+                    "Remove the link, or choose another folder"
                 )
         if not (entry.is_file() or entry.is_dir() or entry.is_symlink()):
             raise SettingsError(
-                f"{printable(entry.path)} is neither a file nor a folder. Remove it, or name "
+                f"{printable(entry.path)} is neither a file nor a folder. Remove it, or choose "
                 "another folder"
             )
 
 
 def _written(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """What runs write, and all that is in the folders in which they write."""
+    """Yields the entries that runs write, and all entries below the folders they write to."""
     for entry in _entries(folder):
         if entry.name.removesuffix(".damaged") in _WRITTEN:
             yield entry
@@ -58,13 +59,13 @@ def _written(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _below(entry: os.DirEntry[str]) -> Iterator[os.DirEntry[str]]:
-    waiting = [entry]
-    while waiting:
-        one = waiting.pop()
-        if one.is_dir(follow_symlinks=False):
-            for inner in _entries(one.path):
+    pending = [entry]
+    while pending:
+        current = pending.pop()
+        if current.is_dir(follow_symlinks=False):
+            for inner in _entries(current.path):
                 yield inner
-                waiting.append(inner)
+                pending.append(inner)
 
 
 def _entries(folder: Path | str) -> Iterator[os.DirEntry[str]]:
@@ -72,4 +73,5 @@ def _entries(folder: Path | str) -> Iterator[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             yield from entries
     except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return  # a run that goes on may delete it meanwhile; what cannot be read is said elsewhere
+        # A running job may delete the folder meanwhile. Other checks report missing permissions.
+        return

@@ -1,12 +1,15 @@
-"""One job at a time in a run folder, also on a network file system.
+"""A lock that lets only one job use a run folder, also on a network file system.
 
     .lock/
-      TOKEN.json     who holds it: host, process, and a line that changes every few seconds
+      TOKEN.json     the holder: host, process, and a heartbeat counter
 
-Only rename within a folder is relied on. A folder with one file is renamed to `.lock`, which fails
-where a `.lock` with a file in it is. A holder that has gone is replaced by renaming its file, whose
-name none but it ever had: of several that try, one succeeds. File locks (flock, fcntl) are no help
-here: on network file systems they hold on one host only, or not at all, depending on the mount.
+The lock relies only on a rename within a folder. To take it, a process renames a folder with one
+file to `.lock`, which fails if a `.lock` with a file exists. To take it over from a holder that is
+gone, a process renames the holder's file. The name of that file is unique, so only one of several
+processes succeeds.
+
+File locks (flock, fcntl) are not sufficient: on network file systems they work on one host only, or
+not at all, depending on the mount options.
 """
 
 from __future__ import annotations
@@ -30,23 +33,23 @@ from pipeline.storage.write import open_to_overwrite, replace_file, write_all
 from pipeline.strict_json import from_json, to_json
 
 _NAME = ".lock"
-BEAT_S = 5.0
-# Six beats: a server that stumbles is not a holder that has gone.
+BEAT_S = 5.0  # heartbeat interval
+# Six heartbeats: a short outage of the file server does not mean that the holder is gone.
 STALE_S = 30.0
-_LOOKS = 60
-_EMPTY_LOOKS = 100  # at a lock that nobody holds and nobody can take, 0.1 s apart
-_LARGEST = 1 << 16  # bytes of a file in .lock; those of this program have 300
-_LONGEST = 255  # characters of a host's name
-_NO_PROCESS = 1 << 22  # the first number that no process of Linux can have (PID_MAX_LIMIT)
+_POLLS = 60  # within that time
+_EMPTY_POLLS = 100  # of a lock without a holder that cannot be taken, 0.1 s apart
+_LARGEST = 1 << 16  # bytes of a file in .lock; the files of this program have 300
+_LONGEST = 255  # characters of a host name
+_PID_MAX = 1 << 22  # PID_MAX_LIMIT: process ids on Linux are smaller
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 class LockLostError(PipelineError):
-    """Another process took the run folder over, or it is gone: this one must write no more."""
+    """Another process took over the run folder, or it is gone. This process must not write."""
 
 
 class RunLock:
-    """Holds a run folder for this process, from `acquire` to `release`.
+    """Reserves a run folder for this process from `acquire` to `release`.
 
     Args:
       folder: The run folder.
@@ -64,53 +67,58 @@ class RunLock:
         return self._path / f"{self._token}.json"
 
     def acquire(self, report: Callable[[str], None], stale_s: float = STALE_S) -> None:
-        """Takes the lock, or takes it over from a holder that has gone.
+        """Takes the lock, or takes it over from a holder that is gone.
 
-        A holder on this host is looked up. One that cannot be looked up (on another host, in
-        another container of this host, or hidden in /proc) counts as gone when its beat has not
-        changed for `stale_s`, which is waited for.
+        If the holder is on this host, its process is looked up. If that is not possible (another
+        host, another container, or hidden in /proc), this method waits for `stale_s` seconds. The
+        holder counts as gone if its heartbeat has not changed by then.
+
+        Args:
+          report: Called with a message before a wait and after a takeover.
+          stale_s: Time without a heartbeat after which a holder counts as gone, in seconds.
 
         Raises:
-          SettingsError: Another process holds it; the message names its host and process. Or what
-            is there is no lock.
-          OSError: The folder cannot be written to.
+          SettingsError: Another process holds the lock (the message names its host and process), or
+            `.lock` is not a lock of this program.
+          OSError: The folder is not writable.
         """
-        empty_looks = 0
-        while not self._place():
+        empty_polls = 0
+        while not self._create():
             holder = self._holder()
             if holder is None:
-                empty_looks += 1
-                if empty_looks > _EMPTY_LOOKS:
+                empty_polls += 1
+                if empty_polls > _EMPTY_POLLS:
                     raise SettingsError(
-                        f"{self._path} is no lock of a run. Remove it, or name another folder with "
-                        "run.dir=FOLDER"
+                        f"{self._path} is not a lock of a run. Remove it, or choose another folder "
+                        "with run.dir=FOLDER"
                     )
                 time.sleep(0.1)  # it was released in between
                 continue
             token, facts = holder
-            # Where the token is another one the file has been taken over just now, and still says
-            # who had it before.
+            # If the tokens differ, the file was just taken over and still describes the previous
+            # holder.
             alive = _is_alive(facts) if facts.get("token") == token else None
             gone = self._is_silent(token, facts, report, stale_s) if alive is None else not alive
             if not gone and self._holder() is None:
-                continue  # it was released meanwhile
+                continue  # it was released in the meantime
             if not gone:
                 raise SettingsError(
                     f"another process is training in {self._folder}: {_describe(facts)}. Wait for "
-                    "it, stop it, or name another folder with run.dir=FOLDER"
+                    "it, stop it, or choose another folder with run.dir=FOLDER"
                 )
             if self._take_over(token):
-                report(f"took over the run folder of {_describe(facts)}, which has gone")
+                report(f"took over the run folder from {_describe(facts)}, which is gone")
                 break
         for leftover in self._folder.glob(f"{_NAME}.*"):
-            remove_folder(leftover)  # of one that was killed as it came
+            remove_folder(leftover)  # of a process that was killed while it took the lock
         self._thread = threading.Thread(target=self._beat, name="run lock", daemon=True)
         self._thread.start()
 
     def find_holder(self, watch_s: float = 1.5 * BEAT_S) -> str | None:
-        """Who trains in the folder now, in words; None where nobody does. Nothing is written.
+        """Describes the process that trains in the folder; None if there is none.
 
-        A process that cannot be looked up from here is watched for `watch_s`, to see its beat.
+        Writes nothing. If the process cannot be looked up from here, this method waits for a
+        heartbeat for up to `watch_s` seconds.
         """
         holder = self._holder()
         if holder is None:
@@ -123,46 +131,48 @@ class RunLock:
 
     @property
     def is_held(self) -> bool:
-        """Whether the lock is still this process's, as far as the storage answers."""
+        """Whether this process holds the lock; also True if the storage does not answer."""
         try:
             self._file.stat()
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:
-            return True  # a server that stumbles says nothing of the lock
+            return True  # an error of the file server does not mean that the lock is lost
         return True
 
     def check(self) -> None:
-        """Returns while this process holds the lock.
+        """Raises an error if this process no longer holds the lock.
 
         Raises:
-          LockLostError: It was taken over, as happens to a process that stood still.
+          LockLostError: Another process took it over, for example while this one was suspended, or
+            the run folder is gone.
         """
         if self.is_held:
             return
         if not self._folder.exists():
             raise LockLostError(
-                f"the run folder {self._folder} is gone. When it is back, give the same command"
+                f"the run folder {self._folder} is gone. Once it is back, run the same command "
+                "again"
             )
         holder = self._holder()
-        who = _describe(holder[1]) if holder else "someone"
+        who = _describe(holder[1]) if holder else "another process"
         raise LockLostError(
-            f"{who} took over the run folder {self._folder}: this process ends and writes no more"
+            f"{who} took over the run folder {self._folder}: this process stops writing and exits"
         )
 
     def release(self) -> None:
-        """Gives the lock back, if it is still held."""
+        """Releases the lock if this process still holds it."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()
-            # Fails on a folder that was made read-only, whose lock will be stale; and where it is
-            # not empty, because it is another one's by now.
+            # Fails if the folder has become read-only (the lock then becomes stale) or if it is not
+            # empty (another process has taken over).
             with contextlib.suppress(OSError):
                 remove_file(self._file, below=self._folder)
                 self._path.rmdir()
 
-    def _place(self) -> bool:
-        """Puts a lock of our own in place; whether nobody's was there."""
+    def _create(self) -> bool:
+        """Creates the lock; returns False if there is one already."""
         new = self._folder / f"{_NAME}.{self._token}"
         facts = self._own_facts()
         make_folder(new)
@@ -171,7 +181,7 @@ class RunLock:
             rename(new, _NAME)
         except OSError as error:
             remove_folder(new)
-            # A lock is there; or our folder was swept away by one that has just taken the lock.
+            # There is a lock, or a process that just took the lock has removed `new`.
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
                 return False
             raise
@@ -181,18 +191,18 @@ class RunLock:
         try:
             rename(self._path / f"{token}.json", self._file.name, below=self._folder)
         except FileNotFoundError:
-            return False  # another one was faster, or the holder released it
+            return False  # another process was faster, or the holder released it
         self._overwrite(0)
         return True
 
     def _overwrite(self, beat: int) -> None:
-        """Writes our facts into our file, without creating it: a lock taken over stays so."""
+        """Overwrites this process's file. It is not created, because the lock may be lost."""
         with open_to_overwrite(self._file, below=self._folder) as stream:
             write_all(stream, self._own_facts(beat).encode())
             stream.truncate()
 
     def _holder(self) -> tuple[str, dict[str, Any]] | None:
-        """Token and facts of who holds the lock; None where nobody does."""
+        """Token and facts of the holder; None if there is none."""
         with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(self._path):
                 file = self._path / name
@@ -201,7 +211,7 @@ class RunLock:
                 try:
                     facts = from_json(read_file(file, below=self._folder, limit_bytes=_LARGEST))
                 except ValueError:
-                    facts = {}  # being written at this moment
+                    facts = {}  # it is being written
                 return file.stem, facts if isinstance(facts, dict) else {}
         return None
 
@@ -210,18 +220,18 @@ class RunLock:
     ) -> bool:
         report(
             f"{_describe(facts)} was training in {self._folder}: waiting up to {stale_s:.0f} s to "
-            "see whether it still does"
+            "see whether it still is"
         )
-        # Counted in looks, not by the clock: a server that answers nobody for a while makes the
-        # holder silent as well.
-        for _ in range(_LOOKS):
-            time.sleep(stale_s / _LOOKS)
+        # Count polls instead of time: during an outage of the file server the holder cannot write
+        # its heartbeat either.
+        for _ in range(_POLLS):
+            time.sleep(stale_s / _POLLS)
             if self._holder() != (token, facts):
                 return False
         return True
 
     def _own_facts(self, beat: int = 0) -> str:
-        """One line of JSON; of the same length for each beat, so that it is overwritten whole."""
+        """One line of JSON. Its length is the same for each beat, so that overwriting is safe."""
         facts = {"token": self._token, "host": gethostname(), "process": os.getpid()}
         return to_json(facts | _identity(os.getpid()) | {"beat": f"{beat:012d}"})
 
@@ -232,37 +242,37 @@ class RunLock:
             try:
                 self._overwrite(number)
             except OSError:
-                continue  # `check` says what became of it
+                continue  # `check` reports a lost lock
 
 
 def _identity(process: int) -> dict[str, str]:
-    """What tells a process from all others: boot, name space of numbers, time of its start."""
+    """Identifies a process beyond its number: boot id, PID namespace and start time."""
     state, *facts = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return {
         "boot": _BOOT.read_text().strip(),
         "namespace": os.readlink("/proc/self/ns/pid"),
-        # A process that was killed and not yet waited for has ended.
+        # A zombie (killed, but not yet reaped by its parent) counts as ended.
         "started": "" if state in "ZX" else facts[18],
     }
 
 
 def _is_here(facts: dict[str, Any]) -> bool:
-    """Whether the process can be looked up: same boot of the same host, same numbering."""
+    """Whether the process can be looked up: same boot of the same host, same PID namespace."""
     own = _identity(os.getpid())
     return all(facts.get(name) == own[name] for name in ("boot", "namespace"))
 
 
 def _is_alive(facts: dict[str, Any]) -> bool | None:
-    """Whether the process of these facts lives; None where this process cannot tell.
+    """Whether the process with these facts is running; None if that cannot be determined.
 
-    With the mount option hidepid=2, /proc shows a user only its own processes. A signal tells
-    whether another user's process exists, but not whether it is still the same one.
+    With the mount option hidepid=2, /proc shows a user only their own processes. A signal shows
+    whether a process of another user exists, but not whether it is still the same process.
     """
     if not _is_here(facts):
         return None
     try:
         process = int(facts["process"])
-        if not 0 < process < _NO_PROCESS:
+        if not 0 < process < _PID_MAX:
             return False
         return _identity(process)["started"] == facts["started"]
     except (KeyError, ValueError, TypeError):
@@ -273,11 +283,11 @@ def _is_alive(facts: dict[str, Any]) -> bool | None:
 
 def _exists(process: int) -> bool:
     try:
-        os.kill(process, 0)  # sends nothing
+        os.kill(process, 0)  # signal 0 only checks for existence
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # another user's
+        pass  # it belongs to another user
     return True
 
 

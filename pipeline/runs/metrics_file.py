@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, each step and split once."""
+"""metrics.jsonl: one JSON object per line, with one row for each step and split."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _LARGEST = 1e300  # of the numbers in a row
 
 
 def shows_top_5(num_classes: int) -> bool:
-    """Whether to show top-5 accuracy, which is 100 % among five classes or fewer.
+    """Whether to display top-5 accuracy, which is always 100 % for five classes or fewer.
 
-    Rows of metrics.jsonl always have it, so that scripts need not ask.
+    Rows of metrics.jsonl always contain it, so that scripts need no special case.
     """
     return num_classes > 5
 
@@ -38,31 +38,34 @@ class MetricsFile:
         self._file = AppendedFile(path, report)
 
     def rows(self) -> list[dict[str, Any]]:
-        """All valid rows in the order of the file, of each step and split the last one."""
+        """All valid rows in file order; only the last row of each step and split."""
         return self._read()[0]
 
     def num_damaged(self) -> int:
-        """How many lines `rows` leaves out; a truncated last line does not count."""
+        """Number of lines that `rows` leaves out; a truncated last line does not count."""
         return len(self._read()[1])
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Adds one row."""
+        """Appends one row."""
         self._file.append((to_json(row) + "\n").encode())
 
     def flush(self) -> None:
-        """Puts all rows on the disk.
+        """Writes all rows and syncs the file to disk.
 
         Raises:
-          OSError: They cannot be written; they go on waiting.
+          OSError: The rows cannot be written; they stay in memory.
         """
         self._file.flush(sync=True)
 
     def rewind(self, step: int, evaluates_again: bool) -> list[dict[str, Any]]:
-        """Drops the rows that the run writes again when it resumes at `step`; returns the others.
+        """Removes the rows that the run writes again when it resumes at `step`.
 
-        Rows of `step` itself stay, because they were written before its checkpoint. Its validation
-        row is dropped if the run `evaluates_again`. The test row comes after the last checkpoint.
-        Damaged lines are moved to a file with the suffix `.damaged`.
+        Rows of `step` itself are kept, because they were written before its checkpoint. Two are
+        not: the validation row if the run `evaluates_again`, and the test row, which is written
+        after the last checkpoint. Damaged lines are moved to a file with the suffix `.damaged`.
+
+        Returns:
+          The rows that are kept.
 
         Raises:
           OSError: The file cannot be written.
@@ -80,11 +83,11 @@ class MetricsFile:
         return kept
 
     def _read(self) -> tuple[list[dict[str, Any]], list[bytes]]:
-        """Valid rows, and the lines that are not or have a later row in their place."""
+        """Valid rows, and the lines that are damaged or superseded by a later row."""
         found, damaged = read_json_lines(self._path, _is_row)
         rows: dict[tuple[int, str], dict[str, Any]] = {}
         for row in found:
-            # The later one was written by a process that knew of the earlier one, if at all.
+            # Keep the later row: its writer may have known the earlier one, but not vice versa.
             earlier = rows.pop((row["step"], row["split"]), row)
             if earlier != row:
                 damaged.append(to_json(earlier).encode())
@@ -96,7 +99,7 @@ def _is_row(found: dict[str, Any]) -> bool:
     step = found.get("step")
     if type(step) is not int or not 0 <= step < _MOST or not isinstance(found.get("split"), str):
         return False
-    # Others may have written the file: no text where curves need numbers, and none of 400 digits.
+    # The file may come from another user: plots need numbers, and of limited size.
     return all(
         value is None or (isinstance(value, (int, float)) and abs(value) < _LARGEST)
         for key, value in found.items()

@@ -1,4 +1,4 @@
-"""Whether dataset.json and outcome.json say what a run writes: others may have written them."""
+"""Validates dataset.json and outcome.json, which may come from another user."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 _MOST = 1 << 53  # examples or steps
 _OUTCOMES = ("done", "stopped", "failed")
-_SHOWN = ("loss", "accuracy")  # of a result; top-5 accuracy is shown of more than five classes
+_SHOWN = ("loss", "accuracy")  # required in a result; top-5 accuracy is optional
 
 
 def check_dataset(facts: Mapping[str, Any]) -> None:
-    """Refuses facts of a data set that no run records.
+    """Validates the contents of dataset.json.
 
     Raises:
-      ValueError: Names the key.
+      ValueError: A value is invalid; the message names its key.
     """
     classes = facts["classes"]
     _require("classes", _is_list(classes, str) and bool(classes))
@@ -32,10 +32,10 @@ def check_dataset(facts: Mapping[str, Any]) -> None:
 
 
 def check_outcome(facts: Mapping[str, Any]) -> None:
-    """Refuses an outcome that no run records.
+    """Validates the contents of outcome.json.
 
     Raises:
-      ValueError: Names the key.
+      ValueError: A value is invalid; the message names its key.
     """
     _require("outcome", facts["outcome"] in _OUTCOMES)
     _require("message", isinstance(facts.get("message", ""), str))
@@ -51,9 +51,9 @@ def _is_result(row: Mapping[str, Any]) -> bool:
     return isinstance(row.get("split"), str) and all(n is None or _is_number(n) for n in numbers)
 
 
-def _require(key: str, is_right: bool) -> None:
-    if not is_right:
-        raise ValueError(f"{key!r} is not what a run records")
+def _require(key: str, is_valid: bool) -> None:
+    if not is_valid:
+        raise ValueError(f"the value of {key!r} is invalid")
 
 
 def _is_list(value: Any, kind: type) -> bool:

@@ -1,9 +1,9 @@
-"""What evaluation, reports, exports and predictions take from a run's config.yaml.
+"""The settings that evaluation, reports, exports and predictions use from a run's config.yaml.
 
-The run may be another person's. What describes the model and the format of the data is needed to
-use its weights. What chooses places, limits and devices on this machine, or code to run, is not
-taken: it has its default value, or is given on the command line. Training is not concerned: there
-the settings are those of the recipe.
+The run may come from another user. Settings that describe the model and the data format are used,
+because the weights depend on them. Settings that choose paths, limits and devices on this machine,
+or code to run, are ignored: they have their default value or the value on the command line.
+Training is not affected, because it uses the settings of the recipe.
 
 Importing this module does not import TensorFlow.
 """
@@ -36,41 +36,42 @@ _TAKEN = frozenset(
      "train.precision", "train.deterministic")
 )  # fmt: skip
 _NOT_TAKEN = ("model.pretrained",)  # a path
-# Those that a user may give.
+# Settings that a user may set with --set.
 _GIVEN = ("data.path", "data.index_path", "data.links_out", "data.max_pixels", "data.threads",
           "distribute.device", "distribute.cpu_devices", "distribute.intra_op_threads")  # fmt: skip
-# Those whose recorded value the user may miss.
-_MISSED = ("data.links_out", "data.max_pixels")
+# Settings whose recorded value is reported if it is not used.
+_REPORTED = ("data.links_out", "data.max_pixels")
 
 
 def add_setting_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds the option of a verb that takes a run's settings, for those that are not taken."""
+    """Adds the option --set to a command that uses the settings of a run."""
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         dest="given",
         metavar="KEY=VALUE",
-        help="a setting that is not taken from the run, which may be another person's: "
+        help="a setting that is not read from the run folder, which may come from another user: "
         f"{', '.join(_GIVEN)}; may be repeated",
     )
 
 
 def is_taken(key: str) -> bool:
-    """Whether a setting is taken from a run whoever made it."""
+    """Whether a setting is read from a run even if it may come from another user."""
     return key in _TAKEN or (key.startswith(_SECTIONS) and key not in _NOT_TAKEN)
 
 
 def read_settings(folder: RunFolder, given: Sequence[str] = ()) -> Config:
-    """The settings of a run, without those that choose places, limits, devices and code.
+    """The settings of a run, without those that choose paths, limits, devices and code.
 
-    `data.path` is taken from a run folder that only this user and root can have made.
+    `data.path` is used if only this user or root can have written the run folder.
 
     Args:
-      given: Settings of the command line, as `data.max_pixels=1000`.
+      folder: The run folder.
+      given: Settings from the command line, such as "data.max_pixels=1000".
 
     Raises:
-      SettingsError: It is no run folder, or a given setting is wrong or cannot be given.
+      SettingsError: `folder` is not a run folder, or a given setting is invalid or not allowed.
     """
     recorded = folder.config()
     keys = {_key(text) for text in given}
@@ -81,27 +82,27 @@ def read_settings(folder: RunFolder, given: Sequence[str] = ()) -> Config:
     for setting in all_settings():
         if is_taken(setting.key) or setting.key in keys:
             *sections, name = setting.key.split(".")
-            place = tree
+            parent = tree
             for section in sections:
-                place = place.setdefault(section, {})
-            place[name] = value_of(merged, setting.key)
+                parent = parent.setdefault(section, {})
+            parent[name] = value_of(merged, setting.key)
     config = parse_config(tree, str(folder.path / "config.yaml"))
-    for key in _MISSED:
+    for key in _REPORTED:
         if key not in keys and value_of(recorded, key) != value_of(config, key):
             value = str(value_of(recorded, key)).lower()
-            _LOG.info("not taken from the run: %s. Where you trust it: --set %s=%s",
+            _LOG.info("not read from the run folder: %s. If you trust it: --set %s=%s",
                       key, key, value)  # fmt: skip
     return config
 
 
-def place_not_taken(folder: RunFolder) -> str | None:
-    """The recorded place of the data set, where the run folder may be another person's."""
+def ignored_data_path(folder: RunFolder) -> str | None:
+    """The recorded `data.path` if it is ignored, because another user may have written it."""
     path = folder.config().data.path
     return None if path is None or is_own(folder) else printable(path)
 
 
 def is_own(folder: RunFolder) -> bool:
-    """Whether nobody but this user and root can have written the folder's settings."""
+    """Whether only this user or root can have written the settings in the folder."""
     file = folder.path / "config.yaml"
     return all(map(_is_own, (folder.path, file))) and not os.stat(file).st_mode & stat.S_IWOTH
 
@@ -114,6 +115,7 @@ def _key(text: str) -> str:
     key = text.partition("=")[0]
     if key not in _GIVEN:
         raise SettingsError(
-            f"--set takes {', '.join(_GIVEN)}; all else is as the run was trained. Received: {text}"
+            f"--set accepts {', '.join(_GIVEN)}; other settings are those of the training run. "
+            f"Received: {text}"
         )
     return key

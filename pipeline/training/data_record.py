@@ -105,7 +105,7 @@ def check_start(folder: RunFolder, experiment: Experiment) -> tuple[dict[str, An
       SettingsError: The folder has no room for checkpoints.
       DataError: The run claims the folder, and its data set is not the one of the last start.
     """
-    folder.check_room(experiment.checkpoint_bytes)
+    folder.check_free_space(experiment.checkpoint_bytes)
     facts = experiment.dataset_facts | data_record(experiment.source)
     return facts, check_resumed_data(folder, facts, experiment.config.data.allow_changes)
 

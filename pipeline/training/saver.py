@@ -106,7 +106,7 @@ class Saver:
 
     def restore_newest(self) -> Snapshot | None:
         """On the chief: puts its variables back to the newest whole checkpoint."""
-        self.store.sweep()
+        self.store.remove_leftovers()
         snapshot = self.store.newest(self._report, set_damaged_aside=True)
         if snapshot is not None:
             self._experiment.restore(snapshot)

@@ -30,7 +30,7 @@ def start_from(experiment: Experiment, pretrained: str) -> str:
     """
     path = Path(pretrained)
     folder = RunFolder(path)
-    if folder.was_begun:
+    if folder.is_run:
         return _start_from_run(experiment, folder)
     return _start_from_published(experiment, path)
 

@@ -20,7 +20,7 @@ from pipeline.data.sources.source import (
 )
 from pipeline.errors import DataError, SettingsError
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.saved_settings import place_not_taken
+from pipeline.runs.saved_settings import ignored_data_path
 from pipeline.runtimes.agreement import on_all, on_chief
 from pipeline.runtimes.runtime import Runtime
 from pipeline.training.data_opening import check_data
@@ -85,7 +85,7 @@ def _open(folder: RunFolder, config: Config, other: str | None, scanned: Any) ->
 
 def _check_place(folder: RunFolder, config: Config) -> None:
     path = config.data.path
-    if path is None and (recorded := place_not_taken(folder)) is not None:
+    if path is None and (recorded := ignored_data_path(folder)) is not None:
         raise SettingsError(
             f"{folder.path} or its config.yaml belongs to another user, so the place of its data "
             f"set, {recorded}, is not taken from it. Name the data set with --data PATH"

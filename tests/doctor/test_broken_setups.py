@@ -191,7 +191,9 @@ def test_a_disk_without_room_for_checkpoints_and_a_full_one(doctor_here, small_d
     report = doctor_here("digits", target)
     assert (report.code, report.complaints) == (2, [("error", "room")])
     # 136,522 numbers of 4 bytes, four times, and two of that.
-    assert "room for 1.0 MB, and the next checkpoints need 4.4 MB" in report.text("error", "room")
+    assert "1.0 MB of free space, but the next checkpoints need 4.4 MB" in report.text(
+        "error", "room"
+    )
     assert "run.dir=FOLDER" in report.text("error", "room")
     assert list(small_disk.iterdir()) == []
     (small_disk / "full").write_bytes(b"x" * 2**20)

@@ -34,7 +34,7 @@ def home(tmp_path):
 def one_message(done, verb):
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
-    lines = [line for line in done.stderr.splitlines() if "is a link that leads out" in line]
+    lines = [line for line in done.stderr.splitlines() if "is a link out of the run folder" in line]
     assert len(lines) == 1
     return lines[0]
 

@@ -68,7 +68,7 @@ def test_a_second_job_on_the_same_folder_is_refused_and_told_of_the_first(vit, t
     code, text = start(vit, tmp_path, log="second").end()
     assert code == 2
     assert f"another process is training in {tmp_path}/run: process {first.process.pid} on" in text
-    assert f"on {HOST}. Wait for it, stop it, or name another folder" in text
+    assert f"on {HOST}. Wait for it, stop it, or choose another folder" in text
     assert "Traceback" not in text
     assert "Trying" not in first.text
     first.succeed()

@@ -113,7 +113,7 @@ def test_a_damaged_file_is_named_and_the_checkpoint_before_is_used(
         line = next(line for line in text.splitlines() if f"{folder} is damaged" in line)
         # Where the manifest is altered, it is a file that does not fit it which is named.
         assert name in line or (damage is alter and name == "manifest.json")
-        assert "trying the one before" in line
+        assert "trying the previous one" in line
         assert folder.with_name(f"{folder.name}.set-aside-1").is_dir()
     assert f"goes on from {run}/checkpoints/step-00000020" in text
     assert "Traceback" not in text
@@ -130,13 +130,13 @@ def test_a_full_disk_is_told_and_what_waits_is_written_once_there_is_room(
         training.wait_for(lambda: len(steps_of(run)) > 1)
         ballast = fill(disk)
         before = newest(run).step
-        training.wait_for("No space left on device. Trying again in")
+        training.wait_for("No space left on device. Retrying in")
         # Meanwhile it trains on.
-        training.wait_for("Trying again in 2 s; training goes on")
+        training.wait_for("Retrying in 2 s; training continues")
         assert newest(run).step >= before
         ballast.unlink()
         text = training.succeed()
-        assert re.search(r"the checkpoint of step \d+ is written now", text)
+        assert re.search(r"the checkpoint of step \d+ is now written", text)
         assert_same_end(run, undisturbed)
 
 
@@ -149,8 +149,10 @@ def test_a_disk_that_stays_full_ends_the_run_and_spares_the_last_checkpoint(vit,
         ballast = fill(disk)
         code, text = training.end()
         assert code == 1
-        assert "No space left on device. The run's last checkpoint is not saved; earlier" in text
-        assert "Make room or permit writing, then give the same command again" in text
+        assert (
+            "No space left on device. The last checkpoint of the run is not saved; earlier" in text
+        )
+        assert "Free some space or allow writing, then run the same command again" in text
         assert "Traceback" not in text
         step = newest(run).step
         assert 0 < step < SHORT_STEPS
@@ -169,7 +171,7 @@ def test_too_little_room_for_two_checkpoints_ends_it_before_the_first_step(vit, 
         code, text = Training(vit, tmp_path / "log", words).end()
         assert code == 2
         assert re.search(
-            r"has room for 1\d\.\d MB, and the next checkpoints need 2\d\.\d MB. Make room", text
+            r"has 1\d\.\d MB of free space, but the next checkpoints need 2\d\.\d MB", text
         )
         assert "Traceback" not in text
         assert not (disk / "run/checkpoints").exists()
@@ -212,7 +214,7 @@ def test_a_folder_that_disappears_ends_the_run_and_is_not_made_again(vit, tmp_pa
     run.rename(elsewhere)
     code, text = training.end()
     assert code == 1
-    assert f"the run folder {run} is gone. When it is back, give the same command" in text
+    assert f"the run folder {run} is gone. Once it is back, run the same command" in text
     assert "Traceback" not in text
     assert not run.exists()
     assert not (elsewhere / "outcome.json").exists()

@@ -47,12 +47,12 @@ def test_a_read_only_file_system_is_named(small_disk, opened):
 
 def test_two_checkpoints_must_have_room_and_one_once_there_are_some(small_disk, opened):
     folder = opened(small_disk / "run")
-    folder.check_room(400_000)
-    with pytest.raises(SettingsError, match=r"room for 1\.0 MB, .* need 1\.2 MB"):
-        folder.check_room(600_000)
+    folder.check_free_space(400_000)
+    with pytest.raises(SettingsError, match=r"1\.0 MB of free space, .* need 1\.2 MB"):
+        folder.check_free_space(600_000)
     for name in ("step-00000001", "step-00000002"):
         (folder.checkpoints / name).mkdir(parents=True)
-    folder.check_room(600_000)
+    folder.check_free_space(600_000)
 
 
 def test_a_request_to_stop_from_before_the_start_is_none(tmp_path, opened):
@@ -107,7 +107,7 @@ def test_a_damaged_line_of_the_starts_costs_no_other(tmp_path, opened, caplog):
 def test_a_damaged_small_file_is_one_error_with_what_to_do(tmp_path, opened, name, content):
     folder = opened(tmp_path / "run")
     (tmp_path / f"run/{name}.json").write_bytes(content)
-    with pytest.raises(DataError, match=rf"{name}\.json is damaged: .*delete it and give the"):
+    with pytest.raises(DataError, match=rf"{name}\.json is damaged: .*delete it and run the"):
         getattr(folder, name)()
 
 
@@ -221,6 +221,6 @@ def test_the_result_of_a_finished_run_is_not_given_for_a_data_set_at_another_pla
     for place in (f"{tmp_path}/other", None):
         with pytest.raises(SettingsError, match=r"data\.path: \S+/data -> .*\n.*run\.dir=FOLDER"):
             first.check(_on(place))
-    with pytest.raises(SettingsError, match=r"holds a finished run on the data set of another"):
+    with pytest.raises(SettingsError, match=r"holds a finished run with another"):
         opened(tmp_path / "run", _on(None))
     assert first.config().data.path == str(data)

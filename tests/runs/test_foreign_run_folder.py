@@ -67,11 +67,11 @@ def test_a_link_that_leads_out_is_one_error_before_anything_is_written(
 ):
     (tmp_path / "run" / name).symlink_to(target)
     real = os.path.realpath(tmp_path / "run" / target)
-    with pytest.raises(SettingsError, match="is a link that leads out of the run folder") as error:
+    with pytest.raises(SettingsError, match="is a link out of the run folder") as error:
         opened(tmp_path / "run")
     assert str(tmp_path / "run" / name) in str(error.value)
     assert real in str(error.value)
-    with pytest.raises(SettingsError, match="leads out"):
+    with pytest.raises(SettingsError, match="out of the run folder"):
         RunFolder(tmp_path / "run").check_open(Config())
     assert os.listdir(tmp_path / "run") == [name]
 
@@ -79,7 +79,7 @@ def test_a_link_that_leads_out_is_one_error_before_anything_is_written(
 def test_a_link_deep_inside_is_found(tmp_path, home, opened):
     (tmp_path / "run/tensorboard/train/plugins").mkdir(parents=True)
     (tmp_path / "run/tensorboard/train/plugins/profile").symlink_to(home)
-    with pytest.raises(SettingsError, match="plugins/profile is a link that leads out"):
+    with pytest.raises(SettingsError, match="plugins/profile is a link out of"):
         opened(tmp_path / "run")
 
 
@@ -130,7 +130,7 @@ def test_the_names_of_earlier_versions_are_no_longer_written_to(tmp_path, home, 
     for name in ("step-00000001.unfinished", "step-00000001.replaced"):
         (folder.checkpoints / name).symlink_to(home / "kept")
     store = CheckpointStore(folder.checkpoints)
-    store.sweep()
+    store.remove_leftovers()
     for _ in range(2):
         store.save(Snapshot(1, {"model": {"a": np.zeros(3)}}, {}))
 
@@ -153,7 +153,7 @@ def test_a_lock_of_one_who_has_gone_is_not_written_through(tmp_path, home):
     lock = tmp_path / "run/.lock"
     lock.mkdir()
     (lock / "gone.json").symlink_to(home / "bashrc")
-    with pytest.raises(SettingsError, match=r"gone\.json is a link that leads out"):
+    with pytest.raises(SettingsError, match=r"gone\.json is a link out of"):
         check_links(tmp_path / "run")
     with pytest.raises(OSError, match=r"outside|link"):
         RunLock(tmp_path / "run").acquire(print, stale_s=0.1)
@@ -171,9 +171,9 @@ def test_a_hard_link_to_a_file_of_the_user_is_not_changed(tmp_path, home, opened
 
 
 def test_a_lock_that_is_none_ends_in_one_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.runs.lock._EMPTY_LOOKS", 2)
+    monkeypatch.setattr("pipeline.runs.lock._EMPTY_POLLS", 2)
     (tmp_path / "run/.lock/inner").mkdir(parents=True)
-    with pytest.raises(SettingsError, match=r"is no lock of a run\. Remove it"):
+    with pytest.raises(SettingsError, match=r"is not a lock of a run\. Remove it"):
         RunLock(tmp_path / "run").acquire(print)
 
 

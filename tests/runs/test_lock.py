@@ -97,7 +97,7 @@ def test_a_holder_that_was_killed_is_replaced_at_once(tmp_path, said, reaped):
     lock, start_s = RunLock(tmp_path), time.monotonic()
     lock.acquire(said.append)
     assert time.monotonic() - start_s < 2
-    assert "took over the run folder of process" in said[0]
+    assert "took over the run folder from process" in said[0]
     lock.release()
     assert list(tmp_path.iterdir()) == []
     end(process)
@@ -292,4 +292,4 @@ def test_a_holder_that_can_neither_be_looked_up_nor_ruled_out_is_watched(
         end(process)
     # It has gone, and a signal says so.
     RunLock(tmp_path).acquire(said.append)
-    assert "which has gone" in said[-1]
+    assert "which is gone" in said[-1]

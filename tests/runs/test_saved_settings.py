@@ -8,7 +8,7 @@ from pipeline.config import Config, all_settings, dump_config, load_config, valu
 from pipeline.errors import DataError, SettingsError
 from pipeline.recipes import RECIPES
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.saved_settings import is_own, is_taken, place_not_taken, read_settings
+from pipeline.runs.saved_settings import ignored_data_path, is_own, is_taken, read_settings
 
 # Every setting that a run cannot choose. A new setting is either here or describes the model.
 OWN = """
@@ -79,7 +79,7 @@ def test_the_place_of_the_data_is_taken_from_a_run_of_the_user_alone(run, monkey
     (run.path / "config.yaml").chmod(0o644)
     give_away(run.path, monkeypatch)
     assert read_settings(run).data.path is None
-    assert place_not_taken(run) == "/somewhere"
+    assert ignored_data_path(run) == "/somewhere"
 
 
 def test_settings_of_the_command_line_are_used(run):
@@ -105,7 +105,7 @@ def test_settings_of_a_run_inherit_from_no_other_file(run, tmp_path):
 
 @pytest.mark.parametrize("text", ["train.callbacks=evil:make", "model.width=8", "run.dir=x", "x"])
 def test_only_places_limits_and_devices_can_be_given(run, text):
-    with pytest.raises(SettingsError, match=r"--set takes .*Received: "):
+    with pytest.raises(SettingsError, match=r"--set accepts .*Received: "):
         read_settings(run, [text])
 
 

@@ -317,7 +317,9 @@ def test_weights_of_a_run_on_another_data_set_are_used_and_the_difference_is_sai
 
 
 def test_weights_of_another_network_are_refused_by_name(tmp_path, undisturbed):
-    with pytest.raises(SettingsError, match=r"vit/.*: \(.*\) in the checkpoint, \(.*\) here"):
+    with pytest.raises(
+        SettingsError, match=r"vit/.*: shape \(.*\) in the checkpoint, \(.*\) expected"
+    ):
         train(tmp_path, f"model.pretrained={undisturbed / 'run'}", "model.width=32")
 
 

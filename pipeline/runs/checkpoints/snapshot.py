@@ -1,4 +1,4 @@
-"""A run at one step in host memory, and the way between it and variables."""
+"""The state of a run in host memory, and copying it from and to variables."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ _LISTED = 10
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run at one step, in host memory.
+    """The state of a run after `step` updates, in host memory.
 
     Attributes:
-      step: Updates done.
-      tensors: Arrays by name, by the stem of the file that holds them ("model", "optimizer", ...).
-      state: What else the run needs to go on; anything JSON can hold.
+      step: Number of updates.
+      tensors: Arrays by the name of their variable, grouped by the stem of the file that stores
+        them ("model", "optimizer", ...).
+      state: Everything else that the run needs to resume; JSON-serializable.
     """
 
     step: int
@@ -29,7 +30,7 @@ class Snapshot:
 
 
 def read_variables(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Host copies of named variables (anything with `numpy()`)."""
+    """Copies named variables (objects with a `numpy` method) to host arrays."""
     return {name: np.asarray(variable.numpy()) for name, variable in variables.items()}
 
 
@@ -39,26 +40,28 @@ def restore_variables(
     what: str,
     optional: Callable[[str], bool] = lambda name: False,
 ) -> None:
-    """Assigns each array to the variable of its name.
+    """Assigns each array to the variable of the same name.
 
     Args:
-      variables: Anything with `shape` and `assign`, by name.
-      arrays: By the same names.
-      what: Of what they are, for the error.
-      optional: Whether a name may be on one side only; such a variable is left as it is.
+      variables: Variables (objects with `shape` and `assign`) by name.
+      arrays: Arrays by the same names.
+      what: What the variables belong to, for the error message.
+      optional: Whether a name may be missing from `variables` or `arrays`. Its variable keeps its
+        value.
 
     Raises:
-      SettingsError: Names or shapes differ; the message lists them, and nothing was assigned.
+      SettingsError: Names or shapes differ. The message lists the differences; no variable was
+        changed.
     """
-    only_there = {name for name in arrays.keys() - variables.keys() if not optional(name)}
-    only_here = {name for name in variables.keys() - arrays.keys() if not optional(name)}
+    unexpected = {name for name in arrays.keys() - variables.keys() if not optional(name)}
+    missing = {name for name in variables.keys() - arrays.keys() if not optional(name)}
     both = variables.keys() & arrays.keys()
-    wrong = [f"{name}: only in the checkpoint" for name in only_there]
-    wrong += [f"{name}: not in the checkpoint" for name in only_here]
+    wrong = [f"{name}: only in the checkpoint" for name in unexpected]
+    wrong += [f"{name}: not in the checkpoint" for name in missing]
     for name in both:
-        here, there = tuple(variables[name].shape), arrays[name].shape
-        if here != there:
-            wrong.append(f"{name}: {there} in the checkpoint, {here} here")
+        expected, found = tuple(variables[name].shape), arrays[name].shape
+        if expected != found:
+            wrong.append(f"{name}: shape {found} in the checkpoint, {expected} expected")
     if wrong:
         more = f"\n  and {len(wrong) - _LISTED} more" if len(wrong) > _LISTED else ""
         listed = "\n  ".join(sorted(wrong)[:_LISTED])

@@ -1,16 +1,19 @@
-"""Checkpoints: a folder a step, whole or not there at all.
+"""A store of checkpoints, with one folder per step that is either complete or absent.
 
     checkpoints/step-00001234/
-      model.safetensors      weights by their path
-      optimizer.safetensors  counters of steps and of applied updates, moments
-      average.safetensors    averaged weights, where they are kept
-      state.json             where the run stands, in words JSON has
+      model.safetensors      weights by variable path
+      optimizer.safetensors  moments, and the numbers of steps and of applied updates
+      average.safetensors    averaged weights, if the run keeps them
+      state.json             position of the run, settings and versions
       manifest.json          size and CRC32C of each file above
 
-A folder is written beside its final name, synced to disk and renamed, so that a name that exists is
-a whole checkpoint. Only a rename within one folder is relied on, as a network file system gives it.
-CRC32C, as in TFRecord and in object stores, finds each change of up to four bytes in a row, at six
-times the speed of SHA-256 here: what a save takes from training's cores is the write itself.
+A checkpoint is written under a temporary name, synced to disk and renamed. A folder with a final
+name is therefore complete. This relies only on a rename within one folder, which network file
+systems support.
+
+CRC32C, which TFRecord and object stores also use, detects every change of up to four consecutive
+bytes. Here it is six times as fast as SHA-256, so a save costs the training cores little more than
+the write itself.
 """
 
 from __future__ import annotations
@@ -37,56 +40,56 @@ from pipeline.strict_json import from_json, to_json
 
 _NAME = re.compile(r"step-([0-9]{8,15})")
 _FILE = re.compile(r"[a-z_]+\.(safetensors|json)")
-INITIAL = "step-00000000"  # saved before the first update
+INITIAL = "step-00000000"  # the checkpoint that is saved before the first update
 UNFINISHED = ".unfinished"
 _REPLACED = ".replaced"
 _SET_ASIDE = ".set-aside"
 _CHUNK = 1 << 22  # bytes
-STATE_BYTES = 1 << 24  # more than a state.json or manifest.json ever has
-_READ_PAUSES_S = (1.0, 4.0)
-_LASTING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, FileRefused)
+STATE_BYTES = 1 << 24  # size limit of state.json and manifest.json
+_READ_RETRY_S = (1.0, 4.0)
+_PERMANENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError, FileRefused)
 
 
 class CheckpointError(PipelineError):
-    """A checkpoint could not be written, or is damaged."""
+    """A checkpoint cannot be written, or is damaged."""
 
 
 class CheckpointStore:
-    """The checkpoints of one run. Only the chief may call what writes.
+    """The checkpoints of one run. Only the chief may call methods that write.
 
     Args:
-      folder: Holds one folder a checkpoint; made when the first is saved, in the run folder.
-      keep: How many of the newest are kept by `prune`.
-      keep_every_steps: Those of a multiple of this many steps are kept too; None: none are.
+      folder: The folder of all checkpoints, in the run folder. The first save creates it.
+      keep: Number of newest checkpoints that `prune` keeps.
+      keep_every_steps: `prune` also keeps checkpoints at multiples of this step; None for no more.
     """
 
     def __init__(self, folder: Path, keep: int = 2, keep_every_steps: int | None = None) -> None:
         self._folder = folder
-        self._run = folder.parent  # nothing is written or deleted outside of it
+        self._run = folder.parent  # nothing is written or deleted outside of this folder
         self._keep = keep
         self._keep_every_steps = keep_every_steps
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of `step` is, or would be."""
+        """Folder of the checkpoint of `step`, whether it exists or not."""
         return self._folder / f"step-{step:08d}"
 
     def steps(self) -> list[int]:
-        """Steps of the whole checkpoints, ascending."""
+        """Steps of the complete checkpoints, ascending."""
         if not self._folder.is_dir():
             return []
         names = (_NAME.fullmatch(entry.name) for entry in self._folder.iterdir())
         return sorted(int(name[1]) for name in names if name)
 
     def save(self, snapshot: Snapshot) -> Path:
-        """Writes a checkpoint and returns its folder once it is on disk.
+        """Writes a checkpoint, syncs it to disk and returns its folder.
 
         Raises:
-          CheckpointError: It could not be written; those that were there still are.
+          CheckpointError: It cannot be written. Earlier checkpoints are intact.
         """
         final = self.path(snapshot.step)
         try:
-            # Not its parents: where the run folder has gone, a mount has perhaps, and what would be
-            # written below it would be hidden once it is back.
+            # Parents are not created: if the run folder is missing, a file system may have been
+            # unmounted, and files written below the mount point would be hidden later.
             make_folder(self._folder, below=self._run)
             _sync(self._folder.parent)
             with new_folder(final, below=self._run, ending=UNFINISHED) as new:
@@ -103,35 +106,36 @@ class CheckpointStore:
         return final
 
     def load(self, step: int) -> Snapshot:
-        """Reads the checkpoint of `step` after checking each file against the manifest.
+        """Reads the checkpoint of `step` after verifying each file against the manifest.
 
         Raises:
           CheckpointError: It is missing or damaged; the message names the file.
         """
         folder = self.path(step)
-        pauses_s = list(_READ_PAUSES_S)
+        delays_s = list(_READ_RETRY_S)
         while True:
             try:
                 return _read(folder, step)
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-                lasting = not isinstance(error, OSError) or isinstance(error, _LASTING)
-                if lasting or not pauses_s:
+                permanent = not isinstance(error, OSError) or isinstance(error, _PERMANENT)
+                if permanent or not delays_s:
                     raise CheckpointError(f"the checkpoint {folder} is damaged: {error}") from None
-                # A server that stumbles must not pass for a damaged file.
-                time.sleep(pauses_s.pop(0))
+                # A temporary error of a file server must not be reported as damage.
+                time.sleep(delays_s.pop(0))
 
     def newest(
         self, report: Callable[[str], None], set_damaged_aside: bool = False
     ) -> Snapshot | None:
-        """The newest checkpoint that is whole, or None where there is no checkpoint at all.
+        """Returns the newest undamaged checkpoint, or None if there is no checkpoint at all.
 
         Args:
-          report: Is told of each damaged one, which is passed over for the one before.
-          set_damaged_aside: Rename those: a run that goes on from an older one must neither take
-            them for its newest, nor delete them, nor meet their names when it comes to that step.
+          report: Called with a message about each damaged checkpoint that is skipped.
+          set_damaged_aside: Whether to rename damaged checkpoints. A run that resumes from an older
+            checkpoint must not treat them as its newest ones, must not delete them, and must be
+            able to save under their names when it reaches the same step.
 
         Raises:
-          CheckpointError: There are checkpoints, and every one is damaged.
+          CheckpointError: All checkpoints are damaged.
         """
         damaged: list[int] = []
         steps = self.steps()
@@ -139,7 +143,7 @@ class CheckpointStore:
             try:
                 snapshot = self.load(step)
             except CheckpointError as error:
-                report(f"{error}; trying the one before")
+                report(f"{error}; trying the previous one")
                 damaged.append(step)
                 continue
             for other in damaged if set_damaged_aside else ():
@@ -147,13 +151,13 @@ class CheckpointStore:
             return snapshot
         if steps:
             raise CheckpointError(
-                f"every checkpoint in {self._folder} is damaged. To begin again, move the folder "
-                "away or name another with run.dir=FOLDER"
+                f"every checkpoint in {self._folder} is damaged. To start over, move the folder "
+                "away or choose another run folder with run.dir=FOLDER"
             )
         return None
 
     def set_aside(self, step: int) -> Path:
-        """Renames a checkpoint so that it no longer counts, deletes nothing, and says the name."""
+        """Renames a checkpoint so that it is no longer used, and returns its new path."""
         name = f"{self.path(step).name}{_SET_ASIDE}"
         taken = {entry.name for entry in self._folder.iterdir()}
         number = next(n for n in range(1, len(taken) + 2) if f"{name}-{n}" not in taken)
@@ -162,17 +166,17 @@ class CheckpointStore:
     def prune(self, best_step: int | None) -> None:
         """Deletes all but the newest `keep`, the best, and those of `keep_every_steps`."""
         for step in set(self.steps()[: -self._keep]) - {best_step}:
-            # That of step 0 is of no use once there is another.
+            # The checkpoint of step 0 is not needed once there is another.
             if self._keep_every_steps and step and step % self._keep_every_steps == 0:
                 continue
-            # Renamed first, so that an interrupted deletion leaves nothing that looks whole.
+            # Rename it first: an interrupted deletion must not leave a folder that looks complete.
             name = f"{self.path(step).name}{UNFINISHED}"
             remove_folder(self.path(step).with_name(name), below=self._run)
-            doomed = rename(self.path(step), name, below=self._run)
-            remove_folder(doomed, below=self._run)
+            renamed = rename(self.path(step), name, below=self._run)
+            remove_folder(renamed, below=self._run)
 
-    def sweep(self) -> None:
-        """Deletes what an interrupted save or deletion left; to be called before `newest`."""
+    def remove_leftovers(self) -> None:
+        """Cleans up after an interrupted save or deletion. Call it before `newest`."""
         for replaced in self._folder.glob(f"step-*{_REPLACED}"):
             final = replaced.with_name(replaced.name.removesuffix(_REPLACED))
             if not final.exists():
@@ -185,8 +189,9 @@ class CheckpointStore:
     def _put_in_place(self, unfinished: Path, final: Path) -> None:
         replaced = final.with_name(final.name + _REPLACED)
         if final.exists():
-            remove_folder(replaced, below=self._run)  # of a try that failed after this
-            # A folder cannot be renamed over a full one; `sweep` undoes this if it ends here.
+            remove_folder(replaced, below=self._run)  # left by an attempt that failed later
+            # A folder cannot be renamed onto one that is not empty. If the process ends between the
+            # two renames, `remove_leftovers` undoes the first.
             rename(final, replaced.name, below=self._run)
         rename(unfinished, final.name, below=self._run)
         _sync(self._folder)
@@ -199,26 +204,26 @@ def _read(folder: Path, step: int) -> Snapshot:
     saved = state.pop("step")
     if type(saved) is not int or saved != step:
         raise ValueError("state.json is of another step")
-    # What the manifest does not name was not written by a save.
+    # A file that the manifest does not list was not written by `save`.
     weights = sorted(name for name in names if name.endswith(".safetensors"))
     tensors = {Path(name).stem: load_file(folder / name) for name in weights}
     return Snapshot(step, tensors, state)
 
 
 def _verify(folder: Path) -> list[str]:
-    """Compares the files with the manifest and returns their names."""
+    """Checks size and checksum of all files in the manifest and returns their names."""
     manifest = _read_json(folder / "manifest.json")
     for name, facts in manifest.items():
-        # A name with a slash would be a file elsewhere.
+        # A name with a slash could refer to a file outside of the checkpoint.
         if not (_FILE.fullmatch(name) and isinstance(facts, list) and len(facts) == 2):
-            raise ValueError(f"manifest.json has no file name, size and checksum: {name!r}")
+            raise ValueError(f"manifest.json has no valid name, size and checksum: {name!r}")
         found = (folder / name).stat().st_size
         if found != facts[0]:
             raise ValueError(f"{name} has {found} bytes instead of {facts[0]}")
     checksums = _checksums([folder / name for name in manifest])
     for name, (_, checksum) in manifest.items():
         if checksums[name] != checksum:
-            raise ValueError(f"{name} is not what was written (its checksum differs)")
+            raise ValueError(f"{name} has changed since it was written (its checksum differs)")
     return list(manifest)
 
 
@@ -229,7 +234,7 @@ def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 def _checksums(files: list[Path]) -> dict[str, str]:
-    """The CRC32C of each file by its name, in hexadecimal."""
+    """CRC32C of each file in hexadecimal, by file name."""
     with ThreadPoolExecutor(len(files) or 1) as pool:
         return dict(zip((f.name for f in files), pool.map(_checksum, files), strict=True))
 
@@ -243,7 +248,7 @@ def _checksum(file: Path) -> str:
 
 
 def _contiguous(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    # ascontiguousarray turns a scalar into a vector of one.
+    # ascontiguousarray changes the shape of a scalar to [1]; reshape restores it.
     return {k: np.ascontiguousarray(a).reshape(np.shape(a)) for k, a in arrays.items()}
 
 
@@ -251,14 +256,14 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         found = from_json(read_file(file, limit_bytes=STATE_BYTES))
     except ValueError as error:
-        raise ValueError(f"{file.name} is no JSON: {error}") from None
+        raise ValueError(f"{file.name} is not valid JSON: {error}") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{file.name} is no JSON object")
+        raise ValueError(f"{file.name} is not a JSON object")
     return found
 
 
 def _write_json(file: Path, value: Any) -> None:
-    # No newline at the end: a file that lost its last byte must not parse.
+    # No trailing newline: a file without its last byte must not be valid JSON.
     replace_file(file, to_json(value, indent=1), durable=False)
 
 

@@ -50,7 +50,7 @@ def disk(tmp_path):
 
 @pytest.fixture
 def writer(disk, said, monkeypatch):
-    monkeypatch.setattr(background, "_FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(background, "_FIRST_RETRY_S", 0.05)
     writer = BackgroundWriter(disk, said.append)
     yield writer
     disk.open.set()
@@ -87,7 +87,7 @@ def test_one_is_written_at_a_time_and_a_run_that_cannot_keep_up_says_so(
     assert disk.tries == [1, 2]
     assert disk.most_at_once == 1
     assert len(said) == 1
-    assert "checkpoints are due more often" in said[0]
+    assert "checkpoints are more frequent" in said[0]
 
 
 def test_where_the_disk_is_full_training_goes_on_and_the_newest_and_the_best_wait(
@@ -96,7 +96,7 @@ def test_where_the_disk_is_full_training_goes_on_and_the_newest_and_the_best_wai
     disk.full = True
     writer.submit(snapshot(1), best_step=None)
     wait_for(lambda: said)
-    assert "no space left. Trying again in" in said[0]
+    assert "no space left. Retrying in" in said[0]
     writer.submit(snapshot(2), best_step=2)
     writer.submit(snapshot(3), best_step=2)
     writer.submit(snapshot(4), best_step=2)
@@ -104,14 +104,16 @@ def test_where_the_disk_is_full_training_goes_on_and_the_newest_and_the_best_wai
     writer.finish(give_up_after_s=10)
     # 1 and 3 were replaced by later ones.
     assert disk.steps() == [2, 4]
-    assert any("is written now" in text for text in said)
+    assert any("is now written" in text for text in said)
 
 
 def test_a_last_checkpoint_that_cannot_be_written_is_an_error_in_time(disk, writer):
     disk.full = True
     writer.submit(snapshot(1), None)
     start_s = time.monotonic()
-    with pytest.raises(CheckpointError, match=r"no space left.*last checkpoint is not saved"):
+    with pytest.raises(
+        CheckpointError, match=r"no space left.*last checkpoint of the run is not saved"
+    ):
         writer.finish(give_up_after_s=0.5)
     assert 0.4 < time.monotonic() - start_s < 5
     assert len(disk.tries) > 2

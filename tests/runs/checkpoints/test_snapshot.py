@@ -19,7 +19,7 @@ def test_restoring_another_model_lists_what_differs_and_assigns_nothing():
     arrays = {"a": np.ones((3, 2)), "c": np.ones(1)}
     with pytest.raises(SettingsError) as error:
         restore_variables(variables, arrays, "model")
-    for part in ("a: (3, 2) in the checkpoint, (2, 3) here", "b: not in", "c: only in"):
+    for part in ("a: shape (3, 2) in the checkpoint, (2, 3) expected", "b: not in", "c: only in"):
         assert part in str(error.value)
     assert not variables["a"].value.any()
 

@@ -89,7 +89,7 @@ def test_what_an_interrupted_save_left_is_swept_and_nothing_else(store, tmp_path
     store.save(snapshot(1))
     for name in ("step-00000009.unfinished", "step-00000001.unfinished"):
         (tmp_path / "checkpoints" / name).mkdir()
-    store.sweep()
+    store.remove_leftovers()
     assert {f.name for f in (tmp_path / "checkpoints").iterdir()} == {"step-00000001"}
 
 
@@ -97,7 +97,7 @@ def test_a_save_that_ends_between_taking_the_old_one_away_and_the_new_one_s_name
     store.save(snapshot(3))
     (tmp_path / "checkpoints/step-00000003").rename(tmp_path / "checkpoints/step-00000003.replaced")
     (tmp_path / "checkpoints/step-00000003.unfinished").mkdir()
-    store.sweep()
+    store.remove_leftovers()
     assert store.newest(print).step == 3
 
 
@@ -130,7 +130,7 @@ def test_all_is_synced_before_the_name_is_given_and_the_name_after_it(store, mon
 
 def test_a_server_that_stumbles_once_does_not_pass_for_damage(store, monkeypatch):
     store.save(snapshot(1))
-    monkeypatch.setattr(store_module, "_READ_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(store_module, "_READ_RETRY_S", (0.0, 0.0))
     real, failures = store_module.load_file, [OSError(5, "Input/output error")] * 2
 
     def stumble(file):
