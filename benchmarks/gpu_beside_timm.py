@@ -143,13 +143,13 @@ def _check_attention() -> None:
     import jax
     import jax.numpy as jnp
 
-    from pipeline.model.attend import attend
-    from pipeline.model.backend import attention_in_one_kernel
+    from pipeline.model.attention import attend
+    from pipeline.model.backend import fused_attention
 
     for tokens in (196, 197):
         shape = (4, 3, tokens, 64)
         given = [jax.random.normal(jax.random.key(i), shape, jnp.bfloat16) for i in range(4)]
-        if jax.devices()[0].platform == "gpu" and attention_in_one_kernel(*given[:3]) is None:
+        if jax.devices()[0].platform == "gpu" and fused_attention(*given[:3]) is None:
             raise AssertionError("attention has no kernel on this GPU")
         query, key, value, upstream = (x.astype("float32") for x in given)
         found = []

@@ -94,8 +94,8 @@ def _rows(images: int, rounds: int) -> Iterator[dict[str, Any]]:
 def _kernels(images: int) -> list[Kernel]:
     import tensorflow as tf
 
-    from pipeline.model.attend import attend
-    from pipeline.model.backend import affine, random_words, softmax
+    from pipeline.model.attention import attend
+    from pipeline.model.backend import affine, random_uint16, softmax
     from pipeline.model.dropout import dropout
     from pipeline.model.elementwise import gelu, layer_norm
 
@@ -125,7 +125,7 @@ def _kernels(images: int) -> list[Kernel]:
         Kernel(
             "random numbers of 16 bits",
             ((1,),),
-            lambda _: random_words(scores, seed),
+            lambda _: random_uint16(scores, seed),
             is_differentiated=False,
         ),
         Kernel("dropout", wide, lambda x: dropout(x, _RATE, seed, _PLACE)),

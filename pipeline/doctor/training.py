@@ -18,7 +18,7 @@ from pipeline.data.split import DataSource
 from pipeline.doctor.finding import Finding, error, ok, warning
 from pipeline.doctor.process_facts import ProcessFacts
 from pipeline.model.architecture import architecture, check_patches
-from pipeline.model.cost import count_parameters, count_trained, parameters
+from pipeline.model.cost import count_parameters, count_trainable, parameters
 from pipeline.model.memory import estimate_memory
 from pipeline.model.vit import build_vit
 from pipeline.model.weights.files import read_published
@@ -163,8 +163,8 @@ def check_memory(
             count,
             job.num_replicas,
             frozen=frozen,
-            side_by_side=job.parallel_parts,
-            replicas_here=job.local_replicas,
+            parallel_parts=job.parallel_parts,
+            local_replicas=job.local_replicas,
             on_gpu=on_gpu,
         )
         return processes * sum(need.values())
@@ -196,7 +196,7 @@ def _count_frozen(config: Config, num_classes: int) -> int:
         return 0
     model = build_vit(config.model, image_size=config.data.image_size, num_classes=num_classes)
     freeze(model.variables, config.optim)
-    return count_parameters(model) - count_trained(model)
+    return count_parameters(model) - count_trainable(model)
 
 
 def check_saving(config: CheckpointConfig, size_bytes: int, total_steps: int) -> Iterator[Finding]:

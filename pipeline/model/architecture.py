@@ -1,6 +1,7 @@
-"""The shapes of Vision Transformers: the table of variants, and what the settings change in one.
+"""The table of model variants, and the overrides that the settings apply to a variant.
 
-References: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words", arXiv 2010.11929.
+References:
+  Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words", arXiv 2010.11929.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from pipeline.errors import SettingsError
 
 @dataclass(frozen=True)
 class Architecture:
-    """All that decides a Vision Transformer's shape, apart from the images and the classes.
+    """The shape of a Vision Transformer, except for image size and number of classes.
 
     Attributes:
-      stem: What makes tokens: a product with each patch, or convolutions.
-      head_size: Length of a head's queries, keys and values; the width over the heads, as a rule.
-      dropout: Rate after both layers of a block's MLP.
-      dropout_everywhere: The same rate also after the position embedding and the attention's
-        output layer, as the paper has it (appendix B.1).
-      stochastic_depth: Rate of the last block; it grows linearly from 0 at the first.
-      head_dims: Units of GELU layers between the encoder and the classifier.
+      stem: How tokens are made: by a linear patch embedding or by convolutions.
+      head_size: Size of the queries, keys and values of a head; usually width / num_heads.
+      dropout: Rate after both layers of the MLP in each block.
+      dropout_everywhere: Whether the same rate also applies after the position embedding and the
+        output layer of the attention, as in the paper (appendix B.1).
+      stochastic_depth: Rate in the last block. The rate grows linearly from 0 in the first block.
+      head_dims: Units of the GELU layers between the encoder and the classifier.
       head_dropout: Rate before each layer of the head.
-      mlp_activates_output: A GELU after the MLP's second layer too.
-      initial: Scheme of the initial weights: big_vision's, or Keras's own defaults.
+      mlp_activates_output: Whether a GELU also follows the second layer of the MLP.
+      initial: Scheme of the initial weights: that of big_vision, or the defaults of Keras.
     """
 
     patch_size: int
@@ -50,23 +51,23 @@ class Architecture:
     initial: Literal["vit", "keras"] = "vit"
 
     @property
-    def draws_at_random(self) -> bool:
-        """Whether training drops anything, and so needs a seed at every step."""
+    def uses_randomness(self) -> bool:
+        """Whether training uses dropout or stochastic depth, and so needs a seed at each step."""
         rates = self.dropout, self.attention_dropout, self.stochastic_depth, self.head_dropout
         return any(rate > 0 for rate in rates)
 
     def num_tokens(self, image_size: int) -> int:
-        """Tokens an image becomes, the class token included."""
+        """The number of tokens per image, including the class token."""
         return (image_size // self.patch_size) ** 2 + (self.pool == "token")
 
     def block_stochastic_depth(self, block: int) -> float:
-        """The rate of one block; the last one's is `stochastic_depth`, also where it is alone."""
+        """The rate of one block. The last block has the full rate, even if it is the only one."""
         return self.stochastic_depth * (block / (self.depth - 1) if self.depth > 1 else 1.0)
 
 
-# Sizes that take any patch size ("S/16"). B and L: Dosovitskiy et al. 2021, table 1; Ti and S:
-# Touvron et al. 2021 (DeiT, arXiv 2012.12877, table 1), named as in Steiner et al. 2021 ("How to
-# train your ViT?", arXiv 2106.10270, table 2).
+# Sizes that are combined with a patch size, as in "S/16". B and L: Dosovitskiy et al. 2021, table
+# 1. Ti and S: Touvron et al. 2021 (DeiT, arXiv 2012.12877, table 1), named as in Steiner et al.
+# 2021 ("How to train your ViT?", arXiv 2106.10270, table 2).
 # fmt: off
 #                                P  width depth heads size  MLP
 SIZES = {
@@ -78,15 +79,15 @@ SIZES = {
 # fmt: on
 
 NAMED = {
-    # Ours, for the 8 x 8 digits of scikit-learn: 16 patches of 2 x 2, 136,522 weights.
+    # For the 8 x 8 digits of scikit-learn: 16 patches of 2 x 2 pixels, 136,522 parameters.
     "digits": Architecture(2, 64, 4, 4, 16, 128, pool="mean"),
-    # For CIFAR at 32 px, 2.7 M weights: the plain ViT of Lee et al. 2021 ("Vision Transformer for
-    # Small-Size Datasets", arXiv 2112.13492; github.com/aanna0701/SPT_LSA_ViT), with its class
-    # token. Theirs has no biases on query, key and value, and an epsilon of 1e-5.
+    # For CIFAR at 32 px, 2.7 M parameters: the plain ViT of Lee et al. 2021 ("Vision Transformer
+    # for Small-Size Datasets", arXiv 2112.13492; github.com/aanna0701/SPT_LSA_ViT), with its class
+    # token. The original has no biases on query, key and value, and an epsilon of 1e-5.
     "cifar": Architecture(4, 192, 9, 12, 16, 384),
     # K. Salama's Keras example, "Image classification with Vision Transformer", keras.io 2021, at
-    # 72 px: heads as long as the tokens, GELU after both layers of the MLP, all tokens to the
-    # head, which so holds 21.1 of the 21.8 million weights of its 100 classes.
+    # 72 px: head_size equals the width, a GELU follows both layers of the MLP, and the head gets
+    # all tokens. With 100 classes, the head has 21.1 M of the 21.8 M parameters.
     "keras_example": Architecture(
         6,
         64,
@@ -107,13 +108,13 @@ NAMED = {
 
 
 def architecture(config: ModelConfig) -> Architecture:
-    """The variant with what the settings change in it.
+    """Applies the settings to the variant they name.
 
-    A changed width carries the MLP along at the variant's ratio, and a changed width or number of
-    heads the size of a head. `model.dropout` replaces the head's rate too, so that 0 means none.
+    A changed width scales the MLP by the same ratio. A changed width or number of heads changes
+    the head size. `model.dropout` also replaces the rate of the head, so that 0 disables dropout.
 
     Raises:
-      SettingsError: The settings do not fit together.
+      SettingsError: The settings are inconsistent.
     """
     size, slash, patch = config.variant.partition("/")
     base = replace(SIZES[size], patch_size=int(patch)) if slash else NAMED[size]
@@ -154,7 +155,7 @@ def architecture(config: ModelConfig) -> Architecture:
 
 
 def check_patches(image_size: int, patch_size: int) -> None:
-    """SettingsError where an image cannot be cut into patches."""
+    """Raises SettingsError if the image size is not a multiple of the patch size."""
     if image_size % patch_size:
         below = image_size // patch_size * patch_size
         fitting = [str(size) for size in (below, below + patch_size) if size]

@@ -1,6 +1,8 @@
-"""What Keras has no word for, on TensorFlow and on JAX: the one file here that asks which it is.
+"""Operations that Keras does not provide, implemented for TensorFlow and for JAX.
 
-Keras's own ways to transposed products and to random bits are detours: copies, float32 numbers.
+This is the only module of the package that depends on the backend. Where Keras can express an
+operation, such as a transposed product or random bits, its version is slower: it copies the
+operand, or draws float32 numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ Tensor = Any  # a tensor of whichever backend Keras runs on
 def product(
     a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False
 ) -> Tensor:
-    """The product of two batches of matrices, each transposed first where that is asked for."""
+    """Multiplies two batches of matrices, each optionally transposed first."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -30,12 +32,15 @@ def product(
     return ops.matmul(a, b)
 
 
-def attention_in_one_kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor | None:
-    """softmax(Q K^T) V [B, n, T, d] by the device's own kernel, or None where there is none.
+def fused_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor | None:
+    """Computes softmax(Q K^T) V, [B, n, T, d], with one fused kernel of the device.
 
-    JAX has one (cuDNN's), for 16-bit numbers on NVIDIA GPUs from Ampere on: a training step of B/16
-    with 256 images on an H200 ran at 3,488 images/s with it, and at 2,875 as plain products.
-    TensorFlow has none.
+    Only JAX has such a kernel: cuDNN's, for 16-bit floats on NVIDIA GPUs from Ampere on. A training
+    step of B/16 with 256 images on an H200 ran at 3,488 images/s with it and at 2,875 images/s with
+    separate products.
+
+    Returns:
+      The result, or None if no kernel supports the device, the backend, the dtype or the shape.
     """
     if keras.backend.backend() != "jax":
         return None
@@ -48,7 +53,7 @@ def attention_in_one_kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor
         return None
     if query.dtype.itemsize != 2 or size % 8 or size > 128:
         return None
-    # JAX 0.11 refuses odd numbers of tokens when it trains: one more, that nobody looks at.
+    # JAX 0.11 rejects an odd number of tokens in training, so one masked token is appended.
     pad = [(0, 0), (0, tokens % 2), (0, 0), (0, 0)]
     lengths = jax.numpy.full(batch, tokens, "int32") if tokens % 2 else None
     parts = (jax.numpy.pad(ops.swapaxes(x, 1, 2), pad) for x in (query, key, value))
@@ -63,20 +68,20 @@ def attention_in_one_kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor
 
 
 def seed_dtype() -> str:
-    """Of seeds: JAX takes its raw keys as uint32 alone; TensorFlow compiles int32 ones with XLA."""
+    """The dtype of seeds. JAX accepts raw keys as uint32 only; XLA in TensorFlow needs int32."""
     return "uint32" if keras.backend.backend() == "jax" else "int32"
 
 
-def random_words(shape: Any, seed: Tensor) -> Tensor:
-    """All numbers of 16 bits with equal probability, uint16 of a shape.
+def random_uint16(shape: Any, seed: Tensor) -> Tensor:
+    """Draws uniformly distributed 16-bit integers as a uint16 tensor.
 
-    Half the work of keras.random's float32 draws; and its seeds are constants of the graph, or
-    variables. TensorFlow's generator takes three to seven times as long on a CPU as SplitMix64
-    compiled by XLA (`python -m benchmarks kernels`), which many numbers come from inside `fusing`.
+    This costs half as much as drawing float32 numbers with keras.random. Inside `fusing`, large
+    tensors are drawn with SplitMix64 compiled by XLA. On a CPU, TensorFlow's own generator takes
+    three to seven times as long (`python -m benchmarks kernels`).
 
     Args:
-      shape: Numbers or scalar tensors.
-      seed: [2], of `seed_dtype`.
+      shape: Integers or scalar tensors.
+      seed: Shape [2], of dtype `seed_dtype()`.
     """
     if keras.backend.backend() == "jax":
         import jax
@@ -88,7 +93,7 @@ def random_words(shape: Any, seed: Tensor) -> Tensor:
     if _compiles(shape):
         from pipeline.splitmix import hash64, stream64
 
-        # Hashed: streams of keys that are near each other would be one, shifted.
+        # The key is hashed, because the streams of nearby keys are shifted copies of each other.
         drawn = _compiled(stream64)(hash64(seed[0], seed[1]), (count + 3) // 4)
     else:
         drawn = tf.random.stateless_uniform(
@@ -100,9 +105,9 @@ def random_words(shape: Any, seed: Tensor) -> Tensor:
 
 @contextmanager
 def fusing() -> Iterator[None]:
-    """Where TensorFlow on a CPU takes the ways that `fused`, `affine` and `softmax` tell of.
+    """Enables the CPU optimizations of `fused`, `affine` and `softmax` for TensorFlow.
 
-    In training alone: what is exported must need neither XLA nor oneDNN.
+    Use it for training only: an exported model must depend on neither XLA nor oneDNN.
     """
     token = _FUSES.set(True)
     try:
@@ -112,11 +117,12 @@ def fusing() -> Iterator[None]:
 
 
 def fused(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A chain of operations as loops of XLA's, for large tensors inside `fusing`.
+    """Decorator that compiles a chain of elementwise operations with XLA.
 
-    TensorFlow's operations go through memory one by one, and in bfloat16 convert their numbers both
-    ways each: with one thread an operation, GELU and dropout take about half the time (`vit
-    benchmark kernels`). JAX compiles the whole step, and on GPUs nothing was measured.
+    It takes effect for large tensors inside `fusing`. TensorFlow passes through memory once for
+    each operation, and in bfloat16 converts its operands to float32 and back each time. With one
+    thread per operation, compilation halves the time of GELU and dropout (`python -m benchmarks
+    kernels`). JAX compiles the whole step anyway. The effect on GPUs has not been measured.
     """
 
     def call(*tensors: Tensor) -> Any:
@@ -128,26 +134,26 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def affine(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
-    """x [R, I] times kernel [I, O] plus bias [O].
+    """Computes x [R, I] times kernel [I, O] plus bias [O].
 
-    In bfloat16 TensorFlow on a CPU takes longer to add a bias than for the product of a narrow
-    network's layer, and longer for the bias's gradient than for a product with ones. There a column
-    of ones is put beside x, and the bias below the kernel: one product gives the result, one both
-    gradients, and what is added is added in float32. Forward and back that is 1.4 times as fast
-    (`python -m benchmarks kernels`). It is not used where the kernel, which it copies, is larger
-    than x.
+    In bfloat16 on a CPU, TensorFlow takes longer to add a bias than to compute the product of a
+    narrow layer, and longer to sum the bias's gradient than to multiply by a vector of ones.
+    Therefore a column of ones is appended to x and the bias is appended to the kernel as a row. One
+    product then gives the result and one gives both gradients, accumulated in float32. Forward and
+    backward together are 1.4 times as fast (`python -m benchmarks kernels`). The method copies the
+    kernel, so it is not used where the kernel is larger than x.
     """
     rows, _ = x.shape
     outputs = kernel.shape[1]
     if not _fuses() or x.dtype != "bfloat16" or (rows is not None and rows < outputs):
-        # Unlike `+`, this is what TensorFlow joins with the product.
+        # TensorFlow fuses ops.add with the product, but not `+`.
         return ops.add(ops.matmul(x, kernel), bias)
-    # TensorFlow's custom gradients take tensors, and no variables.
-    return _affine_in_one(x, ops.cast(kernel, x.dtype), ops.cast(bias, x.dtype))
+    # Custom gradients in TensorFlow accept tensors only, not variables.
+    return _affine_one_product(x, ops.cast(kernel, x.dtype), ops.cast(bias, x.dtype))
 
 
 @ops.custom_gradient
-def _affine_in_one(
+def _affine_one_product(
     x: Tensor, kernel: Tensor, bias: Tensor
 ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
     x_one = ops.concatenate([x, ops.ones_like(x[:, :1])], axis=1)  # [R, I + 1]
@@ -160,10 +166,10 @@ def _affine_in_one(
 
 
 def softmax(x: Tensor) -> Tensor:
-    """Over the last axis, computed in float32 also in 16 bits.
+    """Softmax over the last axis, computed in float32 for 16-bit inputs too.
 
-    The sum over T in bfloat16 would lose what small probabilities add. TensorFlow's own softmax of
-    16 bits computes so with oneDNN, in half the time (`python -m benchmarks kernels`).
+    A sum over T in bfloat16 would lose small probabilities. With oneDNN, TensorFlow's own 16-bit
+    softmax computes in float32 and takes half the time (`python -m benchmarks kernels`).
     """
     if x.dtype == "float32" or (_fuses() and _softmax_is_in_float32(x.dtype)):
         return ops.softmax(x, axis=-1)
@@ -172,7 +178,7 @@ def softmax(x: Tensor) -> Tensor:
 
 @cache
 def _softmax_is_in_float32(dtype: Any) -> bool:
-    """Whether TensorFlow's softmax gives the same with and without a conversion to float32."""
+    """Whether TensorFlow's 16-bit softmax gives the same result as one computed in float32."""
     import tensorflow as tf
 
     with tf.init_scope():
@@ -181,19 +187,22 @@ def _softmax_is_in_float32(dtype: Any) -> bool:
         return bool(tf.reduce_all(tf.nn.softmax(scores) == exact))
 
 
-# A compilation takes 30 to 150 ms, and of this many numbers saves less than a millisecond a call.
-FEW_NUMBERS = 2**18
+# Compiling takes 30 to 150 ms. Below this number of elements it saves less than 1 ms per call.
+MIN_COMPILED_SIZE = 2**18
 _FUSES = ContextVar("fuses", default=False)
 
 
 def _compiles(shape: Any) -> bool:
-    """Inside `fusing`, of many numbers; or of who knows how many: MultiWorkerMirrored's batches."""
+    """Whether to compile: inside `fusing`, if the tensor is large or its size is unknown.
+
+    MultiWorkerMirroredStrategy leaves the batch dimension unknown.
+    """
     known = [size for size in shape if isinstance(size, int)]
-    return _fuses() and (len(known) < len(shape) or math.prod(known) >= FEW_NUMBERS)
+    return _fuses() and (len(known) < len(shape) or math.prod(known) >= MIN_COMPILED_SIZE)
 
 
 def _fuses() -> bool:
-    """Whether this is inside `fusing`, and on a CPU."""
+    """Whether `fusing` is active, the backend is TensorFlow, and there is no GPU."""
     if not _FUSES.get() or keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf

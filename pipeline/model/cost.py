@@ -1,6 +1,6 @@
-"""What a model costs in memory, in closed form: weights and activations.
+"""Closed-form counts of parameters and activation memory.
 
-Letters as in `functions`: N patches, T tokens, D width, n heads of size d, M units of the MLP.
+Shape letters are defined in `functions`.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from pipeline.model.stem import stem_channels
 
 
 def count_parameters(model: keras.Model) -> int:
-    """Numbers in the variables, frozen ones too."""
+    """Counts the parameters of a model, including frozen ones."""
     return sum(math.prod(variable.shape) for variable in model.variables)
 
 
-def count_trained(model: keras.Model) -> int:
-    """Numbers in the variables that are not frozen."""
+def count_trainable(model: keras.Model) -> int:
+    """Counts the trainable parameters of a model."""
     return sum(math.prod(variable.shape) for variable in model.trainable_variables)
 
 
 def parameters(arch: Architecture, image_size: int, num_classes: int) -> int:
-    """Numbers in the variables of a model that need not be built."""
+    """Counts the parameters without building the model."""
     return sum(variable_sizes(arch, image_size, num_classes).values())
 
 
 def variable_sizes(arch: Architecture, image_size: int, num_classes: int) -> dict[str, int]:
-    """Numbers in each variable, by path, of a model that need not be built.
+    """The number of parameters in each variable, by path, without building the model.
 
     patches    (3 P P + 1) D, and learned positions T D, and a class token D
     or a stem  9 C_i C_(i+1) + 2 C_(i+1) for each convolution and its norm, and (C + 1) D
@@ -72,7 +72,7 @@ def variable_sizes(arch: Architecture, image_size: int, num_classes: int) -> dic
         linear(f"{block}/mlp/out", arch.mlp_dim, width)
     norm("vit/norm", width)
     units = head_units(arch, tokens, num_classes)
-    for place, (inputs, outputs) in zip(head_places(arch), pairwise(units), strict=True):
+    for place, (inputs, outputs) in zip(head_paths(arch), pairwise(units), strict=True):
         linear(place, inputs, outputs)
     return sizes
 
@@ -80,30 +80,35 @@ def variable_sizes(arch: Architecture, image_size: int, num_classes: int) -> dic
 def activation_bytes_per_image(
     arch: Architecture, image_size: int, dtype: str, *, recompute: bool = False
 ) -> int:
-    """Estimate of the memory that one image takes when the backward pass needs most.
+    """Estimates the peak memory of the backward pass for one image.
 
-    Counted is what the gradients of this model's operations read, in numbers a token:
+    It counts the tensors that the gradients read. Elements per token:
 
-        a block    2 x (input, output) of a norm                             4 D
-                   query, key, value by heads; result, and merged            5 n d
+        a block    inputs and outputs of two norms                           4 D
+                   query, key, value by heads; result, and merged result     5 n d
                    probabilities                                             n T
-                   GELU: its input and its output                            2 M
-        a stem's convolution, in numbers a place (H W / 4^i of them):
-                   what it gives, and its norm's ReLU                        2 C_i
-        and where dropout is on, the masks (a byte each) and what they leave.
+                   input and output of GELU                                  2 M
+        a stem's convolution, in elements per output position (H W / 4^i of them):
+                   its output, and the ReLU output of its norm               2 C_i
+        and where dropout is on, the masks (one byte each) and the outputs of dropout.
 
-    Added is what the last block's gradients take, the larger of two:
+    The gradients of the last block come on top, the larger of:
 
-        the MLP's        M + 2 D
-        attention's      2 n T (float32), 3 n d and D; by then 2 M + 2 D of the block are freed
+        the MLP's          M + 2 D
+        the attention's    2 n T (float32), 3 n d and D, minus 2 M + 2 D that are freed by then
 
-    With `recompute` a block keeps its input, D, until it is computed again. Afterwards TensorFlow
-    on a CPU leaves the gradients of its biases to the end, and keeps what they are sums of: 2 D +
-    n d + M. Weights, their gradients and the optimizer's moments are not counted.
+    With `recompute`, a block stores only its input, D, until it is computed again. TensorFlow on a
+    CPU then defers the bias gradients to the end and keeps the tensors they sum over: 2 D + n d +
+    M. Weights, their gradients and the moments of the optimizer are not included.
 
     Args:
-      dtype: Keras dtype policy.
-      recompute: Of the blocks but the last, the input alone is kept.
+      arch: Shape of the network.
+      image_size: Height and width of the image in pixels.
+      dtype: Name of a Keras dtype policy.
+      recompute: Whether all blocks but the last store only their input.
+
+    Returns:
+      Bytes.
     """
     size = 4 if keras.DTypePolicy(dtype).compute_dtype == "float32" else 2
     tokens, length = arch.num_tokens(image_size), arch.num_heads * arch.head_size
@@ -129,13 +134,13 @@ def activation_bytes_per_image(
 
 
 def head_units(arch: Architecture, tokens: int, num_classes: int) -> list[int]:
-    """Units of the head's input, of its layers and of its output."""
+    """The number of units of the head's input, of each hidden layer, and of its output."""
     first = arch.width * (tokens if arch.pool == "flatten" else 1)
     hidden = [*arch.head_dims, *([arch.pre_logits] if arch.pre_logits else [])]
     return [first, *hidden, num_classes]
 
 
-def head_places(arch: Architecture) -> list[str]:
-    """Paths of the head's layers, the classifier last."""
+def head_paths(arch: Architecture) -> list[str]:
+    """Paths of the layers in the head, ending with the classifier."""
     places = [f"vit/head_{i}" for i in range(len(arch.head_dims))]
     return [*places, *(["vit/pre_logits"] if arch.pre_logits else []), "vit/head"]

@@ -1,7 +1,7 @@
-"""What is dropped at random.
+"""Dropout and stochastic depth as pure functions of a seed.
 
-Randomness is an argument: an integer tensor [2], the step's dropout seed. Every place in the
-model folds in a constant of its own, so places draw independently.
+The seed is an integer tensor [2] that differs at every step. Each place in the model combines it
+with a hash of its own name, so that all places draw independently.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from pipeline.model.backend import Tensor, fused, random_words, seed_dtype
-from pipeline.model.initial import path_words
+from pipeline.model.backend import Tensor, fused, random_uint16, seed_dtype
+from pipeline.model.initial import hash_path
 
-_STEPS = 65_536  # what a draw of 16 bits can be
+_STEPS = 65_536  # number of values of a 16-bit draw
 
 
 def dropout(
@@ -25,22 +25,22 @@ def dropout(
 
     Args:
       x: Floats [B, ...].
-      rate: In [0, 1), rounded to 1/65536.
-      seed: Integers [2], or None for x unchanged.
-      place: Name of the place in the model; every place draws its own mask.
-      whole_examples: One draw an example, for all its entries (stochastic depth).
+      rate: In [0, 1), rounded to a multiple of 1/65536.
+      seed: Integers [2], or None to return x unchanged.
+      place: Name of the place in the model. Each place draws its own mask.
+      whole_examples: Whether to keep or drop whole examples, as stochastic depth does.
     """
     if seed is None or rate == 0:
         return x
-    scale = ops.full((), scale_of_kept(rate), x.dtype)
+    scale = ops.full((), keep_scale(rate), x.dtype)
     if whole_examples:
-        kept = kept_places((ops.shape(x)[0], *[1] * (len(x.shape) - 1)), rate, seed, place)
+        kept = keep_mask((ops.shape(x)[0], *[1] * (len(x.shape) - 1)), rate, seed, place)
         return x * ops.where(kept, scale, ops.zeros((), x.dtype))
-    return _scale_kept(x, kept_places(ops.shape(x), rate, seed, place), scale)
+    return _apply_mask(x, keep_mask(ops.shape(x), rate, seed, place), scale)
 
 
 @ops.custom_gradient
-def _scale_kept(x: Tensor, kept: Tensor, scale: Tensor) -> tuple[Tensor, Callable[..., Any]]:
+def _apply_mask(x: Tensor, kept: Tensor, scale: Tensor) -> tuple[Tensor, Callable[..., Any]]:
     return _kept(x, kept, scale), lambda upstream: (_kept(upstream, kept, scale), None, None)
 
 
@@ -49,24 +49,24 @@ def _kept(x: Tensor, kept: Tensor, scale: Tensor) -> Tensor:
     return ops.where(kept, x * scale, ops.zeros((), x.dtype))
 
 
-def kept_places(shape: Any, rate: float, seed: Tensor, place: str) -> Tensor:
-    """False with probability `rate`: bool of a shape, of numbers or scalar tensors."""
+def keep_mask(shape: Any, rate: float, seed: Tensor, place: str) -> Tensor:
+    """Draws a bool mask that is False with probability `rate`. The shape may hold tensors."""
     threshold = ops.convert_to_tensor(_zeros(rate), dtype="uint16")
-    return random_words(shape, fold_in(seed, place)) >= threshold
+    return random_uint16(shape, fold_in(seed, place)) >= threshold
 
 
-def scale_of_kept(rate: float) -> float:
-    """What keeps the mean: 1 / (1 - rate), for the rate that the masks have."""
+def keep_scale(rate: float) -> float:
+    """The factor 1 / (1 - rate) that preserves the mean, for the rate rounded as in the masks."""
     return 1 / (1 - _zeros(rate) / _STEPS)
 
 
 def fold_in(seed: Tensor, place: str) -> Tensor:
-    """The seed [2] of a place in the model, independent of every other place's.
+    """Derives the seed [2] of one place in the model, independent of all others.
 
-    Both words change, by 62 bits hashed from `place`: had only one word changed, seeds that count
-    steps could meet at two places.
+    Both words are changed, by 62 bits hashed from `place`. If only one word changed, two places
+    could get the same seed at different steps, because seeds count steps.
     """
-    words = ops.convert_to_tensor(np.array(path_words(place)), dtype=seed_dtype())
+    words = ops.convert_to_tensor(np.array(hash_path(place)), dtype=seed_dtype())
     return ops.bitwise_xor(ops.cast(seed, seed_dtype()), words)
 
 

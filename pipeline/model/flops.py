@@ -1,7 +1,7 @@
-"""Floating-point operations of a model, in closed form: two for each multiply-add of a product.
+"""Closed-form counts of floating-point operations; each multiply-add counts as two.
 
-Letters as in `functions`: N patches, T tokens, D width, n heads of size d, M units of the MLP.
-Norms, softmax, GELU and additions are left out: they cost memory traffic, not arithmetic.
+Shape letters are defined in `functions`. Norms, softmax, GELU and additions are not counted: memory
+traffic limits them, not arithmetic.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ from collections.abc import Collection
 from itertools import pairwise
 
 from pipeline.model.architecture import Architecture
-from pipeline.model.cost import head_places, head_units
+from pipeline.model.cost import head_paths, head_units
 from pipeline.model.stem import stem_channels
 
 
 def flops_per_image(arch: Architecture, image_size: int, num_classes: int) -> float:
-    """Operations of a forward pass on one image.
+    """Counts the operations of a forward pass on one image.
+
+    Multiply-adds:
 
         patches    N (3 P P) D
-        or a stem  (H W / 4^i) 9 C_(i-1) C_i for its convolution i = 1, 2, ..., and N C D
+        or a stem  (H W / 4^i) 9 C_(i-1) C_i for convolution i = 1, 2, ..., and N C D
         a block    T (4 D n d)     query, key, value, output
-                 + 2 T T n d       scores and their products with the values
+                 + 2 T T n d       scores, and the product of probabilities and values
                  + 2 T D M         MLP
         head       F_0 F_1 + F_1 F_2 + ... + F_k classes
 
@@ -32,27 +34,30 @@ def flops_per_image(arch: Architecture, image_size: int, num_classes: int) -> fl
 def training_flops_per_image(
     arch: Architecture, image_size: int, num_classes: int, trained: Collection[str]
 ) -> float:
-    """Operations of a training step on one image: the forward pass, and the gradients it needs.
+    """Counts the operations of a training step on one image, forward and backward.
 
-    A product y = x W costs its forward operations once more for the gradient of W, where W is
-    trained, and once more for the gradient of x, where something before it is trained. Attention's
-    two products have two inputs each. So a network whose parameters are all trained takes three
-    times its forward pass, less the gradient of the images; a linear probe takes the forward pass,
-    and the head once more.
+    A product y = x W costs as much as in the forward pass once more for the gradient of W, if W is
+    trainable, and once more for the gradient of x, if any variable before it is trainable. The two
+    products in attention have two inputs each. A network with all variables trainable therefore
+    costs three forward passes, minus the gradient of the images. A linear probe costs the forward
+    pass plus the head once more.
 
-    What `train.recompute` computes a second time is not counted: it is no part of the model.
+    Recomputation (`train.recompute`) is not counted: it is not part of the model.
 
     Args:
-      trained: Paths of the trained variables, such as `vit/head/kernel`.
+      arch: Shape of the network.
+      image_size: Height and width of the images in pixels.
+      num_classes: Number of logits.
+      trained: Paths of the trainable variables, such as `vit/head/kernel`.
     """
     return _Count(arch, image_size, num_classes, frozenset(trained)).flops()
 
 
 class _Count:
-    """Goes through the network as the forward pass does, and adds up both ways' operations.
+    """Walks through the network like a forward pass and sums up the operations of both passes.
 
-    `reached` says whether a variable before this place is trained, so that a gradient must come
-    back through it.
+    `reached` says whether a variable before this place is trainable, in which case a gradient must
+    be propagated back through it.
     """
 
     def __init__(
@@ -109,11 +114,11 @@ class _Count:
     def _head(self, reached: bool) -> None:
         arch = self._arch
         units = head_units(arch, arch.num_tokens(self._size), self._classes)
-        for place, (inputs, outputs) in zip(head_places(arch), pairwise(units), strict=True):
+        for place, (inputs, outputs) in zip(head_paths(arch), pairwise(units), strict=True):
             reached = self._layer(f"{place}/", inputs * outputs, reached)
 
     def _layer(self, place: str, multiply_adds: int, reached: bool) -> bool:
-        """Adds a product with a kernel; returns whether a gradient must come back to its result."""
+        """Adds one product with a kernel. Returns whether its output needs a gradient."""
         times = 1 + (f"{place}kernel" in self._trained) + reached
         self._multiply_adds += times * multiply_adds
         return reached or self._is_trained(place)

@@ -1,9 +1,11 @@
-"""Patches, products and positions, as pure functions of tensors.
+"""Patches, linear layers and fixed positions as pure functions of tensors.
 
-Letters in shapes: B images, H x W pixels in h x w patches of P x P, N = h w patches, T tokens
+Letters in shapes: B images, H x W pixels, h x w patches of P x P pixels, N = h w patches, T tokens
 (N, or N + 1 with a class token), D width, n heads of size d, M hidden units of the MLP.
 
-References: Dosovitskiy et al. 2021, arXiv 2010.11929; Vaswani et al. 2017, arXiv 1706.03762.
+References:
+  Dosovitskiy et al. 2021, arXiv 2010.11929.
+  Vaswani et al. 2017, arXiv 1706.03762.
 """
 
 from __future__ import annotations
@@ -15,13 +17,13 @@ from pipeline.model.backend import Tensor, affine
 
 
 def image_to_patches(images: Tensor, patch_size: int) -> Tensor:
-    """Cuts images [B, H, W, C] into patches [B, N, P*P*C], row by row.
+    """Cuts images [B, H, W, C] into patches [B, N, P*P*C] in row-major order.
 
-    Inside a patch the order is row, column, channel: a convolution's kernel [P, P, C, D] reshaped
-    to [P*P*C, D] is the matching matrix.
+    Values inside a patch are ordered by row, column and channel. A convolution kernel [P, P, C, D]
+    reshaped to [P*P*C, D] is therefore the matching matrix.
 
     Raises:
-      ValueError: Height or width is not a multiple of `patch_size`.
+      ValueError: The height or width is not a multiple of `patch_size`.
     """
     _, height, width, channels = images.shape
     if height % patch_size or width % patch_size:
@@ -37,9 +39,9 @@ def image_to_patches(images: Tensor, patch_size: int) -> Tensor:
 
 
 def linear(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
-    """x [..., I] times kernel [I, O] plus bias [O], as one product of two matrices.
+    """Computes x [..., I] times kernel [I, O] plus bias [O] as one product of two matrices.
 
-    On the CPU this is faster than a batched product with a shared kernel.
+    On a CPU this is faster than a batched product with a shared kernel.
     """
     flat = ops.reshape(x, (-1, x.shape[-1]))  # [..., I] -> [R, I]
     flat = affine(flat, kernel, bias)  # [R, I] -> [R, O]
@@ -47,15 +49,18 @@ def linear(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
 
 
 def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
-    """Fixed positions of a grid of patches: float32 [rows * columns, width].
+    """Computes fixed 2-D sine-cosine positions, float32 [rows * columns, width].
 
-    A quarter of the width each for sin and cos of the column, then of the row, at angular
-    frequencies from 1 down to 1/10000, both ends included: big_vision's form (Beyer et al. 2022,
-    "Better plain ViT baselines for ImageNet-1k", arXiv 2205.01580) of the idea of MoCo v3 (Chen
-    et al. 2021, arXiv 2104.02057), which stops one frequency short of the end.
+    A quarter of the width each holds the sine and cosine of the column, then of the row. Angular
+    frequencies fall from 1 to 1/10000, both ends included.
 
     Raises:
-      ValueError: `width` is not a multiple of 4, or below 8.
+      ValueError: `width` is not a multiple of 4, or is below 8.
+
+    References:
+      Beyer et al. 2022, "Better plain ViT baselines for ImageNet-1k", arXiv 2205.01580, whose form
+      this is (big_vision). MoCo v3 (Chen et al. 2021, arXiv 2104.02057) introduced the idea and
+      omits the lowest frequency.
     """
     if width % 4 or width < 8:
         raise ValueError(f"sincos2d positions need a width of 8, 12, 16, ... Received: {width}")

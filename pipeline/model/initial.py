@@ -1,8 +1,8 @@
-"""Weights before training: which distribution each is drawn from, and from which seed.
+"""Distributions and seeds of the initial weights.
 
-Every variable is drawn from its own seed, hashed from (seed, path of the variable). So a weight
-depends neither on the order in which layers are built nor on what else is in the model, and every
-process builds the same bits without talking to another.
+The seed of each variable is a hash of (seed, path of the variable). A weight therefore depends
+neither on the order in which layers are built nor on the rest of the model, and every process
+creates identical weights without communication.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from keras import initializers
 
 @dataclass(frozen=True)
 class Draw:
-    """A distribution and the run's seed; `at(path)` is the initializer of one variable.
+    """A distribution and the seed of the run; `at(path)` gives the initializer of one variable.
 
     Attributes:
-      kind: zeros; normal with standard deviation `scale`; uniform on [-scale, scale]; glorot
+      kind: zeros; normal, with standard deviation `scale`; uniform on [-scale, scale]; glorot
         (Glorot and Bengio 2010, uniform); lecun (LeCun et al. 1998, truncated normal).
-      scale: Of normal and uniform; the others find theirs in the variable's shape.
-      seed: Of the run.
+      scale: For normal and uniform. The others derive it from the shape of the variable.
+      seed: Seed of the run.
     """
 
     kind: Literal["zeros", "normal", "uniform", "glorot", "lecun"]
@@ -31,7 +31,7 @@ class Draw:
     seed: int = 0
 
     def at(self, path: str) -> initializers.Initializer:
-        """The initializer for the variable with this path, such as `vit/norm/gamma`."""
+        """The initializer of the variable with this path, such as `vit/norm/gamma`."""
         seed = variable_seed(self.seed, path)
         match self.kind:
             case "zeros":
@@ -51,7 +51,7 @@ ZEROS = Draw("zeros")
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """What each part of a Vision Transformer is drawn from; biases not named here are zero."""
+    """The distributions for the parts of a Vision Transformer. All other biases start at zero."""
 
     patches: Draw
     token: Draw
@@ -64,9 +64,9 @@ class InitialWeights:
 
 
 def vit_weights(seed: int, *, width: int) -> InitialWeights:
-    """The initial weights of big_vision's ViT (github.com/google-research/big_vision, models/vit).
+    """The initial weights of ViT in big_vision (github.com/google-research/big_vision, models/vit).
 
-    The classifier starts at zero, so the first loss is log(num_classes) whatever the seed.
+    The classifier starts at zero, so the initial loss is log(num_classes) for every seed.
     """
     glorot = Draw("glorot", seed=seed)
     lecun = Draw("lecun", seed=seed)
@@ -83,11 +83,11 @@ def vit_weights(seed: int, *, width: int) -> InitialWeights:
 
 
 def keras_weights(seed: int) -> InitialWeights:
-    """The initial weights that Keras 3's own layers have where none are asked for.
+    """The default initial weights of the layers in Keras 3.
 
-    Its attention counts the inputs and outputs of its three-dimensional kernels as we do of the
-    flat ones. (Keras 2 took the first dimension for a convolution's receptive field, and so began
-    with smaller queries, keys and values.)
+    Keras 3 computes the fans of its three-dimensional attention kernels as this package does for
+    two-dimensional ones. (Keras 2 treated the first dimension as a receptive field, and therefore
+    started with smaller queries, keys and values.)
     """
     glorot = Draw("glorot", seed=seed)
     return InitialWeights(
@@ -103,11 +103,11 @@ def keras_weights(seed: int) -> InitialWeights:
 
 
 def variable_seed(seed: int, path: str) -> int:
-    """A 31-bit seed hashed from the run's seed and a variable's path."""
-    return path_words(f"{seed}/{path}")[0]
+    """A 31-bit seed hashed from the seed of the run and the path of a variable."""
+    return hash_path(f"{seed}/{path}")[0]
 
 
-def path_words(path: str) -> tuple[int, int]:
-    """Two independent 31-bit numbers hashed from a path; the same on every machine and version."""
+def hash_path(path: str) -> tuple[int, int]:
+    """Two independent 31-bit hashes of a path, equal on all machines and versions."""
     digest = hashlib.sha256(path.encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1, int.from_bytes(digest[4:8], "big") >> 1

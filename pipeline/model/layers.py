@@ -1,10 +1,9 @@
-"""The layers of a Vision Transformer: thin Keras layers over the functions beside them.
+"""The layers of a Vision Transformer: thin Keras layers around the pure functions.
 
-The letters in shapes are those of `functions`.
+Shape letters are defined in `functions`.
 
-No layer holds random state. Where something is dropped, the caller gives `dropout_seed`, an
-integer tensor [2]; `dropout_seed=None` means that nothing is dropped: layers know of no training
-mode.
+No layer holds random state or has a training mode. A layer with dropout takes `dropout_seed`, an
+integer tensor [2]. With `dropout_seed=None` nothing is dropped.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ from typing import Any, Literal
 import numpy as np
 from keras import layers, ops
 
-from pipeline.model.attend import attend, merge_heads, split_heads
+from pipeline.model.attention import attend, merge_heads, split_heads
 from pipeline.model.backend import Tensor
-from pipeline.model.dropout import dropout, scale_of_kept
+from pipeline.model.dropout import dropout, keep_scale
 from pipeline.model.elementwise import gelu, layer_norm
 from pipeline.model.functions import image_to_patches, linear, sincos_positions
 from pipeline.model.initial import ZEROS, Draw, InitialWeights
 
-Shape = tuple[Any, ...]  # None where it is open, as the batch
+Shape = tuple[Any, ...]  # None where a dimension is unknown, such as the batch
 
 NORM_EPSILON = 1e-6  # big_vision and the Keras example; Keras's own default is 1e-3
 
@@ -51,7 +50,7 @@ class Linear(layers.Layer):
         return linear(x, self.kernel, self.bias)
 
     def scaled(self, x: Tensor, scale: float) -> Tensor:
-        """`scale` times the result, by kernel and bias: they are smaller than what comes out."""
+        """Computes `scale` times the output by scaling kernel and bias, which are smaller."""
         return linear(x, self.kernel * scale, self.bias * scale)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -59,9 +58,9 @@ class Linear(layers.Layer):
 
 
 class PatchEmbedding(Linear):
-    """Images [B, H, W, C] -> tokens [B, N, D]: a strided convolution as one matrix product.
+    """Converts images [B, H, W, C] to tokens [B, N, D]: a strided convolution as a matrix product.
 
-    The kernel is [P*P*C, D]; a published convolution kernel [P, P, C, D] reshapes into it.
+    The kernel is [P*P*C, D]; a published convolution kernel [P, P, C, D] can be reshaped to it.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class PatchEmbedding(Linear):
 
 
 class ClassToken(layers.Layer):
-    """Puts one learned token before the others: [B, N, D] -> [B, 1 + N, D]."""
+    """Prepends one learned token: [B, N, D] -> [B, 1 + N, D]."""
 
     def __init__(self, *, token: Draw, name: str, dtype: Any = None) -> None:
         super().__init__(name=name, dtype=dtype)
@@ -105,12 +104,12 @@ class ClassToken(layers.Layer):
 
 
 class PositionEmbedding(layers.Layer):
-    """Adds to each token [B, T, D] what says where it stands; dropout afterwards.
+    """Adds a position embedding to the tokens [B, T, D], then applies dropout.
 
     Args:
-      grid: Rows and columns of patches. A class token, the one token more, gets a learned
-        position like all others, or zeros where positions are fixed.
-      kind: "learned", variable positions [T, D], or "sincos2d", no variable.
+      grid: Rows and columns of patches. If there is a class token, it has a learned position like
+        every other token, or zeros if positions are fixed.
+      kind: "learned" for a variable [T, D], or "sincos2d" for constants.
     """
 
     def __init__(
@@ -150,13 +149,13 @@ class PositionEmbedding(layers.Layer):
 class SelfAttention(layers.Layer):
     """Multi-head self-attention [B, T, D] -> [B, T, D].
 
-    Query, key, value and out are Linear layers with kernels [D, n d] and [n d, D]. On two CPU cores
-    these plain products took 106 ms where Keras's MultiHeadAttention took 151 (forward and
-    backward, 128 images of 144 tokens, width 64, 4 heads of 64), and one product [D, 3 n d] for
-    query, key and value together was 10 % slower than three.
+    Query, key, value and out are Linear layers with kernels [D, n d] and [n d, D]. On two CPU
+    cores, forward and backward with 128 images of 144 tokens, width 64 and 4 heads of 64 took 106
+    ms, and 151 ms with Keras's MultiHeadAttention. A single product [D, 3 n d] for query, key and
+    value was 10 % slower than three products.
 
     Args:
-      probability_dropout: Rate on the attention's probabilities.
+      probability_dropout: Rate on the attention probabilities.
       output_dropout: Rate after the output layer.
     """
 
@@ -192,7 +191,7 @@ class SelfAttention(layers.Layer):
         parts = (
             self.query.scaled(x, self.head_size**-0.5),
             self.key(x),
-            self.value.scaled(x, scale_of_kept(rate)) if rate else self.value(x),
+            self.value.scaled(x, keep_scale(rate)) if rate else self.value(x),
         )
         query, key, value = (
             split_heads(part, self.num_heads) for part in parts
@@ -207,10 +206,10 @@ class SelfAttention(layers.Layer):
 
 
 class Mlp(layers.Layer):
-    """Two dense layers on each token, [B, T, D] -> [B, T, M] -> [B, T, D], with a GELU between.
+    """A two-layer MLP with GELU on each token: [B, T, D] -> [B, T, M] -> [B, T, D].
 
     Args:
-      activate_output: A GELU after the second layer too, as the Keras example has it.
+      activate_output: Whether a GELU also follows the second layer, as in the Keras example.
       dropout: Rate after both layers.
     """
 
@@ -249,7 +248,7 @@ class Mlp(layers.Layer):
 
 
 class LayerNorm(layers.Layer):
-    """A layer normalization over the last axis [..., D]; variables gamma and beta, float32 [D]."""
+    """Layer normalization over the last axis [..., D]; variables gamma and beta, float32 [D]."""
 
     def build(self, input_shape: Shape) -> None:
         self.gamma, self.beta = (
@@ -258,7 +257,7 @@ class LayerNorm(layers.Layer):
         )
 
     def call(self, x: Tensor) -> Tensor:
-        # TensorFlow's custom gradients take tensors, and no variables.
+        # Custom gradients in TensorFlow accept tensors only, not variables.
         return layer_norm(x, ops.copy(self.gamma), ops.copy(self.beta), NORM_EPSILON)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -266,13 +265,13 @@ class LayerNorm(layers.Layer):
 
 
 class EncoderBlock(layers.Layer):
-    """x + attention(norm(x)), then x + mlp(norm(x)): a pre-norm block on [B, T, D].
+    """A pre-norm block on [B, T, D]: x + attention(norm(x)), then x + mlp(norm(x)).
 
     Args:
       attention: Branch of the first half.
       mlp: Branch of the second half.
-      stochastic_depth: Probability to leave a branch out for a whole example (Huang et al. 2016,
-        arXiv 1603.09382); what stays is scaled up, so evaluation needs no correction.
+      stochastic_depth: Probability of skipping a branch for a whole example (Huang et al. 2016,
+        arXiv 1603.09382). Kept branches are scaled up, so evaluation needs no correction.
     """
 
     def __init__(

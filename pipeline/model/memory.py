@@ -1,23 +1,22 @@
-"""An estimate of the memory that training needs, before anything is built."""
+"""Estimates the memory that training needs before the model is built."""
 
 from __future__ import annotations
 
 from pipeline.config import Config
 from pipeline.model.architecture import architecture
-from pipeline.model.backend import FEW_NUMBERS
+from pipeline.model.backend import MIN_COMPILED_SIZE
 from pipeline.model.cost import activation_bytes_per_image
 
 _MIB = 2**20
-# Measured on a CPU (`python -m benchmarks memory`, and networks of 3 to 18 blocks): the process
-# before it builds anything; the graphs, of the whole and of each block; what XLA compiles;
-# RandAugment.
+# Measured on a CPU with `python -m benchmarks memory` and networks of 3 to 18 blocks: the process
+# before it builds a model; the graphs, in total and per block; code compiled by XLA; RandAugment.
 _LIBRARIES, _GRAPHS, _GRAPHS_A_BLOCK = 620 * _MIB, 55 * _MIB, 11 * _MIB
 _COMPILED, _RAND_AUGMENT = 35 * _MIB, 35 * _MIB
-# TensorFlow's allocator keeps what it once took, and cannot fill every gap between tensors.
+# TensorFlow's allocator does not return memory, and cannot fill every gap between tensors.
 _GAPS = 0.07
-# CUDA, cuDNN and NCCL on a GPU. Not measured.
+# CUDA, cuDNN and NCCL on a GPU. This is an assumption and has not been measured.
 _GPU_LIBRARIES = 1536 * _MIB
-# What a process or a GPU holds before the pipeline builds anything.
+# The memory of the process, or of its libraries on a GPU, before the model is built.
 LIBRARIES = "Python and TensorFlow"
 
 
@@ -27,26 +26,27 @@ def estimate_memory(
     num_replicas: int,
     *,
     frozen: int = 0,
-    side_by_side: int = 1,
-    replicas_here: int = 1,
+    parallel_parts: int = 1,
+    local_replicas: int = 1,
     on_gpu: bool = False,
 ) -> dict[str, int]:
-    """Bytes of a GPU, or on a CPU of a process, by what they are for.
+    """Estimates bytes by purpose, for one GPU or, on a CPU, for one process.
 
-    Weights, gradients, moments and averages are float32, four bytes a parameter each. Activations
-    are those of one part of the replica's batch, kept for the backward pass. Where a batch has
-    several parts, each part that is being computed has gradients beside their sum; and where parts
-    are computed in turn, the next ones begin while the new sum is made. In 16 bits each part makes
-    a copy of the weights.
+    Weights, gradients, moments and weight averages are float32, four bytes per parameter each.
+    Activations are those of one part of the replica's batch, kept for the backward pass. If a batch
+    has several parts, each part being computed holds gradients in addition to their sum. If parts
+    are computed in sequence, the next ones start while the new sum is being formed. In 16-bit
+    precision each part has a copy of the weights.
 
     Args:
-      config: Network, batch, precision.
-      parameters: Of the network, frozen ones included.
-      num_replicas: In all processes.
-      frozen: Parameters without gradients and moments.
-      side_by_side: Parts computed at a time (`Runtime.parallel_parts`).
-      replicas_here: Replicas of the process; they share a CPU's memory, and have a GPU each.
-      on_gpu: Whether the memory is a GPU's.
+      config: Settings of the network, the batch and the precision.
+      parameters: Number of parameters, including frozen ones.
+      num_replicas: Number of replicas in all processes.
+      frozen: Number of parameters without gradients and moments.
+      parallel_parts: Number of parts computed concurrently (`Runtime.parallel_parts`).
+      local_replicas: Number of replicas in this process. They share the memory of a CPU; on GPUs
+        each has its own.
+      on_gpu: Whether to estimate GPU memory.
     """
     one = 4 * (parameters - frozen)
     images = config.data.global_batch_size // (num_replicas * config.optim.accumulate_steps)
@@ -55,9 +55,9 @@ def estimate_memory(
         arch, config.data.image_size, config.train.precision, recompute=config.train.recompute
     )
     in_turn, half = config.optim.accumulate_steps, config.train.precision != "float32"
-    gradients = 1 + side_by_side * ((in_turn * side_by_side > 1) + (in_turn > 1))
+    gradients = 1 + parallel_parts * ((in_turn * parallel_parts > 1) + (in_turn > 1))
     tensors = {
-        "weights": (4 + 2 * half * side_by_side) * parameters,
+        "weights": (4 + 2 * half * parallel_parts) * parameters,
         "gradients": gradients * one,
         "AdamW's two moments": 2 * one,
     }
@@ -66,19 +66,19 @@ def estimate_memory(
     tensors[f"activations of {images} images"] = images * per_image
     if on_gpu:
         return tensors | {LIBRARIES: _GPU_LIBRARIES}
-    tensors = {what: replicas_here * size for what, size in tensors.items()}
+    tensors = {what: local_replicas * size for what, size in tensors.items()}
     return tensors | {
         "gaps between tensors": int(_GAPS * sum(tensors.values())),
-        "graphs and compiled code": _code_bytes(config, images // side_by_side),
+        "graphs and compiled code": _code_bytes(config, images // parallel_parts),
         LIBRARIES: _LIBRARIES,
     }
 
 
 def _code_bytes(config: Config, images: int) -> int:
-    """Of the graphs of training and input, and of what is compiled for parts of so many images."""
+    """Memory of the graphs for training and input, and of code compiled for parts of this size."""
     arch = architecture(config.model)
     largest = images * arch.num_tokens(config.data.image_size) * max(arch.width, arch.mlp_dim)
-    compiles = largest >= FEW_NUMBERS and config.train.xla != "never"
+    compiles = largest >= MIN_COMPILED_SIZE and config.train.xla != "never"
     augments = config.data.augment.rand_augment_layers > 0
     graphs = _GRAPHS + arch.depth * _GRAPHS_A_BLOCK
     return graphs + compiles * _COMPILED + augments * _RAND_AUGMENT

@@ -1,4 +1,4 @@
-"""Convolutions in the place of the patch embedding."""
+"""A convolutional stem that replaces the patch embedding."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from pipeline.model.layers import LayerNorm, Linear, Shape
 
 
 class ConvolutionalStem(layers.Layer):
-    """Images [B, H, W, 3] -> tokens [B, N, D], as many as patches of P x P would give.
+    """Converts images [B, H, W, 3] to tokens [B, N, D], as many as patches of P x P pixels.
 
-    One 3 x 3 convolution of stride 2 for each factor of two in P, each with a norm and a ReLU after
-    it; the first has D / (P/2) channels, and each later one twice the last one's. Then D numbers a
-    place by a 1 x 1 convolution. From Xiao et al. 2021, "Early Convolutions Help Transformers See
-    Better", arXiv 2106.14881, with a LayerNorm over the channels for their BatchNorm: a BatchNorm
-    would train otherwise on N workers than on one.
+    For each factor of two in P there is one 3 x 3 convolution with stride 2, followed by a norm and
+    a ReLU. The first has D / (P/2) channels, and each later one twice as many as the one before. A
+    final 1 x 1 convolution produces D channels.
+
+    The stem differs from the paper in one point: it has a LayerNorm over the channels in place of a
+    BatchNorm, whose training would depend on the number of workers.
 
     Args:
       patch_size: P, a power of two.
       width: D, a multiple of P / 2.
-      kernel: What the kernels are drawn from.
+      kernel: Distribution of the initial kernels.
+
+    References:
+      Xiao et al. 2021, "Early Convolutions Help Transformers See Better", arXiv 2106.14881.
     """
 
     def __init__(
@@ -63,7 +67,10 @@ class ConvolutionalStem(layers.Layer):
 
 
 class _Convolution(layers.Layer):
-    """3 x 3, stride 2: [B, H, W, I] -> [B, H/2, W/2, channels]. The norm after it has the bias."""
+    """A 3 x 3 convolution with stride 2 and no bias: [B, H, W, I] -> [B, H/2, W/2, channels].
+
+    The norm that follows has a bias.
+    """
 
     def __init__(self, channels: int, *, kernel: Draw, name: str, dtype: Any) -> None:
         super().__init__(name=name, dtype=dtype)
@@ -86,6 +93,6 @@ class _Convolution(layers.Layer):
 
 
 def stem_channels(patch_size: int, width: int) -> list[int]:
-    """Channels of its 3 x 3 convolutions, in their order: D = 128, P = 8 give 32, 64, 128."""
+    """The channels of the 3 x 3 convolutions: D = 128 and P = 8 give 32, 64, 128."""
     count = patch_size.bit_length() - 1
     return [width >> (count - 1 - i) for i in range(count)]

@@ -1,6 +1,7 @@
-"""The Vision Transformer, and `build_vit`, which makes the one of the settings.
+"""The Vision Transformer, and `build_vit`, which builds it from the settings.
 
-References: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words", arXiv 2010.11929.
+References:
+  Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words", arXiv 2010.11929.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from pipeline.model.layers import (
 )
 from pipeline.model.stem import ConvolutionalStem
 
-# What the paths of the classifier's variables begin with.
+# Prefix of the paths of the classifier's variables.
 HEAD = "vit/head/"
 
 
@@ -44,18 +45,18 @@ def build_vit(
     seed: int = 0,
     recompute: bool = False,
 ) -> VisionTransformer:
-    """Makes the model of the settings, with its variables.
+    """Builds the model that the settings describe, and creates its variables.
 
     Args:
-      config: The variant, and what to change in it.
-      image_size: Height and width of the images.
-      num_classes: Length of the logits.
+      config: The variant and its overrides.
+      image_size: Height and width of the images in pixels.
+      num_classes: Number of logits.
       dtype: Name of a Keras dtype policy: float32, mixed_bfloat16 or mixed_float16.
-      seed: Of the initial weights, which depend on nothing else.
+      seed: Seed of the initial weights, which depend on nothing else.
       recompute: See VisionTransformer.
 
     Raises:
-      SettingsError: The settings do not fit together, or not to the images.
+      SettingsError: The settings are inconsistent, or do not match the image size.
     """
     arch = architecture(config)
     check_patches(image_size, arch.patch_size)
@@ -69,20 +70,20 @@ def build_vit(
 
 
 class VisionTransformer(keras.Model):
-    """Images, floats [B, H, W, 3], to logits, float32 [B, classes].
+    """Maps images, floats [B, H, W, 3], to logits, float32 [B, classes].
 
-    The classifier works in float32 under every dtype policy: logits in bfloat16 would have two or
-    three digits, and the loss is a small difference of them.
+    The classifier computes in float32 under every dtype policy. Logits in bfloat16 would have only
+    two or three significant digits, and the loss is a small difference between them.
 
     Args:
       arch: Shape of the network.
-      image_size: Height and width of the images.
-      num_classes: Length of the logits.
+      image_size: Height and width of the images in pixels.
+      num_classes: Number of logits.
       dtype: Keras dtype policy.
-      seed: Of the initial weights.
-      recompute: In training, keep of each block its input alone, and compute the rest again for
-        the gradients (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", arXiv
-        1604.06174). Not of the last block, whose gradients come first.
+      seed: Seed of the initial weights.
+      recompute: In training, store only the input of each block and recompute the rest for the
+        gradients (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", arXiv
+        1604.06174). The last block is not recomputed, because its gradients are needed first.
     """
 
     def __init__(
@@ -149,16 +150,16 @@ class VisionTransformer(keras.Model):
     def call(
         self, images: Tensor, *, dropout_seed: Tensor | None = None, training: bool = False
     ) -> Tensor:
-        """The logits.
+        """Computes the logits.
 
         Args:
           images: Floats [B, H, W, 3].
-          dropout_seed: Integers [2] that differ from step to step and replica to replica; needed
-            in training when the architecture drops anything.
-          training: Whether anything is dropped.
+          dropout_seed: Integers [2] that differ between steps and replicas. Required in training
+            if the architecture uses dropout or stochastic depth.
+          training: Whether dropout and stochastic depth are active.
 
         Raises:
-          ValueError: The images have another size, or the seed is missing.
+          ValueError: The images have the wrong size, or the seed is missing.
         """
         self._check(images, dropout_seed, training)
         seed = dropout_seed if training else None
@@ -172,9 +173,12 @@ class VisionTransformer(keras.Model):
         return self.head(self._features(x, seed))  # -> [B, classes]
 
     def _features(self, x: Tensor, seed: Tensor | None) -> Tensor:
-        """What the classifier sees of the encoded tokens: [B, T, D] -> [B, F]."""
+        """Pools the encoded tokens and applies the head up to the classifier: [B, T, D] -> [B, F].
+
+        F is the number of features that the classifier gets.
+        """
         if self.arch.pool == "token":
-            x = self.norm(x[:, 0])  # the norm works token by token: the others' is not needed
+            x = self.norm(x[:, 0])  # the norm is applied per token, so the others can be skipped
         elif self.arch.pool == "mean":
             x = ops.mean(self.norm(x), axis=1)
         else:
@@ -194,7 +198,7 @@ class VisionTransformer(keras.Model):
                 f"The model was built for images [B, {', '.join(map(str, expected))}]. "
                 f"Received: {tuple(images.shape)}"
             )
-        if not training or not self.arch.draws_at_random:
+        if not training or not self.arch.uses_randomness:
             return
         if dropout_seed is None:
             raise ValueError(
@@ -240,6 +244,7 @@ def _block(arch: Architecture, index: int, weights: InitialWeights, dtype: Any) 
 
 
 def _again(block: EncoderBlock, seed: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """The block, such that its gradients compute it again."""
-    # The seed is no argument: TensorFlow would make gradients for it, and it may be None.
+    """Wraps a block so that its activations are recomputed for the gradients."""
+    # The seed is captured, not passed: TensorFlow would compute gradients for it, and it may be
+    # None.
     return keras.remat(lambda x: block(x, seed))

@@ -18,7 +18,7 @@ from rich.table import Table
 from pipeline.config import dump_config
 from pipeline.data.batch import batch_problem
 from pipeline.model.architecture import architecture
-from pipeline.model.cost import count_parameters, count_trained
+from pipeline.model.cost import count_parameters, count_trainable
 from pipeline.model.flops import flops_per_image, training_flops_per_image
 from pipeline.optim.schedule import describe_rate, warmup_problem
 from pipeline.training.experiment import Experiment
@@ -109,7 +109,7 @@ def _trained(experiment: Experiment) -> str:
     """How many parameters are trained, where some are not."""
     if not experiment.model.non_trainable_variables:
         return ""
-    return f" ({count_trained(experiment.model):,} of them trained)"
+    return f" ({count_trainable(experiment.model):,} of them trained)"
 
 
 def _flops(experiment: Experiment) -> str:

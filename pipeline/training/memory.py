@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from pipeline.config import Config
 from pipeline.errors import PipelineError
-from pipeline.model.cost import count_parameters, count_trained
+from pipeline.model.cost import count_parameters, count_trainable
 from pipeline.model.memory import estimate_memory
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ def memory_of(experiment: Experiment, config: Config | None = None) -> dict[str,
         config or experiment.config,
         parameters,
         runtime.num_replicas,
-        frozen=parameters - count_trained(model),
-        side_by_side=runtime.parallel_parts,
-        replicas_here=runtime.local_replicas,
+        frozen=parameters - count_trainable(model),
+        parallel_parts=runtime.parallel_parts,
+        local_replicas=runtime.local_replicas,
         on_gpu=bool(tf.config.list_logical_devices("GPU")),
     )
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 from pipeline.config import Config, all_settings, dump_config, value_of
 from pipeline.data.images import bad_images_named
 from pipeline.data.input import Shard, eval_dataset, train_dataset
-from pipeline.model.attention import last_attention
+from pipeline.model.attention_maps import last_block_attention
 from pipeline.monitor.training_pictures import (
     draw_attention,
     draw_batch,
@@ -87,7 +87,7 @@ def _attention(experiment: Experiment, side: int) -> bytes:
         split, data, mean=experiment.mean, std=experiment.std, shard=Shard()
     )))  # fmt: skip
     real = batch["weight"].numpy() > 0
-    shares = last_attention(experiment.model, batch["image"]).numpy()[real].mean(axis=1)
+    shares = last_block_attention(experiment.model, batch["image"]).numpy()[real].mean(axis=1)
     # What the class token looks at, or, where there is none, all tokens on average.
     token = experiment.model.class_token is not None
     seen = shares[:, 0, 1:] if token else shares.mean(axis=1)  # [n, T, T] -> [n, N]

@@ -55,10 +55,10 @@ def test_training_starts_from_the_file_and_says_what_it_took(trained):
     for line in (
         f"starts from {folder / 'B_16.npz'} (Google's ViT, ",
         "resampled: vit/position_embedding/positions 2x2 -> 4x4",
-        "dropped: head/kernel, head/bias (1,000 classes there, 10 here)",
+        "dropped: head/kernel, head/bias (1,000 classes in the file, 10 here)",
         "left out: pre_logits/kernel, pre_logits/bias",
-        "normalized by mean 0.5 0.5 0.5 and deviation 0.5 0.5 0.5, here by mean 0.485 0.456 0.406",
-        "data.normalize=half keeps the former",
+        "normalized by mean 0.5 0.5 0.5 and deviation 0.5 0.5 0.5, but this recipe uses mean 0.485",
+        "data.normalize=half would match",
     ):
         assert line in done.stdout
     weights = load_file(folder / "run/checkpoints/step-00000001/model.safetensors")

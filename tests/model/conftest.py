@@ -11,7 +11,7 @@ def plain_and_compiled(request, monkeypatch):
     if request.param == "plain":
         yield request.param
         return
-    monkeypatch.setattr(backend, "FEW_NUMBERS", 1)
+    monkeypatch.setattr(backend, "MIN_COMPILED_SIZE", 1)
     with backend.fusing():
         assert backend._compiles((1,))
         yield request.param

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline.model import backend
-from pipeline.model.backend import affine, fused, fusing, random_words, softmax
+from pipeline.model.backend import affine, fused, fusing, random_uint16, softmax
 from tests.test_splitmix import GOLDEN, WORD, splitmix64
 
 SEED = tf.constant([3, -4], tf.int32)
@@ -27,7 +27,7 @@ def compiles(function):
 def test_many_words_are_splitmix64_from_the_seeds_bits():
     shape = (3, 11, 10_001)  # odd: the last number's bits are not all needed
     with fusing():
-        words = random_words(shape, SEED).numpy()
+        words = random_uint16(shape, SEED).numpy()
     assert words.dtype == np.uint16
     assert words.shape == shape
     key = splitmix64(splitmix64(3) ^ -4 % WORD)
@@ -39,7 +39,7 @@ def test_many_words_are_splitmix64_from_the_seeds_bits():
 @pytest.mark.parametrize("shape", [(1000, 1000), (100, 100)])
 def test_words_are_uniform_and_another_seeds_do_not_correlate_with_them(shape):
     with fusing():
-        one, other = (random_words(shape, tf.constant([1, s])).numpy().ravel() for s in (1, 2))
+        one, other = (random_uint16(shape, tf.constant([1, s])).numpy().ravel() for s in (1, 2))
     count = len(one)
     expected = count / 64
     counts = np.bincount(one >> 10, minlength=64)

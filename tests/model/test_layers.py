@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from pipeline.model.attend import attention_probabilities
+from pipeline.model.attention import attention_probabilities
 from pipeline.model.dropout import dropout, fold_in
 from pipeline.model.elementwise import gelu
 from pipeline.model.functions import image_to_patches, linear, sincos_positions

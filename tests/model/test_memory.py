@@ -36,7 +36,7 @@ def test_frozen_parameters_have_weights_alone():
 
 
 @pytest.mark.parametrize(
-    ("in_turn", "side_by_side", "gradients", "images"),
+    ("in_turn", "parallel_parts", "gradients", "images"),
     [
         (1, 1, 1, 96),
         (1, 2, 3, 96),  # their sum, and one of each part
@@ -44,9 +44,9 @@ def test_frozen_parameters_have_weights_alone():
         (4, 2, 5, 24),
     ],
 )
-def test_parts_have_gradients_beside_their_sum(in_turn, side_by_side, gradients, images):
+def test_parts_have_gradients_beside_their_sum(in_turn, parallel_parts, gradients, images):
     settings = config(optim={"accumulate_steps": in_turn})
-    need = estimate_memory(settings, PARAMETERS, 1, side_by_side=side_by_side)
+    need = estimate_memory(settings, PARAMETERS, 1, parallel_parts=parallel_parts)
     assert need["gradients"] == 4_000_000 * gradients
     assert f"activations of {images} images" in need
 
@@ -66,13 +66,13 @@ def test_the_estimate_is_within_15_percent_of_what_was_measured(settings, measur
     """Measured on two cores with `python -m benchmarks memory cifar10`."""
     given = load_config(find_recipe("cifar10"), ["data.source=synthetic", *settings.split()])
     count = parameters(architecture(given.model), 32, num_classes=10)
-    need = estimate_memory(given, count, 1, side_by_side=2)
+    need = estimate_memory(given, count, 1, parallel_parts=2)
     added_mib = (sum(need.values()) - need[LIBRARIES]) / 2**20
     assert added_mib == pytest.approx(measured_mib, rel=0.15)
 
 
 def test_replicas_of_a_process_share_its_libraries():
-    one, two = (estimate_memory(config(), PARAMETERS, 2, replicas_here=n) for n in (1, 2))
+    one, two = (estimate_memory(config(), PARAMETERS, 2, local_replicas=n) for n in (1, 2))
     assert two["weights"] == 2 * one["weights"]
     assert two[LIBRARIES] == one[LIBRARIES]
 

@@ -311,7 +311,7 @@ def test_weights_of_a_run_on_another_data_set_are_used_and_the_difference_is_sai
     assert "which was trained on another data set (train: " in text
     assert f"{count + 1} images -> {count} images; validation: " in text
     assert "its classifier is kept" in text
-    assert "its pixels were normalized by mean 0.485 0.456 0.406 and deviation 0.229" in text
+    assert "it was trained on pixels normalized by mean 0.485 0.456 0.406 and" in text
     assert "data.normalize=imagenet" in text
     assert len(text.splitlines()) == 1
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 import yaml
 from PIL import Image
 
-from pipeline.model.attention import last_attention
+from pipeline.model.attention_maps import last_block_attention
 from pipeline.training import tensorboard_content
 from pipeline.training.description import start_facts
 from pipeline.training.step import empty_train_sums
@@ -47,7 +47,7 @@ def test_attention_of_the_last_block_is_the_softmax_of_its_own_products(tmp_path
     experiment = tiny(tmp_path, f"model.pool={pool}")
     model = experiment.model
     images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
-    shares = last_attention(model, tf.constant(images)).numpy()
+    shares = last_block_attention(model, tf.constant(images)).numpy()
     np.testing.assert_allclose(shares.sum(-1), 1, atol=1e-6)
     # The block's own attention, its values replaced by one-hot tokens, gives the shares back.
     seen = []

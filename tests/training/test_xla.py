@@ -31,7 +31,7 @@ def with_a_head(experiment):
 def test_compiled_gradients_are_those_that_are_not(
     tmp_path, monkeypatch, precision, tolerance, parts, xla
 ):
-    monkeypatch.setattr(backend, "FEW_NUMBERS", 1)
+    monkeypatch.setattr(backend, "MIN_COMPILED_SIZE", 1)
     settings = (f"optim.accumulate_steps={parts}", f"train.precision={precision}")
     results = []
     for way in ("never", xla):
@@ -49,7 +49,7 @@ def test_compiled_gradients_are_those_that_are_not(
 @pytest.mark.parametrize("xla", ["never", "auto", "always"])
 @pytest.mark.parametrize("recompute", ["false", "true"])
 def test_what_is_dropped_is_the_same_on_the_way_back(tmp_path, monkeypatch, recompute, xla):
-    monkeypatch.setattr(backend, "FEW_NUMBERS", 1)
+    monkeypatch.setattr(backend, "MIN_COMPILED_SIZE", 1)
     # The derivative in the direction of the gradient is its norm, where the same is dropped again.
     experiment = with_a_head(
         tiny(tmp_path, f"train.xla={xla}", "model.dropout=0.3", "model.attention_dropout=0.3",
@@ -70,7 +70,7 @@ def test_what_is_dropped_is_the_same_on_the_way_back(tmp_path, monkeypatch, reco
 
 @pytest.mark.parametrize("xla", ["auto", "always"])
 def test_other_steps_drop_other_places(tmp_path, monkeypatch, xla):
-    monkeypatch.setattr(backend, "FEW_NUMBERS", 1)
+    monkeypatch.setattr(backend, "MIN_COMPILED_SIZE", 1)
     experiment = with_a_head(tiny(tmp_path, f"train.xla={xla}", "model.dropout=0.3"))
     batch = next(experiment.train_iterator(0))
     function = tf.function(gradients_of(experiment))
@@ -91,7 +91,7 @@ def test_other_steps_drop_other_places(tmp_path, monkeypatch, xla):
 def test_xla_compiles_a_part_or_chains_in_it_where_it_is_asked_to(
     tmp_path, monkeypatch, xla, few, something, the_whole
 ):
-    monkeypatch.setattr(backend, "FEW_NUMBERS", few)
+    monkeypatch.setattr(backend, "MIN_COMPILED_SIZE", few)
     experiment = tiny(tmp_path, f"train.xla={xla}")
     batch = next(experiment.train_iterator(0))
     traced = tf.function(gradients_of(experiment)).get_concrete_function(batch, STEP, REPLICA)

@@ -1,10 +1,11 @@
-"""Published weights in: a file of somebody else's becomes the variables of our network.
+"""Loads published ViT weights into the variables of a network.
 
-    files     which file a path means, what kind it is by its content, its tensors
-    layouts   the names and shapes of Google's, Hugging Face's and timm's files, and ours
-    resample  another grid of positions, another size of patches
-    fit       what of it a given network takes, and a report by name
-    catalog   well-known checkpoints: where they are, and the settings they need
+files.py      finds the file, detects its format by content, and reads its tensors
+layouts.py    tensor names and shapes of Google, Hugging Face and timm, and those of this package
+published.py  weights and metadata of a file, independent of its layout
+resample.py   resamples position and patch embeddings to other sizes
+fit.py        converts weights for a given network, and reports the result by name
+catalog.py    well-known checkpoints: their URLs, and the settings they need
 
-All but `fit` come without Keras.
+None of these modules imports Keras or TensorFlow.
 """

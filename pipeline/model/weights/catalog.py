@@ -1,13 +1,13 @@
-"""Well-known published ViTs: where they are, and the settings that they need.
+"""Well-known published ViT checkpoints: their URLs, and the settings they need.
 
-None of them was downloaded to write this table. The addresses are those that the papers' own code
-and timm's give, and the Hub's pages; the numbers of parameters are the networks', which a test
-computes again. Nothing here downloads anything.
+This module downloads nothing, and the table was written without downloading the files. The URLs are
+those in the code of the papers, in timm and on the Hub. A test verifies the numbers of parameters.
 
 References:
-  ViT: Dosovitskiy et al. 2021, arXiv 2010.11929. AugReg: Steiner et al. 2022, "How to train your
-  ViT?", arXiv 2106.10270; of its thousands of files, those that
-  github.com/google-research/big_vision (models/vit.py) and timm recommend.
+  ViT: Dosovitskiy et al. 2021, arXiv 2010.11929.
+  AugReg: Steiner et al. 2022, "How to train your ViT?", arXiv 2106.10270. The table lists those of
+  its thousands of checkpoints that github.com/google-research/big_vision (models/vit.py) and timm
+  recommend.
   DeiT: Touvron et al. 2021, arXiv 2012.12877.
 """
 
@@ -33,17 +33,17 @@ class Entry:
     """One published checkpoint.
 
     Attributes:
-      name: Short, for people.
-      source: Paper, and data of its training.
-      kind: Layout of the file: Google's .npz, or a folder of Hugging Face's or timm's.
-      variant: `model.variant`.
-      image_size: Pixels a side that it was trained at last.
-      num_classes: Length of its logits; 0: it has no head.
-      parameters: Numbers in it.
-      path: Below the place of its kind.
-      pre_logits: `model.pre_logits` that takes all of it.
-      normalize: `data.normalize`.
-      licence: Of the weights.
+      name: Short name in the catalog.
+      source: Paper and training data.
+      kind: Layout: an .npz file by Google, or a folder by Hugging Face or timm.
+      variant: Value of `model.variant`.
+      image_size: Height and width in pixels in the last phase of training.
+      num_classes: Number of logits; 0 if there is no head.
+      parameters: Number of parameters.
+      path: Path below the base URL of its kind.
+      pre_logits: Value of `model.pre_logits` that loads all weights.
+      normalize: Value of `data.normalize`.
+      licence: Licence of the weights.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Entry:
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """Where its files are."""
+        """The URLs of its files."""
         if self.kind == "Google":
             return (f"{_GOOGLE}{self.path}.npz",)
         files = ["model.safetensors", "config.json"]
@@ -69,7 +69,7 @@ class Entry:
 
     @property
     def page(self) -> str:
-        """Where a person finds it: the file, or the page of the folder and what to take of it."""
+        """The URL for a browser: the file, or the page of the folder and the files needed."""
         if len(self.urls) == 1:
             return self.urls[0]
         files = [url.rpartition("/")[2] for url in self.urls]
@@ -77,7 +77,7 @@ class Entry:
 
     @property
     def download(self) -> tuple[str, str]:
-        """A shell command that fetches its files, and the path that they then have."""
+        """A shell command that downloads its files, and the path where it puts them."""
         urls = [shlex.quote(url) for url in self.urls]
         if len(urls) == 1:
             file = f"{self.name}.npz"
@@ -88,7 +88,7 @@ class Entry:
 
     @property
     def settings(self) -> dict[str, str | int]:
-        """What a recipe needs to go on from it at its own size."""
+        """The settings for fine-tuning it at its own image size."""
         return {
             "model.variant": self.variant,
             "model.pool": "token",

@@ -1,17 +1,16 @@
-"""What a network takes of published weights, and a report of it by name.
+"""Converts published weights to the variables of a network, and reports the result by name.
 
-Decided here:
+Rules:
 
-- The head is kept where it has as many classes and stands on the same pre-logits layer, or on none;
-  else it is dropped, and ours begins as in any new run.
-- A pre-logits layer is taken where the network has one of its size, and left out elsewhere.
-- A class token is left out where `model.pool` is another than token, with its position. A file
-  without one does not fit a network that has one: a token that no block has ever seen would have
-  to be learned from nothing.
-- A class token without a position of its own (big_vision's today) gets one of zeros, which is the
-  same network.
-- The form of the GELU is the recipe's. Where the file's is the other, that is said: after
-  fine-tuning it hardly matters, before it the logits differ a little.
+- The head is loaded if it has the same number of classes and the same pre-logits layer (or none on
+  both sides). Otherwise it is dropped, and the head starts from its initial weights.
+- A pre-logits layer is loaded if the network has one of the same size, and ignored otherwise.
+- A class token and its position are ignored unless `model.pool` is token. A file without a class
+  token is rejected for a network that has one: the token would have to be learned from scratch.
+- A class token without a position (as in current big_vision) gets a position of zeros, which is
+  equivalent.
+- The recipe decides the form of the GELU. A note is added if the file was trained with the other
+  form: the logits differ slightly at first, and hardly at all after fine-tuning.
 """
 
 from __future__ import annotations
@@ -36,20 +35,20 @@ _HEAD, _PRE_LOGITS = ("head/kernel", "head/bias"), ("pre_logits/kernel", "pre_lo
 _BLOCKS = "blocks"
 _LISTED = 6
 
-_SAME_PIXELS = 2e-3  # between two ways to write the same mean or deviation
+_SAME_PIXELS = 2e-3  # tolerance between differently rounded means or deviations
 
 
 @dataclass
 class Fitted:
-    """Weights for a network's variables, and what was done to get them.
+    """Weights for the variables of a network, and how they were obtained.
 
     Attributes:
-      weights: By the variable's path; shapes are the variables'.
-      resampled: Lines of path and sizes.
-      dropped: Tensors of the head that is not taken, as the file calls them, and why.
-      left_out: Others of the file that are not taken, and why.
-      initial: Variables that keep their initial values.
-      notes: What else is worth knowing.
+      weights: By path of the variable, in the shape of the variable.
+      resampled: Old and new size, by path.
+      dropped: Tensors of a head that was not loaded, as named in the file, and the reason.
+      left_out: Other tensors of the file that were not loaded, and the reason.
+      initial: Paths of the variables that keep their initial values.
+      notes: Other remarks for the user.
     """
 
     weights: Arrays
@@ -60,7 +59,7 @@ class Fitted:
     notes: list[str] = field(default_factory=list)
 
     def describe(self) -> str:
-        """What was loaded, resampled, dropped and left out, by name: a line each."""
+        """One line each for what was loaded, resampled, dropped and left out, by name."""
         loaded = [name for name in self.weights if name not in self.resampled]
         lines = {
             f"loaded {len(loaded)}": group_names(loaded, [*self.weights, *self.initial]),
@@ -76,18 +75,18 @@ class Fitted:
 def fit_weights(
     published: Published, shapes: Shapes, arch: Architecture, image_size: int, origin: str
 ) -> Fitted:
-    """Makes of published weights those of a network.
+    """Converts published weights to those of a network.
 
     Args:
-      published: The file's.
-      shapes: Of the network's variables, by path.
-      arch: Of the network.
-      image_size: Pixels a side.
-      origin: The setting, for errors.
+      published: Weights of the file.
+      shapes: Shapes of the network's variables, by path.
+      arch: Shape of the network.
+      image_size: Height and width of the images in pixels.
+      origin: The setting that names the file, for error messages.
 
     Raises:
-      SettingsError: The networks differ; the sizes and parameters that do are named, and the
-        settings that would fit.
+      SettingsError: The networks differ. The message names the sizes and parameters that differ,
+        and the settings that would match.
     """
     here = {name.removeprefix(_ROOT): shape for name, shape in shapes.items()}
     check_same_network(published, arch, origin, here)
@@ -100,7 +99,7 @@ def fit_weights(
     _fit_head(fitted, published, here)
     fitted.initial = [name for name in here if name not in weights and _is_head(name)]
     if wrong := list(_differences(weights, here, published.names)):
-        raise SettingsError(_say_different(origin, wrong))
+        raise SettingsError(_mismatch_message(origin, wrong))
     fitted.weights = {_ROOT + n: np.ascontiguousarray(weights[n]) for n in here if n in weights}
     fitted.resampled = {_ROOT + name: how for name, how in fitted.resampled.items()}
     fitted.initial = [_ROOT + name for name in fitted.initial]
@@ -110,16 +109,18 @@ def fit_weights(
 def check_same_network(
     published: Published, arch: Architecture, origin: str, here: Shapes | None = None
 ) -> None:
-    """Refuses weights of another network than these settings'.
+    """Rejects weights of a network that differs from the settings.
 
     Args:
-      published: The file's.
-      arch: Of the network.
-      origin: The setting, for errors.
-      here: Shapes of its variables, without the leading `vit/`; None where it is not built.
+      published: Weights of the file.
+      arch: Shape of the network.
+      origin: The setting that names the file, for error messages.
+      here: Shapes of the network's variables without the prefix `vit/`, or None if it has not been
+        built.
 
     Raises:
-      SettingsError: With what differs, and the settings that would fit.
+      SettingsError: The networks differ. The message names the differences and the settings that
+        would match.
     """
     there = published.size
     wrong = [
@@ -129,8 +130,8 @@ def check_same_network(
     ]
     if wrong:
         tensors = _differences(published.weights, here or {}, published.names)
-        wrong += [] if here is None else [line for line in tensors if _tells(line)]
-        raise SettingsError(_say_different(origin, wrong, _settings_for(there)))
+        wrong += [] if here is None else [line for line in tensors if _is_mismatch(line)]
+        raise SettingsError(_mismatch_message(origin, wrong, _settings_for(there)))
     if arch.mlp_activates_output:
         raise SettingsError(
             f"{origin}: model.variant=keras_example has a GELU after the second layer of each MLP, "
@@ -138,27 +139,27 @@ def check_same_network(
         )
     if arch.stem != "patches":
         raise SettingsError(
-            f"{origin}: its network makes a token of each patch: set model.stem=patches"
+            f"{origin}: its network has a linear patch embedding. Set model.stem=patches"
         )
     learned = POSITIONS in published.weights
     if learned != (arch.positions == "learned"):
         kind, words = ("learned", "learned") if learned else ("sincos2d", "no learned")
         raise SettingsError(
-            f"{origin}: its network has {words} positions: set model.positions={kind}"
+            f"{origin}: its network has {words} positions. Set model.positions={kind}"
         )
     if arch.pool == "token" and TOKEN not in published.weights:
-        raise SettingsError(f"{origin}: its network has no class token: set model.pool=mean")
+        raise SettingsError(f"{origin}: its network has no class token. Set model.pool=mean")
 
 
 def normalization_note(
     before: Normalization | None, here: Normalization, known: Mapping[str, Normalization]
 ) -> str | None:
-    """What to say where the pixels are normalized otherwise than when the weights were trained.
+    """A note for the user if the weights were trained with a different pixel normalization.
 
     Args:
-      before: Mean and deviation then; None where nobody knows.
-      here: Mean and deviation that the recipe leads to.
-      known: Those that `data.normalize` has a name for.
+      before: Mean and deviation used to train the weights, or None if unknown.
+      here: Mean and deviation that the recipe uses.
+      known: Mean and deviation of each value of `data.normalize`.
     """
     if before is None:
         return None
@@ -171,22 +172,22 @@ def normalization_note(
     fitting = (n for n, own in known.items() if np.allclose(there, own, atol=_SAME_PIXELS))
     name = next(fitting, None)
     advice = (
-        "data.normalize has no name for the former, and training adapts the weights"
+        "no value of data.normalize matches, and training will adapt the weights"
         if name is None
-        else f"data.normalize={name} keeps the former"
+        else f"data.normalize={name} would match"
     )
     return (
-        f"its pixels were normalized by mean {mean} and deviation {deviation}, here by mean "
-        f"{own_mean} and deviation {own_deviation}: {advice}"
+        f"it was trained on pixels normalized by mean {mean} and deviation {deviation}, but this "
+        f"recipe uses mean {own_mean} and deviation {own_deviation}: {advice}"
     )
 
 
 def group_names(names: Iterable[str], every: Iterable[str]) -> list[str]:
-    """Short for many paths: `vit/norm/*` for all of a layer, `vit/block_0..11/*` for all blocks.
+    """Shortens a list of paths: `vit/norm/*` is all of a layer, `vit/block_0..11/*` all blocks.
 
     Args:
-      names: To be shortened, in their order.
-      every: All that the network has.
+      names: Paths to shorten, in order.
+      every: All paths of the network.
     """
     groups: dict[str, list[str]] = {}
     for name in names:
@@ -216,19 +217,19 @@ def _fit_patches(fitted: Fitted, patch_size: int) -> None:
 
 
 def _fit_token(fitted: Fitted, published: Published, arch: Architecture) -> None:
-    """Makes token and positions, where there are any, those that `pool` needs."""
+    """Adds or removes the class token and its position to match `model.pool`."""
     weights, names = fitted.weights, published.names
     positions = weights.get(POSITIONS)
     if arch.pool == "token":
         if positions is not None and not published.token_has_position:
             weights[POSITIONS] = np.pad(positions, ((1, 0), (0, 0)))  # [N, D] -> [1 + N, D]
-            fitted.notes.append("its class token has no position: here one of zeros, the same")
+            fitted.notes.append("its class token has no position, so a position of zeros was added")
         return
     if weights.pop(TOKEN, None) is not None:
         fitted.left_out.append(f"{names[TOKEN]} (model.pool={arch.pool} has no class token)")
     if positions is not None and published.token_has_position:
         weights[POSITIONS] = positions[1:]
-        fitted.left_out.append(f"the first row of {names[POSITIONS]}, which is the class token's")
+        fitted.left_out.append(f"the first row of {names[POSITIONS]}, for the class token")
 
 
 def _fit_positions(fitted: Fitted, published: Published, side: int) -> None:
@@ -251,7 +252,7 @@ def _fit_head(fitted: Fitted, published: Published, here: Shapes) -> None:
         for name in _PRE_LOGITS:
             if weights.pop(name, None) is not None:
                 fitted.left_out.append(names[name])
-        fitted.notes.append(f"model.pre_logits={before[-1]} would take its pre-logits layer")
+        fitted.notes.append(f"model.pre_logits={before[-1]} would load its pre-logits layer")
     same = all(name in weights and weights[name].shape == here.get(name) for name in _HEAD)
     if same and before == now:
         return
@@ -259,9 +260,9 @@ def _fit_head(fitted: Fitted, published: Published, here: Shapes) -> None:
     if dropped:
         classes = here[_HEAD[1]][0]
         why = (
-            f"{published.num_classes:,} classes there, {classes:,} here"
+            f"{published.num_classes:,} classes in the file, {classes:,} here"
             if published.num_classes != classes
-            else "it stands on other features"
+            else "its input features differ"
         )
         fitted.dropped.append(f"{', '.join(dropped)} ({why})")
 
@@ -272,10 +273,10 @@ def _is_head(name: str) -> bool:
 
 def _notes(published: Published, arch: Architecture) -> Iterator[str]:
     if published.gelu != arch.gelu:
-        yield f"it was trained with model.gelu={published.gelu}, here it is {arch.gelu}"
+        yield f"it was trained with model.gelu={published.gelu}, but this recipe uses {arch.gelu}"
     if published.pool != arch.pool:
-        sees = {"token": "the class token", "mean": "the mean of the tokens"}[published.pool]
-        yield f"its head saw {sees}, here model.pool={arch.pool}"
+        pooled = {"token": "the class token", "mean": "the mean of the tokens"}[published.pool]
+        yield f"its head was trained on {pooled}, but this recipe has model.pool={arch.pool}"
 
 
 def _differences(weights: Arrays, here: Shapes, names: Mapping[str, str]) -> Iterator[str]:
@@ -289,13 +290,13 @@ def _differences(weights: Arrays, here: Shapes, names: Mapping[str, str]) -> Ite
             yield f"{_ROOT}{name}: {there.shape} in the file, {shape} here"
 
 
-def _tells(line: str) -> bool:
-    """Whether a difference is none of those that are made up for: patches, positions, head."""
+def _is_mismatch(line: str) -> bool:
+    """Whether a difference cannot be resolved by resampling or by dropping the head."""
     return not re.match(r"vit/(patch_embedding/kernel|position_embedding|head)", line)
 
 
 def _settings_for(size: Mapping[str, int]) -> str:
-    """The settings of a network of this size: a variant where one is so."""
+    """The settings of a network of this size, as a variant if there is one."""
     sizes = {k: v for k, v in size.items() if k != "patch_size"}
     for name, arch in SIZES.items():
         if all(getattr(arch, key) == value for key, value in sizes.items()):
@@ -303,14 +304,14 @@ def _settings_for(size: Mapping[str, int]) -> str:
     return " ".join(f"model.{key}={value}" for key, value in size.items())
 
 
-def _say_different(origin: str, wrong: list[str], settings: str = "") -> str:
+def _mismatch_message(origin: str, wrong: list[str], settings: str = "") -> str:
     more = [f"and {len(wrong) - _LISTED} more"] if len(wrong) > _LISTED else []
     lines = "\n  ".join(wrong[:_LISTED] + more)
-    fits = f"\nIts network is {settings}" if settings else ""
-    return f"{origin} is of another network than the recipe's:\n  {lines}{fits}"
+    fits = f"\nSettings that match the file: {settings}" if settings else ""
+    return f"{origin} holds weights of a different network than the recipe's:\n  {lines}{fits}"
 
 
 def _group_left_out(names: Iterable[str]) -> list[str]:
-    """An optimizer's hundreds of tensors as one entry."""
+    """Groups the hundreds of tensors of an optimizer into one entry."""
     groups = dict.fromkeys("/".join(name.split("/")[:2]) for name in names)
     return [f"{group}/*" if group not in names else group for group in groups]

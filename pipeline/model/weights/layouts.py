@@ -1,12 +1,13 @@
-"""How published ViT files name and shape their tensors, and what they are called here.
+"""Tensor names and shapes in published ViT files, and the matching names in this package.
 
 Google's names are those of the ViT and AugReg papers (github.com/google-research/
-vision_transformer), and beside them big_vision's of today. Hugging Face's are those of
-transformers' ViTForImageClassification and ViTModel, whose pooler is the ViT paper's pre-logits
-layer. timm's are those of its VisionTransformer, where query, key and value are one matrix.
+vision_transformer) and of current big_vision. Hugging Face's names are those of
+ViTForImageClassification and ViTModel in transformers; the pooler there is the pre-logits layer of
+the ViT paper. timm's names are those of its VisionTransformer, in which query, key and value form
+one matrix.
 
-Flax kernels are [in, out], with the heads as an axis of their own; PyTorch's are [out, in]. In all
-of them, as here, the first d units of a query, key or value belong to the first head.
+Flax kernels are [in, out] with a separate axis for the heads; PyTorch kernels are [out, in]. In all
+layouts, as in this package, the first d units of a query, key or value belong to the first head.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Layout = Literal["google", "hugging_face", "timm"]
 
 
 class Row(NamedTuple):
-    """A row of a table of names; # stands for a block, and a name of theirs is an expression."""
+    """A row of a name table. # stands for a block; `theirs` is a regular expression."""
 
     theirs: str
     ours: str
@@ -82,7 +83,7 @@ _TIMM = (
     Row("head",                                             "head",                  "dense"),
 )
 
-# By the kind of a row: the endings of its names, and what such a tensor becomes, by ours.
+# For each kind of row: the suffixes in the file, and the conversion to suffixes and arrays here.
 Become = Callable[[np.ndarray], Arrays]
 _COMMON: dict[str, dict[str, Become]] = {
     "array":    {"": lambda x: {"": x}},
@@ -111,14 +112,14 @@ _TORCH: dict[str, dict[str, Become]] = _COMMON | {
                  ".bias":   lambda x: _query_key_value(x, "bias")},         # [3 D] -> 3 x [D]
 }
 
-#         what a block's names begin with       rows           endings
+#         prefix of a block's names             rows           suffixes
 _TABLES: dict[Layout, tuple[str, tuple[Row, ...], dict[str, dict[str, Become]]]] = {
     "google":       (r"Transformer/encoderblock_(?P<block>\d+)",  _GOOGLE,       _FLAX),
     "hugging_face": (r"(vit.)?encoder.layer.(?P<block>\d+)",      _HUGGING_FACE, _TORCH),
     "timm":         (r"blocks.(?P<block>\d+)",                    _TIMM,         _TORCH),
 }
 
-# Tensors that are in no table, and what they are a sign of.
+# Patterns of unsupported tensors, and the feature that they indicate.
 _FOREIGN = (
     (r"MAPHead|probe|attn_pool",                   "attention pooling"),
     (r"conv_root|gn_root|^block\d|backbone",       "a ResNet before the blocks (a hybrid)"),
@@ -146,18 +147,22 @@ _LISTED = 5
 
 
 def recognise(names: Mapping[str, Any]) -> str | None:
-    """Whose layout these names are of: google, hugging_face, timm, ours, or None."""
+    """Recognises the layout: google, hugging_face, timm, ours (this package's), or None."""
     signs = (who for who, sign in _SIGNS if any(re.fullmatch(sign, name) for name in names))
     return next(signs, None)
 
 
 def translate(arrays: Arrays, layout: Layout) -> tuple[Arrays, dict[str, str]]:
-    """Tensors under our names without the leading `vit/`, and what each is called in the file.
+    """Converts tensors to the names and shapes of this package.
 
-    Shapes are ours, but for `patch_embedding/kernel` [P, P, C, D]; numbers are float32.
+    Names come without the prefix `vit/`. `patch_embedding/kernel` is [P, P, C, D]; all other shapes
+    are those of the variables. The dtype is float32.
+
+    Returns:
+      The arrays by name, and the name of each in the file.
 
     Raises:
-      SettingsError: There are tensors that this network has no place for, or of a strange shape.
+      SettingsError: A tensor has no counterpart in this network, or an unexpected shape.
     """
     weights: Arrays = {}
     names: dict[str, str] = {}
@@ -178,14 +183,14 @@ def translate(arrays: Arrays, layout: Layout) -> tuple[Arrays, dict[str, str]]:
 
 
 def _convert(name: str, array: np.ndarray, ours: str, become: Become) -> Arrays:
-    """What a tensor becomes, by the ending of our name."""
+    """Converts one tensor. The keys of the result are suffixes of names in this package."""
     try:
         parts = become(np.asarray(array, np.float32))
     except (ValueError, IndexError, TypeError):
         parts = {}
     strange = [part for ending, part in parts.items() if part.ndim != _dimensions(ours + ending)]
     if strange or not parts:
-        raise SettingsError(f"its {name} has a strange shape: {array.shape}")
+        raise SettingsError(f"its {name} has an unexpected shape: {array.shape}")
     return parts
 
 
@@ -194,7 +199,7 @@ def _dimensions(name: str) -> int:
 
 
 def _find(name: str, layout: Layout) -> tuple[str, Become] | None:
-    """Our name without its ending, and what the tensor becomes."""
+    """The name in this package without its suffix, and the conversion of the tensor."""
     block, rows, endings = _TABLES[layout]
     for row in rows:
         for ending, become in endings[row.kind].items():
@@ -206,12 +211,12 @@ def _find(name: str, layout: Layout) -> tuple[str, Become] | None:
 
 
 def _explain(foreign: list[str]) -> str:
-    """Of tensors that have no place here: which, and what they are for."""
+    """An error message that lists unsupported tensors and the features that they indicate."""
     signs = [what for sign, what in _FOREIGN if any(re.search(sign, name) for name in foreign)]
     listed = ", ".join(sorted(foreign)[:_LISTED])
     more = f" and {len(foreign) - _LISTED} more" if len(foreign) > _LISTED else ""
     what = f": {', '.join(signs)}" if signs else ""
-    return f"it is of a network that this pipeline does not have{what}. No place for {listed}{more}"
+    return f"its network is not supported{what}. Unsupported tensors: {listed}{more}"
 
 
 def _query_key_value(joined: np.ndarray, what: str) -> Arrays:

@@ -1,4 +1,4 @@
-"""A published file's weights and what else it says of its network, whoever wrote it."""
+"""Published weights and their metadata, read from the layouts of Google, Hugging Face and timm."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.model.weights.layouts import PATCHES, POSITIONS, Arrays, translate
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean, deviation
 Gelu = Literal["exact", "tanh"]
 
-_MOST_HEADS = 1024
+_MAX_HEADS = 1024
 TOKEN = "class_token/token"  # noqa: S105
 
 # transformers' names of the GELU (src/transformers/activations.py).
@@ -29,18 +29,18 @@ _GELU: dict[str, Gelu] = {
 
 @dataclass(frozen=True)
 class Published:
-    """A published network: its weights under our names, and what its file says beside them.
+    """A published network: its weights under the names of this package, and its metadata.
 
     Attributes:
-      origin: Whose layout it has.
-      weights: Of `layouts.translate`.
-      names: What each is called in the file.
-      gelu: Form of the GELU it was trained with.
-      pool: What its head sees.
-      left_out: Tensors of the file that are no weights, such as an optimizer's.
-      num_heads: None where the file does not say.
-      normalization: Of the pixels it was trained on; None where the file does not say.
-      notes: What else its reader should know.
+      origin: Source of the layout, for display.
+      weights: Arrays from `layouts.translate`.
+      names: Name of each array in the file.
+      gelu: Form of the GELU in training.
+      pool: Input of the head.
+      left_out: Tensors of the file that are not weights, such as an optimizer's.
+      num_heads: None if the file does not say.
+      normalization: Of the pixels in training, or None if the file does not say.
+      notes: Other remarks for the user.
     """
 
     origin: str
@@ -55,7 +55,7 @@ class Published:
 
     @property
     def size(self) -> dict[str, int]:
-        """The network's size as far as the file shows it, by the settings in `model`."""
+        """The size of the network as far as the file shows it, by names of settings in `model`."""
         kernel = self.weights[PATCHES]
         blocks = (re.match(r"block_(\d+)/", name) for name in self.weights)
         size = {
@@ -69,24 +69,25 @@ class Published:
 
     @property
     def grid(self) -> int:
-        """Rows of positions, which are as many as columns; 0 where none are in the file."""
+        """Rows of the square grid of positions; 0 if the file has none."""
         return isqrt(len(self.weights[POSITIONS])) if POSITIONS in self.weights else 0
 
     @property
     def token_has_position(self) -> bool:
-        """Whether the first position is the class token's; the others are of the patches."""
+        """Whether the first position belongs to the class token."""
         return self.grid > 0 and len(self.weights[POSITIONS]) == self.grid**2 + 1
 
     @property
     def num_classes(self) -> int:
-        """Length of its logits; 0 where it has no head."""
+        """The number of logits; 0 if there is no head."""
         return len(self.weights["head/bias"]) if "head/bias" in self.weights else 0
 
 
-def read_google(arrays: Arrays, facts: Mapping[str, Any]) -> Published:
-    """Of an .npz file: big_vision's has the weights below `params/`, an older one `opt/target/`.
+def read_google(arrays: Arrays, metadata: Mapping[str, Any]) -> Published:
+    """Reads the tensors of an .npz file by Google.
 
-    Google's code takes flax's gelu, whose default is the tanh form, and pixels from -1 to 1.
+    big_vision stores weights below `params/`; older files store them below `opt/target/`. The
+    networks use the GELU of flax, which defaults to the tanh form, and pixels from -1 to 1.
     """
     kernels = (name for name in arrays if re.fullmatch("(.*/)?embedding/kernel", name))
     prefix = min(kernels, key=len).removesuffix("embedding/kernel")
@@ -105,35 +106,35 @@ def read_google(arrays: Arrays, facts: Mapping[str, Any]) -> Published:
     )
 
 
-def read_hugging_face(arrays: Arrays, facts: Mapping[str, Any]) -> Published:
-    """Of model.safetensors.
+def read_hugging_face(arrays: Arrays, metadata: Mapping[str, Any]) -> Published:
+    """Reads the tensors of a model.safetensors file by Hugging Face.
 
-    Its epsilon of the norms is 1e-12 where ours is 1e-6, which no logit shows.
+    Its norms have an epsilon of 1e-12, and ours 1e-6. The difference is not visible in the logits.
 
     Args:
-      arrays: Its tensors.
-      facts: Of its config.json, and of the preprocessor_config.json beside it.
+      arrays: Tensors of the file.
+      metadata: Contents of config.json and of preprocessor_config.json in the same folder.
 
     Raises:
-      SettingsError: It is another network, or config.json is missing.
+      SettingsError: The network is not a ViT, or config.json is missing.
     """
-    kind, heads = facts.get("model_type", "vit"), facts.get("num_attention_heads")
+    kind, heads = metadata.get("model_type", "vit"), metadata.get("num_attention_heads")
     if kind != "vit":
-        raise SettingsError(f"its config.json says model_type={kind!s:.40}, and only vit is taken")
+        raise SettingsError(f"its config.json has model_type={kind!s:.40}, but must have vit")
     if heads is None:
         raise SettingsError(
-            "its config.json must stand beside it and say num_attention_heads, which the weights "
-            "do not show"
+            "a config.json in the same folder must give num_attention_heads, which cannot be "
+            "derived from the weights"
         )
-    if type(heads) is not int or not 0 < heads <= _MOST_HEADS:
+    if type(heads) is not int or not 0 < heads <= _MAX_HEADS:
         raise SettingsError(
-            f"its config.json must say a number of heads. Received: {heads!r:.40} as "
-            "num_attention_heads"
+            f"num_attention_heads in its config.json must be an integer from 1 to {_MAX_HEADS}. "
+            f"Received: {heads!r:.40}"
         )
-    form = facts.get("hidden_act", "gelu")
+    form = metadata.get("hidden_act", "gelu")
     if not isinstance(form, str) or form not in _GELU:
         raise SettingsError(
-            f"its config.json says hidden_act={form!s:.40}, and this network has a GELU"
+            f"its config.json has hidden_act={form!s:.40}, but must have one of {', '.join(_GELU)}"
         )
     weights, names = translate(arrays, "hugging_face")
     return Published(
@@ -143,28 +144,30 @@ def read_hugging_face(arrays: Arrays, facts: Mapping[str, Any]) -> Published:
         gelu=_GELU[form],
         pool="token",
         num_heads=heads,
-        normalization=_normalization(facts.get("image_mean"), facts.get("image_std")),
+        normalization=_normalization(metadata.get("image_mean"), metadata.get("image_std")),
     )
 
 
-def read_timm(arrays: Arrays, facts: Mapping[str, Any]) -> Published:
-    """Of a .safetensors file.
+def read_timm(arrays: Arrays, metadata: Mapping[str, Any]) -> Published:
+    """Reads the tensors of a .safetensors file by timm.
 
     Args:
-      arrays: Its tensors.
-      facts: Of the Hub's config.json, where it is at hand.
+      arrays: Tensors of the file.
+      metadata: Contents of the config.json from the Hub, if present.
     """
     weights, names = translate(arrays, "timm")
-    trained = facts.get("pretrained_cfg") or {}
+    trained = metadata.get("pretrained_cfg") or {}
     if not isinstance(trained, Mapping):
-        raise SettingsError("its config.json must have an object as pretrained_cfg")
-    notes = ["how many heads it has is not in the file, and taken from model.variant"]
+        raise SettingsError("pretrained_cfg in its config.json must be an object")
+    notes = ["the file does not give the number of heads, so model.variant decides it"]
     if "fc_norm.weight" in arrays:
         notes.append(
-            "its last norm stands after the mean of the tokens, here before: the head has to learn "
-            "it"
+            "it normalizes the mean of the tokens, but this network normalizes each token first: "
+            "the head must adapt in training"
         )
-    means = TOKEN not in weights or "fc_norm.weight" in arrays or facts.get("global_pool") == "avg"
+    means = (
+        TOKEN not in weights or "fc_norm.weight" in arrays or metadata.get("global_pool") == "avg"
+    )
     return Published(
         "timm's ViT",
         weights,
@@ -189,7 +192,7 @@ def _normalization(mean: Any, std: Any) -> Normalization | None:
     for values in (mean, std):
         if not isinstance(values, list) or not all(type(v) in (int, float) for v in values):
             raise SettingsError(
-                "the JSON beside it must say mean and deviation as lists of numbers. Received: "
+                "the JSON files must give mean and deviation as lists of numbers. Received: "
                 f"{values!r:.100}"
             )
     return tuple(mean), tuple(std)

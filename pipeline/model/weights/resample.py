@@ -1,4 +1,4 @@
-"""Positions of another grid, patch embeddings of another size: pure NumPy, in float64 inside."""
+"""Resampling of position and patch embeddings: pure NumPy, computed in float64."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 def resample_positions(grid: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Position embeddings [h, w, D] of another grid: [rows, columns, D].
+    """Resamples position embeddings [h, w, D] to another grid [rows, columns, D].
 
-    Bilinear, with the corners of both grids on one another: what scipy.ndimage.zoom(order=1) does,
-    by which the ViT code and big_vision resample before they fine-tune at another resolution
+    The interpolation is bilinear with aligned corners, like scipy.ndimage.zoom(order=1). ViT and
+    big_vision resample in this way before they fine-tune at another resolution
     (github.com/google-research/vision_transformer, vit_jax/checkpoint.py).
     """
     down, across = _align_corners(len(grid), rows), _align_corners(grid.shape[1], columns)
@@ -17,13 +17,16 @@ def resample_positions(grid: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 
 def resample_patches(kernel: np.ndarray, patch_size: int) -> np.ndarray:
-    """A patch embedding's kernel [P, P, C, D] for patches of another size: [P', P', C, D].
+    """Resamples a patch embedding kernel [P, P, C, D] to another patch size: [P', P', C, D].
 
-    FlexiViT's PI-resize (Beyer et al. 2022, arXiv 2212.08013, section 3.4). With B the matrix that
-    resizes a patch of P x P to P' x P' bilinearly, the new kernel is pinv(B^T) times the old one:
-    it gives a resized patch the token that the old one gave the patch, exactly where patches grow,
-    and as nearly as can be for patches of white noise where they shrink. B is the product of two
-    equal matrices, one for rows and one for columns, and so is its pseudo-inverse.
+    This is PI-resize of FlexiViT. Let B be the matrix that resizes a patch bilinearly from P x P to
+    P' x P'. The new kernel is pinv(B^T) times the old one. It maps a resized patch to the same
+    token as the old kernel maps the patch. This is exact if patches grow; if they shrink, it is
+    the best approximation for white-noise patches. B is the Kronecker product of two equal
+    matrices, for rows and columns, and so is its pseudo-inverse.
+
+    References:
+      Beyer et al. 2022, arXiv 2212.08013, section 3.4.
     """
     inverse = np.linalg.pinv(resize_matrix(len(kernel), patch_size).T)  # [P', P]
     return np.einsum("ip,jq,pqcd->ijcd", inverse, inverse, kernel, optimize=True).astype(
@@ -32,10 +35,10 @@ def resample_patches(kernel: np.ndarray, patch_size: int) -> np.ndarray:
 
 
 def resize_matrix(old: int, new: int) -> np.ndarray:
-    """Bilinear resizing of a line of `old` pixels to `new`, as float64 [new, old].
+    """The matrix that resizes a line of `old` pixels bilinearly to `new`, float64 [new, old].
 
-    Pixels have their centres half a pixel from the edges, and nothing is smoothed where they
-    shrink: tf.image.resize's default, which FlexiViT's code takes.
+    Pixel centres lie half a pixel from the edges, and there is no antialiasing. This is the default
+    of tf.image.resize, which FlexiViT uses.
     """
     return _interpolate((np.arange(new) + 0.5) * old / new - 0.5, old)
 
@@ -45,6 +48,6 @@ def _align_corners(old: int, new: int) -> np.ndarray:
 
 
 def _interpolate(places: np.ndarray, old: int) -> np.ndarray:
-    """Shares [new, old] that points of a line have in its pixels at 0, 1, ... old - 1."""
+    """Interpolation weights [new, old] of points on a line with pixels at 0, 1, ... old - 1."""
     distance = np.abs(np.clip(places, 0, old - 1)[:, None] - np.arange(old))  # [new, old]
     return np.maximum(0, 1 - distance)

@@ -55,7 +55,7 @@ def test_patches_of_another_size_give_the_same_logits_on_a_larger_picture(save):
 def test_a_head_of_other_classes_is_dropped_and_begins_anew(save):
     model, fitted = load(save(files.google(classes=1000)), classes=5, gelu="tanh")
     said = fitted.describe()
-    assert "dropped: head/kernel, head/bias (1,000 classes there, 5 here)" in said
+    assert "dropped: head/kernel, head/bias (1,000 classes in the file, 5 here)" in said
     assert "keep their initial values: vit/head/kernel, vit/head/bias" in said
     assert not np.any(np.asarray(model.head.kernel))
 
@@ -65,8 +65,8 @@ def test_pre_logits_that_the_network_lacks_are_left_out_and_the_head_on_them_is_
     _, fitted = load(save(files.google(pre_logits=files.WIDTH)), gelu="tanh")
     said = fitted.describe()
     assert "left out: pre_logits/kernel, pre_logits/bias" in said
-    assert "dropped: head/kernel, head/bias (it stands on other features)" in said
-    assert f"model.pre_logits={files.WIDTH} would take" in said
+    assert "dropped: head/kernel, head/bias (its input features differ)" in said
+    assert f"model.pre_logits={files.WIDTH} would load" in said
 
 
 def test_pre_logits_that_the_file_lacks_begin_anew_and_so_does_the_head(save):
@@ -91,7 +91,10 @@ def test_a_class_token_is_left_out_of_a_network_that_takes_the_mean(save):
     assert "left out: cls (model.pool=mean has no class token), the first row of" in (
         fitted.describe()
     )
-    assert "note: its head saw the class token, here model.pool=mean" in fitted.describe()
+    assert (
+        "note: its head was trained on the class token, but this recipe has model.pool=mean"
+        in fitted.describe()
+    )
 
 
 def test_loaded_names_are_given_as_a_line(save):
@@ -109,12 +112,12 @@ def test_a_layer_that_is_partly_loaded_is_named_by_its_parameters():
 
 def test_the_other_gelu_is_said(save):
     _, fitted = load(save(files.google()))
-    assert "trained with model.gelu=tanh, here it is exact" in fitted.describe()
+    assert "trained with model.gelu=tanh, but this recipe uses exact" in fitted.describe()
 
 
 def test_a_norm_behind_the_mean_is_said():
     notes = read_timm(files.timm(norm_name="fc_norm"), {}).notes
-    assert any("stands after the mean" in note for note in notes)
+    assert any("normalizes the mean" in note for note in notes)
 
 
 # ------------------------------------------------------------------------------------- refusals
@@ -144,7 +147,7 @@ def test_the_variant_that_would_fit_is_named(save):
         "Transformer/encoderblock_11/LayerNorm_0/scale": np.zeros(192),
         "Transformer/encoderblock_0/MlpBlock_3/Dense_0/bias": np.zeros(768),
     }
-    assert refused(save(arrays)).endswith("Its network is model.variant=Ti/16")
+    assert refused(save(arrays)).endswith("Settings that match the file: model.variant=Ti/16")
 
 
 def test_another_number_of_heads_is_refused_though_all_shapes_agree(tmp_path):
@@ -155,14 +158,14 @@ def test_another_number_of_heads_is_refused_though_all_shapes_agree(tmp_path):
 
 def test_a_network_without_a_class_token_does_not_fit_one_with_it(save):
     said = refused(save(files.google(token=False)))
-    assert "set model.pool=mean" in said
+    assert "Set model.pool=mean" in said
 
 
 def test_fixed_positions_are_refused_for_learned_ones_and_the_other_way_round(save):
     arrays = files.google(token=False)
-    assert "set model.positions=learned" in refused(save(arrays), pool="mean", positions="sincos2d")
+    assert "Set model.positions=learned" in refused(save(arrays), pool="mean", positions="sincos2d")
     del arrays[POSITIONS]
-    assert "set model.positions=sincos2d" in refused(save(arrays), pool="mean")
+    assert "Set model.positions=sincos2d" in refused(save(arrays), pool="mean")
 
 
 def test_a_file_without_one_of_the_parameters_is_refused_by_its_name(save):
@@ -178,7 +181,7 @@ def test_a_file_without_one_of_the_parameters_is_refused_by_its_name(save):
         ("dist_token", (1, 1, files.WIDTH), "a distillation token"),
         ("blocks.0.ls1.gamma", (files.WIDTH,), "LayerScale"),
         ("blocks.1.attn.q_norm.weight", (files.SIZE,), "norms of query and key"),
-        ("never.heard.of", (1,), "No place for never.heard.of"),
+        ("never.heard.of", (1,), "Unsupported tensors: never.heard.of"),
     ],
 )
 def test_what_this_network_does_not_have_is_refused_and_named(name, shape, what):
@@ -216,7 +219,7 @@ def test_another_normalization_of_pixels_is_said():
     said = normalization_note(published.normalization, HALF, KNOWN)
     assert said is not None
     assert "mean 0.485 0.456 0.406" in said
-    assert "here by mean 0.5 0.5 0.5 and deviation 0.5 0.5 0.5" in said
+    assert "this recipe uses mean 0.5 0.5 0.5 and deviation 0.5 0.5 0.5" in said
     assert "data.normalize=imagenet" in said
     assert normalization_note(published.normalization, IMAGENET, KNOWN) is None
     google = read_google(files.google(), {})
@@ -229,4 +232,4 @@ def test_a_mean_that_no_setting_has_is_said_without_one():
     published = read_hugging_face(files.hugging_face(), files.HUGGING_FACE_CONFIG | odd)
     said = normalization_note(published.normalization, HALF, KNOWN)
     assert said is not None
-    assert "data.normalize has no name for the former" in said
+    assert "no value of data.normalize matches" in said

@@ -95,7 +95,7 @@ def test_timms(tmp_path):
     arrays = files.timm()
     model, fitted = load(files.save(tmp_path / "any.safetensors", arrays))
     assert_same(model, numpy_vit.timm_logits(arrays, IMAGES, files.DEPTH, files.HEADS))
-    assert any("how many heads" in note for note in fitted.notes)
+    assert any("number of heads" in note for note in fitted.notes)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.model.attend import attend
-from pipeline.model.dropout import kept_places, scale_of_kept
+from pipeline.model.attention import attend
+from pipeline.model.dropout import keep_mask, keep_scale
 
 SHAPE = (2, 3, 7, 4)  # B, n, T, d: an odd T, so that the draws' words do not come out even
 SEED = tf.constant([3, 4], tf.int32)
@@ -19,7 +19,7 @@ def plain(query, key, value, rate):
     """The formula, with the masks that `attend` draws."""
     shares = tf.nn.softmax(tf.einsum("bntd,bnsd->bnts", query, key))
     if rate:
-        shares *= tf.cast(kept_places(shares.shape, rate, SEED, "place"), tf.float32)
+        shares *= tf.cast(keep_mask(shares.shape, rate, SEED, "place"), tf.float32)
     return tf.einsum("bnts,bnsd->bntd", shares, value)
 
 
@@ -60,9 +60,9 @@ def test_bfloat16_is_close_to_float32(rate):
 
 
 def test_masks_have_the_rate_and_scale_keeps_the_mean():
-    kept = kept_places((1000, 1001), 0.1, SEED, "place")
+    kept = keep_mask((1000, 1001), 0.1, SEED, "place")
     share = float(tf.reduce_mean(tf.cast(kept, tf.float32)))
     assert abs(share - 0.9) < 5 * np.sqrt(0.09 / kept.shape.num_elements())
-    assert scale_of_kept(0.25) == pytest.approx(4 / 3, rel=1e-9)
-    assert scale_of_kept(0.1) == pytest.approx(1 / 0.9, rel=2e-5)
-    assert scale_of_kept(0.0) == 1
+    assert keep_scale(0.25) == pytest.approx(4 / 3, rel=1e-9)
+    assert keep_scale(0.1) == pytest.approx(1 / 0.9, rel=2e-5)
+    assert keep_scale(0.0) == 1
