@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.command import check_counts
 from pipeline.errors import PipelineError, SettingsError
-from pipeline.launch.job import launch_here
+from pipeline.launch.job import local_launch_command
 from pipeline.plan.reduction import ring_s
 from pipeline.runtimes.interpreter import python_command
 from pipeline.runtimes.nvidia import find_gpus
@@ -124,7 +124,7 @@ def _measure(workers: int, sizes: Sequence[int], times: int) -> list[float]:
         result = Path(folder) / "result.json"
         rank = python_command("-m", "benchmarks.reduction_rank", str(result), str(times))
         done = subprocess.run(
-            [*launch_here(workers, "horovod"), *rank, ",".join(map(str, sizes))],
+            [*local_launch_command(workers, "horovod"), *rank, ",".join(map(str, sizes))],
             env=os.environ, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:

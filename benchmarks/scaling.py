@@ -15,7 +15,7 @@ from statistics import median
 from benchmarks.command import check_counts
 from pipeline.config import Config, dump_config, load_config
 from pipeline.errors import PipelineError, SettingsError
-from pipeline.launch.job import launch_here
+from pipeline.launch.job import local_launch_command
 from pipeline.recipes import find_recipe
 from pipeline.runtimes.interpreter import python_command
 from pipeline.runtimes.nvidia import find_gpus
@@ -174,7 +174,7 @@ def _config(kind: Kind, config: Config, batch: int, on_cpu: bool) -> Config:
 def _launcher(kind: Kind) -> list[str]:
     if kind.runtime in ("single", "apart"):
         return []
-    return launch_here(kind.workers, kind.runtime)
+    return local_launch_command(kind.workers, kind.runtime)
 
 
 def _gpu(kind: Kind, index: int) -> dict[str, str]:

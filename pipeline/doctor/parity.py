@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from pipeline.config import Config, dump_config
 from pipeline.errors import PipelineError, SettingsError
-from pipeline.launch.job import launch_here
+from pipeline.launch.job import local_launch_command
 from pipeline.runtimes.interpreter import python_command
 from pipeline.runtimes.nvidia import find_gpus
 from pipeline.runtimes.tensorflow_start import import_tensorflow
@@ -152,7 +152,7 @@ def _train(config: Config, run: Run, folder: Path) -> Trace:
 
 def _command(run: Run, recipe: Path, trace: Path) -> Iterator[str]:
     if run.runtime in ("horovod", "multi_worker"):
-        yield from launch_here(run.workers, run.runtime)
+        yield from local_launch_command(run.workers, run.runtime)
     yield from python_command("-m", "jobs.cli", "doctor", str(recipe), "--trace", str(trace))
     yield f"distribute.runtime={run.runtime}"
     if run.runtime == "mirrored":

@@ -1,4 +1,4 @@
-"""IPv4 addresses of nodes, and which of this host's own the other nodes reach."""
+"""Resolves the IPv4 addresses of nodes, and finds the address at which others reach this host."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from contextlib import closing, suppress
 
 from pipeline.errors import SettingsError
 
-# Of the networks set aside for examples (RFC 5737): no packet is sent, only a route looked up.
+# An address reserved for documentation (RFC 5737). Only its route is looked up; no packet is sent.
 _ELSEWHERE = "192.0.2.1"
-# A name that does not resolve can take seconds; one that does is enough.
-_MOST_NAMES = 4
+# Resolving an unknown name can take seconds, and one name that resolves is enough.
+_MAX_NAMES = 4
 
 
 def resolve(host: str) -> str:
-    """The IPv4 address of a name: Horovod's client knows no other.
+    """Resolves a name to an IPv4 address. Horovod's client does not support IPv6.
 
     Raises:
-      OSError: With a message for the user.
+      OSError: The name does not resolve. The message is for the user.
     """
     try:
         found = socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)
@@ -30,26 +30,26 @@ def resolve(host: str) -> str:
 
 
 def find_own_address(hosts: Sequence[str]) -> str:
-    """The address of this host, node 0, to listen at.
+    """Finds the address at which this host, node 0, should listen.
 
-    That to which its name leads, where it is this host's: then the other nodes come to it by the
-    same name. Debian maps a host's own name to 127.0.1.1, a cloud may give a name to an address
-    that is translated, and in Kubernetes a name may not resolve yet. Then it is the address from
-    which packets to the other nodes are sent.
+    This is the address that its name resolves to, if it is an address of this host, because the
+    other nodes connect by that name. The name may not help: Debian maps a host's own name to
+    127.0.1.1, a cloud may use translated addresses, and in Kubernetes a name may not resolve yet.
+    Then this is the source address of packets to the other nodes.
 
     Args:
-      hosts: All nodes; this one is the first.
+      hosts: All nodes. The first is this host.
 
     Raises:
-      SettingsError: There is none.
+      SettingsError: No address was found.
     """
     if len(hosts) == 1:
-        return "127.0.0.1"  # nobody outside need reach it
+        return "127.0.0.1"  # nothing outside this host connects
     with suppress(OSError):
         address = resolve(hosts[0])
         if (address == hosts[0] or not _is_loopback(address)) and _is_own(address):
             return address
-    for host in hosts[1:_MOST_NAMES]:
+    for host in hosts[1:_MAX_NAMES]:
         with suppress(OSError):
             other = resolve(host)
             if (other == host or not _is_loopback(other)) and (own := _source_towards(other)):
@@ -58,7 +58,7 @@ def find_own_address(hosts: Sequence[str]) -> str:
         return own
     raise SettingsError(
         f"no network interface of this host leads to the other nodes ({', '.join(hosts[1:])}), and "
-        f"{hosts[0]} is no address of this host: give its IPv4 address as the first of --hosts"
+        f"{hosts[0]} is not an address of this host. Give its IPv4 address first in --hosts"
     )
 
 
@@ -76,7 +76,7 @@ def _is_own(address: str) -> bool:
 
 
 def _source_towards(address: str) -> str | None:
-    """The own address that the route to another one has; None without a route."""
+    """The source address of packets to an address; None without a route."""
     with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
         try:
             probe.connect((address, 9))

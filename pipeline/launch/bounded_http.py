@@ -1,9 +1,8 @@
-"""A small HTTP/1.1 server for ports that anyone may reach.
+"""A small HTTP/1.1 server for ports that are open to everyone.
 
-Everything that a stranger can make it spend has a limit: the size of a request, the time until it
-is complete (in total, however slowly it drips), and the number of connections and threads. Where
-there are too many connections, the oldest of those who have not shown that they belong to the job
-is closed.
+All resources that an unauthenticated client can consume are limited: the size of a request, the
+total time to receive it, and the number of connections and threads. At the limit of connections,
+the oldest unauthenticated one is closed.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Protocol
 
-LARGEST_BODY = 1 << 20
-_LARGEST_HEAD = 1 << 13
-_MOST_HEADERS = 32
-# A stranger has so long in total. A member's connection may also lie idle.
-STRANGER_S, _MEMBER_S = 5.0, 60.0
+MAX_BODY_BYTES = 1 << 20
+_MAX_HEAD_BYTES = 1 << 13
+_MAX_HEADERS = 32
+# Total time for an unauthenticated client, and idle time for an authenticated one.
+UNAUTHENTICATED_S, _IDLE_S = 5.0, 60.0
 _SEND_S = 10.0
 _ACCEPT_TICK_S = 0.1
 
@@ -32,7 +31,7 @@ _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([ -~\t]*?)[ \t]*")
 
 @dataclass(frozen=True)
 class Request:
-    """A request; the names of headers are in lower case."""
+    """A request. Header names are in lower case."""
 
     method: str
     path: str
@@ -42,7 +41,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """A response. With `closes` the connection ends with it."""
+    """A response. If `closes` is set, the server closes the connection after it."""
 
     status: int
     body: bytes = b""
@@ -58,11 +57,11 @@ class Response:
         return "\r\n".join([*lines, "", ""]).encode() + self.body
 
 
-class Refused(Exception):
-    """A request that is not read to its end.
+class RequestRejected(Exception):
+    """A request is rejected before it has been read completely.
 
     Args:
-      status: To answer with.
+      status: HTTP status of the response.
     """
 
     def __init__(self, status: int) -> None:
@@ -71,36 +70,36 @@ class Refused(Exception):
 
 
 class Session(Protocol):
-    """One connection's side of the server.
+    """Handles the requests of one connection.
 
     Attributes:
-      is_member: Whether the other side has shown that it belongs to the job.
+      is_authenticated: Whether the client has proved that it belongs to the job.
     """
 
-    is_member: bool
+    is_authenticated: bool
 
     def answer(self, request: Request) -> Response: ...
 
 
 def parse_head(head: bytes) -> tuple[Request, int]:
-    """Reads a request's first line and headers, without the empty line at their end.
+    """Parses the request line and the headers, given without the final empty line.
 
     Returns:
-      The request without its body, and the body's size.
+      The request without its body, and the size of the body in bytes.
 
     Raises:
-      Refused: It is no HTTP/1.1, or has a body without a size, or one that is too large.
+      RequestRejected: The request is not HTTP/1.1, or its body has no size or is too large.
     """
     first, *lines = head.decode("latin-1").split("\r\n")
     request_line = _REQUEST_LINE.fullmatch(first)
-    if request_line is None or len(lines) > _MOST_HEADERS:
-        raise Refused(400)
+    if request_line is None or len(lines) > _MAX_HEADERS:
+        raise RequestRejected(400)
     headers: dict[str, str] = {}
     for line in lines:
         header = _HEADER.fullmatch(line)
-        # Two of one name could be read one way here and another way elsewhere.
+        # Duplicate headers are rejected, because other software may pick the other value.
         if header is None or header[1].lower() in headers:
-            raise Refused(400)
+            raise RequestRejected(400)
         headers[header[1].lower()] = header[2]
     method, path = request_line.groups()
     return Request(method, path, headers), _body_size(method, headers)
@@ -109,37 +108,37 @@ def parse_head(head: bytes) -> tuple[Request, int]:
 def _body_size(method: str, headers: Mapping[str, str]) -> int:
     length = headers.get("content-length")
     if "transfer-encoding" in headers or (length is None and method in ("POST", "PUT")):
-        raise Refused(411)
+        raise RequestRejected(411)
     if length is None:
         return 0
     if not re.fullmatch("[0-9]{1,18}", length):
-        raise Refused(400)
-    if int(length) > LARGEST_BODY:
-        raise Refused(413)
+        raise RequestRejected(400)
+    if int(length) > MAX_BODY_BYTES:
+        raise RequestRejected(413)
     return int(length)
 
 
-class Incoming:
-    """Reads requests from a connection, each by a deadline.
+class RequestReader:
+    """Reads requests from a connection, each before a deadline.
 
     Attributes:
-      deadline_s: On the monotonic clock.
+      deadline_s: Time on the monotonic clock.
     """
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection, self._buffer = connection, bytearray()
-        self.deadline_s = time.monotonic() + STRANGER_S
+        self.deadline_s = time.monotonic() + UNAUTHENTICATED_S
 
     def read(self) -> Request | None:
-        """The next request; None where the other side has closed.
+        """Reads the next request. Returns None if the client has closed the connection.
 
         Raises:
-          Refused: As `parse_head`.
+          RequestRejected: See `parse_head`.
           OSError: The connection broke, or the deadline has passed (TimeoutError).
         """
-        while (end := self._buffer.find(b"\r\n\r\n", 0, _LARGEST_HEAD)) < 0:
-            if len(self._buffer) >= _LARGEST_HEAD:
-                raise Refused(431)
+        while (end := self._buffer.find(b"\r\n\r\n", 0, _MAX_HEAD_BYTES)) < 0:
+            if len(self._buffer) >= _MAX_HEAD_BYTES:
+                raise RequestRejected(431)
             if not self._receive():
                 return None
         request, size = parse_head(bytes(self._buffer[:end]))
@@ -155,7 +154,7 @@ class Incoming:
         left_s = self.deadline_s - time.monotonic()
         if left_s <= 0:
             raise TimeoutError
-        # Anew for each piece: a timeout of the socket alone begins again with every byte.
+        # The timeout of a socket restarts with every byte, so it is set again for each read.
         self._connection.settimeout(left_s)
         data = self._connection.recv(1 << 16)
         self._buffer += data
@@ -163,16 +162,16 @@ class Incoming:
 
 
 class Server:
-    """Answers requests until it is closed, each connection in a thread of its own.
+    """Serves requests until it is closed, with one thread per connection.
 
     Args:
       address: IPv4 address to listen at.
-      port: 0 takes a free one.
-      new_session: Called for each connection.
-      limit: Of connections, and so of threads.
+      port: Port to listen at; 0 selects a free one.
+      new_session: Creates the session of a connection from the client's address.
+      limit: Maximum number of connections, and so of threads.
 
     Raises:
-      OSError: The port is taken, or the address is not of this host.
+      OSError: The port is in use, or the address does not belong to this host.
     """
 
     def __init__(
@@ -182,7 +181,7 @@ class Server:
         self._open: dict[socket.socket, Session] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        # Processes that wait ask each 10 ms: a short queue would drop connections.
+        # Waiting processes poll every 10 ms. A short backlog would drop connections.
         self._listener = socket.create_server((address, port), backlog=1024)
         self._listener.settimeout(_ACCEPT_TICK_S)
         self.address, self.port = self._listener.getsockname()
@@ -190,7 +189,7 @@ class Server:
         self._thread.start()
 
     def close(self) -> None:
-        """Listens no more, and ends all connections."""
+        """Stops listening and closes all connections."""
         self._closed.set()
         self._thread.join()
         self._listener.close()
@@ -204,7 +203,7 @@ class Server:
                 connection, peer = self._listener.accept()
             except TimeoutError:
                 continue
-            except OSError:  # too many open files, or the other side has gone already
+            except OSError:  # too many open files, or the client has disconnected
                 self._closed.wait(_ACCEPT_TICK_S)
                 continue
             session = self._new_session(peer[0])
@@ -215,16 +214,16 @@ class Server:
                 threading.Thread(
                     target=self._serve, args=(connection, session), daemon=True
                 ).start()
-            except RuntimeError:  # the system gives no thread
+            except RuntimeError:  # no more threads
                 self._forget(connection)
 
     def _admit(self, connection: socket.socket, session: Session) -> bool:
         with self._lock:
             if len(self._open) >= self._limit:
-                oldest = next((c for c, s in self._open.items() if not s.is_member), None)
+                oldest = next((c for c, s in self._open.items() if not s.is_authenticated), None)
                 if oldest is None:
                     return False
-                _end(oldest)  # which wakes its thread
+                _end(oldest)  # wakes its thread
                 del self._open[oldest]
             self._open[connection] = session
             return True
@@ -236,7 +235,7 @@ class Server:
 
     def _serve(self, connection: socket.socket, session: Session) -> None:
         try:
-            # The other side may vanish, or not read what it asked for.
+            # The client may disconnect, or not read the response.
             with suppress(OSError):
                 self._answer_all(connection, session)
         finally:
@@ -244,7 +243,7 @@ class Server:
 
     @staticmethod
     def _answer_all(connection: socket.socket, session: Session) -> None:
-        incoming = Incoming(connection)
+        incoming = RequestReader(connection)
         try:
             while (request := incoming.read()) is not None:
                 response = session.answer(request)
@@ -252,9 +251,9 @@ class Server:
                 connection.sendall(response.to_bytes())
                 if response.closes:
                     break
-                if session.is_member:
-                    incoming.deadline_s = time.monotonic() + _MEMBER_S
-        except Refused as refused:
+                if session.is_authenticated:
+                    incoming.deadline_s = time.monotonic() + _IDLE_S
+        except RequestRejected as refused:
             connection.settimeout(_SEND_S)
             connection.sendall(Response(refused.status, closes=True).to_bytes())
 

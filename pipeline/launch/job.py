@@ -1,4 +1,4 @@
-"""A job on several nodes, and the environment that tells each process its place in it."""
+"""A job on several nodes, and the environment variables that give each process its rank."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pipeline.runtimes.interpreter import python_command
 
 DEFAULT_PORT = 29500
 
-# What a launcher further out may have set, and would be taken for this one's.
+# Variables that an outer launcher may have set and that would conflict with ours.
 _NOT_INHERITED = (
-    # Nor need they know it: the launcher speaks for them.
+    # The processes do not need the token: only launchers communicate with it.
     TOKEN,
     HOSTS,
     "TF_CONFIG",
@@ -29,21 +29,22 @@ _PLACE = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE"
 
 @dataclass(frozen=True)
 class Job:
-    """What to start, and this node's part.
+    """What to start on all nodes, and the part of this node.
 
     Attributes:
       hosts: Names or IPv4 addresses of the nodes, by index.
-      slots: Processes on each node.
-      index: This node's.
+      slots: Number of processes per node.
+      index: Index of this node.
       command: Program and arguments of each process.
-      port: At which node 0's launcher serves; with multi_worker, rank r's own is port + 1 + r.
-        None takes free ones on one host, and DEFAULT_PORT on several.
+      runtime: How the processes communicate.
+      port: Port of the rendezvous on node 0. With multi_worker, rank r uses port + 1 + r. None
+        selects free ports on a single host, and DEFAULT_PORT on several.
       wait_s: How long to wait for the other nodes.
-      grace_s: How long processes may take to end after a signal was passed on to them.
-      gpus: As CUDA_VISIBLE_DEVICES names this node's; empty without.
-      token: The secret by which the launchers of the job know each other.
-      trust_network: Whether multi_worker may serve on the host's own network, where TensorFlow
-        executes whatever connects.
+      grace_s: How long processes may run after a signal was forwarded to them.
+      gpus: GPUs of this node as in CUDA_VISIBLE_DEVICES; empty without GPUs.
+      token: Shared secret with which the launchers of the job authenticate each other.
+      trust_network: Whether multi_worker may use the host's network, although the servers of
+        TensorFlow execute any graph that a client sends.
     """
 
     hosts: tuple[str, ...]
@@ -60,7 +61,7 @@ class Job:
 
     @property
     def is_private(self) -> bool:
-        """Whether the processes get a network of their own, which ends at this host."""
+        """Whether the processes run in a private network namespace of this host."""
         return self.runtime == "multi_worker" and not self.trust_network
 
     @property
@@ -69,7 +70,7 @@ class Job:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What all nodes must have been started with. Arguments may be secret, so only a hash."""
+        """Settings that must be equal on all nodes. The command is hashed: it may hold secrets."""
         command = hashlib.sha256(json.dumps(self.command).encode()).hexdigest()[:12]
         return {
             "--hosts": ",".join(self.hosts),
@@ -79,13 +80,17 @@ class Job:
         }
 
 
-def variables(job: Job, local_rank: int, server: tuple[str, int], interface: str) -> dict[str, str]:
-    """The environment that tells one process its place.
+def rank_variables(
+    job: Job, local_rank: int, server: tuple[str, int], interface: str
+) -> dict[str, str]:
+    """The environment variables that give one process its rank.
 
     Args:
-      server: Address and port of this node's store for Horovod; with multi_worker, of node 0's
-        rendezvous.
-      interface: The network interface towards the other nodes.
+      job: The job.
+      local_rank: Rank of the process on this node.
+      server: Address and port of this node's key-value store for Horovod; with multi_worker, of
+        the rendezvous on node 0.
+      interface: Network interface towards the other nodes.
     """
     rank = job.index * job.slots + local_rank
     if job.runtime == "multi_worker":
@@ -105,13 +110,13 @@ def variables(job: Job, local_rank: int, server: tuple[str, int], interface: str
         "HOROVOD_CPU_OPERATIONS": "gloo",
         "HOROVOD_GLOO_IFACE": interface,
         "NCCL_SOCKET_IFNAME": interface,
-        # 30, the default, is too short for processes that import TensorFlow at different speeds.
+        # The default, 30 s, is too short if processes import TensorFlow at different speeds.
         "HOROVOD_GLOO_TIMEOUT_SECONDS": "120",
     }
 
 
 def _tensorflow_variables(job: Job, local_rank: int, rank: int, port: int) -> dict[str, str]:
-    # A private network has no address but those of its loopback interface.
+    # A private network has only a loopback interface.
     hosts = ("localhost",) if job.is_private else job.hosts
     workers = [
         f"{host}:{port + 1 + index * job.slots + local}"
@@ -122,23 +127,28 @@ def _tensorflow_variables(job: Job, local_rank: int, rank: int, port: int) -> di
     config = json.dumps({"cluster": {"worker": workers}, "task": task})
     own = {HOSTS: ",".join(hosts), "TF_CONFIG": config}
     if job.slots > 1 and job.gpus:
-        # TensorFlow itself would give each process all of the node's GPUs.
+        # By default TensorFlow would give each process all GPUs of the node.
         own["CUDA_VISIBLE_DEVICES"] = job.gpus[local_rank]
     return own
 
 
 def environment(inherited: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
-    """A process's whole environment; what an administrator chose of the network stays."""
+    """The complete environment of a process. Network settings of the administrator take priority.
+
+    Args:
+      inherited: Environment of the launcher.
+      own: Result of `rank_variables`.
+    """
     stale = {*_NOT_INHERITED, *(f"HOROVOD_{name}" for name in _PLACE)}
     kept = {name: value for name, value in inherited.items() if name not in stale}
     chosen = ("HOROVOD_GLOO_IFACE", "NCCL_SOCKET_IFNAME", "HOROVOD_GLOO_TIMEOUT_SECONDS")
-    # Without PYTHONUNBUFFERED the last lines of a process that is killed are lost.
+    # Without PYTHONUNBUFFERED, a killed process would lose its last lines of output.
     return {"PYTHONUNBUFFERED": "1", **kept, **own} | {
         name: kept[name] for name in chosen if name in kept
     }
 
 
-def launch_here(slots: int, runtime: str) -> list[str]:
-    """What to put before a command to run it as `slots` processes on this machine."""
+def local_launch_command(slots: int, runtime: str) -> list[str]:
+    """The command prefix that runs a command as `slots` processes on this machine."""
     vit = python_command("-m", "jobs.cli", "launch", "--hosts", "localhost")
     return [*vit, "--processes-per-node", str(slots), "--runtime", runtime, "--"]

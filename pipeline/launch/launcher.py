@@ -1,7 +1,8 @@
-"""Starts one node's processes of a job, and sees them to their end.
+"""Starts the processes of one node and supervises them until they end.
 
-Every node of the job runs one launcher with the same hosts, slots and command. They meet at node 0
-(meeting.py), start their processes (processes.py) when all have come, and end together.
+Every node runs one launcher with the same hosts, slots and command. The launchers meet at the
+rendezvous on node 0 (rendezvous_client.py), start their processes (processes.py) when all nodes are
+present, and end together.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from dataclasses import dataclass
 from types import FrameType
 
 from pipeline.errors import SettingsError
-from pipeline.launch.job import Job, environment, variables
-from pipeline.launch.meeting import Meeting
+from pipeline.launch.job import Job, environment, rank_variables
 from pipeline.launch.private_network import PrivateNetwork
 from pipeline.launch.processes import End, Guard, Process, exit_code
+from pipeline.launch.rendezvous_client import RendezvousClient
 from pipeline.runtimes.interfaces import (
     GLOO,
     NCCL,
@@ -34,58 +35,58 @@ from pipeline.runtimes.stop_signals import stop_signals
 
 _LOG = logging.getLogger(__name__)
 
-# When one process has failed, the others notice it themselves (and exit 76) within OWN_END_S, or
-# get SIGTERM, and SIGKILL KILL_AFTER_S later: with a second to hear of it, within 30 s.
+# After a process has failed, the others have OWN_END_S to notice it and exit with 76. Then they get
+# SIGTERM, and SIGKILL KILL_AFTER_S later. Including 1 s to report the failure, all end within 30 s.
 OWN_END_S = 20.0
 KILL_AFTER_S = 5.0
-# When a node was lost, LOST_AFTER_S of the 30 have gone already.
+# If a node was lost, LOST_AFTER_S of the 30 s have already passed.
 _OWN_END_AFTER_LOSS_S = 5.0
 _TICK_S = 0.05
-_LONGEST_TAIL_LINE = 400
+_MAX_TAIL_LINE = 400
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How this node's part ended: its exit code, and what to tell, empty when all is well."""
+    """The exit code of this node's launcher, and a message that is empty on success."""
 
     code: int
     message: str = ""
 
 
 def launch(job: Job) -> Outcome:
-    """Runs this node's part of the job to its end.
+    """Runs this node's part of the job until it ends.
 
     Raises:
-      SettingsError: The nodes were started differently, or a port is taken.
-      PeerLost: The nodes did not come together.
-      Stopped: A signal came before the start.
+      SettingsError: The nodes were started with different settings, or a port is in use.
+      PeerLost: Not all nodes arrived.
+      Stopped: A signal arrived before the start.
     """
-    # The guard and the network are forked, so they come before the threads of the meeting.
+    # The guard and the network fork, which is only safe before the rendezvous starts threads.
     with (
         closing(Guard()) as guard,
-        _network(job) as namespaces,
+        _private_network(job) as namespaces,
         _received() as received,
-        closing(Meeting(job)) as meeting,
+        closing(RendezvousClient(job)) as rendezvous,
     ):
-        meeting.wait_for_all(received)
+        rendezvous.wait_for_all(received)
         try:
-            processes = _start(job, meeting, guard, namespaces)
+            processes = _start(job, rendezvous, guard, namespaces)
         except SettingsError as error:
-            meeting.fail(str(error))
+            rendezvous.fail(str(error))
             raise
-        node = Node(job, processes, meeting, received)
+        node = Node(job, processes, rendezvous, received)
         ends = node.run()
         code = exit_code(ends)
-        meeting.wait_for_end(code, received)
-        return _outcome(job, ends, meeting, node.note)
+        rendezvous.wait_for_end(code, received)
+        return _outcome(job, ends, rendezvous, node.note)
 
 
-def code_of_job(own: int, others: Sequence[int | None]) -> int:
-    """What a launcher exits with, given its node's code and those known of other nodes.
+def job_exit_code(own: int, others: Sequence[int | None]) -> int:
+    """The exit code of a launcher, given its node's code and the known codes of other nodes.
 
-    2 and 3 hold for all nodes, since starting again cannot help any of them. Otherwise it is the
-    node's own, so that a scheduler sees the cause once, on the node that has it. Only a node that
-    is done must not say so when another is not, or it would not be started again with it.
+    2 and 3 apply to all nodes, because restarting cannot help any of them. Otherwise it is the
+    node's own code, so that a scheduler sees the cause only on the node that has it. A node that
+    succeeded must not exit with 0 if another did not: it would not be restarted with it.
     """
     for cause in (2, 3):
         if cause in (own, *others):
@@ -96,43 +97,50 @@ def code_of_job(own: int, others: Sequence[int | None]) -> int:
 
 
 class Node:
-    """The processes of this node while they run.
+    """Supervises the running processes of this node.
 
     Args:
-      received: Signals that came to the launcher; those it has dealt with are taken out.
+      job: The job.
+      processes: The processes of this node, by local rank.
+      rendezvous: Connection to the other nodes.
+      received: Signals that the launcher received. Handled signals are removed.
 
     Attributes:
-      note: Why the launcher ended processes, where they did not fail themselves.
+      note: Why the launcher ended processes that had not failed themselves.
     """
 
     def __init__(
-        self, job: Job, processes: Sequence[Process], meeting: Meeting, received: list[int]
+        self,
+        job: Job,
+        processes: Sequence[Process],
+        rendezvous: RendezvousClient,
+        received: list[int],
     ) -> None:
         self.note = ""
         self._job, self._processes = job, processes
-        self._meeting, self._received = meeting, received
+        self._rendezvous, self._received = rendezvous, received
         self._ends: list[End] = []
         self._failed = self._terminated = False
         self._terminate_at_s = self._kill_at_s = math.inf
         self._interrupts = 0
 
     def run(self) -> list[End]:
-        """Returns how the processes ended, in that order."""
+        """Waits for all processes. Returns how they ended, in that order."""
         while len(self._ends) < len(self._processes):
-            self._pass_signals_on()
+            self._forward_signals()
             self._notice_ends()
             self._notice_others()
             self._end_overdue()
             time.sleep(_TICK_S)
         return self._ends
 
-    def _pass_signals_on(self) -> None:
+    def _forward_signals(self) -> None:
         while self._received:
             number = self._received.pop(0)
             self._interrupts += number == signal.SIGINT
             for process in self._processes:
-                process.pass_on(number)
-            # Someone who presses Ctrl-C twice does not want to wait for a checkpoint.
+                process.forward(number)
+            # A user who presses Ctrl-C twice does not want to wait for a checkpoint.
             grace_s = self._job.grace_s if self._interrupts < 2 else KILL_AFTER_S
             self._kill_at_s = min(self._kill_at_s, time.monotonic() + grace_s)
 
@@ -141,7 +149,7 @@ class Node:
             if process.end is not None or (end := process.poll()) is None:
                 continue
             self._ends.append(end)
-            if end.status < 0:  # it could not say so itself
+            if end.status < 0:  # a killed process cannot report it itself
                 process.say(f"{_name(self._job, end)} ended: it {end.describe()}")
             if end.code == 75:
                 self._kill_at_s = min(self._kill_at_s, time.monotonic() + self._job.grace_s)
@@ -149,13 +157,15 @@ class Node:
                 self._fail(OWN_END_S)
                 cause = _cause(self._ends)
                 tail = self._processes[cause.rank % self._job.slots].tail()
-                self._meeting.say(failure=(cause.code, _describe(self._job, cause, tail)))
+                self._rendezvous.update_report(
+                    failure=(cause.code, _describe(self._job, cause, tail))
+                )
 
     def _notice_others(self) -> None:
-        if (trouble := self._meeting.trouble()) is not None:
-            self.note = self.note or trouble
+        if (job_error := self._rendezvous.job_error()) is not None:
+            self.note = self.note or job_error
             self._fail(_OWN_END_AFTER_LOSS_S)
-        elif self._meeting.other_failures():
+        elif self._rendezvous.other_failures():
             self._fail(OWN_END_S)
 
     def _fail(self, own_end_s: float) -> None:
@@ -179,7 +189,7 @@ class Node:
 
 @contextmanager
 def _received() -> Iterator[list[int]]:
-    """Collects signals instead of being ended by them."""
+    """Collects signals in a list in place of their default action."""
     numbers: list[int] = []
 
     def receive(number: int, frame: FrameType | None) -> None:
@@ -194,8 +204,8 @@ def _received() -> Iterator[list[int]]:
 
 
 @contextmanager
-def _network(job: Job) -> Iterator[tuple[int, ...]]:
-    """The namespaces of the job's processes; none where they use the host's network."""
+def _private_network(job: Job) -> Iterator[tuple[int, ...]]:
+    """The namespaces of the job's private network; empty if it uses the host's network."""
     if not job.is_private:
         yield ()
         return
@@ -203,25 +213,27 @@ def _network(job: Job) -> Iterator[tuple[int, ...]]:
         yield network.namespaces
 
 
-def _start(job: Job, meeting: Meeting, guard: Guard, namespaces: Sequence[int]) -> list[Process]:
+def _start(
+    job: Job, rendezvous: RendezvousClient, guard: Guard, namespaces: Sequence[int]
+) -> list[Process]:
     first = job.index * job.slots
     inherited = dict(os.environ)
     if job.is_private:
-        inherited[NCCL] = "lo"  # what is set is an interface of the host
+        inherited[NCCL] = "lo"  # a configured interface belongs to the host's network
     else:
         check_interfaces(inherited, job.host, job.runtime == "horovod", list_interfaces())
-    interface = "" if job.runtime == "multi_worker" else _choose_interface(meeting)
+    interface = "" if job.runtime == "multi_worker" else _choose_interface(rendezvous)
     if job.runtime == "multi_worker" and not job.is_private:
-        _check_ports(job, meeting.server[1] + 1 + first)
-        _LOG.warning("%s", _open_ports(job, meeting.server[1] + 1 + first))
-    server = meeting.server if job.runtime == "multi_worker" else meeting.store
-    direct = bypass_proxies(os.environ, [*job.hosts, meeting.server[0]])
+        _check_ports(job, rendezvous.server[1] + 1 + first)
+        _LOG.warning("%s", _open_ports(job, rendezvous.server[1] + 1 + first))
+    server = rendezvous.server if job.runtime == "multi_worker" else rendezvous.store
+    direct = bypass_proxies(os.environ, [*job.hosts, rendezvous.server[0]])
     return [
         Process(
             rank=rank,
             command=job.command,
             environment=environment(
-                inherited, variables(job, rank - first, server, interface) | direct
+                inherited, rank_variables(job, rank - first, server, interface) | direct
             ),
             prefix=f"[rank {rank} {job.host}] " if rank else "",
             guard=guard,
@@ -235,26 +247,26 @@ def _open_ports(job: Job, first: int) -> str:
     last = first + job.slots - 1
     ports = f"port {first}" if first == last else f"ports {first} to {last}"
     return (
-        f"TensorFlow serves on {ports} of all interfaces of {job.host}, and executes whatever "
-        "connects (--trust-network)"
+        f"TensorFlow listens on {ports} of all interfaces of {job.host}, and executes any graph "
+        "that a client sends (--trust-network)"
     )
 
 
-def _choose_interface(meeting: Meeting) -> str:
-    return os.environ.get(GLOO) or find_interface(meeting.own_address)
+def _choose_interface(rendezvous: RendezvousClient) -> str:
+    return os.environ.get(GLOO) or find_interface(rendezvous.own_address)
 
 
 def _check_ports(job: Job, first: int) -> None:
     for local_rank in range(job.slots):
         if not is_free(first + local_rank):
             raise SettingsError(
-                f"port {first + local_rank} of {job.host} is taken, and rank "
-                f"{job.index * job.slots + local_rank} needs it: give another --port"
+                f"port {first + local_rank} of {job.host} is in use, but rank "
+                f"{job.index * job.slots + local_rank} needs it. Give another --port"
             )
 
 
 def _cause(ends: Sequence[End]) -> End:
-    """The process whose end explains the others'."""
+    """The exit of the process that caused the others to fail."""
     code = exit_code(ends)
     return min((end for end in ends if end.code == code), key=lambda end: end.by_launcher)
 
@@ -266,17 +278,17 @@ def _name(job: Job, end: End) -> str:
 def _describe(job: Job, end: End, tail: Sequence[str]) -> str:
     text = f"rank {end.rank} on {job.host} {end.describe()}"
     if tail:
-        lines = "\n".join(f"  | {line[:_LONGEST_TAIL_LINE]}" for line in tail)
+        lines = "\n".join(f"  | {line[:_MAX_TAIL_LINE]}" for line in tail)
         text = f"the last lines of rank {end.rank} on {job.host}:\n{lines}\n{text}"
     return text
 
 
-def _outcome(job: Job, ends: Sequence[End], meeting: Meeting, note: str) -> Outcome:
+def _outcome(job: Job, ends: Sequence[End], rendezvous: RendezvousClient, note: str) -> Outcome:
     own = exit_code(ends)
-    trouble = meeting.trouble()
-    failures = sorted(meeting.failures(), key=_severity)
-    code = code_of_job(own, [*meeting.codes(), *(code for code, _ in failures)])
-    if trouble and code == 0:
+    job_error = rendezvous.job_error()
+    failures = sorted(rendezvous.failures(), key=_severity)
+    code = job_exit_code(own, [*rendezvous.codes(), *(code for code, _ in failures)])
+    if job_error and code == 0:
         code = 76
     if code == 0:
         return Outcome(0)
@@ -285,10 +297,10 @@ def _outcome(job: Job, ends: Sequence[End], meeting: Meeting, note: str) -> Outc
     lines = [failures[0][1]] if failures else []
     mine = ", ".join(f"rank {end.rank} {end.describe()}" for end in ends)
     lines.append(f"on this node ({job.host}): {mine}")
-    lines += [text for text in (note or trouble,) if text]
+    lines += [text for text in (note or job_error,) if text]
     return Outcome(code, "\n".join(lines))
 
 
 def _severity(failure: tuple[int, str]) -> int:
-    """Where a node's failure stands in the order of exit_code."""
+    """The rank of a failure in the order of `exit_code`; 0 is the most severe."""
     return {2: 0, 3: 1, 75: 3, 76: 4}.get(failure[0], 2)

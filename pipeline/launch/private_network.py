@@ -1,8 +1,9 @@
-"""A network for the processes of one job on one host, which nobody else can reach.
+"""A private network namespace for the processes of one job on one host.
 
-TensorFlow's server, which MultiWorkerMirroredStrategy starts in every process, listens on all
-interfaces and runs each graph that it is sent, as the user: it reads and writes files for whoever
-connects. In a network namespace of its own it has a loopback interface that no other user enters.
+MultiWorkerMirroredStrategy starts a TensorFlow server in every process. The server listens on all
+interfaces and executes any graph that it receives with the rights of the user, including reads and
+writes of files. Inside a network namespace it has only a loopback interface that other users cannot
+reach.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from pipeline.errors import SettingsError
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
-_INTERFACE = struct.Struct("16sh22x")  # struct ifreq, with its flags
+_INTERFACE = struct.Struct("16sh22x")  # struct ifreq with the interface flags
 
-# What the process that makes the namespaces says.
+# Messages of the child process that creates the namespaces.
 _MAP, _READY = "map", "ready"
 
-# What administrators forbid it with, and the value that does.
+# Kernel settings with which administrators disable namespaces, and the value that does so.
 _LIMITS = {
     "kernel/apparmor_restrict_unprivileged_userns": "1",
     "kernel/unprivileged_userns_clone": "0",
@@ -34,14 +35,14 @@ _LIMITS = {
 
 
 class PrivateNetwork:
-    """A new network namespace, there as long as this object or a process in it.
+    """A new network namespace. It lives as long as this object or a process inside it.
 
-    With the right to do so (root) it is a namespace of the network alone. Other users need a user
-    namespace around it, where they keep their own user and group. To be made before the process has
-    threads.
+    Privileged users (root) get a network namespace only. Other users also need a user namespace
+    around it, in which they keep their user and group. Create it before the process starts threads,
+    because it forks.
 
     Attributes:
-      namespaces: Open descriptors, which a process passes to setns() in this order.
+      namespaces: Open file descriptors for setns(), in this order.
 
     Raises:
       SettingsError: The host does not allow it.
@@ -79,14 +80,14 @@ class PrivateNetwork:
             self.namespaces += (space,)
 
     def close(self) -> None:
-        """The namespace ends when the last process in it does."""
+        """Releases the namespace. It ends with the last process inside it."""
         for space in self.namespaces:
             os.close(space)
         self.namespaces = ()
 
 
 def _make(parent: socket.socket, own: socket.socket) -> None:
-    """The child: makes the namespaces, and keeps them until the parent has opened them."""
+    """Runs in the child: creates the namespaces and keeps them until the parent has opened them."""
     with suppress(BaseException):
         parent.close()
         try:
@@ -114,9 +115,10 @@ def _heard(child: socket.socket) -> str:
 
 
 def _keep_ids(pid: int, ids: str, own: int) -> None:
-    """Users (`ids` uid) or groups (gid) of a process's new user namespace are those outside.
+    """Maps users (`ids` is uid) or groups (gid) of a process's new user namespace to themselves.
 
-    With the right to map others they all are, so that root can go on reading the files of others.
+    With sufficient rights all ids are mapped, so that root can still read the files of other users.
+    Otherwise only our own id is mapped.
     """
     ranges = [line.split() for line in Path(f"/proc/self/{ids}_map").read_text().splitlines()]
     everyone = "".join(f"{first} {first} {count}\n" for first, _, count in ranges)
@@ -124,12 +126,12 @@ def _keep_ids(pid: int, ids: str, own: int) -> None:
         _write(f"/proc/{pid}/{ids}_map", everyone)
     except PermissionError:
         if ids == "gid":
-            _write(f"/proc/{pid}/setgroups", "deny")  # the kernel wants it before the next
+            _write(f"/proc/{pid}/setgroups", "deny")  # the kernel requires it before gid_map
         _write(f"/proc/{pid}/{ids}_map", f"{own} {own} 1\n")
 
 
 def _unshare(kinds: int) -> None:
-    # os.unshare() came with Python 3.12.
+    # os.unshare() requires Python 3.12.
     if ctypes.CDLL(None, use_errno=True).unshare(kinds) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), "unshare")
@@ -163,11 +165,11 @@ def _explain(error: OSError) -> str:
         if _value_of(limit) == value
     )
     return (
-        "--runtime multi_worker opens a server of TensorFlow in each process, which executes "
-        "whatever connects to it, and this host gives no private network to keep others out "
+        "--runtime multi_worker starts a TensorFlow server in each process, which executes any "
+        "graph that a client sends, and this host does not allow a private network for them "
         f"({reason}{'; ' + limits if limits else ''}; containers often forbid it). Use --runtime "
         "horovod, or on one host `vit train ... distribute.runtime=mirrored` without `vit launch`. "
-        "Only where nobody else reaches this host's ports, give --trust-network"
+        "Give --trust-network only if nobody else can reach the ports of this host"
     )
 
 

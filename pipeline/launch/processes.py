@@ -1,4 +1,4 @@
-"""One node's processes: started together, watched, and never left behind."""
+"""The child processes of one node: start, output, signals, and cleanup."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pipeline.printable import printable_lines
 from pipeline.runtimes.interpreter import bare_python_command
 
 TAIL_LINES = 30
-_LONGEST_LINE = 1 << 16
+_MAX_LINE_BYTES = 1 << 16
 
-# The kernel kills the process when the launcher dies. It stands in a step between, and not in
-# Popen's preexec_fn, which may deadlock in a process that has threads. Python ignores SIGPIPE, and
-# what is started from it would inherit that.
+# prctl(PR_SET_PDEATHSIG) makes the kernel kill the process when the launcher dies. An intermediate
+# Python process sets it, because Popen's preexec_fn may deadlock in a process with threads. SIGPIPE
+# is reset because Python ignores it, and children would inherit that.
 _START = """
 import ctypes, os, signal, sys
 parent, namespaces, command = int(sys.argv[1]), sys.argv[2].split(), sys.argv[3:]
@@ -43,8 +43,9 @@ class End(NamedTuple):
     """How a process ended.
 
     Attributes:
-      status: Exit code, or minus the signal's number.
-      by_launcher: Whether the launcher had to end it, after another one had failed.
+      rank: Rank of the process.
+      status: Exit code, or the negative number of the signal that killed it.
+      by_launcher: Whether the launcher ended it because another process had failed.
     """
 
     rank: int
@@ -53,7 +54,7 @@ class End(NamedTuple):
 
     @property
     def code(self) -> int:
-        """As a shell gives it; 76 where it was ended because of another."""
+        """The exit code as in a shell, or 76 if it was ended because of another process."""
         if self.by_launcher and self.status not in (0, 2, 3):
             return 76
         return self.status if self.status >= 0 else 128 - self.status
@@ -70,10 +71,10 @@ class End(NamedTuple):
 
 
 def exit_code(ends: Iterable[End]) -> int:
-    """The one code of many processes: a cause before a consequence.
+    """Combines the exit codes of several processes into one; causes come before consequences.
 
-    2 (settings) and 3 (data) come first, since starting again cannot help; then the code of the
-    first other fault; then 75 (stopped on request), 76 (a peer was lost), and 0 when all are done.
+    2 (settings) and 3 (data) come first, because a restart cannot help. Then come the code of the
+    first process with any other fault, 75 (stopped on request), 76 (lost a peer), and 0.
 
     Args:
       ends: In the order in which the processes ended.
@@ -85,10 +86,10 @@ def exit_code(ends: Iterable[End]) -> int:
 
 
 class Guard:
-    """A process that kills the others' process groups when the launcher is gone.
+    """A process that kills the process groups of all ranks when the launcher dies.
 
-    The kernel (see _START) reaches the processes themselves, the guard also what they started.
-    To be made before the launcher has threads.
+    The kernel kills the ranks themselves (see _START); the guard also kills their children. Create
+    it before the launcher starts threads, because it forks.
     """
 
     def __init__(self) -> None:
@@ -110,7 +111,7 @@ class Guard:
         self._tell(b"-%d\n" % group)
 
     def close(self) -> None:
-        """The guard ends, and kills what was added and not removed."""
+        """Stops the guard, which kills all groups that were added and not removed."""
         os.close(self._write)
         os.waitpid(self._pid, 0)
 
@@ -136,16 +137,19 @@ def _watch(read: int) -> None:
 
 
 class Process:
-    """One rank, in a session of its own.
+    """One rank, in its own session.
 
-    Rank 0 looks as if it had been started alone: it writes to a terminal itself, so that a progress
-    display works. Everything else passes through the launcher by whole lines, so that they do not
-    mix; the other ranks' lines are given a prefix.
+    Rank 0 behaves as if it had been started alone: it writes to a terminal directly, so that a
+    progress display works. All other output passes through the launcher in whole lines, so that
+    lines do not mix. Lines of other ranks get a prefix.
 
     Args:
+      rank: Rank of the process.
       command: Program and arguments.
-      prefix: Before each line; empty for rank 0.
-      namespaces: Of PrivateNetwork, which the process enters first.
+      environment: All environment variables of the process.
+      prefix: Prefix of each output line; empty for rank 0.
+      guard: Kills the process group if the launcher dies.
+      namespaces: File descriptors from PrivateNetwork. The process enters these namespaces.
     """
 
     def __init__(
@@ -190,9 +194,9 @@ class Process:
             pump.start()
 
     def poll(self) -> End | None:
-        """How it ended; None while it runs."""
+        """Returns how the process ended, or None while it runs."""
         if self.end is None and (status := self._popen.poll()) is not None:
-            # What it started and left behind goes too, and lets go of the pipes.
+            # Children that it left behind are killed too, which closes the pipes.
             self._kill_group(signal.SIGKILL)
             self._guard.remove(self._popen.pid)
             for pump in self._pumps:
@@ -200,23 +204,28 @@ class Process:
             self.end = End(self.rank, status, self._ended_by_launcher)
         return self.end
 
-    def pass_on(self, number: int) -> None:
-        """Gives the process a signal that the launcher received."""
+    def forward(self, number: int) -> None:
+        """Forwards a signal that the launcher received."""
         if self.end is None:
             self._popen.send_signal(number)
 
     def stop(self, number: int, because_of_another: bool) -> None:
-        """Ends the process and what it started."""
+        """Sends a signal to the process and its children.
+
+        Args:
+          number: Number of the signal.
+          because_of_another: Whether another process's failure is the reason.
+        """
         if self.poll() is None:
             self._ended_by_launcher = self._ended_by_launcher or because_of_another
             self._kill_group(number)
 
     def say(self, text: str) -> None:
-        """Writes a line about the process where its own standard error goes."""
+        """Writes a line about the process to the destination of its standard error."""
         _write(2, self._prefix + printable_lines(f"vit launch: {text}\n").encode())
 
     def tail(self) -> list[str]:
-        """The last lines of its standard error."""
+        """The last lines of the process's standard error."""
         return [line.decode(errors="replace").rstrip() for line in list(self._tail)]
 
     def _kill_group(self, number: int) -> None:
@@ -228,10 +237,10 @@ _output = threading.Lock()
 
 
 def _pump(source: BinaryIO, number: int, prefix: bytes, tail: deque[bytes] | None) -> None:
-    """Copies a process's output to our own, whole lines at a time."""
+    """Copies the output of a process to our own output in whole lines."""
     if as_it_comes := not prefix and os.isatty(number):
         source = _Copied(source, number)  # type: ignore[assignment]
-    for line in iter(lambda: source.readline(_LONGEST_LINE), b""):
+    for line in iter(lambda: source.readline(_MAX_LINE_BYTES), b""):
         if tail is not None:
             tail.append(line)
         if not as_it_comes:
@@ -239,7 +248,7 @@ def _pump(source: BinaryIO, number: int, prefix: bytes, tail: deque[bytes] | Non
 
 
 class _Copied:
-    """Lines of a stream whose bytes are written on as they come, not when a line is whole."""
+    """Reads lines from a stream and forwards each byte as soon as it arrives."""
 
     def __init__(self, source: BinaryIO, number: int) -> None:
         self._descriptor, self._number, self._rest = source.fileno(), number, b""
@@ -257,7 +266,7 @@ class _Copied:
 
 
 def _write(number: int, text: bytes) -> None:
-    # When the reader of our output is gone, a process must still not block on a full pipe.
+    # If our output is closed, keep reading, or the process would block on a full pipe.
     with _output, contextlib.suppress(OSError):
         while text:
             text = text[os.write(number, text) :]

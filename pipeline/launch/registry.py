@@ -1,7 +1,7 @@
-"""What node 0's launcher knows of the job's nodes.
+"""Node 0's knowledge about the nodes of the job.
 
-Every launcher tells what it knows of its node (a Report), about once a second, and is answered with
-what is known of the job (a View). Only launchers that know the job's token come so far.
+Every launcher sends a Report on its node about once per second and receives a View of the job. Only
+launchers that know the token of the job get this far.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Literal
 
 from pipeline.launch.reports import Report, View
 
-# A launcher that has not been heard for so long is gone. With the time that its processes' peers
-# get to end (launcher.py), the job is over within 30 s.
+# A launcher that has been silent for this long is lost. Together with the time that the remaining
+# processes get to end (launcher.py), the job ends within 30 s.
 LOST_AFTER_S = 15.0
-# A launcher speaks every second; one that is silent for so long before the start was replaced.
+# Before the start, a launcher that has been silent for this long may be replaced by a new one.
 _REPLACED_AFTER_S = 3.0
 
 
@@ -25,17 +25,17 @@ _REPLACED_AFTER_S = 3.0
 class _Node:
     report: Report
     seen_s: float
-    knows_end: bool = False
+    knows_outcome: bool = False
 
 
 @dataclass
 class Registry:
-    """All nodes' reports, kept by node 0.
+    """The reports of all nodes, kept by node 0. It is thread-safe.
 
     Args:
-      hosts: Of the nodes, by index; for messages.
-      attempt: Drawn anew for each registry.
-      facts: Node 0's, which all others' must equal.
+      hosts: Names of the nodes by index, for messages.
+      attempt: Random identifier of this registry.
+      facts: Settings of node 0, which must be equal on all nodes.
       clock: Monotonic seconds.
     """
 
@@ -44,16 +44,16 @@ class Registry:
     facts: dict[str, str]
     clock: Callable[[], float] = time.monotonic
     _nodes: dict[int, _Node] = field(default_factory=dict)
-    _rivals: dict[int, _Node] = field(default_factory=dict)
+    _duplicates: dict[int, _Node] = field(default_factory=dict)
     _started: bool = False
     _error: tuple[int, str] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def update(self, report: Report) -> View:
-        """Takes a report and returns what is known; from many threads.
+        """Stores a report and returns the current view.
 
         Raises:
-          ValueError: The job has no such node.
+          ValueError: The job has no node with this index.
         """
         with self._lock:
             if not 0 <= report.index < len(self.hosts):
@@ -63,12 +63,12 @@ class Registry:
             known = self._nodes.get(report.index)
             if known is not None and known.report.uid == report.uid:
                 self._take(report)
-            elif self._is_rival(report) and self._error:
-                self._rivals[report.index].knows_end = True
+            elif self._is_duplicate(report) and self._error:
+                self._duplicates[report.index].knows_outcome = True
             elif self._is_ending(known):
                 return self._view("other", None)
             elif (wrong := self._difference(report)) is not None:
-                # Once the job runs, a stray launcher of another job is no reason to end it.
+                # A stray launcher of another job must not end a job that is already running.
                 if not self._started:
                     self._fail(2, wrong)
                 return self._view("other", (2, wrong))
@@ -80,55 +80,55 @@ class Registry:
             return self._view("running" if self._started else "waiting", self._error, report.index)
 
     def fail(self, code: int, text: str) -> None:
-        """Ends the attempt for all; the first reason stands."""
+        """Ends the attempt on all nodes. The first reason is kept."""
         with self._lock:
             self._fail(code, text)
 
     @property
     def has_started(self) -> bool:
-        """Whether all nodes have come."""
+        """Whether all nodes have arrived."""
         return self._started
 
-    def everyone_knows(self) -> bool:
-        """Whether each node that came has heard how it ended."""
+    def all_nodes_know(self) -> bool:
+        """Whether every node that has arrived knows the outcome."""
         with self._lock:
             others = [node for index, node in self._nodes.items() if index]
-            others += self._rivals.values()
+            others += self._duplicates.values()
             if not self._error and any(node.report.code is None for node in others):
-                return True  # nothing has ended that they could hear of
-            return all(node.knows_end or self._silent(node, LOST_AFTER_S) for node in others)
+                return True  # there is no outcome yet
+            return all(node.knows_outcome or self._silent(node, LOST_AFTER_S) for node in others)
 
     def _difference(self, report: Report) -> str | None:
-        """Says which fact of a launcher is not node 0's."""
+        """Describes the first setting in which a launcher differs from node 0."""
         for name in self.facts | report.facts:
             theirs, ours = (facts.get(name, "not given") for facts in (report.facts, self.facts))
             if theirs != ours:
                 return (
                     f"node {report.index} ({self.hosts[report.index]}, on {report.hostname}) was "
                     f"started with {name} {theirs}, and node 0 with {name} {ours}. "
-                    "Start all nodes with the same"
+                    "Start all nodes with the same settings"
                 )
         return None
 
     def _admit(self, report: Report, known: _Node | None) -> None:
-        """Makes a launcher that is not known yet part of the attempt, or ends the attempt."""
+        """Adds a new launcher to the attempt, or ends the attempt if its index is taken."""
         if known is None or (not self._started and self._silent(known, _REPLACED_AFTER_S)):
-            self._rivals.pop(report.index, None)
+            self._duplicates.pop(report.index, None)
             self._take(report)
         elif self._started:
-            self._fail_double(known.report, report)
+            self._fail_duplicate(known.report, report)
         else:
-            # Whether the first one still lives shows when it speaks again, in _take.
-            self._rivals[report.index] = _Node(report, self.clock())
+            # The next report of the first launcher, if any, shows that it is still alive (_take).
+            self._duplicates[report.index] = _Node(report, self.clock())
 
-    def _is_rival(self, report: Report) -> bool:
-        rival = self._rivals.get(report.index)
-        return rival is not None and rival.report.uid == report.uid
+    def _is_duplicate(self, report: Report) -> bool:
+        duplicate = self._duplicates.get(report.index)
+        return duplicate is not None and duplicate.report.uid == report.uid
 
     def _is_ending(self, known: _Node | None) -> bool:
-        """Whether a node that was restarted should wait for the next attempt.
+        """Whether a restarted node should wait for the next attempt.
 
-        Not where settings are wrong: the next attempt would end the same way.
+        It should not if the settings are wrong: the next attempt would fail in the same way.
         """
         if self._error:
             return self._error[0] != 2
@@ -137,14 +137,14 @@ class Registry:
     def _take(self, report: Report) -> None:
         node = self._nodes.setdefault(report.index, _Node(report, 0.0))
         node.report, node.seen_s = report, self.clock()
-        rival = self._rivals.get(report.index)
-        if rival is not None and not self._error:
-            if self._silent(rival, _REPLACED_AFTER_S):
-                del self._rivals[report.index]
+        duplicate = self._duplicates.get(report.index)
+        if duplicate is not None and not self._error:
+            if self._silent(duplicate, _REPLACED_AFTER_S):
+                del self._duplicates[report.index]
             else:
-                self._fail_double(report, rival.report)
+                self._fail_duplicate(report, duplicate.report)
         self._started = self._started or (
-            len(self._nodes) == len(self.hosts) and not self._error and not self._rivals
+            len(self._nodes) == len(self.hosts) and not self._error and not self._duplicates
         )
 
     def _silent(self, node: _Node, longer_than_s: float) -> bool:
@@ -161,15 +161,15 @@ class Registry:
                     f"launcher has not answered for {LOST_AFTER_S:g} s. Start all nodes again",
                 )
             else:
-                del self._nodes[index]  # it may come again
+                del self._nodes[index]  # it may return
 
-    def _fail_double(self, first: Report, second: Report) -> None:
+    def _fail_duplicate(self, first: Report, second: Report) -> None:
         self._fail(
             76,
-            f"two launchers came with index {first.index} ({self.hosts[first.index]}): one on "
-            f"{first.hostname}, one on {second.hostname}. Either two nodes were given one index, "
-            "or a node was restarted while the others went on. Start all nodes again, each with "
-            "an index of its own",
+            f"two launchers have index {first.index} ({self.hosts[first.index]}): one on "
+            f"{first.hostname}, one on {second.hostname}. Either two nodes were given the same "
+            "index, or a node was restarted while the others continued. Start all nodes again, "
+            "each with its own index",
         )
 
     def _fail(self, code: int, text: str) -> None:
@@ -184,7 +184,7 @@ class Registry:
         reports = [node.report if (node := self._nodes.get(i)) else None for i in self._indexes]
         codes = [report.code if report else None for report in reports]
         if told in self._nodes and (error or None not in codes):
-            self._nodes[told].knows_end = True
+            self._nodes[told].knows_outcome = True
         return View(
             attempt=self.attempt,
             phase=phase,

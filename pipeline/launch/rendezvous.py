@@ -1,11 +1,11 @@
-"""The server on node 0 at which the launchers meet, and how they speak to it.
+"""The rendezvous server on node 0, and the client that launchers use.
 
-    GET  /hello              a challenge for this connection; the only thing a stranger is told
-    POST /report             a launcher's Report, answered by a View (reports.py)
-    any  /store/SCOPE/KEY    Horovod's key-value store, for a node's processes (store.py)
+    GET  /hello              a challenge for this connection; open to everyone
+    POST /report             takes a launcher's Report, returns a View (reports.py)
+    any  /store/SCOPE/KEY    Horovod's key-value store, for the processes of a node (store.py)
 
-All but the first are signed in both directions (signatures.py). What is not is answered 403, and
-changes nothing.
+All requests and responses except the first are signed (signatures.py). Unsigned requests get 403
+and have no effect.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 
-from pipeline.launch.bounded_http import LARGEST_BODY, Request, Response, Server
+from pipeline.launch.bounded_http import MAX_BODY_BYTES, Request, Response, Server
 from pipeline.launch.registry import Registry
-from pipeline.launch.reports import LONGEST_TEXT, Report, View, read, write
+from pipeline.launch.reports import MAX_TEXT_LENGTH, Report, View, read, write
 from pipeline.launch.signatures import TOKEN, Signer
 from pipeline.launch.store import Answer
 from pipeline.printable import printable
 
-# Of the logger that the other notes of the waiting come from.
-_LOG = logging.getLogger("pipeline.launch.meeting")
+# Logged under the same name as the other messages about the rendezvous.
+_LOG = logging.getLogger("pipeline.launch.rendezvous_client")
 
 _HELLO = "vit-launch 1 "
 _NONCE, _SIGNATURE = "X-Vit-Nonce", "X-Vit-Signature"
@@ -34,22 +34,22 @@ _JSON, _BYTES = "application/json", "application/octet-stream"
 _NOTE_EVERY_S = 60.0
 
 
-class NotAdmitted(OSError):
-    """Node 0 has another token, or this is not node 0."""
+class TokenMismatch(OSError):
+    """The server on node 0 uses another token, or it is not node 0 of this job."""
 
 
-class Strangers:
-    """Counts requests that do not belong to the job, and mentions them once a minute at most."""
+class RejectedRequests:
+    """Counts unauthenticated requests and logs them at most once per minute."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._count, self._note_s = 0, 0.0
 
-    def refuse(self, peer: str) -> None:
-        """Notes a refused request.
+    def record(self, peer: str) -> None:
+        """Records a rejected request.
 
         Args:
-          peer: Its IPv4 address.
+          peer: IPv4 address of the client.
         """
         with self._lock:
             self._count += 1
@@ -59,7 +59,7 @@ class Strangers:
             self._note_s, count, self._count = now_s + _NOTE_EVERY_S, self._count, 0
         what = "a request" if count == 1 else f"{count} requests"
         _LOG.warning(
-            "refused %s without this job's %s, the last from %s", what, TOKEN, printable(peer)
+            "rejected %s without this job's %s, the last from %s", what, TOKEN, printable(peer)
         )
 
 
@@ -69,48 +69,53 @@ def serve(
     address: tuple[str, int],
     name: str,
     signer: Signer,
-    strangers: Strangers,
+    rejected_requests: RejectedRequests,
     ranks: int,
 ) -> Server:
-    """Starts node 0's server.
+    """Starts the server on node 0.
 
     Args:
-      address: IPv4 address and port to listen at; port 0 takes a free one.
-      name: Of node 0 in --hosts, by which all nodes ask.
+      registry: Takes the reports.
+      store: Answers requests to the key-value store.
+      address: IPv4 address and port to listen at; port 0 selects a free one.
+      name: Name of node 0 in --hosts. Requests must have it as their Host.
+      signer: Verifies requests and signs responses.
+      rejected_requests: Counts rejected requests.
+      ranks: Number of processes in the job, which limits the number of connections.
 
     Raises:
-      OSError: The port is taken.
+      OSError: The port is in use.
     """
 
     def handle(request: Request) -> Response:
         return _answer(registry, store, request)
 
     def new_session(peer: str) -> LauncherSession:
-        return LauncherSession(handle, signer, name, strangers, peer)
+        return LauncherSession(handle, signer, name, rejected_requests, peer)
 
     return Server(*address, new_session, 64 + 4 * ranks)
 
 
 class LauncherSession:
-    """One connection to node 0's server."""
+    """One connection to the server on node 0."""
 
     def __init__(
         self,
         handle: Callable[[Request], Response],
         signer: Signer,
         name: str,
-        strangers: Strangers,
+        rejected_requests: RejectedRequests,
         peer: str,
     ) -> None:
-        self.is_member = False
+        self.is_authenticated = False
         self._handle, self._signer, self._name = handle, signer, name
-        self._strangers, self._peer = strangers, peer
+        self._rejected_requests, self._peer = rejected_requests, peer
         self._challenge, self._number = secrets.token_hex(32), 0
 
     def answer(self, request: Request) -> Response:
-        """The answer to a request of this connection; 403 for a stranger's."""
+        """Answers a request of this connection, with 403 if it is not authenticated."""
         headers = request.headers
-        # Pages in a browser send their Origin, and the name that led them here.
+        # Requests from web pages carry an Origin and the name of another host.
         if "origin" in headers or headers.get("host", "").partition(":")[0] != self._name:
             return self._refuse()
         if (request.method, request.path) == ("GET", "/hello"):
@@ -120,19 +125,19 @@ class LauncherSession:
         signed = ("request", *about, request.method, request.path, request.body)
         if not self._signer.is_signed(headers.get(_SIGNATURE.lower(), ""), *signed):
             return self._refuse()
-        self.is_member = True
+        self.is_authenticated = True
         self._number += 1
         response = self._handle(request)
         signature = self._signer.sign("response", *about, response.status, response.body)
         return Response(response.status, response.body, {_SIGNATURE: signature})
 
     def _refuse(self) -> Response:
-        self._strangers.refuse(self._peer)
+        self._rejected_requests.record(self._peer)
         return Response(403, closes=True)
 
 
 def _answer(registry: Registry, store: Answer, request: Request) -> Response:
-    """The answer to a request that is signed."""
+    """Answers an authenticated request."""
     if request.path.startswith("/store/"):
         return store(request.method, request.path.removeprefix("/store"), request.body)
     if request.path != "/report":
@@ -148,12 +153,14 @@ def _answer(registry: Registry, store: Answer, request: Request) -> Response:
 
 
 class Connection:
-    """A launcher's signed connection to node 0's server, made with the first request.
+    """A launcher's signed connection to the server on node 0, opened by the first request.
 
     Args:
       address: IPv4 address and port.
-      name: Of node 0 in --hosts.
-      nodes: Of the job; they limit the size of an answer.
+      name: Name of node 0 in --hosts.
+      signer: Signs requests and verifies responses.
+      nodes: Number of nodes in the job, which limits the size of a response.
+      timeout_s: Timeout of the socket.
     """
 
     def __init__(
@@ -165,28 +172,28 @@ class Connection:
         timeout_s: float = 3.0,
     ) -> None:
         self._address, self._name, self._signer = address, name, signer
-        self._largest = LARGEST_BODY + nodes * 2 * LONGEST_TEXT
+        self._largest = MAX_BODY_BYTES + nodes * 2 * MAX_TEXT_LENGTH
         self._connection = HTTPConnection(*address, timeout=timeout_s)
-        self._connection.auto_open = 0  # another connection has another challenge
+        self._connection.auto_open = 0  # a new connection needs a new challenge
         self._challenge, self._number = "", 0
 
     def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
-        """Sends a request, and returns status and body of the answer.
+        """Sends a request and returns the status and body of the response.
 
         Raises:
-          NotAdmitted: The token is not node 0's.
-          OSError: Nothing answers, or what answers is no launcher of this job.
+          TokenMismatch: Node 0 uses another token.
+          OSError: There is no response, or the server is not a launcher of this job.
         """
         where = ":".join(map(str, self._address))
         try:
             return self._ask(method, path, body)
-        except NotAdmitted:
+        except TokenMismatch:
             self.close()
-            raise NotAdmitted(f"what answers at {where} has another {TOKEN}") from None
+            raise TokenMismatch(f"the server at {where} uses a different {TOKEN}") from None
         except (HTTPException, ValueError) as error:
             self.close()
             reason = printable(str(error) or type(error).__name__)[:300]
-            raise OSError(f"what answers at {where} is no launcher ({reason})") from None
+            raise OSError(f"the server at {where} is not a launcher ({reason})") from None
         except OSError as error:
             self.close()
             raise OSError(f"{where}: {error.strerror or error}") from None
@@ -197,14 +204,14 @@ class Connection:
 
     @property
     def own_address(self) -> str:
-        """This host's IPv4 address on the way to node 0, while connected."""
+        """The IPv4 address of this host on the route to node 0, while connected."""
         return str(self._connection.sock.getsockname()[0])
 
     def _ask(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
         if not self._challenge:
             self._connection.close()
             self._connection.connect()
-            self._greet()
+            self._request_challenge()
         nonce = secrets.token_hex(16)
         about = (self._challenge, self._number, nonce)
         signature = self._signer.sign("request", *about, method, path, body)
@@ -214,17 +221,17 @@ class Connection:
         self._number += 1
         if not self._signer.is_signed(signature, "response", *about, status, answered):
             if status == 403:
-                raise NotAdmitted
-            raise ValueError(f"it answers {status}, without a signature")
+                raise TokenMismatch
+            raise ValueError(f"it returned status {status} without a signature")
         return status, answered
 
-    def _greet(self) -> None:
+    def _request_challenge(self) -> None:
         status, answered, _ = self._exchange("GET", "/hello", b"", {})
         hello = answered.decode("latin-1")
         if status == 403:
-            raise ValueError("it expects another name of node 0 in --hosts")
+            raise ValueError("it expects a different name of node 0 in --hosts")
         if status != 200 or len(hello) > 200 or not hello.startswith(_HELLO):
-            raise ValueError(f"it answers {status}, and does not greet")
+            raise ValueError(f"it returned status {status} without a challenge")
         self._challenge, self._number = hello.removeprefix(_HELLO), 0
 
     def _exchange(
@@ -235,27 +242,27 @@ class Connection:
         answer = self._connection.getresponse()
         answered = answer.read(self._largest + 1)
         if len(answered) > self._largest:
-            raise ValueError("it answers too much")
+            raise ValueError("its response is too large")
         return answer.status, answered, answer.getheader(_SIGNATURE, "")
 
 
-def tell(connection: Connection, report: Report) -> View:
-    """Sends a report to node 0 and returns its answer.
+def send_report(connection: Connection, report: Report) -> View:
+    """Sends a report to node 0 and returns the view.
 
     Raises:
-      OSError: As `Connection.ask`, or node 0 does not understand the report.
+      OSError: See `Connection.ask`. Also if node 0 does not understand the report.
     """
     status, answered = connection.ask("POST", "/report", write(report))
     try:
         if status != 200:
-            raise ValueError(f"it answers {status}: {printable(answered[:300].decode())}")
+            raise ValueError(f"it returned status {status}: {printable(answered[:300].decode())}")
         return read(View, answered)
     except ValueError as error:
-        raise OSError(f"the launcher of node 0 is of another version ({error})") from None
+        raise OSError(f"the launcher of node 0 is a different version ({error})") from None
 
 
 class RemoteStore:
-    """Node 0's store, asked over one signed connection."""
+    """Access to the store on node 0 over one signed connection."""
 
     def __init__(self, connect: Callable[[], Connection]) -> None:
         self._connect = connect
@@ -263,9 +270,9 @@ class RemoteStore:
         self._lock = threading.Lock()
 
     def answer(self, method: str, path: str, body: bytes) -> Response:
-        """Passes a request of Horovod on; 503 where node 0 does not answer."""
+        """Forwards a request of Horovod. Returns 503 if node 0 does not respond."""
         with self._lock:
-            # Node 0 closes a connection that was idle: the second attempt is on a new one.
+            # Node 0 closes idle connections, so a failed request is retried on a new one.
             for _ in range(2):
                 if self._connection is None:
                     self._connection = self._connect()

@@ -1,7 +1,7 @@
-"""What launchers tell each other: a Report of one node, and a View of the job.
+"""The messages between launchers: a Report on one node, and a View of the job.
 
-Both are read strictly. Text in them comes from other nodes and ends on terminals: control
-characters are escaped where it comes in.
+Both are validated strictly. Their text comes from other nodes and is printed on terminals, so
+control characters are escaped during validation.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 
 from pipeline.printable import printable, printable_lines
 
-# Longer ones are cut before they are sent.
-LONGEST_NAME, LONGEST_TEXT = 255, 32_768
+# Longer texts are truncated before they are sent.
+MAX_NAME_LENGTH, MAX_TEXT_LENGTH = 255, 32_768
 
 _Index = Annotated[int, Field(ge=0, lt=1 << 16)]
 _Code = Annotated[int, Field(ge=0, le=255)]
 _Identity = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
-_Name = Annotated[str, Field(max_length=LONGEST_NAME), AfterValidator(printable)]
+_Name = Annotated[str, Field(max_length=MAX_NAME_LENGTH), AfterValidator(printable)]
 _Fact = Annotated[str, Field(max_length=1 << 19), AfterValidator(printable)]
-_Text = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(printable_lines)]
-# It may quote two facts.
+_Text = Annotated[str, Field(max_length=MAX_TEXT_LENGTH), AfterValidator(printable_lines)]
+# An error may quote two facts.
 _Error = Annotated[str, Field(max_length=1 << 21), AfterValidator(printable_lines)]
 _Failure = tuple[_Code, _Text]
 
@@ -32,16 +32,16 @@ Message = TypeVar("Message", "Report", "View")
 
 @dataclass(frozen=True)
 class Report:
-    """What one launcher says of its node.
+    """A launcher's report on its node.
 
     Attributes:
-      index: The node's.
-      uid: Drawn anew by each launcher, so that one that was restarted is told from the old one.
-      hostname: What the node calls itself; for messages.
-      facts: What must be the same on all nodes, by the name that a message gives it.
-      attempt: The one that it takes part in, once it has started.
-      code: The exit code of its processes, once all have ended.
-      failure: Code and description of the first of its processes that failed.
+      index: Index of the node.
+      uid: Random identifier of the launcher, which distinguishes it from one before a restart.
+      hostname: Name that the node has for itself, for messages.
+      facts: Settings that must be equal on all nodes, by their name in messages.
+      attempt: Identifier of the attempt that the launcher takes part in, once it has started.
+      code: Exit code of the node, once all of its processes have ended.
+      failure: Exit code and description of the first process that failed.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
@@ -57,16 +57,16 @@ class Report:
 
 @dataclass(frozen=True)
 class View:
-    """What node 0 knows of the job.
+    """Node 0's view of the job.
 
     Attributes:
-      attempt: Another one means that node 0's launcher was started again.
-      phase: "other" where the one asking is no part of this attempt, and should ask again later.
-      missing: Indexes of the nodes that have not come yet.
-      error: Why the attempt cannot go on; processes that run must be ended.
-      error_code: The launcher's exit code then.
-      codes: By node, as in Report.
-      failures: By node, as in Report.
+      attempt: Identifier of the attempt. It changes if node 0's launcher is restarted.
+      phase: "other" if the receiver is not part of this attempt and should ask again later.
+      missing: Indexes of the nodes that have not arrived.
+      codes: Exit codes by node, as in Report.
+      failures: Failures by node, as in Report.
+      error: Why the attempt cannot continue. Running processes must be ended.
+      error_code: Exit code of the launchers in that case.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
@@ -84,15 +84,15 @@ _ADAPTERS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (
 
 
 def write(message: Report | View) -> bytes:
-    """A message as JSON."""
+    """Serializes a message to JSON."""
     return json.dumps(asdict(message)).encode()
 
 
 def read(kind: type[Message], data: bytes) -> Message:
-    """A message from JSON.
+    """Parses a message from JSON.
 
     Raises:
-      ValueError: It is none, in one line that says where.
+      ValueError: The message is invalid. One line says where.
     """
     try:
         message: Message = _ADAPTERS[kind].validate_json(data)

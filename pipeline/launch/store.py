@@ -1,13 +1,16 @@
-"""The key-value store at which Horovod's processes find each other, and who may use it.
+"""The key-value store with which Horovod's processes find each other, and its access control.
 
-Horovod's client, in C++, speaks plain HTTP: PUT, GET and DELETE of /SCOPE/KEY. It polls a key that
-is not there yet each 10 ms, and cannot sign. So each launcher serves the store to its own processes
-only, at 127.0.0.1, and behind a path that cannot be guessed; between launchers each request is
-signed (rendezvous.py). The path is part of the address that Horovod is given: it makes its URLs of
-`http://ADDRESS:PORT/SCOPE/KEY`, so the address 127.0.0.1:P/SECRET leads to /SECRET:P/SCOPE/KEY at
-port P. Only this user can read the environment in which the address stands. The kernel's table of
-sockets, which names the user at the other end, was not taken: it has a row for each of the many
-connections of the last minute, and reading it for each request is slow.
+Horovod's C++ client speaks plain HTTP: PUT, GET and DELETE of /SCOPE/KEY. It polls missing keys
+every 10 ms and cannot sign requests. Each launcher therefore serves the store only to its own
+processes, at 127.0.0.1 below a secret path. Requests between launchers are signed (rendezvous.py).
+
+The secret path is part of the address that Horovod gets. Horovod builds URLs of the form
+`http://ADDRESS:PORT/SCOPE/KEY`. The address 127.0.0.1:P/SECRET therefore leads to
+/SECRET:P/SCOPE/KEY at port P. The address is in the environment of the processes, which only this
+user can read.
+
+Alternative: the kernel's socket table names the user of a connection. Reading it for each request
+is slow, because it lists the many connections of the last minute.
 """
 
 from __future__ import annotations
@@ -22,9 +25,9 @@ from pipeline.launch.bounded_http import Request, Response, Server
 
 _HERE = "127.0.0.1"
 _PATH = re.compile(r"/[!-.0-~]{1,256}/[!-.0-~]{1,256}")
-# A rank stores some 150 bytes for each of the others, in three scopes.
-_BYTES_A_PAIR, _BYTES_AT_LEAST = 1024, 1 << 24
-_BYTES_A_KEY = 256
+# A rank stores about 150 bytes for each other rank in each of three scopes.
+_BYTES_PER_PAIR, _MIN_BYTES = 1024, 1 << 24
+_BYTES_PER_KEY = 256
 
 Answer = Callable[[str, str, bytes], Response]
 
@@ -32,36 +35,36 @@ Answer = Callable[[str, str, bytes], Response]
 class Store:
     """Values by /SCOPE/KEY, kept by node 0.
 
-    Horovod's own server forgets a scope when all its ranks have sent DELETE, or, where it does not
-    know how many there are, one rank's key with that rank's DELETE. Here it is always the latter:
-    a rank sends it when all are connected.
+    Horovod's own server deletes a scope when all ranks have sent DELETE or, if it does not know
+    their number, deletes one key per DELETE. This store always deletes one key: a rank sends DELETE
+    once all are connected.
 
     Args:
-      ranks: Of the job; they limit how much is kept.
+      ranks: Number of processes in the job, which limits the size of the store.
     """
 
     def __init__(self, ranks: int) -> None:
-        self._limit = _BYTES_AT_LEAST + _BYTES_A_PAIR * ranks * ranks
+        self._limit = _MIN_BYTES + _BYTES_PER_PAIR * ranks * ranks
         self._values: dict[str, bytes] = {}
         self._size = 0
         self._lock = threading.Lock()
 
     def answer(self, method: str, path: str, body: bytes) -> Response:
-        """What Horovod's client expects for a request."""
+        """Answers a request as Horovod's client expects."""
         if not _PATH.fullmatch(path):
             return Response(400)
         with self._lock:
             value = self._values.get(path)
             if method == "GET":
                 return Response(404) if value is None else Response(200, value)
-            freed = 0 if value is None else len(value) + _BYTES_A_KEY
+            freed = 0 if value is None else len(value) + _BYTES_PER_KEY
             if method == "DELETE":
                 self._values.pop(path, None)
                 self._size -= freed
                 return Response(200)
             if method != "PUT":
                 return Response(405)
-            size = self._size - freed + len(body) + _BYTES_A_KEY
+            size = self._size - freed + len(body) + _BYTES_PER_KEY
             if size > self._limit:
                 return Response(507)
             self._values[path], self._size = body, size
@@ -69,12 +72,12 @@ class Store:
 
 
 class LocalStore:
-    """Serves a store to this node's processes.
+    """Serves a store to the processes of this node.
 
     Args:
-      answer: Of the store.
-      refused: Called with the address of one who does not belong to them.
-      ranks: Of this node.
+      answer: Answers requests to the store.
+      refused: Called with the address of each client that does not know the secret path.
+      ranks: Number of processes on this node.
     """
 
     def __init__(self, answer: Answer, refused: Callable[[str], None], ranks: int) -> None:
@@ -84,7 +87,7 @@ class LocalStore:
 
     @property
     def address(self) -> tuple[str, int]:
-        """For HOROVOD_GLOO_RENDEZVOUS_ADDR and _PORT."""
+        """Values of HOROVOD_GLOO_RENDEZVOUS_ADDR and HOROVOD_GLOO_RENDEZVOUS_PORT."""
         return f"{_HERE}:{self._server.port}/{self._secret}", self._server.port
 
     def close(self) -> None:
@@ -99,21 +102,21 @@ class _LocalSession:
     def __init__(
         self, answer: Answer, refused: Callable[[str], None], prefix: str, port: int, peer: str
     ) -> None:
-        self.is_member = False
+        self.is_authenticated = False
         self._answer, self._refused, self._prefix, self._peer = answer, refused, prefix, peer
         self._hosts = (_HERE, f"{_HERE}:{port}")
 
     def answer(self, request: Request) -> Response:
-        """The store's answer; 403 for one who does not know the path."""
+        """Answers a request, with 403 if the client does not know the secret path."""
         prefix, rest = request.path[: len(self._prefix)], request.path[len(self._prefix) :]
         headers = request.headers
-        self.is_member = (
+        self.is_authenticated = (
             hmac.compare_digest(prefix, self._prefix)
-            # A web page in this user's browser comes from elsewhere, or by another name.
+            # Requests from web pages carry an Origin or the name of another host.
             and "origin" not in headers
             and headers.get("host") in self._hosts
         )
-        if not self.is_member:
+        if not self.is_authenticated:
             self._refused(self._peer)
             return Response(403, closes=True)
         response = self._answer(request.method, rest, request.body)

@@ -73,7 +73,7 @@ def test_node_0_listens_where_the_others_look_for_it(host, names, hosts, address
 def test_a_host_from_which_nothing_leads_to_the_others_is_told_so(host):
     said = host("", "node-0", "node-1")
     assert said.startswith("no network interface of this host leads to the other nodes (node-1)")
-    assert "give its IPv4 address as the first of --hosts" in said
+    assert "Give its IPv4 address first in --hosts" in said
 
 
 def test_a_name_that_cannot_be_one_is_a_clear_error():

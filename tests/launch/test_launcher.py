@@ -11,8 +11,8 @@ import pytest
 
 from jobs import cli, launch
 from pipeline.errors import SettingsError
-from pipeline.launch.job import Job, environment, variables
-from pipeline.launch.launcher import code_of_job
+from pipeline.launch.job import Job, environment, rank_variables
+from pipeline.launch.launcher import job_exit_code
 from pipeline.launch.processes import End, exit_code
 from pipeline.launch.registry import LOST_AFTER_S, Registry
 from pipeline.launch.reports import Report
@@ -70,13 +70,13 @@ def test_what_the_launcher_had_to_end_is_a_consequence(status, code):
     ],
 )
 def test_a_node_is_done_only_when_all_are(own, nodes, code):
-    assert code_of_job(own, nodes) == code
+    assert job_exit_code(own, nodes) == code
 
 
 def test_tensorflow_is_told_a_port_of_its_own_for_each_process():
     places = {"gpus": ("4", "6"), "trust_network": True}
     job = Job(("h0", "h1"), 2, 1, ("vit",), "multi_worker", **places)
-    own = variables(job, 1, ("10.0.0.1", 29500), "eth0")
+    own = rank_variables(job, 1, ("10.0.0.1", 29500), "eth0")
     assert json.loads(own.pop("TF_CONFIG")) == {
         "cluster": {"worker": ["h0:29501", "h0:29502", "h1:29503", "h1:29504"]},
         "task": {"type": "worker", "index": 3},
@@ -153,17 +153,17 @@ def test_every_node_sees_codes_and_failures_of_all(registry):
     view = registry.update(report(0))
     assert view.codes == [None, 5]
     assert view.failures == [None, (5, "rank 1 ...")]
-    assert not registry.everyone_knows()
+    assert not registry.all_nodes_know()
     registry.update(report(0, code=76))
     registry.update(report(1, code=5, failure=(5, "rank 1 ...")))
-    assert registry.everyone_knows()
+    assert registry.all_nodes_know()
 
 
 def test_a_second_launcher_of_an_index_ends_a_running_attempt(registry):
     registry.update(report(1))
     for view in (registry.update(report(1, "another")), registry.update(report(0))):
         assert view.error_code == 76
-        assert "two launchers came with index 1 (h1)" in view.error
+        assert "two launchers have index 1 (h1)" in view.error
     # A third one waits for the next attempt.
     view = registry.update(report(1, "third"))
     assert (view.phase, view.error) == ("other", None)
@@ -185,8 +185,8 @@ def test_before_the_start_two_living_launchers_of_an_index_both_hear_of_it(regis
     registry.update(report(1, "first"))
     registry.update(report(1, "second"))
     for uid in ("first", "second"):
-        assert "two launchers came with index 1" in registry.update(report(1, uid)).error
-    assert registry.everyone_knows()
+        assert "two launchers have index 1" in registry.update(report(1, uid)).error
+    assert registry.all_nodes_know()
 
 
 def test_other_settings_are_named_and_end_an_attempt_that_has_not_started(registry):

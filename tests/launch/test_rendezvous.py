@@ -17,11 +17,11 @@ from pipeline.launch import bounded_http
 from pipeline.launch.registry import Registry
 from pipeline.launch.rendezvous import (
     Connection,
-    NotAdmitted,
+    RejectedRequests,
     RemoteStore,
-    Strangers,
+    TokenMismatch,
+    send_report,
     serve,
-    tell,
 )
 from pipeline.launch.reports import Report, View, read, write
 from pipeline.launch.signatures import Signer
@@ -48,7 +48,7 @@ def registry():
 @pytest.fixture
 def server(registry):
     server = serve(
-        registry, Store(2).answer, ("127.0.0.1", 0), HOSTS[0], Signer(TOKEN), Strangers(), 2
+        registry, Store(2).answer, ("127.0.0.1", 0), HOSTS[0], Signer(TOKEN), RejectedRequests(), 2
     )
     yield server
     server.close()
@@ -134,7 +134,7 @@ def test_what_a_stranger_sends_is_refused_without_a_word(server, registry, sent,
 
 def test_a_member_is_told_what_is_known_and_admitted(server):
     with connect(server.port) as connection:
-        view = tell(connection, report(1))
+        view = send_report(connection, report(1))
         assert (view.phase, view.attempt) == ("running", ATTEMPT)
         assert connection.own_address == "127.0.0.1"
         assert connection.ask("PUT", "/store/a/b", b"\0value") == (200, b"")
@@ -142,9 +142,9 @@ def test_a_member_is_told_what_is_known_and_admitted(server):
 
 
 def test_another_token_is_not_admitted(server, registry):
-    with connect(server.port, "another" * 5) as connection, pytest.raises(NotAdmitted) as caught:
-        tell(connection, report(1))
-    assert "has another VIT_LAUNCH_TOKEN" in str(caught.value)
+    with connect(server.port, "another" * 5) as connection, pytest.raises(TokenMismatch) as caught:
+        send_report(connection, report(1))
+    assert "uses a different VIT_LAUNCH_TOKEN" in str(caught.value)
     assert registry.update(report(0)).missing == [1]
 
 
@@ -218,7 +218,7 @@ def test_a_forged_response_is_not_believed(relay, change):
         return change(answer) if b"vit-launch" not in answer else answer
 
     relay = relay(change_signed)
-    with connect(relay.port) as connection, pytest.raises(OSError, match="is no launcher"):
+    with connect(relay.port) as connection, pytest.raises(OSError, match="is not a launcher"):
         connection.ask("GET", "/store/a/b")
 
 
@@ -232,7 +232,7 @@ def test_an_earlier_response_is_not_believed_for_a_later_request(relay):
     relay = relay(repeat)
     with connect(relay.port) as connection:
         assert connection.ask("GET", "/store/a/b") == (404, b"")
-        with pytest.raises(OSError, match="is no launcher"):
+        with pytest.raises(OSError, match="is not a launcher"):
             connection.ask("GET", "/store/a/b")
 
 
@@ -297,7 +297,7 @@ def test_text_of_other_nodes_is_escaped_where_it_comes_in():
 
 
 def test_a_request_that_drips_ends_at_its_deadline(server, monkeypatch):
-    monkeypatch.setattr(bounded_http, "STRANGER_S", 1.0)
+    monkeypatch.setattr(bounded_http, "UNAUTHENTICATED_S", 1.0)
     start_s = time.monotonic()
     with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
         for byte in request("GET", "/hello", X_Long="x" * 1000):
@@ -313,7 +313,7 @@ def test_a_request_that_drips_ends_at_its_deadline(server, monkeypatch):
 def test_400_slow_connections_take_no_place_of_a_member(server, slow):
     with contextlib.ExitStack() as stack:
         member = stack.enter_context(connect(server.port))
-        assert tell(member, report(1)).phase == "running"
+        assert send_report(member, report(1)).phase == "running"
         for _ in range(400):
             connection = stack.enter_context(
                 socket.create_connection(("127.0.0.1", server.port), 10)
@@ -323,9 +323,9 @@ def test_400_slow_connections_take_no_place_of_a_member(server, slow):
         ours = [t for t in threading.enumerate() if "_serve" in t.name]
         assert 64 <= len(ours) <= 64 + 4 * 2 + 8
         start_s = time.monotonic()
-        assert tell(member, report(1)).phase == "running"
+        assert send_report(member, report(1)).phase == "running"
         with connect(server.port) as another:
-            assert tell(another, report(1)).phase == "running"
+            assert send_report(another, report(1)).phase == "running"
         assert time.monotonic() - start_s < 2
 
 
@@ -348,12 +348,12 @@ def test_600_mb_are_neither_read_nor_kept(server):
 
 
 def test_strangers_are_mentioned_once_a_minute(caplog):
-    caplog.set_level(logging.WARNING, "pipeline.launch.meeting")
-    strangers = Strangers()
+    caplog.set_level(logging.WARNING, "pipeline.launch.rendezvous_client")
+    strangers = RejectedRequests()
     for _ in range(1000):
         strangers.refuse("10.0.0.7")
     assert [record.getMessage() for record in caplog.records] == [
-        "refused a request without this job's VIT_LAUNCH_TOKEN, the last from 10.0.0.7"
+        "rejected a request without this job's VIT_LAUNCH_TOKEN, the last from 10.0.0.7"
     ]
 
 
@@ -379,7 +379,7 @@ def test_the_store_has_scopes_and_keys_alone(path):
 def test_the_store_of_node_0_is_asked_again_where_an_idle_connection_was_closed(
     server, monkeypatch
 ):
-    monkeypatch.setattr(bounded_http, "_MEMBER_S", 0.2)
+    monkeypatch.setattr(bounded_http, "_IDLE_S", 0.2)
     made = []
 
     def make():
@@ -399,7 +399,7 @@ def test_the_store_of_node_0_is_asked_again_where_an_idle_connection_was_closed(
 @pytest.fixture
 def local():
     store = Store(2)
-    local = LocalStore(store.answer, Strangers().refuse, 2)
+    local = LocalStore(store.answer, RejectedRequests().refuse, 2)
     yield local
     local.close()
 
@@ -437,7 +437,7 @@ def test_the_local_store_refuses_who_does_not_know_its_path(local, path, headers
 
 def test_the_rendezvous_starts_without_tensorflow_and_horovod():
     code = (
-        "import sys, pipeline.launch.meeting\n"
+        "import sys, pipeline.launch.rendezvous_client\n"
         "sys.exit(not {'tensorflow', 'numpy', 'horovod'}.isdisjoint(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

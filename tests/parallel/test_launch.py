@@ -205,9 +205,7 @@ def test_two_launchers_with_one_index_end_the_attempt(vit, index):
     for launcher in launchers:
         code, _, err = end(launcher, 30)
         assert code == 76
-        assert re.search(
-            rf"two launchers came with index {index} \(127.0.0.{index + 1}\): one", err
-        )
+        assert re.search(rf"two launchers have index {index} \(127.0.0.{index + 1}\): one", err)
 
 
 def test_a_restarted_node_ends_the_running_attempt_and_joins_the_next(vit):
@@ -218,7 +216,7 @@ def test_a_restarted_node_ends_the_running_attempt_and_joins_the_next(vit):
     launcher_1.kill()
     code, _, err = vit.run(f"--hosts {TWO} --port {vit.port} --index 1", actions)
     assert code == 76
-    assert "two launchers came with index 1" in err
+    assert "two launchers have index 1" in err
     # The old attempt is still ending: this one waits for the next.
     late = vit.start(
         f"--hosts {TWO} --port {vit.port} --index 1",
@@ -260,7 +258,7 @@ def test_a_node_that_was_started_differently_is_named(vit, zero, one, text):
 @pytest.mark.parametrize(
     ("hosts", "index", "text"),
     [
-        (TWO, 0, "these nodes have not come: 1 (127.0.0.2)"),
+        (TWO, 0, "these nodes have not arrived: 1 (127.0.0.2)"),
         (TWO, 1, "the launcher of node 0 (127.0.0.1:{port}) does not answer"),
         ("no-such.invalid,127.0.0.2", 1, "the name no-such.invalid does not resolve"),
         ("no-such.invalid,127.0.0.2", 0, "From here, the name no-such.invalid does not resolve"),

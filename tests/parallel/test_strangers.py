@@ -106,8 +106,8 @@ def test_a_node_with_another_token_is_told_so_and_ends_alone(vit):
     )
     assert code == 2
     assert (
-        f"the launcher of node 0 (127.0.0.1:{vit.port}) has another VIT_LAUNCH_TOKEN than this "
-        "node, 1 (127.0.0.2). Set it to the same value on all nodes"
+        f"the launcher of node 0 (127.0.0.1:{vit.port}) uses a different VIT_LAUNCH_TOKEN than "
+        "this node, 1 (127.0.0.2). Set it to the same value on all nodes"
     ) in err
     assert wrong not in err
     # With the right one it still comes.

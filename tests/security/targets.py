@@ -32,9 +32,9 @@ from pipeline.data.sources.records import FACTS, FORMAT, ArrayRecordShard, read_
 from pipeline.data.sources.tfrecord import open_tfrecord
 from pipeline.errors import PipelineError
 from pipeline.launch import reports
-from pipeline.launch.bounded_http import Incoming, Refused
+from pipeline.launch.bounded_http import RequestReader, RequestRejected
 from pipeline.launch.registry import Registry
-from pipeline.launch.rendezvous import LauncherSession, Strangers
+from pipeline.launch.rendezvous import LauncherSession, RejectedRequests
 from pipeline.launch.signatures import Signer
 from pipeline.model.weights.files import read_published
 
@@ -279,16 +279,16 @@ def rendezvous(content: bytes) -> None:
 
 def _read_requests(content: bytes) -> None:
     """Bytes of a stranger's connection."""
-    session = LauncherSession(lambda request: 1 / 0, Signer("token"), "h0", Strangers(), "")
+    session = LauncherSession(lambda request: 1 / 0, Signer("token"), "h0", RejectedRequests(), "")
     here, there = socket.socketpair()
     with here, there:
         there.sendall(content)
         there.shutdown(socket.SHUT_WR)
-        incoming = Incoming(here)
-        with suppress(Refused):
+        incoming = RequestReader(here)
+        with suppress(RequestRejected):
             while (request := incoming.read()) is not None:
                 session.answer(request)
-    if session.is_member:
+    if session.is_authenticated:
         raise AssertionError("a stranger was taken for a member")
 
 

@@ -1,4 +1,4 @@
-"""Node 0's part of the meeting: it serves, and is there until all have heard how it ended."""
+"""The rendezvous on node 0: it serves until all nodes know the outcome of the job."""
 
 from __future__ import annotations
 
@@ -14,34 +14,39 @@ from pipeline.launch.addresses import find_own_address, resolve
 from pipeline.launch.bounded_http import Server
 from pipeline.launch.job import DEFAULT_PORT, Job
 from pipeline.launch.registry import Registry
-from pipeline.launch.rendezvous import Connection, Strangers, serve, tell
+from pipeline.launch.rendezvous import Connection, RejectedRequests, send_report, serve
 from pipeline.launch.reports import Report, View
 from pipeline.launch.signatures import Signer
 from pipeline.launch.store import Store
 from pipeline.runtimes.ports import find_free_ports
 
 _TICK_S, _RETRY_S = 0.05, 0.3
-# An earlier launcher on this host may still be ending.
+# An earlier launcher on this host may still be shutting down.
 PORT_TAKEN_WAIT_S = 10.0
-# How long node 0 goes on answering when its own processes have ended.
-LAST_WORDS_S = 5.0
+# How long node 0 continues to serve after its own processes have ended.
+CLOSING_S = 5.0
 
 
-class Hosting:
-    """Serves the registry and the store of a job.
+class RendezvousHost:
+    """Serves the registry and the key-value store of a job.
 
     Args:
-      report: Of this node, for another launcher that may have node 0's place.
+      job: The job, with this host as node 0.
+      report: Report of this node, sent to any other launcher that occupies node 0's port.
+      signer: Signs the messages.
+      rejected_requests: Counts rejected requests.
 
     Attributes:
-      address: This host's IPv4 address towards the other nodes.
-      problem: Why node 0's name does not lead here; empty where it does.
+      address: IPv4 address of this host as seen by the other nodes.
+      problem: Why the name of node 0 does not lead to this host; empty if it does.
 
     Raises:
-      SettingsError: The port is taken, or no interface leads to the other nodes.
+      SettingsError: The port is in use, or no network interface leads to the other nodes.
     """
 
-    def __init__(self, job: Job, report: Report, signer: Signer, strangers: Strangers) -> None:
+    def __init__(
+        self, job: Job, report: Report, signer: Signer, rejected_requests: RejectedRequests
+    ) -> None:
         self._job, self._report, self._signer = job, report, signer
         self._ranks = len(job.hosts) * job.slots
         self._closed = threading.Event()
@@ -49,7 +54,7 @@ class Hosting:
         self.store = Store(self._ranks)
         self.address = find_own_address(job.hosts)
         self.problem = ""
-        self._server = self._serve(strangers)
+        self._server = self._serve(rejected_requests)
         if len(job.hosts) > 1:
             threading.Thread(target=self._verify, daemon=True).start()
 
@@ -58,14 +63,14 @@ class Hosting:
         return self._server.port
 
     def close(self) -> None:
-        """Ends when all have heard how it ended, or do not ask any more."""
-        end_s = time.monotonic() + LAST_WORDS_S
-        while not self.registry.everyone_knows() and time.monotonic() < end_s:
+        """Waits until all nodes know the outcome or stop asking, then stops the server."""
+        end_s = time.monotonic() + CLOSING_S
+        while not self.registry.all_nodes_know() and time.monotonic() < end_s:
             time.sleep(_TICK_S)
         self._closed.set()
         self._server.close()
 
-    def _serve(self, strangers: Strangers) -> Server:
+    def _serve(self, rejected_requests: RejectedRequests) -> Server:
         job = self._job
         port = DEFAULT_PORT if job.port is None else job.port
         if job.port is None and len(job.hosts) == 1:
@@ -80,36 +85,36 @@ class Hosting:
                     (self.address, port),
                     job.hosts[0],
                     self._signer,
-                    strangers,
+                    rejected_requests,
                     self._ranks,
                 )
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise SettingsError(f"port {port}: {error.strerror}") from None
-                self._ask_who_is_there(port, time.monotonic() > end_s)
+                self._identify_server(port, time.monotonic() > end_s)
                 time.sleep(_RETRY_S)
 
-    def _ask_who_is_there(self, port: int, last: bool) -> None:
-        """Raises where another launcher, or for too long something else, has node 0's port."""
+    def _identify_server(self, port: int, last: bool) -> None:
+        """Raises if another launcher has the port of node 0, or if the port stays in use."""
         try:
-            view = self._tell(port)
+            view = self._send_report(port)
         except OSError as error:
             who = str(error)
         else:
             if view.error:
-                raise error_of(view)
-            who = "another launcher serves there, perhaps of an earlier job"
+                raise view_error(view)
+            who = "another launcher is running there, perhaps of an earlier job"
         if last:
             raise SettingsError(
-                f"port {port} of {self._job.hosts[0]} is taken ({who}): end what has it, or give "
-                "another --port"
+                f"port {port} of {self._job.hosts[0]} is in use ({who}). Stop that process, or "
+                "give another --port"
             )
 
     def _verify(self) -> None:
-        """Sees whether node 0's name leads here, or to another launcher with index 0."""
+        """Checks whether the name of node 0 leads here, or to another launcher with index 0."""
         while not self._closed.is_set() and not self.registry.has_started:
             try:
-                view = self._tell(self.port)
+                view = self._send_report(self.port)
             except OSError as error:
                 self.problem = str(error)
             else:
@@ -120,16 +125,16 @@ class Hosting:
                     self.registry.fail(view.error_code, view.error)
             self._closed.wait(_RETRY_S)
 
-    def _tell(self, port: int) -> View:
+    def _send_report(self, port: int) -> View:
         hosts = self._job.hosts
         connection = Connection((resolve(hosts[0]), port), hosts[0], self._signer, len(hosts), 1.0)
         try:
-            return tell(connection, self._report)
+            return send_report(connection, self._report)
         finally:
             connection.close()
 
 
-def error_of(view: View) -> PipelineError:
-    """The error that a view tells."""
+def view_error(view: View) -> PipelineError:
+    """Converts the error in a view to an exception."""
     kind: Callable[[str], PipelineError] = SettingsError if view.error_code == 2 else PeerLost
     return kind(view.error or "")
