@@ -347,11 +347,11 @@ def test_600_mb_are_neither_read_nor_kept(server):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 50_000
 
 
-def test_strangers_are_mentioned_once_a_minute(caplog):
+def test_rejected_requests_are_logged_once_a_minute(caplog):
     caplog.set_level(logging.WARNING, "pipeline.launch.rendezvous_client")
-    strangers = RejectedRequests()
+    rejected_requests = RejectedRequests()
     for _ in range(1000):
-        strangers.refuse("10.0.0.7")
+        rejected_requests.record("10.0.0.7")
     assert [record.getMessage() for record in caplog.records] == [
         "rejected a request without this job's VIT_LAUNCH_TOKEN, the last from 10.0.0.7"
     ]
@@ -399,7 +399,7 @@ def test_the_store_of_node_0_is_asked_again_where_an_idle_connection_was_closed(
 @pytest.fixture
 def local():
     store = Store(2)
-    local = LocalStore(store.answer, RejectedRequests().refuse, 2)
+    local = LocalStore(store.answer, RejectedRequests().record, 2)
     yield local
     local.close()
 
