@@ -21,7 +21,7 @@ from pipeline.storage.write import replace_file
 from pipeline.strict_json import to_json
 
 if TYPE_CHECKING:
-    from pipeline.report.html import Html
+    from pipeline.report.prediction_gallery import GalleryEntry
 
 Top = Sequence[tuple[str, float]]  # names and probabilities, the likeliest first
 
@@ -134,7 +134,7 @@ def _write_line(path: str, top: Top) -> None:
     print("  ".join(f"{p:7.2%}  {name:<16.16}" for name, p in top[:2]) + f"  {path}")
 
 
-def _draw(arguments: argparse.Namespace, entries: list[Html], failed: int) -> None:
+def _draw(arguments: argparse.Namespace, entries: list[GalleryEntry], failed: int) -> None:
     from pipeline.report.prediction_gallery import gallery_page
 
     about = f"{len(entries) - failed:,} images by {arguments.model}"

@@ -1,12 +1,12 @@
-"""HTML reports of a run, of an evaluation, and of several runs; they open without a network.
+"""HTML reports of a run, of an evaluation, and of several runs. They open without a network.
 
-write.py                gathers a run's facts and writes its report
+write.py                gathers what a report shows, and writes it
 run_facts.py            everything that is known about a run
-run_page.py, comparison_page.py, evaluation_page.py, prediction_gallery.py   the pages
+page.py, templates/     the Jinja environment, and the templates and CSS of the pages
+run_page.py, comparison_page.py, evaluation_page.py, prediction_gallery.py   the facts of each page
 curves.py, line_chart.py, axis.py   charts over the steps
 evaluation.py           accuracy by class, confusions and calibration of a set of predictions
-confusion.py, per_class.py, calibration.py   what it consists of
+confusion.py, per_class.py, calibration.py   its parts
 example_images.py       images inside a page
-tensorboard_images.py   the report's pictures in TensorBoard's format
-html.py, style.py       HTML elements, and CSS
+tensorboard_images.py   the pictures of a report in the format of TensorBoard
 """

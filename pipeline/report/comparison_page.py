@@ -1,4 +1,4 @@
-"""The page of several runs beside one another."""
+"""The page that compares several runs."""
 
 from __future__ import annotations
 
@@ -7,49 +7,42 @@ from statistics import median
 
 from pipeline.config import all_settings, value_of
 from pipeline.report.axis import number, percent
-from pipeline.report.curves import STEP, grid
-from pipeline.report.html import Content, Html, element, table
-from pipeline.report.line_chart import COLOURS, Chart, Line, draw_chart
+from pipeline.report.curves import STEP
+from pipeline.report.line_chart import NUM_COLOURS, Chart, Drawing, Line, lay_out_all
+from pipeline.report.page import render
 from pipeline.report.run_facts import Row, RunFacts
-from pipeline.report.run_page import document, duration, written
+from pipeline.report.run_page import duration, written
 from pipeline.runs.metrics_file import shows_top_5
 
 
-def comparison_page(runs: Sequence[RunFacts]) -> Html:
-    """Several runs as one HTML document: results, the settings that differ, and all curves.
+def comparison_page(runs: Sequence[RunFacts]) -> str:
+    """Renders several runs as one HTML document: results, settings that differ, and curves.
 
     Args:
-      runs: Two or more, with names that differ.
+      runs: Two or more, with different names.
     """
-    names = ", ".join(run.name for run in runs) if len(runs) < 5 else f"{len(runs)} runs"
-    curves = grid(_charts(runs))
-    return document(
-        f"Comparison of {names}",
-        element("h1", f"Comparison of {names}"),
-        element("h2", "Results"),
-        _results(runs),
-        element("h2", "Settings that differ"),
-        _differences(runs),
-        element("h2", "Curves"),
-        _more_than_colours(runs),
-        curves or element("p", "No metrics have been written yet."),
+    names = [run.name for run in runs]
+    listed = ", ".join(names) if len(runs) < 5 else f"{len(runs)} runs"
+    return render(
+        "comparison.html",
+        title=f"Comparison of {listed}",
+        names=names,
+        results=_results(runs),
+        differences=_differences(runs),
+        charts=_charts(runs),
+        shares_colours=len(runs) > 2 * NUM_COLOURS,
     )
 
 
-def _results(runs: Sequence[RunFacts]) -> Html:
-    """A column a run; what none of them has is left out."""
+def _results(runs: Sequence[RunFacts]) -> list[tuple[str, ...]]:
+    """A row per measure and a column per run, without measures that no run has."""
     columns = [_result(run) for run in runs]
-    rows: list[tuple[Content, ...]] = []
-    for name in columns[0]:
-        values = [column[name] for column in columns]
-        if any(values):
-            rows.append((name, *values))
-    caption = "Validation: of the best weights. Training time: of the steps alone."
-    return table(("", *(run.name for run in runs)), rows, caption, class_="numbers")
+    rows = [(name, *(column[name] for column in columns)) for name in columns[0]]
+    return [row for row in rows if any(row[1:])]
 
 
 def _result(run: RunFacts) -> dict[str, str]:
-    """What one run came to, "" for what it has not."""
+    """The result of one run by measure; "" where it has none."""
     rates = [rate for _, rate in run.curve("train", "examples_per_second") if rate > 0]
     train = run.last("train")
     return {
@@ -76,18 +69,17 @@ def _figures(split: str, row: Row | None, num_classes: int) -> dict[str, str]:
     }
 
 
-def _differences(runs: Sequence[RunFacts]) -> Html:
-    rows: list[tuple[Content, ...]] = []
+def _differences(runs: Sequence[RunFacts]) -> list[tuple[str, ...]]:
+    """Settings whose values differ: the key, and the value of each run."""
+    rows = []
     for setting in all_settings():
         values = [written(value_of(run.config, setting.key)) for run in runs]
         if setting.key != "run.dir" and len(set(values)) > 1:
             rows.append((setting.key, *values))
-    if not rows:
-        return element("p", "None: the runs have the same settings.")
-    return table(("setting", *(run.name for run in runs)), rows)
+    return rows
 
 
-def _charts(runs: Sequence[RunFacts]) -> list[Html]:
+def _charts(runs: Sequence[RunFacts]) -> list[Drawing]:
     charts = [
         _chart(runs, "Validation top-1", "share of examples", "validation", "accuracy", percent),
         _chart(runs, "Validation loss", "cross-entropy, nats", "validation", "loss"),
@@ -96,8 +88,7 @@ def _charts(runs: Sequence[RunFacts]) -> list[Html]:
         _chart(runs, "Learning rate", "rate", "train", "learning_rate", from_zero=True),
         _chart(runs, "Throughput", "images/s", "train", "examples_per_second", from_zero=True),
     ]
-    drawn = (draw_chart(chart) for chart in charts)
-    return [chart for chart in drawn if chart is not None]
+    return lay_out_all(charts)
 
 
 def _chart(
@@ -106,24 +97,18 @@ def _chart(
     unit: str,
     split: str,
     measure: str,
-    write: Callable[[float, float | None], str] = number,
+    format_y: Callable[[float, float | None], str] = number,
     from_zero: bool = False,
 ) -> Chart:
-    # Past the colours there are, the same ones come again, dashed.
+    # After the last colour, the colours repeat with dashed lines.
     lines = [
         Line(
             run.name,
             run.curve(split, measure),
             colour=i,
-            dashed=i // COLOURS % 2 == 1,
+            dashed=i // NUM_COLOURS % 2 == 1,
             dots=split != "train",
         )
         for i, run in enumerate(runs)
     ]
-    return Chart(title, STEP, unit, lines, from_zero=from_zero, written=write)
-
-
-def _more_than_colours(runs: Sequence[RunFacts]) -> Html | None:
-    if len(runs) <= 2 * COLOURS:
-        return None
-    return element("p", f"Of {len(runs)} runs, some share a colour.", class_="warn")
+    return Chart(title, STEP, unit, lines, from_zero=from_zero, format_y=format_y)

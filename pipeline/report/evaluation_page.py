@@ -1,14 +1,15 @@
-"""A page on how a model does on some data."""
+"""The page of an evaluation of a model on a data set."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.monitor.bars import figure
-from pipeline.report.html import Content, Html, element, join, table
-from pipeline.report.per_class import class_sections
-from pipeline.report.run_page import document
+from pipeline.report.page import render
+from pipeline.report.per_class import ClassFacts, class_facts
+from pipeline.report.run_page import Tile
 from pipeline.runs.metrics_file import shows_top_5
 from pipeline.training.predictions import Predictions
 
@@ -16,19 +17,33 @@ from pipeline.training.predictions import Predictions
 Bin = tuple[float, float, int, float, float]
 
 
+@dataclass(frozen=True)
+class SplitFacts:
+    """What the page shows of a split.
+
+    Attributes:
+      tiles: Metrics.
+      classes: Confusions and accuracy per class.
+      calibration: Confidence, examples, mean confidence, and accuracy twice: as text and in 0..1.
+    """
+
+    tiles: Sequence[Tile]
+    classes: ClassFacts | None
+    calibration: Sequence[tuple[str, str, str, str, float]]
+
+
 def evaluation_page(
     title: str,
     splits: Sequence[tuple[Predictions, Sequence[str], Mapping[str, Any], Sequence[Bin]]],
-) -> Html:
-    """One HTML document with metrics, classes, confusions and calibration of each split.
+) -> str:
+    """Renders metrics, classes, confusions and calibration of each split as one HTML document.
 
     Args:
       title: Of the page.
-      splits: Of each its predictions, the class names, loss, accuracy, top_5_accuracy and
-        calibration_error, and bins of confidence.
+      splits: For each split: its predictions; the class names; loss, accuracy, top_5_accuracy and
+        calibration_error; and bins of confidence.
     """
-    parts = [join(*_split(*split)) for split in splits]
-    return document(title, element("h1", title), *parts)
+    return render("evaluation.html", title=title, splits=[_split(*split) for split in splits])
 
 
 def _split(
@@ -36,34 +51,26 @@ def _split(
     classes: Sequence[str],
     metrics: Mapping[str, Any],
     bins: Sequence[Bin],
-) -> list[Content]:
+) -> SplitFacts:
     values = {
         "accuracy": f"{metrics['accuracy']:.2%}",
         **({"top-5": f"{metrics['top_5_accuracy']:.2%}"} if shows_top_5(len(classes)) else {}),
         "loss": f"{metrics['loss']:.4f}",
         "calibration error": figure(metrics["calibration_error"], ".2%"),
     }
-    tiles = [
-        element("div", element("dt", f"{predictions.split} {name}"), element("dd", value))
-        for name, value in values.items()
-    ]
+    tiles = [Tile(f"{predictions.split} {name}", value) for name, value in values.items()]
+    return SplitFacts(tiles, class_facts(predictions, classes), _calibration(bins))
+
+
+def _calibration(bins: Sequence[Bin]) -> list[tuple[str, str, str, str, float]]:
     return [
-        element("dl", *tiles, class_="tiles"),
-        class_sections(predictions, classes),
-        element("h2", "Calibration"),
-        _reliability(bins),
+        (
+            f"{above:.1%} to {up_to:.1%}",
+            f"{examples:,}",
+            f"{confidence:.1%}",
+            f"{accuracy:.1%}",
+            accuracy,
+        )
+        for above, up_to, examples, confidence, accuracy in bins
+        if examples
     ]
-
-
-def _reliability(bins: Sequence[Bin]) -> Html:
-    """How often predictions of about the same confidence are right."""
-    rows: list[tuple[Content, ...]] = []
-    for above, up_to, examples, confidence, accuracy in bins:
-        if examples:
-            filled = element("i", style=f"width:{accuracy:.1%}")
-            bar = element("span", filled, class_="bar", aria_hidden="true")
-            share = f"{confidence:.1%}", f"{accuracy:.1%}", bar
-            rows.append((f"{above:.1%} to {up_to:.1%}", f"{examples:,}", *share))
-    head = ("confidence", "examples", "mean confidence", "accuracy", None)
-    return table(head, rows, "Where these two differ, it is right more or less often than it says",
-                 class_="numbers")  # fmt: skip

@@ -1,7 +1,7 @@
-"""Line charts as SVG, drawn with the page's own colours, so that one drawing serves dark and light.
+"""Lays out line charts: coordinates, ticks and legend. templates/chart.html draws them as SVG.
 
-By hand and not by matplotlib: a chart is a tenth of the size, needs no second drawing for dark
-pages, and training's end need not wait for its import.
+Not with matplotlib: an SVG drawing is a tenth of the size, takes its colours from the page in dark
+and light mode, and the end of training does not wait for another import.
 """
 
 from __future__ import annotations
@@ -11,15 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipeline.report.axis import number, span, ticks
-from pipeline.report.html import Html, element, join
 
-# The drawing's own units. A phone shows about one of them a pixel, so the text of 11 is readable.
-_WIDTH, _HEIGHT = 380, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 18, 10, 38
-# Twice as many points as a phone has columns: more are not seen and only make the file large.
+# Twice the number of columns on a phone: more points are not visible and make the file larger.
 _BUCKETS = 180
 
-COLOURS = 8  # the style has that many
+NUM_COLOURS = 8  # style.css defines this many
 
 
 @dataclass(frozen=True)
@@ -27,11 +23,11 @@ class Line:
     """A curve.
 
     Attributes:
-      label: In the legend.
-      points: (x, y), x ascending; y that is not finite leaves a gap.
-      colour: Number of one of the page's colours.
-      dashed: For those who cannot tell colours apart, and for a second kind of curve.
-      dots: Whether each point is marked: for few points.
+      label: Text in the legend.
+      points: (x, y), x ascending. A y that is not finite leaves a gap.
+      colour: Index of a colour of the page, modulo `NUM_COLOURS`.
+      dashed: Draws dashes, so that curves differ in more than colour.
+      dots: Draws a dot at each point, for curves of few points.
     """
 
     label: str
@@ -43,11 +39,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Mark:
-    """An upright line where something happened.
+    """A vertical line at an event.
 
     Attributes:
-      x: Where.
-      kind: "start" or "checkpoint": how it looks.
+      x: Position in data coordinates.
+      kind: "start" or "checkpoint".
     """
 
     x: float
@@ -56,15 +52,15 @@ class Mark:
 
 @dataclass(frozen=True)
 class Chart:
-    """What a chart shows.
+    """The content of a chart.
 
     Attributes:
-      title: Above it.
-      x_label, y_label: With their units.
-      lines: Those without a finite point are left out.
-      marks: What happened when.
-      from_zero: Whether the y axis begins at zero.
-      written: How a value of y is written, with the step between ticks or None.
+      title: Heading of the chart.
+      x_label, y_label: Axis labels, with units.
+      lines: The curves. Lines without a finite point are left out.
+      marks: Events.
+      from_zero: Whether the y axis starts at zero.
+      format_y: Formats a y value, given the distance between ticks or None.
     """
 
     title: str
@@ -73,146 +69,198 @@ class Chart:
     lines: Sequence[Line]
     marks: Sequence[Mark] = ()
     from_zero: bool = False
-    written: Callable[[float, float | None], str] = number
+    format_y: Callable[[float, float | None], str] = number
 
 
-def draw_chart(chart: Chart) -> Html | None:
-    """The chart as a figure with its legend, or None where there is nothing to draw."""
+@dataclass(frozen=True)
+class Area:
+    """The drawing in its own units, about one pixel each on a phone, and the plot inside it.
+
+    Attributes:
+      width, height: Size of the drawing.
+      left, right, top, bottom: Edges of the plot.
+    """
+
+    width: int = 380
+    height: int = 230
+    left: int = 60
+    right: int = 362
+    top: int = 10
+    bottom: int = 192
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A tick of an axis: its coordinate and its text."""
+
+    position: float
+    text: str
+
+
+@dataclass(frozen=True)
+class PlacedMark:
+    """An event at its x coordinate."""
+
+    position: float
+    kind: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line as SVG: CSS classes, path data, and the coordinates of its dots."""
+
+    style: str
+    path: str
+    dots: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class LegendEntry:
+    """An entry of the legend: CSS classes and text."""
+
+    style: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A chart with all coordinates computed.
+
+    Attributes:
+      title, x_label, y_label: As in `Chart`.
+      description: The curves in words, for screen readers.
+      area: Size and edges.
+      legend, x_ticks, y_ticks, marks, curves: What is drawn.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    description: str
+    area: Area
+    legend: Sequence[LegendEntry]
+    x_ticks: Sequence[Tick]
+    y_ticks: Sequence[Tick]
+    marks: Sequence[PlacedMark]
+    curves: Sequence[Curve]
+
+
+def lay_out(chart: Chart) -> Drawing | None:
+    """Computes the drawing of a chart; None if no line has a finite point."""
     lines = [line for line in chart.lines if _finite(line)]
     if not lines:
         return None
-    place = _Place.around(lines, chart)
-    drawn = element(
-        "svg",
-        element("title", chart.title),
-        element("desc", " ".join(describe_line(line, chart.written) for line in lines)),
-        _axes(chart, place),
-        *(_mark(mark, place) for mark in chart.marks if place.shows(mark.x)),
-        *(_curve(line, place) for line in lines),
-        viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
-        role="img",
-        aria_label=chart.title,
+    scale = _Scale.of(lines, chart)
+    x_ticks, y_ticks = ticks(*scale.x), ticks(*scale.y)
+    return Drawing(
+        chart.title,
+        chart.x_label,
+        chart.y_label,
+        " ".join(describe_line(line, chart.format_y) for line in lines),
+        scale.area,
+        _legend(lines, chart),
+        [Tick(scale.to_x(x), number(x, _distance(x_ticks))) for x in x_ticks],
+        [Tick(scale.to_y(y), chart.format_y(y, _distance(y_ticks))) for y in y_ticks],
+        [PlacedMark(scale.to_x(m.x), m.kind) for m in chart.marks if scale.contains(m.x)],
+        [_curve(line, scale) for line in lines],
     )
-    return element("figure", element("figcaption", chart.title), _legend(lines, chart), drawn)
 
 
-def describe_line(line: Line, written: Callable[[float, float | None], str] = number) -> str:
-    """The curve in a sentence: where it begins and ends, and how far it goes."""
+def lay_out_all(charts: Sequence[Chart]) -> list[Drawing]:
+    """Computes the drawings of all charts that have something to show."""
+    drawings = (lay_out(chart) for chart in charts)
+    return [drawing for drawing in drawings if drawing is not None]
+
+
+def describe_line(line: Line, format_y: Callable[[float, float | None], str] = number) -> str:
+    """Describes a curve in a sentence: first and last point, minimum and maximum."""
     finite = _finite(line)
     (x0, y0), (x1, y1) = finite[0], finite[-1]
     values = [y for _, y in finite]
     return (
-        f"{line.label}: from {written(y0, None)} at {number(x0)} to {written(y1, None)} at "
-        f"{number(x1)}, least {written(min(values), None)}, most {written(max(values), None)}."
+        f"{line.label}: from {format_y(y0, None)} at {number(x0)} to {format_y(y1, None)} at "
+        f"{number(x1)}, least {format_y(min(values), None)}, most {format_y(max(values), None)}."
     )
 
 
 def thin_out(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most about 360 of the points: of each stretch the lowest and the highest, so that a spike
-    of one step is still there."""
+    """Reduces a curve to at most about 360 points.
+
+    Keeps the lowest and the highest point of each stretch, so that a spike of one step remains.
+    """
     if len(points) <= 2 * _BUCKETS:
         return list(points)
     kept = [points[0]]
     for bucket in range(_BUCKETS):
         first = 1 + bucket * (len(points) - 2) // _BUCKETS
         end = 1 + (bucket + 1) * (len(points) - 2) // _BUCKETS
-        # A value that is not finite is kept as well: it is a gap.
+        # A value that is not finite sorts first and is kept as well: it is a gap.
         inside = sorted(points[first:end], key=lambda p: (math.isfinite(p[1]), p[1]))
         kept += sorted({inside[0], inside[-1]})
     return [*kept, points[-1]]
 
 
 @dataclass(frozen=True)
-class _Place:
-    """From values to places in the drawing."""
+class _Scale:
+    """Converts data coordinates to drawing coordinates."""
 
     x: tuple[float, float]
     y: tuple[float, float]
+    area: Area
 
     @classmethod
-    def around(cls, lines: Sequence[Line], chart: Chart) -> _Place:
+    def of(cls, lines: Sequence[Line], chart: Chart) -> _Scale:
         points = [point for line in lines for point in _finite(line)]
         return cls(
             (0.0, max(*(x for x, _ in points), 1.0)),
             span([y for _, y in points], chart.from_zero),
+            Area(),
         )
 
-    def shows(self, x: float) -> bool:
+    def contains(self, x: float) -> bool:
         return self.x[0] <= x <= self.x[1]
 
-    def left(self, x: float) -> float:
+    def to_x(self, x: float) -> float:
         share = (x - self.x[0]) / (self.x[1] - self.x[0])
-        return round(_LEFT + share * (_WIDTH - _LEFT - _RIGHT), 1)
+        return round(self.area.left + share * (self.area.right - self.area.left), 1)
 
-    def top(self, y: float) -> float:
+    def to_y(self, y: float) -> float:
         share = (y - self.y[0]) / (self.y[1] - self.y[0])
-        return round(_HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM), 1)
+        return round(self.area.bottom - share * (self.area.bottom - self.area.top), 1)
 
 
 def _finite(line: Line) -> list[tuple[float, float]]:
     return [(x, y) for x, y in line.points if math.isfinite(y)]
 
 
-def _axes(chart: Chart, place: _Place) -> Html:
-    """Grid, numbers and names of the axes."""
-    bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
-    parts = []
-    across = ticks(*place.x)
-    for x in across:
-        left = place.left(x)
-        text = number(x, across[1] - across[0] if len(across) > 1 else None)
-        parts.append(element("text", text, x=left, y=bottom + 14, text_anchor="middle"))
-    up = ticks(*place.y)
-    for y in up:
-        top = place.top(y)
-        text = chart.written(y, up[1] - up[0] if len(up) > 1 else None)
-        parts.append(element("line", x1=_LEFT, x2=right, y1=top, y2=top, class_="grid"))
-        parts.append(element("text", text, x=_LEFT - 5, y=top + 4, text_anchor="end"))
-    middle = (_TOP + bottom) / 2
-    turned = f"rotate(-90 11 {middle})"
-    return join(
-        *parts,
-        element("line", x1=_LEFT, x2=right, y1=bottom, y2=bottom, class_="axis"),
-        element("text", chart.x_label, x=(_LEFT + right) / 2, y=_HEIGHT - 6, text_anchor="middle"),
-        element("text", chart.y_label, x=11, y=middle, text_anchor="middle", transform=turned),
-    )
+def _distance(values: Sequence[float]) -> float | None:
+    return values[1] - values[0] if len(values) > 1 else None
 
 
-def _mark(mark: Mark, place: _Place) -> Html:
-    left, bottom = place.left(mark.x), _HEIGHT - _BOTTOM
-    top = _TOP if mark.kind == "start" else bottom - 8
-    return element("line", x1=left, x2=left, y1=top, y2=bottom, class_=f"mark {mark.kind}")
+def _style(line: Line) -> str:
+    return f"c{line.colour % NUM_COLOURS}{' dashed' if line.dashed else ''}"
 
 
-def _curve(line: Line, place: _Place) -> Html:
-    style = f"c{line.colour % COLOURS}{' dashed' if line.dashed else ''}"
+def _curve(line: Line, scale: _Scale) -> Curve:
     steps, pen_down, dots = [], False, []
     points = thin_out(line.points)
     for x, y in points:
         if not math.isfinite(y):
             pen_down = False
             continue
-        steps.append(f"{'L' if pen_down else 'M'}{place.left(x):g} {place.top(y):g}")
+        at = scale.to_x(x), scale.to_y(y)
+        steps.append(f"{'L' if pen_down else 'M'}{at[0]:g} {at[1]:g}")
         pen_down = True
-        # A single point is no line, and would not be seen.
+        # A single point is not a line and would be invisible without a dot.
         if line.dots or len(points) == 1:
-            dots.append(element("circle", cx=place.left(x), cy=place.top(y), r=2.2))
-    path = element("path", d="".join(steps), class_="curve")
-    return element("g", path, *dots, class_=style)
+            dots.append(at)
+    return Curve(_style(line), "".join(steps), dots)
 
 
-def _legend(lines: Sequence[Line], chart: Chart) -> Html:
-    """What each curve is; outside the drawing, so that it is not made smaller with it."""
-    entries = [
-        element(
-            "li",
-            element("i", class_=f"c{line.colour % COLOURS}{' dashed' if line.dashed else ''}"),
-            line.label,
-        )
-        for line in lines
-    ]
+def _legend(lines: Sequence[Line], chart: Chart) -> list[LegendEntry]:
+    entries = [LegendEntry(_style(line), line.label) for line in lines]
     names = {"start": "gone on after a stop", "checkpoint": "checkpoint written"}
     for kind, name in names.items():
         if any(mark.kind == kind for mark in chart.marks):
-            entries.append(element("li", element("i", class_=f"mark {kind}"), name))
-    return element("ul", *entries, class_="legend")
+            entries.append(LegendEntry(f"mark {kind}", name))
+    return entries

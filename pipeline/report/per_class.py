@@ -1,8 +1,9 @@
-"""Confusion matrix and accuracy a class, readable for three classes and for a thousand."""
+"""Confusions and accuracy per class, readable for three classes and for a thousand."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,163 +18,147 @@ from pipeline.report.confusion import (
     row_shares,
     worst_confusions,
 )
-from pipeline.report.example_images import picture
-from pipeline.report.html import (
-    Content,
-    Html,
-    details,
-    element,
-    join,
-    scrolling_table,
-    table,
-)
+from pipeline.report.example_images import Picture, picture
 from pipeline.training.predictions import Predictions
 
-# Classes up to which the matrix is a table of numbers, and up to which it is a picture.
-_MOST_NUMBERS, _MOST_CELLS = 20, 250
-# Classes up to which each has a row: a page with more is megabytes that nobody reads.
-_MOST_ROWS = 1000
+# Up to so many classes the matrix is a table of numbers, and up to so many it is a picture.
+_MAX_NUMBERS, _MAX_CELLS = 20, 250
+# Up to so many classes each one has a row: a page with more is megabytes that nobody reads.
+_MAX_ROWS = 1000
 _WORST = 20
+# Names up to this length fit above their columns; longer ones are rotated.
 _SHORT = 3
+_HEAT_SIDE = 600
 
 
-def class_sections(found: Predictions | None, classes: Sequence[str]) -> Html | None:
-    """Confusions and accuracy a class; None where there are no predictions."""
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the confusion matrix.
+
+    Attributes:
+      examples: Number of examples.
+      share: Of the row's examples, in 0..1.
+    """
+
+    examples: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The confusion matrix as numbers.
+
+    Attributes:
+      columns: Names of the predicted classes.
+      rows: Name of the true class, and its cells.
+      has_long_names: Whether the names of the columns are rotated.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+    has_long_names: bool
+
+
+# Class name, accuracy as text, number of examples as text, and accuracy in 0..1 or None.
+AccuracyRow = tuple[str, str, str, float | None]
+
+
+@dataclass(frozen=True)
+class ClassFacts:
+    """What a page shows of the classes of a split.
+
+    Attributes:
+      num_classes: C.
+      predictions: Of which split, how many examples, and which weights.
+      matrix: The confusion matrix as numbers, for few classes.
+      heat: The confusion matrix as a picture, for more classes.
+      worst: Rows of the most frequent confusions: true class, predicted class, number, share.
+      num_pairs: Number of pairs of classes that were confused.
+      accuracy: Classes and their accuracy, the worst first; at most `max_rows`.
+      max_rows: The most rows that `accuracy` can have.
+      spread: Quartiles of the accuracy, for more than a few classes.
+      worst_classes: The first rows of `accuracy` that have examples.
+    """
+
+    num_classes: int
+    predictions: str
+    matrix: Matrix | None
+    heat: Picture | None
+    worst: Sequence[tuple[str, str, int, str]]
+    num_pairs: int
+    accuracy: Sequence[AccuracyRow]
+    max_rows: int
+    spread: Sequence[tuple[str, float]]
+    worst_classes: Sequence[AccuracyRow]
+
+
+def class_facts(found: Predictions | None, classes: Sequence[str]) -> ClassFacts | None:
+    """Confusions and accuracy per class; None without predictions."""
     if found is None:
         return None
     counts = confusion_counts(found.label, found.predicted, len(classes))
-    few = len(classes) <= _MOST_NUMBERS
-    of = f"{len(found.label):,} {found.split} examples, weights of step {found.step:,}"
-    worst = _worst_table(classes, counts)
-    if few:
-        matrix = _matrix(classes, counts)
-        return join(
-            element("h2", "Classes"),
-            element("p", f"Of {of}.", class_="soft"),
-            element(
-                "div",
-                element("div", element("h3", "Confusion matrix"), matrix),
-                element("div", element("h3", "Accuracy a class"), _accuracy_table(classes, counts)),
-                class_="sides",
-            ),
-            element("h3", "Most frequent confusions"),
-            worst,
-        )
-    drawn = _heat_picture(counts) if len(classes) <= _MOST_CELLS else None
-    return join(
-        element("h2", "Classes"),
-        element("p", f"{len(classes):,} classes; of {of}.", class_="soft"),
-        element(
-            "div",
-            element("div", element("h3", "Most frequent confusions"), worst),
-            element("div", element("h3", "Accuracy a class"), _accuracy_summary(classes, counts)),
-            class_="sides",
+    accuracy = class_accuracy(counts)
+    # Classes without examples come last.
+    order = np.argsort(np.where(np.isnan(accuracy), 2.0, accuracy), kind="stable")
+    known = order[~np.isnan(accuracy[order])]
+    has_numbers = len(classes) <= _MAX_NUMBERS
+    has_heat = not has_numbers and len(classes) <= _MAX_CELLS
+    return ClassFacts(
+        num_classes=len(classes),
+        predictions=(
+            f"{len(found.label):,} {found.split} examples, weights of step {found.step:,}"
         ),
-        drawn,
-        details(_accuracy_title(len(classes)), _accuracy_table(classes, counts)),
+        matrix=_matrix(classes, counts) if has_numbers else None,
+        heat=_heat(counts) if has_heat else None,
+        worst=[
+            (classes[c.label], predicted_name(classes, c.predicted), c.times, f"{c.share:.1%}")
+            for c in worst_confusions(counts, _WORST)
+        ],
+        num_pairs=confused_pairs(counts),
+        accuracy=_rows(classes, counts, accuracy, order[:_MAX_ROWS].tolist()),
+        max_rows=_MAX_ROWS,
+        spread=[] if has_numbers else _spread(accuracy[known]),
+        worst_classes=_rows(classes, counts, accuracy, known[:_WORST].tolist()),
     )
 
 
-def _matrix(classes: Sequence[str], counts: Counts) -> Html:
-    rows = []
-    for name, line, share in zip(classes, counts.toarray(), row_shares(counts), strict=True):
-        cells = [_cell(int(n), float(s)) for n, s in zip(line, share, strict=True)]
-        # Its end is cut off where it is long; the title has the whole.
-        rows.append(element("tr", element("th", name, scope="row", title=name), *cells))
-    caption = "A row is what it is, a column what it was taken for; number of examples"
-    columns = (predicted_name(classes, i) for i in range(counts.shape[1]))
-    names = (element("th", element("span", name), scope="col") for name in columns)
-    head = element("tr", element("td", class_="none"), *names)
-    # Names of up to three characters fit above their columns, others are turned.
-    style = "matrix" if max(map(len, classes)) <= _SHORT else "matrix long"
-    return scrolling_table(element("thead", head), element("tbody", *rows), caption, style)
-
-
-def _cell(count: int, share: float) -> Html:
-    style = "strong" if share > 0.6 else None if count else "none"
-    return element("td", count or "·", class_=style, style=f"--share:{share:.2f}")
-
-
-def _worst_table(classes: Sequence[str], counts: Counts) -> Html:
-    worst = worst_confusions(counts, _WORST)
-    if not worst:
-        return element("p", "There is none.")
-    rows: list[tuple[Content, ...]] = [
-        (classes[c.label], predicted_name(classes, c.predicted), c.times, f"{c.share:.1%}")
-        for c in worst
+def _matrix(classes: Sequence[str], counts: Counts) -> Matrix:
+    shares = row_shares(counts)
+    rows = [
+        (name, [Cell(int(n), float(s)) for n, s in zip(line, share, strict=True)])
+        for name, line, share in zip(classes, counts.toarray(), shares, strict=True)
     ]
-    number = confused_pairs(counts)
-    return table(
-        ("is", "taken for", "times", "of its class"),
-        rows,
-        f"{len(worst)} of {number:,} pairs of classes that were confused",
-    )
+    columns = [predicted_name(classes, i) for i in range(counts.shape[1])]
+    return Matrix(columns, rows, max(map(len, classes)) > _SHORT)
 
 
-def _heat_picture(counts: Counts) -> Html:
-    """A pixel a cell, stronger where more of a row's examples are."""
+def _heat(counts: Counts) -> Picture:
+    """A pixel per cell: the larger its share of the row, the stronger its colour."""
     pixels = heat_pixels(counts)
     off = 1.0 - counts.diagonal().sum() / max(counts.sum(), 1)
     alt = (
         f"Confusion matrix of {counts.shape[0]} classes, a cell a pair: the diagonal is what was "
         f"recognised, {off:.1%} of the examples are beside it. The table above names the worst."
     )
-    # Enlarged, so that it is not blurred where a browser does not keep pixels sharp.
-    scale = max(1, 600 // counts.shape[0])
-    large = pixels.repeat(scale, 0).repeat(scale, 1)
-    return join(
-        element("h3", "Confusion matrix"),
-        element(
-            "p",
-            "Rows from above: what it is. Columns from the left: what it was taken for. Classes in "
-            "the order of their numbers.",
-            class_="soft",
-        ),
-        picture(large, alt, class_="heat"),
-    )
+    # Enlarged, since some browsers blur an image that they enlarge.
+    scale = max(1, _HEAT_SIDE // counts.shape[0])
+    return picture(pixels.repeat(scale, 0).repeat(scale, 1), alt, style="heat")
 
 
-def _accuracy_title(classes: int) -> str:
-    if classes <= _MOST_ROWS:
-        return f"Accuracy of all {classes:,} classes"
-    return (
-        f"Accuracy of the {_MOST_ROWS:,} worst of {classes:,} classes "
-        "(`vit evaluate --json --details` prints all)"
-    )
-
-
-def _accuracy_table(classes: Sequence[str], counts: Counts) -> Html:
-    """Every class, or the first thousand, the worst first."""
-    accuracy = class_accuracy(counts)
-    # Classes without examples come last.
-    order = np.argsort(np.where(np.isnan(accuracy), 2.0, accuracy), kind="stable")
-    return _rows_of(classes, counts, accuracy, order[:_MOST_ROWS].tolist())
-
-
-def _accuracy_summary(classes: Sequence[str], counts: Counts) -> Html:
-    """How accuracy is spread over the classes, and the worst of them."""
-    accuracy = class_accuracy(counts)
-    there = np.flatnonzero(~np.isnan(accuracy))
-    order = there[np.argsort(accuracy[there], kind="stable")]
+def _spread(accuracy: npt.NDArray[np.float64]) -> list[tuple[str, float]]:
+    """Minimum, quartiles and maximum of the accuracy of the classes that have examples."""
     names = ("least", "lower quartile", "median", "upper quartile", "most")
-    values = np.quantile(accuracy[there], [0, 0.25, 0.5, 0.75, 1])
-    spread = ", ".join(f"{name} {v:.1%}" for name, v in zip(names, values, strict=True))
-    return join(
-        element("p", spread, class_="soft"),
-        _rows_of(classes, counts, accuracy, order[:_WORST].tolist()),
-    )
+    values = np.quantile(accuracy, [0, 0.25, 0.5, 0.75, 1])
+    return list(zip(names, values.tolist(), strict=True))
 
 
-def _rows_of(
+def _rows(
     classes: Sequence[str], counts: Counts, accuracy: npt.NDArray[np.float64], order: list[int]
-) -> Html:
+) -> list[AccuracyRow]:
     examples = counts.sum(axis=1)
-    rows: list[tuple[Content, ...]] = []
-    for i in order:
-        if np.isnan(accuracy[i]):
-            rows.append((classes[i], "no examples", 0, None))
-            continue
-        filled = element("i", style=f"width:{accuracy[i]:.1%}")
-        bar = element("span", filled, class_="bar", aria_hidden="true")
-        rows.append((classes[i], f"{accuracy[i]:.1%}", f"{examples[i]:,}", bar))
-    return table(("class", "accuracy", "examples", None), rows, class_="numbers")
+    return [
+        (classes[i], "no examples", "0", None)
+        if np.isnan(accuracy[i])
+        else (classes[i], f"{accuracy[i]:.1%}", f"{examples[i]:,}", float(accuracy[i]))
+        for i in order
+    ]

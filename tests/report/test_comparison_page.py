@@ -27,7 +27,7 @@ def test_only_settings_that_differ_are_listed():
 def test_equal_settings_are_said_to_be_equal():
     runs = [invented_run(CLASSES, name=name, run__dir=name) for name in ("a", "b")]
     text = section(parse(comparison_page(runs)), "Settings that differ").text
-    assert text == "None: the runs have the same settings."
+    assert text.strip() == "None: the runs have the same settings."
 
 
 def test_results_are_those_of_the_rows_and_what_none_has_is_left_out():

@@ -4,7 +4,8 @@ import re
 import numpy as np
 import pytest
 
-from pipeline.report.line_chart import Chart, Line, Mark, draw_chart, thin_out
+from pipeline.report.line_chart import Chart, Line, Mark, lay_out, thin_out
+from pipeline.report.page import render
 from tests.report.parsed import parse
 
 NAN = math.nan
@@ -12,6 +13,10 @@ NAN = math.nan
 
 def chart(*lines, **options):
     return Chart("Loss", "step", "nats", lines, **options)
+
+
+def draw(chart):
+    return render("chart.html", chart=lay_out(chart))
 
 
 def places(path):
@@ -22,7 +27,7 @@ def places(path):
 
 def test_points_lie_where_the_numbers_on_the_axes_say():
     points = [(0, 1.0), (10, 4.0), (20, 2.5), (40, 8.0)]
-    root = parse(draw_chart(chart(Line("train", points))))
+    root = parse(draw(chart(Line("train", points))))
     (stroke,) = places(root.find("path")[0])
     texts = [(t.text, t.attributes) for t in root.find("text")]
     across = {
@@ -38,20 +43,20 @@ def test_points_lie_where_the_numbers_on_the_axes_say():
 
 def test_a_value_that_is_not_finite_leaves_a_gap():
     line = Line("train", [(1, 1.0), (2, 2.0), (3, NAN), (4, 1.0), (5, math.inf), (6, 2.0)])
-    strokes = places(parse(draw_chart(chart(line))).find("path")[0])
+    strokes = places(parse(draw(chart(line))).find("path")[0])
     assert [len(stroke) for stroke in strokes] == [2, 1, 1]
 
 
 def test_without_a_finite_value_there_is_no_chart_and_no_line():
-    assert draw_chart(chart(Line("train", []), Line("test", [(1, NAN)]))) is None
-    root = parse(draw_chart(chart(Line("train", [(1, 2.0)]), Line("test", []))))
+    assert lay_out(chart(Line("train", []), Line("test", [(1, NAN)]))) is None
+    root = parse(draw(chart(Line("train", [(1, 2.0)]), Line("test", []))))
     assert [item.text for item in root.find("li")] == ["train"]
     assert len(root.find("circle")) == 1  # a single point would not be seen as a line
 
 
 def test_words_say_what_the_drawing_shows():
     line = Line("validation", [(100, 2.0), (200, 0.25), (300, 0.5)])
-    (svg,) = parse(draw_chart(chart(line))).find("svg")
+    (svg,) = parse(draw(chart(line))).find("svg")
     assert svg.attributes["role"] == "img"
     assert svg.attributes["aria-label"] == "Loss"
     assert svg.find("desc")[0].text == (
@@ -64,7 +69,7 @@ def test_words_say_what_the_drawing_shows():
 
 def test_what_happened_is_marked_where_it_did_and_named():
     marks = [Mark(50, "start"), Mark(100, "checkpoint"), Mark(900, "checkpoint")]
-    root = parse(draw_chart(chart(Line("a", [(0, 1.0), (100, 2.0)]), marks=marks)))
+    root = parse(draw(chart(Line("a", [(0, 1.0), (100, 2.0)]), marks=marks)))
     drawn = [line.attributes for line in root.find("line", "mark")]
     assert [line["class"] for line in drawn] == ["mark start", "mark checkpoint"]  # 900 is outside
     (stroke,) = places(root.find("path")[0])
@@ -87,6 +92,6 @@ def test_a_long_curve_is_thinned_out_and_keeps_its_spike_its_gap_and_its_ends():
 
 
 def test_a_drawing_has_few_bytes():
-    drawn = draw_chart(chart(Line("a", [(i, math.sin(i)) for i in range(100_000)])))
+    drawn = draw(chart(Line("a", [(i, math.sin(i)) for i in range(100_000)])))
     assert len(drawn) < 8000
     assert not re.search(r"\d\.\d{3,}", drawn.split("<path")[1])
