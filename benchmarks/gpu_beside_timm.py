@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -172,7 +173,7 @@ def _timm(variant: str, size: int, batch: int) -> Contender:
     model = timm.create_model(NAMES[variant], num_classes=CLASSES, img_size=size).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=DECAY, fused=True)
     # A second size would be compiled for any size, which is slower than what a user compiles.
-    torch._dynamo.reset()
+    torch._dynamo.reset()  # noqa: SLF001  # there is no public way
     compiled = torch.compile(model, dynamic=False)
     images = torch.randn(batch, 3, size, size, device=device)
     labels = torch.randint(0, CLASSES, (batch,), device=device)
@@ -282,7 +283,7 @@ def _in_a_process(
         command += [f"--{name.replace('_', '-')}", str(getattr(given, name))]
     command += [] if given.feed is None else ["--feed", given.feed]
     # A later round finds what the first compiled, as torch.compile does.
-    kept = os.path.join(tempfile.gettempdir(), "beside_timm_jax")
+    kept = str(Path(tempfile.gettempdir(), "beside_timm_jax"))
     settings = {"JAX_COMPILATION_CACHE_DIR": kept, "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True,
                           env=settings | os.environ)  # fmt: skip

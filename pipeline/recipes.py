@@ -36,7 +36,7 @@ def _find(name: str) -> Path | None:
     if name in (shipped := _shipped()):
         return shipped[name]
     # Not Path.is_file, which raises where a folder may not be entered.
-    return Path(name) if os.path.isfile(name) else None
+    return Path(name) if os.path.isfile(name) else None  # noqa: PTH113
 
 
 def _shipped() -> dict[str, Path]:
@@ -52,7 +52,7 @@ def explain_recipe(name: str, shipped: Sequence[str]) -> str:
     """Why `name` is no recipe, and which one was meant."""
     if "=" in name:
         return f"no recipe {name!r}: the recipe comes first, before settings"
-    if os.path.isdir(name):
+    if os.path.isdir(name):  # noqa: PTH112
         return f"no recipe {name!r}: this is a folder. {_inside(Path(name))}"
     is_path = os.sep in name or name.endswith(_RECIPE_SUFFIXES)
     folder = Path(name).parent

@@ -52,7 +52,8 @@ def _local_path(text: str) -> str:
             f"must be a local path; {shortened(match[1])}:// addresses are not supported. {remedy}"
         )
     # A shell expands ~ only at the start of a word, so not after `run.dir=`.
-    return os.path.expanduser(text) if text == "~" or text.startswith("~/") else text
+    is_home = text == "~" or text.startswith("~/")
+    return os.path.expanduser(text) if is_home else text  # noqa: PTH111  # "a/./b" stays as it is
 
 
 # The path of a file or folder: text that is not a URL. A leading ~/ is the home folder.

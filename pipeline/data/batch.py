@@ -39,10 +39,14 @@ def batch_problem(batch: int, examples: int) -> tuple[str, str] | None:
     if batch <= examples:
         return None
     return (
-        f"data.global_batch_size={batch} is larger than the training set: each step sees its "
-        f"{examples:,} images {batch / examples:.3g} times",
-        f"Set data.global_batch_size to {max(1, examples // 10)} or less, for 10 steps or more in "
-        "an epoch",
+        (
+            f"data.global_batch_size={batch} is larger than the training set: each step sees its "
+            f"{examples:,} images {batch / examples:.3g} times"
+        ),
+        (
+            f"Set data.global_batch_size to {max(1, examples // 10)} or less, for 10 steps or more "
+            "in an epoch"
+        ),
     )
 
 

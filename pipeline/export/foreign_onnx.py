@@ -46,6 +46,19 @@ def _check(model: Any, size: int, where: str) -> None:
     graph = model.graph
     if model.functions or model.training_info or graph.sparse_initializer:
         raise foreign_error(where, "functions, training or sparse weights")
+    _check_nodes(graph, where)
+    constants = [*graph.initializer]
+    for node in graph.node:
+        for attribute in node.attribute:
+            constants += [*attribute.tensors, *([attribute.t] if attribute.HasField("t") else [])]
+    for tensor in constants:
+        if tensor.data_location or tensor.external_data:
+            raise foreign_error(where, f"weights in another file, {tensor.name!r:.100}")
+        if min(tensor.dims, default=0) < 0 or math.prod(tensor.dims) > size:
+            raise foreign_error(where, f"more weights than its file can hold, {tensor.name!r:.100}")
+
+
+def _check_nodes(graph: Any, where: str) -> None:
     for node in graph.node:
         if node.op_type not in ONNX or node.domain not in _DOMAINS:
             # Names that are no UTF-8 are bytes, which cannot be added to text.
@@ -56,12 +69,3 @@ def _check(model: Any, size: int, where: str) -> None:
                 raise foreign_error(where, "a graph within its graph")
             if attribute.sparse_tensors or attribute.ref_attr_name:
                 raise foreign_error(where, "attributes of other kinds")
-    constants = [*graph.initializer]
-    for node in graph.node:
-        for attribute in node.attribute:
-            constants += [*attribute.tensors, *([attribute.t] if attribute.HasField("t") else [])]
-    for tensor in constants:
-        if tensor.data_location or tensor.external_data:
-            raise foreign_error(where, f"weights in another file, {tensor.name!r:.100}")
-        if min(tensor.dims, default=0) < 0 or math.prod(tensor.dims) > size:
-            raise foreign_error(where, f"more weights than its file can hold, {tensor.name!r:.100}")

@@ -104,8 +104,10 @@ def warmup_problem(schedule: Schedule, steps_per_epoch: Fraction) -> tuple[str, 
     twentieth = steps // 20
     meaning = "a twentieth of the run" if twentieth else "no warm-up"
     return (
-        f"the warm-up of {warmup:,} steps ({epochs:,.4g} epochs) is {length}: "
-        f"the learning rate reaches {reached} and never falls",
+        (
+            f"the warm-up of {warmup:,} steps ({epochs:,.4g} epochs) is {length}: "
+            f"the learning rate reaches {reached} and never falls"
+        ),
         f"Set optim.warmup_steps={twentieth}, {meaning}, or train longer",
     )
 

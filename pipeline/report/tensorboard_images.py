@@ -38,8 +38,7 @@ def write_board(folder: Path, run: RunFacts) -> Path:
     """
     step, now_s = run.best_step or 0, time.time()
     events = [Event(wall_time=now_s, file_version="brain.Event:2")]
-    for summary in _pictures(run):
-        events.append(Event(step=step, wall_time=now_s, summary=summary))
+    events += [Event(step=step, wall_time=now_s, summary=one) for one in _pictures(run)]
     below, place = folder.parent, folder / "report"
     make_folder(folder, below=below)
     make_folder(place, below=below)

@@ -224,7 +224,8 @@ class RunFolder:
     @property
     def stop_requested(self) -> bool:
         """Whether a user has created a file named `stop` in the folder."""
-        return os.path.exists(self._stop)  # an error of the file server counts as False
+        # Path.exists raises on some errors of a file server. Here they count as False.
+        return os.path.exists(self._stop)  # noqa: PTH110
 
     def clear_stop_request(self) -> None:
         """Deletes the file `stop`, so that the next start trains."""

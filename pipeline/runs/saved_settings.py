@@ -104,11 +104,11 @@ def ignored_data_path(folder: RunFolder) -> str | None:
 def is_own(folder: RunFolder) -> bool:
     """Whether only this user or root can have written the settings in the folder."""
     file = folder.path / "config.yaml"
-    return all(map(_is_own, (folder.path, file))) and not os.stat(file).st_mode & stat.S_IWOTH
+    return all(map(_is_own, (folder.path, file))) and not file.stat().st_mode & stat.S_IWOTH
 
 
 def _is_own(path: Path) -> bool:
-    return os.stat(path).st_uid in (os.geteuid(), 0)
+    return path.stat().st_uid in (os.geteuid(), 0)
 
 
 def _key(text: str) -> str:

@@ -13,12 +13,12 @@ other processes, and a run that is resumed from an earlier checkpoint calls the 
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
@@ -223,7 +223,7 @@ def _import(name: str, module_name: str) -> ModuleType:
     module, whatever its name.
     """
     failed = f"train.callbacks: {name!r}: importing {module_name} failed"
-    folder = os.getcwd()
+    folder = str(Path.cwd())
     # A folder that is on the path already, by PYTHONPATH for example, keeps its place.
     added = folder not in sys.path
     if added:

@@ -217,7 +217,8 @@ class Experiment:
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
         """Inside, the model has the weights that evaluation uses: where they are kept and
-        `train.evaluate_ema` says so, the averaged ones."""
+        `train.evaluate_ema` says so, the averaged ones.
+        """
         averaged = bool(self.optimizer.averages) and self.config.train.evaluate_ema
         if averaged:
             self._swap_averages()

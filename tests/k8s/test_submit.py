@@ -60,8 +60,10 @@ def test_another_verb_runs_in_one_pod(server, vit):
         *(
             (
                 ["--gpus-per-node", 8, "--processes-per-node", 2, "--runtime", runtime],
-                "--gpus-per-node 8 reserves 6 GPUs that no process would use: "
-                "--processes-per-node 2 uses one GPU for each process",
+                (
+                    "--gpus-per-node 8 reserves 6 GPUs that no process would use: "
+                    "--processes-per-node 2 uses one GPU for each process"
+                ),
             )
             for runtime in ("horovod", "multi_worker")
         ),

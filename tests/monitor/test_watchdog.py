@@ -56,9 +56,9 @@ def test_it_ends_a_process_that_holds_the_interpreter(monkeypatch):
 def test_it_waits_longer_where_that_was_said():
     done = subprocess.run(
         [sys.executable, "-c",
-         "import time\nfrom pipeline.monitor.watchdog import Watchdog\n"
+         ("import time\nfrom pipeline.monitor.watchdog import Watchdog\n"
          "dog = Watchdog(0.2, 'x', 'y')\ndog.beat('compiling', 5.0)\ntime.sleep(1.0)\n"
-         "dog.close()\ntime.sleep(0.5)\nprint('done')"],
+         "dog.close()\ntime.sleep(0.5)\nprint('done')")],
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "done\n")
@@ -70,9 +70,9 @@ def test_it_ends_nothing_when_closed_or_off(how):
     close = "dog.close()" if how == "close" else ""
     done = subprocess.run(
         [sys.executable, "-c",
-         f"import time\nfrom pipeline.monitor.watchdog import Watchdog\n"
+         (f"import time\nfrom pipeline.monitor.watchdog import Watchdog\n"
          f"dog = Watchdog({timeout}, 'x', 'y')\ndog.beat('a step')\n{close}\n"
-         f"time.sleep(0.6)\nprint('done')"],
+         f"time.sleep(0.6)\nprint('done')")],
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "done\n")

@@ -75,8 +75,8 @@ def test_only_the_chief_writes_and_each_rank_says_when_it_joins_and_ends(vit, tm
     assert os.listdir(tmp_path / "1") == []
     for rank in (0, 1):
         said = rf"vit train: rank {rank} of 2 on {HOST} "
-        assert len(re.findall(rf"{said}joined: pid \d+, CPU:0, {runtime}$", err, re.M)) == 1
-        assert len(re.findall(rf"{said}ended: done \(exit code 0\)$", err, re.M)) == 1
+        assert len(re.findall(rf"{said}joined: pid \d+, CPU:0, {runtime}$", err, re.MULTILINE)) == 1
+        assert len(re.findall(rf"{said}ended: done \(exit code 0\)$", err, re.MULTILINE)) == 1
 
 
 @pytest.mark.parametrize("runtime", EITHER)

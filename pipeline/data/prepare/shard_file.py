@@ -124,7 +124,8 @@ def read_report(task: ShardTask) -> ShardReport | None:
 
 def inputs_of(split: Split) -> str:
     """A hash of what the examples are: pixels, names, sizes and times of files, or names and stored
-    checksums of records; and labels."""
+    checksums of records; and labels.
+    """
     digest = hashlib.blake2b(split.labels.tobytes(), digest_size=16)
     if split.images is not None:
         digest.update(split.images.tobytes())

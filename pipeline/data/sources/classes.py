@@ -63,13 +63,18 @@ def alike_notes(title: str, classes: Iterable[str]) -> tuple[str, ...]:
         shown = "; ".join(", ".join(map(repr, names)) for names in alike[:_SHOWN])
         more = f"; and {len(alike) - _SHOWN} more groups" if len(alike) > _SHOWN else ""
         notes += (
-            f"{title}: class names differ only in case, blanks, accents or number format: {shown}"
-            f"{more}. They count as different classes. Rename them if they are the same class",
+            (
+                f"{title}: class names differ only in case, blanks, accents or number format: "
+                f"{shown}{more}. They count as different classes. "
+                "Rename them if they are the same class"
+            ),
         )
     if missing:
         notes += (
-            f"{title}: {', '.join(map(repr, missing))} is a class. If it stands for a missing "
-            "label, remove these images",
+            (
+                f"{title}: {', '.join(map(repr, missing))} is a class. If it stands for a missing "
+                "label, remove these images"
+            ),
         )
     return notes
 

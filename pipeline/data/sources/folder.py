@@ -165,12 +165,16 @@ def _class_folders_note(root: Path) -> tuple[str, ...]:
     _refuse_splits(root, folders)
     if above is not None:
         return (
-            f"{title} is one split of a data set. Some of it is held out for validation. Set "
-            f"data.path={printable(str(above))} to use all splits of the data set",
+            (
+                f"{title} is one split of a data set. Some of it is held out for validation. Set "
+                f"data.path={printable(str(above))} to use all splits of the data set"
+            ),
         )
     return (
-        f"{title} has no folder train/. Its {len(folders):,} folders are the classes, and part of "
-        "each class is held out for validation",
+        (
+            f"{title} has no folder train/. Its {len(folders):,} folders are the classes, and part "
+            "of each class is held out for validation"
+        ),
     )
 
 

@@ -225,8 +225,10 @@ def open_records(config: DataConfig) -> DataSource:
     notes = alike_notes(str(root), facts.classes)
     if facts.duplicates:
         notes += (
-            f"{root}: {facts.duplicates:,} images are in more than one split (duplicates.txt). "
-            "Results on them do not show how well the model generalizes",
+            (
+                f"{root}: {facts.duplicates:,} images are in more than one split (duplicates.txt). "
+                "Results on them do not show how well the model generalizes"
+            ),
         )
     if facts.conflicts:
         notes += (f"{root}: {facts.conflicts:,} images have two labels (conflicts.txt)",)

@@ -57,7 +57,7 @@ _OF = re.compile(r"^(.*)-(\d{5})-of-(\d{5})$")
 _COMPRESSED = (b"\x1f\x8b", b"\x78\x9c", b"\x78\x01", b"\x78\xda")
 
 
-# int64 [n], int64 [n], uint32 [n]
+# Offsets, sizes and checksums: int64 [n], int64 [n], uint32 [n].
 _Scanned = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.uint32]]
 
 

@@ -121,7 +121,10 @@ class Listing:
 
     def shared_with(self, other: Listing) -> list[tuple[str, str]]:
         """Returns files that are also in another listing, through links, as pairs of names."""
-        mine, theirs = (np.frombuffer(one._inodes, np.uint64) for one in (self, other))
+        mine, theirs = (
+            np.frombuffer(one._inodes, np.uint64)  # noqa: SLF001  # of the same class
+            for one in (self, other)
+        )
         common = np.intersect1d(_occurring_once(mine), _occurring_once(theirs))
         places = np.flatnonzero(np.isin(theirs, common)).tolist()
         known = {(other._devices[place], other._inodes[place]): place for place in places}
