@@ -1,5 +1,6 @@
 """What the documentation says exists: links, commands, recipes, settings, files, targets."""
 
+import ast
 import importlib.util
 import json
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import jobs.cli
+import pipeline
 from docs.generate_settings import generate
 from jobs.cli import VERBS
 from pipeline.config import all_settings, load_config
@@ -171,6 +173,14 @@ def test_files_modules_and_targets_that_a_page_names_exist(page):
         assert (ROOT / path).exists() or "NAME" in path, path
     for module in re.findall(rf"python -m ((?:{folders})[\w.]*)", text):
         assert importlib.util.find_spec(module), module
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=name)
+def test_python_programs_parse_and_use_what_the_package_has(page):
+    for program in (body for kind, body in FENCE.findall(page.read_text()) if kind == "python"):
+        for node in ast.walk(ast.parse(program)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert node.value.id != "pipeline" or node.attr in pipeline.__all__, node.attr
 
 
 def test_every_verb_setting_and_recipe_is_documented():
