@@ -61,7 +61,7 @@ def test_the_tutorial_trains_evaluates_predicts_and_exports(executed):
     accuracy = float(re.search(r"accuracy (\d+\.\d+)%", evaluated)[1])
     assert accuracy > 60  # of ten classes; 80 where it was written
     assert f"test accuracy {accuracy:.2f}%" in printed(executed, "vit train")
-    assert re.search(r"\d+ of 26 sevens", printed(executed, '"predict"'))
+    assert re.search(r"\d+ of 26 sevens", printed(executed, "pipeline.predict"))
     assert re.search(r"photos/test/3/\d+\.png: \d \(\d+%\)", printed(executed, "saved_model.load"))
 
 
