@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -27,9 +26,7 @@ from pipeline.runtimes.tensorflow_start import import_tensorflow
 if TYPE_CHECKING:
     from pipeline.config import Config, DataConfig
     from pipeline.export.exported import Exported
-    from pipeline.export.write import Compared
-
-_LOG = logging.getLogger(__name__)
+    from pipeline.export.write import Reference
 
 _COMPARED = 32  # of the run's own images, that the exported model must answer as the run's does
 
@@ -83,8 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
     out = arguments.out or folder.path / _PLACES[form]
     import_tensorflow()
     from pipeline.data.sources.source import with_first_label
-    from pipeline.export.description import ExportFacts
-    from pipeline.export.exported import ExportError, of_model
+    from pipeline.export.exported import ExportError, wrap_model
+    from pipeline.export.metadata import ExportMetadata
     from pipeline.export.write import check_out, export, find_working_format
     from pipeline.training.best_weights import load_model
     from pipeline.training.data_record import recorded_first_label
@@ -93,8 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
     config = config.model_copy(update={"data": data})
     check_out(form, out)
     model, step = load_model(folder, arguments.weights)
-    facts = ExportFacts.of_run(config, dataset, model.arch, step)
-    compared, what = _compared(config, of_model(model, facts), ignored_data_path(folder))
+    facts = ExportMetadata.of_run(config, dataset, model.arch, step)
+    compared, what = _compared(config, wrap_model(model, facts), ignored_data_path(folder))
     try:
         difference = export(form, model, facts, out, compared)
     except ExportError as error:
@@ -114,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _compared(config: Config, model: Exported, place: str | None) -> tuple[Compared, str]:
+def _compared(config: Config, model: Exported, place: str | None) -> tuple[Reference, str]:
     """What the export must answer, and in words what that is.
 
     Generated images, so that no data set is needed; and some of the run's own if they are still
@@ -126,7 +123,7 @@ def _compared(config: Config, model: Exported, place: str | None) -> tuple[Compa
     from pipeline.data.images import load_image
     from pipeline.data.sources.source import open_source
     from pipeline.export.sample_images import sample_images
-    from pipeline.export.write import Compared
+    from pipeline.export.write import Reference
 
     contents = sample_images(config.data)
     what = f"{len(contents)} generated images"
@@ -137,10 +134,10 @@ def _compared(config: Config, model: Exported, place: str | None) -> tuple[Compa
     except (PipelineError, OSError) as error:
         # Its advice is about settings that this verb does not take.
         reason = str(error).partition(". ")[0]
-        _LOG.warning("compared without the run's data: %s", reason)
+        print(f"vit export: compared without the run's data: {reason}", file=sys.stderr)
     else:
         for note in source.notes:
-            _LOG.info("%s", note)
+            print(f"vit export: {note}", file=sys.stderr)
         split = next(
             source.splits[s] for s in ("test", "validation", "train") if s in source.splits
         )
@@ -149,10 +146,10 @@ def _compared(config: Config, model: Exported, place: str | None) -> tuple[Compa
         if own:
             what += f" and {len(own)} of {split.title}"
         else:
-            _LOG.warning("%s: not one image can be read", split.title)
+            print(f"vit export: {split.title}: not one image can be read", file=sys.stderr)
     # As `vit predict` does it.
     pixels = np.stack([load_image(c, "a compared image", config.data) for c in contents])
-    return Compared(contents, pixels, model.answer(pixels)), what
+    return Reference(contents, pixels, model.predict(pixels)), what
 
 
 def _readable_images(split: Split, config: DataConfig) -> Iterator[bytes]:

@@ -22,8 +22,8 @@ from pipeline.runtimes.tensorflow_start import import_tensorflow
 if TYPE_CHECKING:
     import keras
 
-    from pipeline.export.answers import Answer
     from pipeline.export.exported import Exported
+    from pipeline.export.predictions import FilePrediction
 
 _LOG = logging.getLogger(__name__)
 
@@ -78,10 +78,10 @@ def predict(
     check_top(top, "top")
     words = [images] if isinstance(images, (str, PathLike)) else images
     loaded = load_predictor(Path(model), as_overrides(settings))
-    from pipeline.export.answers import answer_all, find_images
+    from pipeline.export.predictions import find_images, predict_files
 
     files = find_images(fspath(word) for word in words)
-    return [as_prediction(loaded, answer, top) for answer in answer_all(loaded, files)]
+    return [as_prediction(loaded, answer, top) for answer in predict_files(loaded, files)]
 
 
 def check_top(top: int, name: str) -> None:
@@ -106,9 +106,9 @@ def load_predictor(
     if path.suffix == ".onnx":
         require("onnx", "onnxruntime")
     import_tensorflow()
-    from pipeline.export.description import ExportFacts
-    from pipeline.export.exported import of_model
+    from pipeline.export.exported import wrap_model
     from pipeline.export.formats import load_export
+    from pipeline.export.metadata import ExportMetadata
     from pipeline.training import best_weights
 
     folder = RunFolder(path)
@@ -119,17 +119,17 @@ def load_predictor(
     model, step = best_weights.load_model(folder, precision=precision)
     if precision != "float32":
         say(f"computes in {precision}, as the run did")
-    facts = ExportFacts.of_run(config, folder.dataset(), model.arch, step)
-    return of_model(model, facts)
+    facts = ExportMetadata.of_run(config, folder.dataset(), model.arch, step)
+    return wrap_model(model, facts)
 
 
-def as_prediction(model: Exported, answer: Answer, top: int) -> Prediction:
+def as_prediction(model: Exported, answer: FilePrediction, top: int) -> Prediction:
     """An answer with the names of the `top` most likely classes."""
-    from pipeline.export.answers import best
+    from pipeline.export.predictions import top_classes
 
     probabilities = answer.probabilities
     if probabilities is None:
         return Prediction(answer.path, (), answer.problem or "")
-    classes = model.facts.classes
-    chosen = best(probabilities, top)
+    classes = model.metadata.classes
+    chosen = top_classes(probabilities, top)
     return Prediction(answer.path, tuple((classes[i], float(probabilities[i])) for i in chosen))

@@ -1,13 +1,18 @@
-"""A trained model as one that needs none of this package: images in, probabilities out.
+"""Exports a trained model in formats that do not need this package: images in, probabilities out.
 
-facts.py               what stands beside every export: classes, preprocessing, architecture
-exported.py            a loaded export, whatever its format; a run's own model in the same form
-operations.py          of what exports consist
-foreign_graph.py  foreign_keras.py  foreign_onnx.py     refuse what exports do not have
-saved_model.py  onnx_file.py  keras_file.py  safetensors_folder.py      a format each
-formats.py             the table of them; which one a path holds
-packages.py            what a format needs to be installed
-sample_images.py       images that an export is compared on without a data set
-write.py               writes one beside its place, compares it with the run, and puts it there
-answers.py             what it says of image files, in their order
+write.py                writes an export atomically, and verifies its predictions
+formats.py              the table of formats, and the detection of a path's format
+saved_model.py          the SavedModel format
+onnx_file.py            the ONNX format
+keras_file.py           the .keras format
+safetensors_folder.py   the safetensors format
+metadata.py             metadata of an export: classes, preprocessing, architecture
+exported.py             a loaded model, independent of its format
+predictions.py          predictions for image files
+saved_model_checks.py   checks an untrusted SavedModel before it is loaded
+keras_checks.py         checks an untrusted .keras file before it is loaded
+onnx_checks.py          checks an untrusted ONNX file before it is loaded
+operations.py           operations and classes that exports use
+packages.py             packages that a format needs
+sample_images.py        sample images that verify an export without a data set
 """

@@ -1,4 +1,4 @@
-"""A model that was read back, whatever it was written as."""
+"""A loaded model, independent of the format of its export."""
 
 from __future__ import annotations
 
@@ -11,53 +11,53 @@ import numpy.typing as npt
 from scipy.special import softmax
 
 from pipeline.errors import PipelineError, SettingsError
-from pipeline.export.description import ExportFacts
+from pipeline.export.metadata import ExportMetadata
 
-Pixels = npt.NDArray[np.uint8]  # [B, S, S, 3], cut out and resized
+Pixels = npt.NDArray[np.uint8]  # [B, S, S, 3], cropped and resized
 Probabilities = npt.NDArray[np.floating]  # [B, C]
 
 
 class ExportError(PipelineError):
-    """A model cannot be written in a format, or does not answer as the run does."""
+    """A model cannot be converted to a format, or its export gives other results than the run."""
 
 
-def foreign_error(where: str, what: str) -> SettingsError:
-    """The error for an export that has what those of this version do not have."""
+def untrusted_error(where: str, what: str) -> SettingsError:
+    """The error for an export with contents that exports of this version do not have."""
     return SettingsError(
         f"{where} has {what}, which no export of this version has: it may be a program from "
-        "elsewhere, and is not run. Export the run again with this version. If you trust who made "
-        "it, load it in Python yourself"
+        "another source, and is not loaded. Export the run again with this version. If you trust "
+        "its author, load it in Python yourself"
     )
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A model that answers.
+    """A model with its metadata.
 
     Attributes:
-      facts: What it says of itself.
-      answer: From pixels to probabilities; normalisation and softmax are inside.
-      answer_bytes: From JPEGs and PNGs; None where the format has no decoder.
+      metadata: The metadata.
+      predict: Maps pixels to probabilities, including normalization and softmax.
+      predict_bytes: Maps JPEG and PNG files to probabilities; None if the format has no decoder.
     """
 
-    facts: ExportFacts
-    answer: Callable[[Pixels], Probabilities]
-    answer_bytes: Callable[[Sequence[bytes]], Probabilities] | None = None
+    metadata: ExportMetadata
+    predict: Callable[[Pixels], Probabilities]
+    predict_bytes: Callable[[Sequence[bytes]], Probabilities] | None = None
 
 
-def of_model(model: keras.Model, facts: ExportFacts) -> Exported:
-    """A run's own model in the form of an export.
+def wrap_model(model: keras.Model, metadata: ExportMetadata) -> Exported:
+    """Wraps the model of a run like a loaded export.
 
     Args:
-      model: float32 [B, S, S, 3], normalised, to logits [B, C].
-      facts: Mean and deviation among them.
+      model: Maps normalized images, float32 [B, S, S, 3], to logits [B, C].
+      metadata: The metadata, including mean and standard deviation.
     """
-    mean = np.array(facts.preprocessing.mean, np.float32)
-    std = np.array(facts.preprocessing.std, np.float32)
+    mean = np.array(metadata.preprocessing.mean, np.float32)
+    std = np.array(metadata.preprocessing.std, np.float32)
 
-    def answer(pixels: Pixels) -> Probabilities:
+    def predict(pixels: Pixels) -> Probabilities:
         logits = model((pixels.astype(np.float32) / 255 - mean) / std, training=False)
-        # In float64 different logits have different probabilities, as far as they can.
+        # float64 keeps the probabilities of different logits different, as far as possible.
         return softmax(np.asarray(keras.ops.convert_to_numpy(logits), np.float64), axis=1)
 
-    return Exported(facts, answer)
+    return Exported(metadata, predict)

@@ -1,4 +1,4 @@
-"""The formats of an export, and which of them a path holds."""
+"""The export formats, and the detection of the format of a path."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import keras
 
 from pipeline.errors import SettingsError
 from pipeline.export import keras_file, onnx_file, safetensors_folder, saved_model
-from pipeline.export.description import ExportFacts
 from pipeline.export.exported import Exported, Pixels, Probabilities
+from pipeline.export.metadata import ExportMetadata
 
 
 class Format(NamedTuple):
-    """How a model is written, recognised and read back."""
+    """Functions that write, recognise and load one format."""
 
-    write: Callable[[keras.Model, ExportFacts, Path], None]
+    write: Callable[[keras.Model, ExportMetadata, Path], None]
     recognises: Callable[[Path], bool]
     load: Callable[[Path], Exported]
 
 
-# In the order in which a path is looked at: what has no signature comes last.
+# In the order of detection. Formats without a signature come last.
 FORMATS = {
     "saved_model": Format(saved_model.write, saved_model.recognises, saved_model.load),
     "safetensors": Format(
@@ -36,34 +36,34 @@ FORMATS = {
 
 
 def load_export(path: Path) -> Exported:
-    """Reads a model that `vit export` wrote, in any of its formats.
+    """Loads a model that `vit export` wrote in any format.
 
     Raises:
-      SettingsError: It is none, or has what no export of this version has.
+      SettingsError: It is not an export, or has contents that exports of this version do not have.
     """
     for form in FORMATS.values():
         if form.recognises(path):
             loaded = form.load(path)
-            return replace(loaded, answer=partial(_answer, loaded, path))
+            return replace(loaded, predict=partial(_predict, loaded, path))
     raise SettingsError(
         f"{path} is neither a run folder nor an export. Give the folder that `vit train` printed, "
-        "or what `vit export` wrote: a SavedModel's folder, a .onnx or .keras file, or a folder "
-        "with model.safetensors"
+        "or an output of `vit export`: the folder of a SavedModel, a .onnx or .keras file, or a "
+        "folder with model.safetensors"
     )
 
 
-def _answer(loaded: Exported, path: Path, pixels: Pixels) -> Probabilities:
-    """What a loaded export says, which has the shape that its facts promise."""
-    expected = (len(pixels), len(loaded.facts.classes))
+def _predict(loaded: Exported, path: Path, pixels: Pixels) -> Probabilities:
+    """Predicts with a loaded export, and checks the shape and dtype of the result."""
+    expected = (len(pixels), len(loaded.metadata.classes))
     try:
-        probabilities = loaded.answer(pixels)
-    except Exception as error:  # TensorFlow, Keras and onnxruntime raise their own
+        probabilities = loaded.predict(pixels)
+    except Exception as error:  # TensorFlow, Keras and onnxruntime have their own exceptions
         raise SettingsError(
             f"{path} cannot be used: {error!s:.300}. Export the run again"
         ) from None
     if probabilities.shape != expected or probabilities.dtype.kind != "f":
         raise SettingsError(
-            f"{path} answers with the shape {probabilities.shape}, and must with {expected}. "
+            f"{path} returns the shape {probabilities.shape}, but must return {expected}. "
             "Export the run again"
         )
     return probabilities

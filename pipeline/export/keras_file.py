@@ -1,7 +1,6 @@
-"""A .keras file of Keras's own layers: `keras.models.load_model` reads it on any backend, alone.
+"""The .keras format: stock Keras layers only, so `keras.models.load_model` loads it on any backend.
 
-The file is a zip archive, and Keras passes over members that it does not know: the facts are one,
-export.json.
+The file is a zip archive. Keras ignores unknown members; export.json holds the metadata.
 """
 
 from __future__ import annotations
@@ -16,30 +15,30 @@ import numpy as np
 from keras import layers, ops
 
 from pipeline.errors import SettingsError
-from pipeline.export.description import FILE, ExportFacts, from_json, no_facts
 from pipeline.export.exported import Exported, Pixels, Probabilities
-from pipeline.export.foreign_keras import checked_copy
+from pipeline.export.keras_checks import checked_copy
+from pipeline.export.metadata import FILE, ExportMetadata, from_json, missing_metadata
 from pipeline.model.architecture import Architecture
 from pipeline.model.backend import Tensor
 from pipeline.model.layers import NORM_EPSILON
 from pipeline.model.stem import stem_channels
 
-SUFFIX = ".keras"  # Keras writes and reads no other
+SUFFIX = ".keras"  # required by Keras
 
 
-def write(model: keras.Model, facts: ExportFacts, path: Path) -> None:
+def write(model: keras.Model, metadata: ExportMetadata, path: Path) -> None:
     """Writes the file: input pixels [B, S, S, 3] in 0..255, uint8 or float, output [B, C].
 
     Args:
       model: A VisionTransformer.
-      facts: Its own.
-      path: With Keras's suffix.
+      metadata: Its metadata.
+      path: File name with the suffix `.keras`.
     """
-    stock = stock_model(facts)
+    stock = stock_model(metadata)
     _copy_weights(model, stock)
     stock.save(path)
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(FILE, facts.to_json())
+        archive.writestr(FILE, metadata.to_json())
 
 
 def recognises(path: Path) -> bool:
@@ -48,32 +47,32 @@ def recognises(path: Path) -> bool:
 
 
 def load(path: Path) -> Exported:
-    """Reads what `write` wrote, by Keras alone.
+    """Loads a file that `write` wrote, using only Keras.
 
     Raises:
-      SettingsError: It says nothing of its classes and preprocessing, is damaged, or has classes
-        that no export has.
+      SettingsError: The metadata is missing, the file is damaged, or it has classes that our
+        exports do not have.
     """
-    with checked_copy(path, SUFFIX) as (copy, told):
-        if told is None:
-            raise no_facts(str(path))
-        facts = from_json(told, str(path))
+    with checked_copy(path, SUFFIX) as (copy, stored):
+        if stored is None:
+            raise missing_metadata(str(path))
+        metadata = from_json(stored, str(path))
         try:
             stock = keras.models.load_model(copy, compile=False, safe_mode=True)
-        except Exception as error:  # Keras raises whatever goes wrong in a layer
+        except Exception as error:  # a layer may raise any exception
             raise SettingsError(
                 f"{path} is damaged: {error!s:.300}. Export the run again"
             ) from None
 
-    def answer(pixels: Pixels) -> Probabilities:
+    def predict(pixels: Pixels) -> Probabilities:
         return np.asarray(keras.ops.convert_to_numpy(stock(pixels, training=False)))
 
-    return Exported(facts, answer)
+    return Exported(metadata, predict)
 
 
-def stock_model(facts: ExportFacts) -> keras.Model:
-    """The network of an export from Keras's own layers, with the preprocessing, untrained."""
-    arch, given = facts.architecture, facts.preprocessing
+def stock_model(metadata: ExportMetadata) -> keras.Model:
+    """Builds the network with preprocessing from stock Keras layers, with untrained weights."""
+    arch, given = metadata.architecture, metadata.preprocessing
     size, width = given.image_size, arch.width
     pixels = keras.Input((size, size, 3), name="pixels")
     x = layers.Rescaling(1 / 255, name="to_unit_range")(pixels)
@@ -82,18 +81,18 @@ def stock_model(facts: ExportFacts) -> keras.Model:
     x = _patch_embedding(x, arch)  # [B, S, S, 3] -> [B, h, w, D]
     x = layers.Reshape(((size // arch.patch_size) ** 2, width), name="tokens")(x)  # -> [B, N, D]
     if arch.pool == "token":
-        # The row 0 of a table of one row, for each example.
+        # The class token is row 0 of an embedding table with one row.
         first = ops.zeros_like(x[:, :1, 0], dtype="int32")  # [B, 1]
         token = layers.Embedding(1, width, name="class_token")(first)  # -> [B, 1, D]
         x = ops.concatenate([token, x], axis=1)
     count = arch.num_tokens(size)
-    # 0, 1, 2 ... of one example: the table's rows are then added to every example's tokens.
+    # The positions 0, 1, 2, ... for one example. The embeddings are broadcast over the batch.
     places = ops.cumsum(ops.ones_like(x[:1, :, 0], dtype="int32"), axis=1) - 1  # [1, T]
     x = x + layers.Embedding(count, width, name="position_embedding")(places)
     for index in range(arch.depth):
         x = _block(x, arch, f"block_{index}")
     x = _features(x, arch)
-    x = layers.Dense(len(facts.classes), name="head")(x)
+    x = layers.Dense(len(metadata.classes), name="head")(x)
     return keras.Model(pixels, layers.Softmax(name="probabilities")(x), name="vit")
 
 
@@ -128,7 +127,7 @@ def _block(x: Tensor, arch: Architecture, name: str) -> Tensor:
 
 
 def _features(x: Tensor, arch: Architecture) -> Tensor:
-    """What the classifier sees of the encoded tokens: [B, T, D] -> [B, F]."""
+    """Pools the encoded tokens and applies the head up to the classifier: [B, T, D] -> [B, F]."""
     if arch.pool == "token":
         x = _norm("norm")(x[:, 0])
     elif arch.pool == "mean":
@@ -151,15 +150,15 @@ def _gelu(x: Tensor, arch: Architecture) -> Tensor:
 
 
 def _copy_weights(model: Any, stock: keras.Model) -> None:
-    """Gives each of the stock layers the weights of the run's layer that it stands for.
+    """Copies the weights of the run's layers to the corresponding stock layers.
 
     Args:
-      model: A VisionTransformer; its kernels are reshaped: a patch's [P*P*3, D] to a
-        convolution's [P, P, 3, D], an attention's [D, n d] to [D, n, d].
-      stock: Of `stock_model`.
+      model: A VisionTransformer. Its kernels are reshaped: patches from [P*P*3, D] to [P, P, 3,
+        D], attention from [D, n d] to [D, n, d].
+      stock: Result of `stock_model`.
     """
     ours: dict[str, Any] = {v.path: v.value for v in model.variables}
-    # Where positions are fixed, they are no variable of ours.
+    # Fixed positions are not a variable of the run's model.
     ours.setdefault("vit/position_embedding/positions", model.position_embedding.positions)
     for layer in stock.layers:
         if isinstance(layer, layers.Normalization):
@@ -167,11 +166,11 @@ def _copy_weights(model: Any, stock: keras.Model) -> None:
         for weight, path in zip(layer.weights, _paths(layer), strict=True):
             weight.assign(ops.reshape(ours.pop(path), weight.shape))
     if ours:
-        raise ValueError(f"the stock model has no place for {', '.join(ours)}")
+        raise ValueError(f"the stock model has no layers for {', '.join(ours)}")
 
 
 def _paths(layer: keras.Layer) -> list[str]:
-    """The paths in a VisionTransformer of a stock layer's weights, in their order."""
+    """The paths of a stock layer's weights in a VisionTransformer, in order."""
     # block_3_mlp_hidden -> block_3/mlp/hidden, block_3_mlp_norm -> block_3/mlp_norm,
     # patch_embedding_norm_0 -> patch_embedding/norm_0
     name = re.sub(r"^(block_\d+|patch_embedding)_", r"\1/", layer.name)

@@ -1,7 +1,7 @@
-"""An ONNX file: pixels in, probabilities out. ONNX has no JPEG decoder, so bytes it cannot take.
+"""The ONNX format: pixels in, probabilities out. It has no JPEG decoder, so it takes no file bytes.
 
-tf2onnx 1.17 converts the graph of TensorFlow 2.21, Keras 3.15 and NumPy 2.4 but for one operation,
-`Erfc`, of which Keras makes its exact GELU; `pipeline.model.elementwise` makes it of `Erf`.
+tf2onnx 1.17 converts the graph of TensorFlow 2.21, Keras 3.15 and NumPy 2.4 except for the
+operation `Erfc`, which Keras uses for the exact GELU. `pipeline.model.elementwise` uses `Erf`.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import tensorflow as tf
 
 from pipeline.data.preprocess import normalize
 from pipeline.errors import SettingsError
-from pipeline.export.description import ExportFacts, from_json, no_facts
 from pipeline.export.exported import Exported, ExportError, Pixels, Probabilities
-from pipeline.export.foreign_onnx import read_checked
+from pipeline.export.metadata import ExportMetadata, from_json, missing_metadata
+from pipeline.export.onnx_checks import read_checked
 from pipeline.export.packages import NEEDED, require
 from pipeline.runs.checkpoints.snapshot import read_variables
 from pipeline.storage.read import open_file
 from pipeline.storage.write import replace_file
 from pipeline.strict_json import to_json
 
-OPSET = 18  # of December 2022: read by onnxruntime 1.14 and newer
-_MODEL_PROTO = b"\x08"  # how an ONNX file begins: its field 1, the version of the format
+OPSET = 18  # December 2022; supported by onnxruntime 1.14 and later
+_MODEL_PROTO = b"\x08"  # first byte of an ONNX file: the tag of field 1, ir_version
 
 
-def write(model: keras.Model, facts: ExportFacts, path: Path) -> None:
+def write(model: keras.Model, metadata: ExportMetadata, path: Path) -> None:
     """Writes the file: input `pixels` uint8 [batch, S, S, 3], output `probabilities` float32.
 
-    Each of the facts is in its metadata under its name, as JSON.
+    Each field of the metadata is stored as JSON in the metadata of the ONNX file.
 
     Raises:
       SettingsError: tf2onnx is not installed.
@@ -41,26 +41,27 @@ def write(model: keras.Model, facts: ExportFacts, path: Path) -> None:
     require(*NEEDED["onnx"])
     import onnx
 
-    proto = _convert(model, facts)
+    proto = _convert(model, metadata)
     for value in (*proto.graph.input, *proto.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    told = facts.model_dump(mode="json")
-    onnx.helper.set_model_props(proto, {name: to_json(fact) for name, fact in told.items()})
+    stored = metadata.model_dump(mode="json")
+    onnx.helper.set_model_props(proto, {name: to_json(fact) for name, fact in stored.items()})
     onnx.checker.check_model(proto, full_check=True)
     replace_file(path, proto.SerializeToString())
 
 
-def _convert(model: keras.Model, facts: ExportFacts) -> Any:
-    """An ONNX ModelProto of the model between normalisation and softmax.
+def _convert(model: keras.Model, metadata: ExportMetadata) -> Any:
+    """Converts the model, including normalization and softmax, to an ONNX ModelProto.
 
-    The weights are inputs of the graph that tf2onnx sees, and are put in afterwards: with them as
-    constants B/16 took 108 s and 18 GiB on two cores, so it takes 34 s and 2.7 GiB.
+    In the graph that tf2onnx converts, the weights are inputs; they are added afterwards. With
+    weights as constants, B/16 took 108 s and 18 GiB on two cores; this way it takes 34 s and 2.7
+    GiB.
     """
     import onnx
     import tf2onnx
 
-    given, size = facts.preprocessing, facts.preprocessing.image_size
-    # What is trained comes first, as `stateless_call` wants them.
+    given, size = metadata.preprocessing, metadata.preprocessing.image_size
+    # Trainable variables come first, as `stateless_call` requires.
     variables = [*model.trainable_variables, *model.non_trainable_variables]
     trained = len(model.trainable_variables)
     names = {f"weight_{i}": v.path for i, v in enumerate(variables)}
@@ -74,12 +75,12 @@ def _convert(model: keras.Model, facts: ExportFacts) -> Any:
         )
         return {"probabilities": tf.nn.softmax(logits)}
 
-    logging.getLogger("tf2onnx").setLevel(logging.ERROR)  # it tells of each pass it makes
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)  # it logs each optimization pass
     try:
         proto, _ = tf2onnx.convert.from_function(
             tf.function(probabilities, spec), spec, opset=OPSET
         )
-    except Exception as error:  # its converters raise whatever goes wrong in them
+    except Exception as error:  # converters may raise any exception
         raise ExportError(f"tf2onnx cannot convert this model: {error!r}") from error
     for node in proto.graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
@@ -92,7 +93,7 @@ def _convert(model: keras.Model, facts: ExportFacts) -> Any:
 
 
 def recognises(path: Path) -> bool:
-    """Whether a path is likely an ONNX file: they have no signature of their own."""
+    """Whether a path is probably an ONNX file. The format has no signature."""
     if not path.is_file():
         return False
     with open_file(path) as stream:
@@ -100,11 +101,11 @@ def recognises(path: Path) -> bool:
 
 
 def load(path: Path) -> Exported:
-    """Reads what `write` wrote, by onnxruntime, on the CPU.
+    """Loads a file that `write` wrote, using onnxruntime on the CPU.
 
     Raises:
-      SettingsError: onnx or onnxruntime is not installed; the file is no ONNX, says nothing of its
-        classes and preprocessing, or has operations that no export has.
+      SettingsError: onnx or onnxruntime is not installed, the file is not ONNX, the metadata is
+        missing, or it has operations that our exports do not have.
     """
     require("onnx", "onnxruntime")
     import onnxruntime
@@ -112,14 +113,14 @@ def load(path: Path) -> Exported:
     content = read_checked(path)
     try:
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    except Exception as error:  # each of onnxruntime's errors is a class of its own
-        raise SettingsError(f"{path} is no ONNX file that onnxruntime reads: {error}") from None
-    told = session.get_modelmeta().custom_metadata_map
-    if not ExportFacts.model_fields.keys() <= told.keys():
-        raise no_facts(str(path))
-    facts = ",".join(f'"{name}":{told[name]}' for name in ExportFacts.model_fields)
+    except Exception as error:  # onnxruntime's exceptions have no common base class
+        raise SettingsError(f"{path} is not an ONNX file for onnxruntime: {error}") from None
+    stored = session.get_modelmeta().custom_metadata_map
+    if not ExportMetadata.model_fields.keys() <= stored.keys():
+        raise missing_metadata(str(path))
+    metadata = ",".join(f'"{name}":{stored[name]}' for name in ExportMetadata.model_fields)
 
-    def answer(pixels: Pixels) -> Probabilities:
+    def predict(pixels: Pixels) -> Probabilities:
         return np.asarray(session.run(["probabilities"], {"pixels": pixels})[0])
 
-    return Exported(from_json(f"{{{facts}}}", str(path)), answer)
+    return Exported(from_json(f"{{{metadata}}}", str(path)), predict)

@@ -1,13 +1,13 @@
-"""What exports consist of: an export with anything else is a program from elsewhere.
+"""The operations and classes that exports use. An export with any other one is not loaded.
 
-`tests/export/test_operations.py` writes exports of all kinds and compares them with these lists.
-None of these operations reads or writes files, uses the network or calls Python.
+`tests/export/test_operations.py` compares these lists with exports of all kinds. None of the
+operations reads or writes files, uses the network or calls Python.
 """
 
 from __future__ import annotations
 
 # fmt: off
-# Of the functions of a SavedModel that can be called, of TensorFlow.
+# TensorFlow operations in the reachable functions of a SavedModel.
 SAVED_MODEL = frozenset(
     (
         "AddV2", "All", "Any", "ArgMax", "Assert", "BatchMatMulV2", "BiasAdd", "BitwiseOr",
@@ -25,7 +25,7 @@ SAVED_MODEL = frozenset(
     )
 )
 
-# Of the graph of an ONNX file, of the domain ai.onnx.
+# Operations in the graph of an ONNX file, domain ai.onnx.
 ONNX = frozenset(
     (
         "Add", "Cast", "Concat", "Conv", "Erf", "Expand", "MatMul", "Mul", "Reciprocal",
@@ -34,7 +34,7 @@ ONNX = frozenset(
     )
 )
 
-# Of config.json of a Keras file: module and class of everything that is built.
+# Modules and classes in the config.json of a Keras file.
 _CLASSES: dict[str | None, tuple[str, ...]] = {
     None: ("__keras_tensor__", "__slice__"),
     "keras": ("DTypePolicy",),

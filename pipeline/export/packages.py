@@ -1,4 +1,4 @@
-"""Packages that a format needs beside those of the pipeline, checked before anything is loaded."""
+"""Packages that a format needs in addition to those of the pipeline."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from pipeline.errors import SettingsError
 
-# Format -> what `vit export` needs to write it, load it again and compare.
+# For each format, what `vit export` needs to write, load and compare it.
 NEEDED = {"onnx": ("tf2onnx", "onnx", "onnxruntime")}
 
 
@@ -18,7 +18,7 @@ def require(*packages: str) -> None:
             f"ONNX needs {' and '.join(missing)}, which "
             f"{'is' if len(missing) == 1 else 'are'} not installed: pip install "
             "'vit-pipeline[onnx]', or pip install tf2onnx onnx onnxruntime. The other formats of "
-            "`vit export` need neither: saved_model, keras, safetensors"
+            "`vit export` need no extra packages: saved_model, keras, safetensors"
         )
 
 

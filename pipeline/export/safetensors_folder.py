@@ -1,6 +1,6 @@
-"""A folder with model.safetensors and config.json: weights and facts for those who build it.
+"""The safetensors format: a folder with model.safetensors and config.json.
 
-The names of the weights are the paths of the model's variables, as in a checkpoint:
+Weights are named by the paths of the model's variables, as in a checkpoint:
 vit/block_0/attention/query/kernel. Dense kernels are [in, out].
 """
 
@@ -13,8 +13,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from pipeline.errors import SettingsError
-from pipeline.export.description import FACTS_BYTES, ExportFacts, fits, from_json
-from pipeline.export.exported import Exported, of_model
+from pipeline.export.exported import Exported, wrap_model
+from pipeline.export.metadata import (
+    MAX_METADATA_BYTES,
+    ExportMetadata,
+    from_json,
+    has_parameter_count,
+)
 from pipeline.model.vit import VisionTransformer
 from pipeline.runs.checkpoints.snapshot import read_variables, restore_variables
 from pipeline.storage.folders import make_folder
@@ -24,42 +29,42 @@ from pipeline.storage.write import replace_file
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 
 
-def write(model: keras.Model, facts: ExportFacts, path: Path) -> None:
+def write(model: keras.Model, metadata: ExportMetadata, path: Path) -> None:
     """Writes the folder."""
     make_folder(path)
     try:
         save_file(read_variables({v.path: v for v in model.variables}), path / _WEIGHTS)
     except SafetensorError as error:
         raise OSError(f"{_WEIGHTS}: {error}") from None
-    replace_file(path / _CONFIG, facts.to_json())
+    replace_file(path / _CONFIG, metadata.to_json())
 
 
 def recognises(path: Path) -> bool:
-    """Whether a path is such a folder."""
+    """Whether a path is a folder in this format."""
     return (path / _WEIGHTS).is_file()
 
 
 def load(path: Path) -> Exported:
-    """Reads what `write` wrote, and builds the network.
+    """Loads a folder that `write` wrote, and builds the network.
 
     Raises:
-      SettingsError: One of its two files is missing, damaged, or does not fit the other.
+      SettingsError: A file is missing or damaged, or the files do not match.
     """
     try:
-        content = read_file(path / _CONFIG, limit_bytes=FACTS_BYTES)
-        facts = from_json(content, str(path / _CONFIG))
-        open_file(path / _WEIGHTS).close()  # no FIFO, at which loading would wait
+        content = read_file(path / _CONFIG, limit_bytes=MAX_METADATA_BYTES)
+        metadata = from_json(content, str(path / _CONFIG))
+        open_file(path / _WEIGHTS).close()  # rejects a FIFO, on which loading would block
         weights = load_file(path / _WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise SettingsError(f"cannot read {path}: {error}") from None
-    size = facts.preprocessing.image_size
+    size = metadata.preprocessing.image_size
     numbers = sum(array.size for array in weights.values())
-    if not fits(facts, numbers):
+    if not has_parameter_count(metadata, numbers):
         raise SettingsError(
-            f"{path}: {_CONFIG} describes another network than the one of the {numbers:,} numbers "
-            f"in {_WEIGHTS}. Export the run again"
+            f"{path}: {_CONFIG} does not match {_WEIGHTS}, which has {numbers:,} parameters. "
+            "Export the run again"
         )
-    model = VisionTransformer(facts.architecture, size, len(facts.classes))
+    model = VisionTransformer(metadata.architecture, size, len(metadata.classes))
     model.build((None, size, size, 3))
     restore_variables({v.path: v for v in model.variables}, weights, "model")
-    return of_model(model, facts)
+    return wrap_model(model, metadata)

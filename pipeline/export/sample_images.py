@@ -1,4 +1,4 @@
-"""Images that an export is compared on, so that it needs no data set."""
+"""Sample images with which an export is verified if no data set is available."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from pipeline.config import DataConfig
 
 _ORIENTATION_TAG = 0x0112
 
-# Height and width as multiples of the model's input: much larger, so that a JPEG is decoded at a
-# half, a quarter and an eighth; about as large; smaller; and far from square.
+# Height and width as multiples of the input size: much larger, so that JPEGs are decoded at 1/2,
+# 1/4 and 1/8; about as large; smaller; and far from square.
 _SCALES = ((7.3, 9.1), (14.2, 12.6), (26.0, 25.0), (1.3, 1.7), (0.6, 0.9), (0.4, 2.7))
 
 _JPEG_KINDS: tuple[dict[str, Any], ...] = (
     {"subsampling": 2}, {"subsampling": 0}, {"subsampling": 1}, {"progressive": True},
 )  # fmt: skip
 _PNG_MODES = ("RGB", "RGBA", "L", "P")
-_MOST_PIXELS = 4_000_000  # larger ones are left out: of a model with a large input
+_MAX_PIXELS = 4_000_000  # larger images are skipped, for models with a large input
 
 
 def sample_images(config: DataConfig) -> list[bytes]:
-    """JPEGs and PNGs of several kinds and sizes, the same for the same settings."""
+    """Creates JPEGs and PNGs of several kinds and sizes, equal for equal settings."""
     size, contents = config.image_size, []
     sizes = [(max(1, round(h * size)), max(1, round(w * size))) for h, w in _SCALES]
     if config.resize == "none":
         sizes = [(size, size)] * len(_JPEG_KINDS)
-    most = min(config.max_pixels, _MOST_PIXELS)
+    most = min(config.max_pixels, _MAX_PIXELS)
     for number, (height, width) in enumerate(sizes):
         if height * width > most and config.resize != "none":
             continue
@@ -46,7 +46,7 @@ def sample_images(config: DataConfig) -> list[bytes]:
 
 
 def _picture(height: int, width: int, seed: int) -> Image.Image:
-    """Soft random colours: with neither flat areas nor noise in each pixel."""
+    """Smooth random colours, without flat areas and without noise in single pixels."""
     draw = np.random.default_rng(seed)
     small = draw.integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)

@@ -1,4 +1,7 @@
-"""A SavedModel, for TensorFlow alone and TensorFlow Serving: image bytes in, probabilities out."""
+"""The SavedModel format, for TensorFlow and TensorFlow Serving: image bytes in, probabilities out.
+
+Loading it needs only TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +18,27 @@ from pipeline.data.decode.upright import stored_boxes, stored_widths, turn_uprig
 from pipeline.data.images import eval_boxes
 from pipeline.data.preprocess import decode_box, normalize
 from pipeline.errors import SettingsError
-from pipeline.export.description import FACTS_BYTES, FILE, ExportFacts, from_json, no_facts
 from pipeline.export.exported import Exported, Pixels, Probabilities
-from pipeline.export.foreign_graph import checked_copy
+from pipeline.export.metadata import (
+    FILE,
+    MAX_METADATA_BYTES,
+    ExportMetadata,
+    from_json,
+    missing_metadata,
+)
+from pipeline.export.saved_model_checks import checked_copy
 from pipeline.storage.folders import make_folder
 from pipeline.storage.read import read_file
 from pipeline.storage.write import replace_file
 
-# Where a SavedModel keeps what is its user's, and no part of its graph
-# (tensorflow/core/protobuf/saved_model.proto's folder; README of tensorflow/python/saved_model).
+# Folder for user files in a SavedModel, not part of the graph
+# (tensorflow/core/protobuf/saved_model.proto; README of tensorflow/python/saved_model).
 _EXTRA = "assets.extra"
 
 _REFUSED = (
-    "Each image must be a PNG or a JPEG of 8 bits with one or three components. Convert others, "
-    "such as CMYK JPEG, GIF, BMP, WebP and TIFF, first. Received other data at these places in the "
-    "batch: "
+    "Each image must be a PNG or a JPEG with 8 bits and one or three components. Convert others, "
+    "such as CMYK JPEG, GIF, BMP, WebP and TIFF, first. Received other data at these positions in "
+    "the batch: "
 )
 
 
@@ -37,22 +46,22 @@ class Classifier(tf.Module):
     """A model with its preprocessing.
 
     Args:
-      model: float32 [B, S, S, 3], normalised, to logits [B, C].
-      facts: Classes, and how images are cut out, resized and normalised.
+      model: Maps normalized images, float32 [B, S, S, 3], to logits [B, C].
+      metadata: Classes, and how images are cropped, resized and normalized.
     """
 
-    def __init__(self, model: keras.Model, facts: ExportFacts) -> None:
+    def __init__(self, model: keras.Model, metadata: ExportMetadata) -> None:
         super().__init__()
-        # The variables are what is to be saved, and not the Keras model around them.
+        # Only the variables are saved, not the Keras model.
         self.weights = [v.value for v in model.variables]
         self._logits = partial(model, training=False)
-        self._config = facts.preprocessing.data_config()
-        self.classes = tf.constant(list(facts.classes))
-        self._mean, self._std = facts.preprocessing.mean, facts.preprocessing.std
+        self._config = metadata.preprocessing.data_config()
+        self.classes = tf.constant(list(metadata.classes))
+        self._mean, self._std = metadata.preprocessing.mean, metadata.preprocessing.std
 
     @property
     def entries(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
-        """The signatures: serving_default takes image bytes, pixels takes pixels."""
+        """The signatures: serving_default takes files, pixels takes decoded images."""
         size = self._config.image_size
         content = tf.TensorSpec([None], tf.string, "images")
         pixels = tf.TensorSpec([None, size, size, 3], tf.uint8, "pixels")
@@ -62,19 +71,19 @@ class Classifier(tf.Module):
         }
 
     def from_bytes(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """JPEG or PNG, string [B], to probabilities float32 [B, C] and classes string [C]."""
+        """Maps JPEG or PNG files, string [B], to probabilities [B, C] and class names [C]."""
         return self.from_pixels(self.decode(images))
 
     def decode(self, images: tf.Tensor) -> tf.Tensor:
-        """JPEG or PNG, string [B], upright, cut out and resized: uint8 [B, S, S, 3].
+        """Decodes, rotates, crops and resizes JPEG or PNG files, string [B], to uint8 [B, S, S, 3].
 
         Raises:
-          tf.errors.InvalidArgumentError: An image is damaged, or only Pillow reads it.
+          tf.errors.InvalidArgumentError: An image is damaged, or only Pillow can decode it.
         """
         config = self._config
         headers = Headers(*read_headers(images))
-        # Without this check, TensorFlow would decode a GIF or a BMP as well, but read_headers does
-        # not know its size.
+        # Without this check TensorFlow would also decode GIF and BMP, whose size read_headers does
+        # not know.
         refused = tf.reshape(tf.where(~headers.by_tensorflow), [-1])
         check = tf.debugging.Assert(tf.size(refused) == 0, [_REFUSED, refused])
         with tf.control_dependencies([check]):
@@ -93,17 +102,17 @@ class Classifier(tf.Module):
         return turn_upright(pixels, headers.orientations)
 
     def from_pixels(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        """uint8 [B, S, S, 3], cut out and resized, to the same."""
+        """Maps pixels, uint8 [B, S, S, 3], to probabilities [B, C] and class names [C]."""
         logits = self._logits(normalize(pixels, self._mean, self._std))
         return {"probabilities": tf.nn.softmax(logits), "classes": self.classes}
 
 
-def write(model: keras.Model, facts: ExportFacts, path: Path) -> None:
+def write(model: keras.Model, metadata: ExportMetadata, path: Path) -> None:
     """Writes the folder."""
-    classifier = Classifier(model, facts)
+    classifier = Classifier(model, metadata)
     tf.saved_model.save(classifier, str(path), signatures=classifier.entries)
     make_folder(path / _EXTRA)
-    replace_file(path / _EXTRA / FILE, facts.to_json())
+    replace_file(path / _EXTRA / FILE, metadata.to_json())
 
 
 def recognises(path: Path) -> bool:
@@ -112,32 +121,32 @@ def recognises(path: Path) -> bool:
 
 
 def load(path: Path) -> Exported:
-    """Reads what `write` wrote.
+    """Loads a folder that `write` wrote.
 
     Raises:
-      SettingsError: It says nothing of its classes and preprocessing, is damaged, or has operations
-        that no export has.
+      SettingsError: The metadata is missing, the graph is damaged, or it has operations that our
+        exports do not have.
     """
     file = path / _EXTRA / FILE
     if not file.is_file():
-        raise no_facts(str(path))
-    facts = from_json(read_file(file, limit_bytes=FACTS_BYTES), str(file))
+        raise missing_metadata(str(path))
+    metadata = from_json(read_file(file, limit_bytes=MAX_METADATA_BYTES), str(file))
     with checked_copy(path) as folder:
         try:
             signatures = tf.saved_model.load(folder).signatures
-        except Exception as error:  # the loader raises whatever goes wrong in it
+        except Exception as error:  # the loader may raise any exception
             raise SettingsError(
                 f"{path} is damaged: {error!s:.300}. Export the run again"
             ) from None
     if not {"pixels", "serving_default"} <= signatures.keys():
-        raise SettingsError(f"{path} has other signatures than an export. Export the run again")
+        raise SettingsError(f"{path} lacks the signatures of an export. Export the run again")
 
-    def answer(pixels: Pixels) -> Probabilities:
-        said = signatures["pixels"](pixels=tf.constant(pixels))
-        return np.asarray(said["probabilities"].numpy())
+    def predict(pixels: Pixels) -> Probabilities:
+        outputs = signatures["pixels"](pixels=tf.constant(pixels))
+        return np.asarray(outputs["probabilities"].numpy())
 
-    def answer_bytes(contents: Sequence[bytes]) -> Probabilities:
-        said = signatures["serving_default"](images=tf.constant(list(contents)))
-        return np.asarray(said["probabilities"].numpy())
+    def predict_bytes(contents: Sequence[bytes]) -> Probabilities:
+        outputs = signatures["serving_default"](images=tf.constant(list(contents)))
+        return np.asarray(outputs["probabilities"].numpy())
 
-    return Exported(facts, answer, answer_bytes)
+    return Exported(metadata, predict, predict_bytes)

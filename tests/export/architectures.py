@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.export.description import ExportFacts, Preprocessing
+from pipeline.export.metadata import ExportMetadata, Preprocessing
 from pipeline.model.architecture import Architecture
 from pipeline.model.vit import VisionTransformer
 
@@ -35,12 +35,12 @@ def random_model(arch):
     return model
 
 
-def facts_of(arch):
+def metadata_of(arch):
     preprocessing = Preprocessing(
         image_size=SIZE, resize="squash", crop_fraction=1.0, antialias=True, max_pixels=10**6,
         mean=(0.1, 0.5, 0.7), std=(0.2, 0.3, 0.4),
     )  # fmt: skip
-    return ExportFacts(
+    return ExportMetadata(
         classes=CLASSES, preprocessing=preprocessing, architecture=arch, weights_of_step=7
     )
 

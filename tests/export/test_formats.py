@@ -36,15 +36,15 @@ print(json.dumps({"ours": ours, "classes": classes, "answers": answers}))
 @pytest.mark.parametrize(("form", "arch"), OF_ONE_ARCHITECTURE + OF_ALL)
 def test_it_answers_as_the_network_it_was_made_of(form, arch, tmp_path):
     model = cases.random_model(cases.ARCHITECTURES[arch])
-    facts, pixels = cases.facts_of(cases.ARCHITECTURES[arch]), cases.random_pixels()
+    metadata, pixels = cases.metadata_of(cases.ARCHITECTURES[arch]), cases.random_pixels()
     path = tmp_path / NAMES[form]
-    FORMATS[form].write(model, facts, path)
+    FORMATS[form].write(model, metadata, path)
     loaded = load_export(path)
-    assert loaded.facts == facts
+    assert loaded.metadata == metadata
     for batch in (pixels, pixels[:1]):
-        np.testing.assert_allclose(loaded.answer(batch), cases.expected(model, batch), atol=2e-6)
+        np.testing.assert_allclose(loaded.predict(batch), cases.expected(model, batch), atol=2e-6)
     # Else the test would say nothing: the answers must depend on the image.
-    assert np.ptp(loaded.answer(pixels), axis=0).max() > 0.01
+    assert np.ptp(loaded.predict(pixels), axis=0).max() > 0.01
 
 
 REFUSED_BY_SAVED_MODEL = {
@@ -59,7 +59,7 @@ def saved_model(tmp_path_factory):
 
     path = tmp_path_factory.mktemp("export") / "out"
     arch = cases.ARCHITECTURES["token"]
-    FORMATS["saved_model"].write(cases.random_model(arch), cases.facts_of(arch), path)
+    FORMATS["saved_model"].write(cases.random_model(arch), cases.metadata_of(arch), path)
     return tf.saved_model.load(str(path)).signatures["serving_default"]
 
 
@@ -78,7 +78,7 @@ def test_a_saved_model_refuses_images_that_tensorflow_does_not_read_correctly(ki
 def test_keras_reads_its_file_without_this_project(tmp_path):
     arch = cases.ARCHITECTURES["token"]
     model, pixels = cases.random_model(arch), cases.random_pixels()
-    FORMATS["keras"].write(model, cases.facts_of(arch), tmp_path / "a.keras")
+    FORMATS["keras"].write(model, cases.metadata_of(arch), tmp_path / "a.keras")
     np.save(tmp_path / "pixels.npy", pixels)
     done = subprocess.run(
         [sys.executable, "-I", "-c", USE_KERAS, tmp_path / "a.keras", tmp_path / "pixels.npy"],
@@ -95,7 +95,7 @@ def test_an_onnx_file_states_its_opset_batch_classes_and_preprocessing(tmp_path)
     import onnx
 
     arch = cases.ARCHITECTURES["token"]
-    FORMATS["onnx"].write(cases.random_model(arch), cases.facts_of(arch), tmp_path / "a.onnx")
+    FORMATS["onnx"].write(cases.random_model(arch), cases.metadata_of(arch), tmp_path / "a.onnx")
     proto = onnx.load(tmp_path / "a.onnx")
     assert [o.version for o in proto.opset_import if not o.domain] == [18]
     (given,), (said,) = proto.graph.input, proto.graph.output
@@ -115,7 +115,7 @@ def test_safetensors_have_the_names_of_the_variables(tmp_path):
     from safetensors.numpy import load_file
 
     model = cases.random_model(cases.ARCHITECTURES["token"])
-    FORMATS["safetensors"].write(model, cases.facts_of(model.arch), tmp_path / "out")
+    FORMATS["safetensors"].write(model, cases.metadata_of(model.arch), tmp_path / "out")
     weights = load_file(tmp_path / "out/model.safetensors")
     assert weights.keys() == {v.path for v in model.variables}
     config = json.loads((tmp_path / "out/config.json").read_text())
@@ -130,8 +130,8 @@ def _foreign_keras(path):
 WRONG = {
     "nothing": ("nothing", lambda path: None, "neither a run folder nor an export"),
     "a text": ("a.txt", lambda path: path.write_text("text"), "neither a run folder nor"),
-    "no facts": ("b.keras", _foreign_keras, "does not say its classes"),
-    "no onnx": ("c.onnx", lambda path: path.write_bytes(b"\x08rubbish"), "no ONNX file"),
+    "no metadata": ("b.keras", _foreign_keras, "does not say its classes"),
+    "no onnx": ("c.onnx", lambda path: path.write_bytes(b"\x08rubbish"), "not an ONNX file"),
 }
 
 
@@ -149,7 +149,7 @@ def test_what_is_no_export_is_refused(case, tmp_path):
 )
 def test_damaged_facts_are_named(name, value, tmp_path):
     model = cases.random_model(cases.ARCHITECTURES["token"])
-    FORMATS["safetensors"].write(model, cases.facts_of(model.arch), tmp_path / "out")
+    FORMATS["safetensors"].write(model, cases.metadata_of(model.arch), tmp_path / "out")
     config = tmp_path / "out/config.json"
     told = json.loads(config.read_text())
     told["preprocessing"][name] = value

@@ -13,10 +13,10 @@ from tests.export import architectures as cases
 RESIZES = [("squash", True), ("squash", False), ("crop", True), ("none", True)]
 
 
-def facts_of(arch, resize, antialias):
-    facts = cases.facts_of(arch)
-    changed = facts.preprocessing.model_copy(update={"resize": resize, "antialias": antialias})
-    return facts.model_copy(update={"preprocessing": changed})
+def metadata_of(arch, resize, antialias):
+    metadata = cases.metadata_of(arch)
+    changed = metadata.preprocessing.model_copy(update={"resize": resize, "antialias": antialias})
+    return metadata.model_copy(update={"preprocessing": changed})
 
 
 def operations_of_saved_model(path):
@@ -39,7 +39,7 @@ def test_saved_models_have_the_operations_of_the_list(tmp_path):
         model = cases.random_model(arch)
         for resize, antialias in RESIZES if number == 0 else RESIZES[:1]:
             path = tmp_path / f"{number}-{resize}-{antialias}"
-            FORMATS["saved_model"].write(model, facts_of(arch, resize, antialias), path)
+            FORMATS["saved_model"].write(model, metadata_of(arch, resize, antialias), path)
             found |= operations_of_saved_model(path)
     assert found == operations.SAVED_MODEL
 
@@ -64,7 +64,7 @@ def test_keras_files_have_the_classes_of_the_list(tmp_path):
     found = set()
     for name, arch in cases.ARCHITECTURES.items():
         path = tmp_path / f"{name}.keras"
-        FORMATS["keras"].write(cases.random_model(arch), cases.facts_of(arch), path)
+        FORMATS["keras"].write(cases.random_model(arch), cases.metadata_of(arch), path)
         with zipfile.ZipFile(path) as archive:
             found |= classes_in(json.loads(archive.read("config.json")))
     assert found == operations.KERAS
@@ -77,6 +77,6 @@ def test_onnx_files_have_the_operations_of_the_list(tmp_path):
     found = set()
     for name, arch in cases.ARCHITECTURES.items():
         path = tmp_path / f"{name}.onnx"
-        FORMATS["onnx"].write(cases.random_model(arch), cases.facts_of(arch), path)
+        FORMATS["onnx"].write(cases.random_model(arch), cases.metadata_of(arch), path)
         found |= {node.op_type for node in onnx.load(path).graph.node}
     assert found == operations.ONNX

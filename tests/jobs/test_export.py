@@ -134,7 +134,7 @@ def test_images_that_the_run_refuses_are_left_out_of_the_comparison(resize, tmp_
 def test_what_is_there_is_not_overwritten(exported, run):
     done = vit("export", run)
     assert done.returncode == 2
-    assert "is there already" in done.stderr
+    assert "exists already" in done.stderr
 
 
 @pytest.mark.parametrize("form", ["saved_model", "onnx", "keras", "safetensors"])
@@ -145,7 +145,7 @@ def test_averaged_weights_differ_from_plain_ones(form, run, tmp_path):
     for which in ("averaged", "plain"):
         out = str(tmp_path / f"{which}.keras")
         assert main(["export", str(run), "--format", form, "--weights", which, "--out", out]) == 0
-        answers.append(load_export(Path(out)).answer(np.zeros([1, 8, 8, 3], np.uint8)))
+        answers.append(load_export(Path(out)).predict(np.zeros([1, 8, 8, 3], np.uint8)))
     assert not np.allclose(*answers)
 
 
@@ -163,17 +163,17 @@ def test_a_full_disk_is_said_in_one_line_and_nothing_is_left(form, run, small_di
 
 @pytest.mark.parametrize("form", ["saved_model", "onnx", "keras", "safetensors"])
 def test_a_model_that_answers_otherwise_is_not_kept(form, run, tmp_path):
-    from pipeline.export.description import ExportFacts
-    from pipeline.export.write import Compared, ExportError, export
+    from pipeline.export.metadata import ExportMetadata
+    from pipeline.export.write import ExportError, Reference, export
     from pipeline.runs.folder import RunFolder
     from pipeline.training.best_weights import load_model
 
     folder = RunFolder(run)
     model, step = load_model(folder)
-    facts = ExportFacts.of_run(folder.config(), folder.dataset(), model.arch, step)
+    facts = ExportMetadata.of_run(folder.config(), folder.dataset(), model.arch, step)
     contents = [file.read_bytes() for file in write_digits(tmp_path, 2)]
     pixels = np.stack([np.asarray(Image.open(io.BytesIO(c))) for c in contents])
-    said_by_another = Compared(contents, pixels, np.full((2, 10), 0.1, np.float32))
+    said_by_another = Reference(contents, pixels, np.full((2, 10), 0.1, np.float32))
     out = tmp_path / "out" / "a.keras"
     with pytest.raises(ExportError, match="was not kept"):
         export(form, model, facts, out, said_by_another)

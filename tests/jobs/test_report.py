@@ -83,7 +83,7 @@ def test_predictions_are_what_keras_says_of_the_same_images(finished):
         "folder = RunFolder(Path(sys.argv[1])); model = load(folder.path)\n"
         "config = folder.config(); source = open_source(config.data, config.seed)\n"
         "test = source.splits['test']\n"
-        "said = model.answer(test.images[:60]).tolist()\n"
+        "said = model.predict(test.images[:60]).tolist()\n"
         "print(json.dumps([test.labels.tolist(), said]))\n"
     )
     done = vit(finished, start=("-c", code))

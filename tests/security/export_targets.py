@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.export.foreign_graph import checked_graph
-from pipeline.export.foreign_keras import checked_copy
-from pipeline.export.foreign_onnx import read_checked
 from pipeline.export.formats import FORMATS
+from pipeline.export.keras_checks import checked_copy
+from pipeline.export.onnx_checks import read_checked
+from pipeline.export.saved_model_checks import checked_graph
 from tests.export import architectures as cases
 from tests.security.targets import Target, empty_folder
 
@@ -40,7 +40,7 @@ def _export(name: str, suffix: str, member: str) -> list[bytes]:
     arch = cases.ARCHITECTURES["token"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"export{suffix}"
-        FORMATS[name].write(cases.random_model(arch), cases.facts_of(arch), path)
+        FORMATS[name].write(cases.random_model(arch), cases.metadata_of(arch), path)
         return [(path / member).read_bytes()]
 
 

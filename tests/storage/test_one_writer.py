@@ -19,9 +19,9 @@ ALLOWED = {
     ("pipeline/training/parity.py", "save_file"): 1,
     ("pipeline/doctor/parity.py", "save"): 1,  # of parity.py above
     ("jobs/board.py", "symlink_to"): 1,
-    ("pipeline/export/foreign_graph.py", "write_bytes"): 1,
-    ("pipeline/export/foreign_graph.py", "symlink_to"): 1,
-    ("pipeline/export/foreign_keras.py", "ZipFile"): 1,
+    ("pipeline/export/saved_model_checks.py", "write_bytes"): 1,
+    ("pipeline/export/saved_model_checks.py", "symlink_to"): 1,
+    ("pipeline/export/keras_checks.py", "ZipFile"): 1,
     # Removes the lock's folder, if it is empty.
     ("pipeline/runs/lock.py", "rmdir"): 1,
     # /dev/null in place of a closed standard stream.

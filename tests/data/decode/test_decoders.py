@@ -12,7 +12,7 @@ from pipeline.data.encode import encode_image
 from pipeline.data.images import load_image
 from pipeline.data.reader import make_reader
 from pipeline.data.split import Split
-from pipeline.export.description import ExportFacts, Preprocessing
+from pipeline.export.metadata import ExportMetadata, Preprocessing
 from pipeline.export.saved_model import Classifier
 from tests.export.architectures import ARCHITECTURES, random_model
 
@@ -99,7 +99,7 @@ def exported_decoder(config):
         mean=(0.5,) * 3,
         std=(0.5,) * 3,
     )
-    facts = ExportFacts(
+    facts = ExportMetadata(
         classes=("a", "b"), preprocessing=preprocessing, architecture=arch, weights_of_step=1
     )
     return tf.function(

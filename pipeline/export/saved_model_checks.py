@@ -1,8 +1,8 @@
-"""The graph of a SavedModel from elsewhere, checked before TensorFlow loads it.
+"""Checks the graph of an untrusted SavedModel before TensorFlow loads it.
 
 A SavedModel is a program: its operations may read and write any file of the user, some of them
-already when it is loaded. So the graph is read as data. Every operation that can be reached must be
-one that our exports have, and what is not needed for predictions is removed.
+during loading. The graph is therefore read as data. Every reachable operation must be one that our
+exports use, and everything that predictions do not need is removed.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tensorflow.core.protobuf import saved_model_pb2
 
 from pipeline.errors import SettingsError
-from pipeline.export.exported import foreign_error
+from pipeline.export.exported import untrusted_error
 from pipeline.export.operations import SAVED_MODEL
 from pipeline.storage.read import read_file, reason
 
 _GRAPH, _VARIABLES = "saved_model.pb", "variables"
-# One of L/16 takes 9 MB.
-_MOST_GRAPH_BYTES = 256 * 2**20
-# Numbers in a constant: names of classes, and those of positions that are not trained.
-_MOST_CONSTANT = 2**24
+# The graph of L/16 has 9 MB.
+_MAX_GRAPH_BYTES = 256 * 2**20
+# Limit of elements in a constant, such as class names or fixed positions.
+_MAX_CONSTANT_SIZE = 2**24
 
 _OBJECTS = {"captured_tensor", "constant", "user_object", "variable", "bare_concrete_function"}
 _USER_OBJECTS = {"_generic_user_object", "trackable_list_wrapper", "signature_map"}
 _CLASSES = {"", "tf.TrackableConstant"}
-# Settings of the process that made the graph; TensorFlow would take them over.
+# Process-wide settings stored in the graph, which TensorFlow would apply.
 _PROCESS_SETTINGS = ("config_proto", "config", "executor_type")
 
 
 @contextmanager
 def checked_copy(path: Path) -> Iterator[str]:
-    """A folder with the checked graph of a SavedModel, and a link to its variables.
+    """Creates a temporary folder with the checked graph and a link to the variables.
 
     Raises:
-      SettingsError: The graph is damaged, or has what our exports do not have.
+      SettingsError: The graph is damaged, or has contents that our exports do not have.
     """
     try:
-        content = read_file(path / _GRAPH, limit_bytes=_MOST_GRAPH_BYTES)
+        content = read_file(path / _GRAPH, limit_bytes=_MAX_GRAPH_BYTES)
         for file in (path / _VARIABLES).iterdir():
             if not file.is_file():
-                raise SettingsError(f"{file} is no regular file. Export the run again")
+                raise SettingsError(f"{file} is not a regular file. Export the run again")
     except OSError as error:
         raise SettingsError(f"cannot read {path}: {reason(error)}") from None
     graph = checked_graph(content, str(path))
@@ -58,14 +58,14 @@ def checked_copy(path: Path) -> Iterator[str]:
 
 
 def checked_graph(content: bytes, where: str) -> bytes:
-    """The graph without what predictions do not need.
+    """Checks a graph and removes what predictions do not need.
 
     Args:
-      content: Of saved_model.pb.
-      where: The export, for messages.
+      content: Contents of saved_model.pb.
+      where: The export, for error messages.
 
     Raises:
-      SettingsError: As `checked_copy`.
+      SettingsError: See `checked_copy`.
     """
     model = saved_model_pb2.SavedModel()
     try:
@@ -73,18 +73,18 @@ def checked_graph(content: bytes, where: str) -> bytes:
     except DecodeError as error:
         raise SettingsError(f"{where} is damaged: {error}. Export the run again") from None
     if len(model.meta_graphs) != 1 or not model.meta_graphs[0].HasField("object_graph_def"):
-        raise foreign_error(where, "a graph of TensorFlow 1, or several graphs")
+        raise untrusted_error(where, "a graph of TensorFlow 1, or several graphs")
     meta = model.meta_graphs[0]
     for field in ("saver_def", "collection_def", "signature_def", "asset_file_def"):
         meta.ClearField(field)
     library = meta.graph_def.library
     functions = {function.signature.name: function for function in library.function}
     if len(functions) != len(library.function):
-        raise foreign_error(where, "two functions of one name")
+        raise untrusted_error(where, "two functions with the same name")
     used = _reachable(functions, meta.object_graph_def.concrete_functions, where)
     for name in used:
         _check_nodes(functions[name].node_def, where)
-    # Those that save and restore variables take file names; TensorFlow's loader has its own.
+    # Functions that save and restore variables take file names. TensorFlow's loader has its own.
     kept = [functions[name] for name in sorted(used)]
     gradients = [one for one in library.registered_gradients if one.gradient_func in used]
     constants = [node for node in meta.graph_def.node if node.op == "Const"]
@@ -102,13 +102,13 @@ def _check_objects(graph: Any, where: str) -> None:
     for node in graph.nodes:
         kind = node.WhichOneof("kind")
         if kind not in _OBJECTS:
-            raise foreign_error(where, f"an object of the kind {kind}")
+            raise untrusted_error(where, f"an object of the kind {kind}")
         if kind == "user_object" and node.user_object.identifier not in _USER_OBJECTS:
-            raise foreign_error(where, f"an object {node.user_object.identifier!r:.100}")
+            raise untrusted_error(where, f"an object {node.user_object.identifier!r:.100}")
         if node.registered_name not in _CLASSES or node.registered_saver or node.saveable_objects:
-            raise foreign_error(where, f"an object of the class {node.registered_name!r:.100}")
+            raise untrusted_error(where, f"an object of the class {node.registered_name!r:.100}")
         if kind == "variable" and node.variable.dtype not in _floats():
-            raise foreign_error(where, "a variable of another type than a floating point number")
+            raise untrusted_error(where, "a variable that is not floating-point")
 
 
 def _floats() -> tuple[int, ...]:
@@ -116,38 +116,38 @@ def _floats() -> tuple[int, ...]:
 
 
 def _reachable(functions: dict[str, Any], roots: Iterable[str], where: str) -> set[str]:
-    """The functions that may be called, whether by the loader or by another function."""
+    """The functions that may be called by the loader or by another function."""
     waiting, found = list(roots), set[str]()
     while waiting:
         name = waiting.pop()
         if name in found:
             continue
         if name not in functions:
-            raise foreign_error(where, f"a call of {name!r:.100}")
+            raise untrusted_error(where, f"a call of {name!r:.100}")
         found.add(name)
         for node in functions[name].node_def:
             waiting += [node.op] if node.op in functions else []
-            waiting += [one for value in node.attr.values() for one in _called(value)]
+            waiting += [one for value in node.attr.values() for one in _called_functions(value)]
     return found
 
 
-def _called(value: Any) -> Iterator[str]:
-    """The functions that an attribute names, also those that it hands over to another function."""
+def _called_functions(value: Any) -> Iterator[str]:
+    """The functions that an attribute names, including those passed on to other functions."""
     for function in (value.func, *value.list.func):
         if function.name:
             yield function.name
         for inner in function.attr.values():
-            yield from _called(inner)
+            yield from _called_functions(inner)
 
 
 def _check_nodes(nodes: Iterable[Any], where: str) -> None:
     for node in nodes:
         if node.op not in SAVED_MODEL:
-            raise foreign_error(where, f"the operation {node.op!r:.100}")
+            raise untrusted_error(where, f"the operation {node.op!r:.100}")
         for name in _PROCESS_SETTINGS:
             node.attr.pop(name, None)
         for value in node.attr.values():
             for tensor in (value.tensor, *value.list.tensor):
                 sizes = [dim.size for dim in tensor.tensor_shape.dim]
-                if min(sizes, default=0) < 0 or math.prod(sizes) > _MOST_CONSTANT:
-                    raise foreign_error(where, f"a constant of {sizes!s:.100} numbers")
+                if min(sizes, default=0) < 0 or math.prod(sizes) > _MAX_CONSTANT_SIZE:
+                    raise untrusted_error(where, f"a constant of shape {sizes!s:.100}")

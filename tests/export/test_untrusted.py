@@ -22,8 +22,8 @@ ARCH = cases.ARCHITECTURES["token"]
 def exports(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exports")
     model = cases.random_model(ARCH)
-    FORMATS["saved_model"].write(model, cases.facts_of(ARCH), folder / "saved_model")
-    FORMATS["keras"].write(model, cases.facts_of(ARCH), folder / "a.keras")
+    FORMATS["saved_model"].write(model, cases.metadata_of(ARCH), folder / "saved_model")
+    FORMATS["keras"].write(model, cases.metadata_of(ARCH), folder / "a.keras")
     return folder
 
 
@@ -49,7 +49,7 @@ def save_thief(path, source, target):
     signatures = {"pixels": thief.pixels, "serving_default": thief.images}
     tf.saved_model.save(thief, str(path), signatures=signatures)
     (path / "assets.extra").mkdir()
-    (path / "assets.extra/export.json").write_text(cases.facts_of(ARCH).to_json())
+    (path / "assets.extra/export.json").write_text(cases.metadata_of(ARCH).to_json())
 
 
 def test_a_saved_model_that_copies_a_file_is_not_run(tmp_path, capsys):
@@ -155,7 +155,7 @@ def test_other_files_of_a_saved_model_are_not_loaded(exports, tmp_path):
     # TensorFlow would prefer the first one to saved_model.pb.
     (path / "saved_model.cpb").write_bytes(b"another graph")
     (path / "fingerprint.pb").write_bytes(b"damaged")
-    assert load_export(path).answer(cases.random_pixels()).shape == (5, 3)
+    assert load_export(path).predict(cases.random_pixels()).shape == (5, 3)
 
 
 def test_a_damaged_saved_model_is_one_error(exports, tmp_path):
@@ -287,15 +287,15 @@ def test_other_members_of_a_keras_file_and_packed_ones_are_refused(exports, tmp_
     ):
         for name in archive.namelist():
             packed.writestr(name, archive.read(name))
-    with pytest.raises(SettingsError, match="packed members"):
+    with pytest.raises(SettingsError, match="compressed members"):
         load_export(path)
 
 
 def test_an_untouched_keras_file_is_read(exports, tmp_path):
     path = rewrite(exports / "a.keras", tmp_path / "a.keras")
     np.testing.assert_array_equal(
-        load_export(path).answer(cases.random_pixels()),
-        load_export(exports / "a.keras").answer(cases.random_pixels()),
+        load_export(path).predict(cases.random_pixels()),
+        load_export(exports / "a.keras").predict(cases.random_pixels()),
     )
 
 
@@ -358,10 +358,12 @@ def test_an_onnx_file_with_something_else_than_an_export_has_is_refused(name, tm
     [("width", 10**9), ("depth", 10**9), ("patch_size", 0), ("width", -16), ("mlp_dim", 25)],
 )
 def test_a_network_of_another_size_than_its_weights_is_not_built(field, value, tmp_path):
-    FORMATS["safetensors"].write(cases.random_model(ARCH), cases.facts_of(ARCH), tmp_path / "out")
+    FORMATS["safetensors"].write(
+        cases.random_model(ARCH), cases.metadata_of(ARCH), tmp_path / "out"
+    )
     config = tmp_path / "out/config.json"
     told = json.loads(config.read_text())
     told["architecture"][field] = value
     config.write_text(json.dumps(told))
-    with pytest.raises(SettingsError, match="describes another network"):
+    with pytest.raises(SettingsError, match=r"does not match model\.safetensors"):
         load_export(tmp_path / "out")

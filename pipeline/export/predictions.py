@@ -1,4 +1,4 @@
-"""Predictions for image files, in their order; unreadable files are answered with the reason."""
+"""Predictions for image files, in their order. Unreadable files get the reason instead."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from pipeline.export.exported import Exported, Pixels, Probabilities
 from pipeline.storage.limits import image_bytes
 from pipeline.storage.read import read_file, reason
 
-BATCH = 32  # images a call of the model
+BATCH = 32  # images per call of the model
 
 
-class Answer(NamedTuple):
-    """What is said of one file, or why nothing is.
+class FilePrediction(NamedTuple):
+    """The prediction for one file, or the reason why there is none.
 
     Attributes:
-      path: Of the file, or what was given in its place.
-      problem: Why there is no answer; None where there is one.
-      pixels: uint8 [S, S, 3], what the model saw.
+      path: Path of the file, or the argument that matched no file.
+      problem: Why there is no prediction; None if there is one.
+      pixels: uint8 [S, S, 3], the input of the model.
       probabilities: Float [C], without NaN.
     """
 
@@ -39,34 +39,34 @@ class Answer(NamedTuple):
     probabilities: npt.NDArray[np.floating] | None = None
 
 
-def find_images(words: Iterable[str]) -> Iterator[Answer]:
-    """The files that are meant, in the order of the words, without answers yet.
+def find_images(words: Iterable[str]) -> Iterator[FilePrediction]:
+    """Finds the files that the arguments name, in their order, without predictions yet.
 
-    A word is a file, a folder, of which all images below it are meant, sorted by path, or a pattern
-    such as `photos/**/*.jpg`. Where a word means nothing, that is its problem.
+    An argument is a file, a folder, whose images are found recursively and sorted by path, or a
+    pattern such as `photos/**/*.jpg`. An argument that matches nothing gets a problem.
     """
     for word in words:
         path = Path(word)
         if path.is_dir():
             found = [p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file()]
             found = [p for p in found if not any(map(is_skipped, p.relative_to(path).parts))]
-            problem = f"no image below it: files that end in {', '.join(EXTENSIONS)} are looked for"
+            problem = f"no images in this folder: their names must end in {', '.join(EXTENSIONS)}"
         elif path.exists() or not glob.has_magic(word):
-            yield Answer(word)
+            yield FilePrediction(word)
             continue
         else:
-            found = _fitting(word)
-            problem = "no file fits this pattern"
+            found = _match_pattern(word)
+            problem = "no file matches this pattern"
         if not found:
-            yield Answer(word, problem)
-        yield from (Answer(str(path)) for path in sorted(found))
+            yield FilePrediction(word, problem)
+        yield from (FilePrediction(str(path)) for path in sorted(found))
 
 
-def _fitting(pattern: str) -> list[Path]:
-    """The files that fit a pattern, as a shell has it, where `**` means any folders.
+def _match_pattern(pattern: str) -> list[Path]:
+    """The files that match a shell pattern, in which `**` matches any number of folders.
 
-    `glob.glob` follows links below `**`, and with two links `-> .` does not end. `Path.glob` does
-    not follow them, but finds hidden files, and takes `**` at the end for folders only.
+    `glob.glob` follows links below `**`, and does not terminate with two links `-> .`. `Path.glob`
+    does not follow them, but it finds hidden files, and a final `**` matches only folders.
     """
     parts = [part if part == "**" else re.sub(r"\*\*+", "*", part) for part in Path(pattern).parts]
     plain = list(takewhile(lambda part: not glob.has_magic(part), parts))
@@ -79,40 +79,42 @@ def _fitting(pattern: str) -> list[Path]:
     return [p for p in found if not any(part.startswith(".") for part in p.parts[len(plain) :])]
 
 
-def answer_all(model: Exported, files: Iterable[Answer]) -> Iterator[Answer]:
-    """Answers for files, a batch at a time, in their order; unreadable ones keep their place."""
+def predict_files(model: Exported, files: Iterable[FilePrediction]) -> Iterator[FilePrediction]:
+    """Predicts files in batches and in order. Unreadable files keep their place."""
     files = iter(files)
     while batch := list(islice(files, BATCH)):
         read = [_read(file, model) for file in batch]
         pixels = [one.pixels for one in read if one.pixels is not None]
-        said = iter(_answer(model, pixels))
+        outputs = iter(_predict(model, pixels))
         for one in read:
-            yield one if one.pixels is None else _answered(one, next(said))
+            yield one if one.pixels is None else _with_probabilities(one, next(outputs))
 
 
-def best(probabilities: npt.NDArray[np.floating], count: int) -> list[int]:
-    """Numbers of the likeliest classes, the likeliest first; ties by class number."""
+def top_classes(probabilities: npt.NDArray[np.floating], count: int) -> list[int]:
+    """The numbers of the most probable classes in descending order; ties by class number."""
     return np.argsort(-probabilities, kind="stable")[:count].tolist()
 
 
-def _answer(model: Exported, pixels: Sequence[npt.NDArray[np.uint8]]) -> Probabilities:
+def _predict(model: Exported, pixels: Sequence[npt.NDArray[np.uint8]]) -> Probabilities:
     if not pixels:
-        return np.zeros([0, len(model.facts.classes)], np.float32)
+        return np.zeros([0, len(model.metadata.classes)], np.float32)
     batch: Pixels = np.stack(pixels)
-    return model.answer(batch)
+    return model.predict(batch)
 
 
-def _answered(file: Answer, probabilities: npt.NDArray[np.floating]) -> Answer:
+def _with_probabilities(
+    file: FilePrediction, probabilities: npt.NDArray[np.floating]
+) -> FilePrediction:
     if np.isnan(probabilities).any():
-        return file._replace(problem=f"{file.path}: the model answers NaN, which is no class")
+        return file._replace(problem=f"{file.path}: the model returned NaN")
     return file._replace(probabilities=probabilities)
 
 
-def _read(file: Answer, model: Exported) -> Answer:
+def _read(file: FilePrediction, model: Exported) -> FilePrediction:
     if file.problem is not None:
         return file
     try:
-        config = model.facts.preprocessing.data_config()
+        config = model.metadata.preprocessing.data_config()
         content = read_file(file.path, limit_bytes=image_bytes(config.max_pixels))
         pixels = load_image(content, file.path, config)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""An ONNX file from elsewhere, checked before onnxruntime loads it.
+"""Checks an untrusted ONNX file before onnxruntime loads it.
 
-An ONNX file may name other files to take its numbers from, operations of libraries that are loaded
-for them, and constants of any size.
+An ONNX file may refer to data in other files and to operations in libraries, which are then loaded,
+and may declare constants of any size.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import SettingsError
-from pipeline.export.exported import foreign_error
+from pipeline.export.exported import untrusted_error
 from pipeline.export.operations import ONNX
 from pipeline.storage.read import read_file, reason
 
-_MOST_BYTES = 2**31  # of a protocol buffer
+_MOST_BYTES = 2**31  # limit of a protocol buffer
 _DOMAINS = ("", "ai.onnx")
 
 
 def read_checked(path: Path) -> bytes:
-    """The content of an ONNX file without fields that are unknown here.
+    """Reads and checks an ONNX file, and removes unknown fields.
 
     Raises:
-      SettingsError: It is damaged, or has what our exports do not have.
+      SettingsError: The file is damaged, or has contents that our exports do not have.
     """
     import onnx
 
@@ -33,8 +33,8 @@ def read_checked(path: Path) -> bytes:
         raise SettingsError(f"cannot read {path}: {reason(error)}") from None
     try:
         model = onnx.load_model_from_string(content)
-    except Exception as error:  # the classes of protobuf's errors have no types
-        raise SettingsError(f"{path} is no ONNX file: {error!s:.300}") from None
+    except Exception as error:  # protobuf's exceptions are not typed
+        raise SettingsError(f"{path} is not an ONNX file: {error!s:.300}") from None
     size = len(content)
     del content
     model.DiscardUnknownFields()
@@ -45,7 +45,7 @@ def read_checked(path: Path) -> bytes:
 def _check(model: Any, size: int, where: str) -> None:
     graph = model.graph
     if model.functions or model.training_info or graph.sparse_initializer:
-        raise foreign_error(where, "functions, training or sparse weights")
+        raise untrusted_error(where, "functions, training or sparse weights")
     _check_nodes(graph, where)
     constants = [*graph.initializer]
     for node in graph.node:
@@ -53,19 +53,21 @@ def _check(model: Any, size: int, where: str) -> None:
             constants += [*attribute.tensors, *([attribute.t] if attribute.HasField("t") else [])]
     for tensor in constants:
         if tensor.data_location or tensor.external_data:
-            raise foreign_error(where, f"weights in another file, {tensor.name!r:.100}")
+            raise untrusted_error(where, f"weights in another file, {tensor.name!r:.100}")
         if min(tensor.dims, default=0) < 0 or math.prod(tensor.dims) > size:
-            raise foreign_error(where, f"more weights than its file can hold, {tensor.name!r:.100}")
+            raise untrusted_error(
+                where, f"more weights than its file can hold, {tensor.name!r:.100}"
+            )
 
 
 def _check_nodes(graph: Any, where: str) -> None:
     for node in graph.node:
         if node.op_type not in ONNX or node.domain not in _DOMAINS:
-            # Names that are no UTF-8 are bytes, which cannot be added to text.
+            # Names that are not valid UTF-8 are bytes, which cannot be joined to text.
             name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-            raise foreign_error(where, f"the operation {name!r:.100}")
+            raise untrusted_error(where, f"the operation {name!r:.100}")
         for attribute in node.attribute:
             if attribute.HasField("g") or attribute.graphs or attribute.HasField("sparse_tensor"):
-                raise foreign_error(where, "a graph within its graph")
+                raise untrusted_error(where, "a graph within its graph")
             if attribute.sparse_tensors or attribute.ref_attr_name:
-                raise foreign_error(where, "attributes of other kinds")
+                raise untrusted_error(where, "attributes of other kinds")
