@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.trace is not None:
             return parity.trace(config, arguments.trace)
         runtimes = arguments.runtimes or ",".join(parity.RUNTIMES)
-        return parity.show(config, runtimes, arguments.workers or "2")
+        return parity.prove_parity(config, runtimes, arguments.workers or "2")
     if arguments.runtimes is not None or arguments.workers is not None:
         raise SettingsError("--runtimes and --workers belong to --parity: add it, or drop them")
     from pipeline.doctor.examine import examine

@@ -1,9 +1,13 @@
-"""Checks before training.
+"""Checks a recipe, its data and the machine before training.
 
-examine.py        which checks there are, in their order
-finding.py        what a check found; gathers findings, and survives checks that fail
-installation.py, machine.py, folder.py, data.py, training.py   the checks, by subject
-process_facts.py  what a check must know about the processes of the job
-display.py        findings on a terminal, as plain lines, or as JSON
+examine.py        runs all checks in order
+finding.py        the result of a check; collects results, including failures of checks
+installation.py   checks of Python, packages and Horovod
+machine.py        checks of GPUs, memory, /dev/shm, open files and clocks
+folder.py         checks of the run folder
+data.py           checks of the data set
+training.py       checks of batch, network, learning rate, memory and checkpoints
+processes.py      the processes of the job
+display.py        prints results on a terminal, as plain lines, or as JSON
 parity.py         --parity: N workers train what one worker trains
 """

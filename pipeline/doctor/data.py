@@ -1,4 +1,4 @@
-"""The data: how many images of which classes, and a sample of them read as training reads them."""
+"""Checks of the data set: images per class, and a sample read in the same way as in training."""
 
 from __future__ import annotations
 
@@ -17,29 +17,28 @@ from pipeline.data.split import Colour, DataSource, Split
 from pipeline.doctor.finding import DATA, Finding, error, ok, warning
 from pipeline.errors import DataError
 
-# With fewer, the tenth that is held out for validation has none of the class.
+# With fewer images, the tenth that is held out for validation contains none of the class.
 FEW_IMAGES = 10
 SAMPLE = {"train": 256, "validation": 64, "test": 64}
 SAMPLE_S = 5.0
-# Of a set in memory, all images up to this size are compared: two seconds.
+# Arrays in memory up to this size are compared completely, which takes two seconds.
 COMPARED_BYTES = 2**30
-# What the network sees has a mean of 0 and a deviation of 1 where normalisation fits exactly.
-# MNIST, trained well by many with mean and deviation of 0.5, has -0.74 and 0.62; ImageNet -0.1 and
-# 0.45.
+# Perfect normalization gives a mean of 0 and a deviation of 1. Normalizing MNIST with mean and
+# deviation 0.5 trains well and gives -0.74 and 0.62; ImageNet gives -0.1 and 0.45.
 FAR_MEAN, SMALL_DEVIATION, LARGE_DEVIATION = 0.8, 0.2, 2.0
 _NAMED = 3
 
 
 @dataclass
 class Sample:
-    """Images of a data set that were read and decoded.
+    """Statistics of a sample of images that were read and decoded.
 
     Attributes:
-      seen: How many.
-      counts: int64 [3, 256], how often each value occurs in each colour, of the training images.
-      problems: Of those that cannot be read, by name.
-      repaired: Name of each whose damaged data libjpeg repaired, with its warning.
-      complete: Whether the time sufficed.
+      seen: Number of images.
+      counts: int64 [3, 256], frequency of each value in each channel of the training images.
+      problems: Errors of the images that cannot be read.
+      repaired: Names of images whose damaged data libjpeg repaired, with its warning.
+      complete: Whether the whole sample was read within the time limit.
     """
 
     seen: int = 0
@@ -50,22 +49,22 @@ class Sample:
 
 
 def check_counts(source: DataSource) -> Iterator[Finding]:
-    """How many images there are, and what the source has to tell."""
+    """Reports the number of images, and the notes of the source."""
     sizes = ", ".join(f"{split.num_examples:,} {name}" for name, split in source.splits.items())
     shards = count_shards(source)
     where = f" in {shards:,} shards, read by index: any number of workers" if shards else ""
     yield ok("data", f"{sizes} images of {len(source.classes):,} classes{where}")
     for note in source.notes:
-        yield warning("data", note, "Nothing is to be done if that is meant")
+        yield warning("data", note, "No action is needed if this is intended")
 
 
 def count_shards(source: DataSource) -> int:
-    """Files of records that training keeps open."""
+    """Number of record files that training keeps open."""
     return sum(s.records.num_files for s in source.splits.values() if s.records is not None)
 
 
 def check_classes(source: DataSource) -> Iterator[Finding]:
-    """Classes of the head that training never sees, or hardly."""
+    """Warns about classes with no or few training images."""
     labels = source.splits["train"].labels
     counts = np.bincount(labels, minlength=len(source.classes))
     empty = [source.classes[i] for i in np.flatnonzero(counts == 0)]
@@ -78,21 +77,21 @@ def check_classes(source: DataSource) -> Iterator[Finding]:
         yield warning(
             "classes",
             f"{len(empty)} of {len(counts)} classes have no training image: {_listed(empty)}",
-            "The head has outputs that nothing teaches: add images, or take the classes out",
+            "Add images, or remove these classes: the model cannot learn them",
         )
     if few:
         yield warning(
             "classes",
             f"{len(few)} of {len(counts)} classes have fewer than {FEW_IMAGES} training images: "
             f"{_listed(few)}",
-            "Add images, or take the classes out: so few are learned by heart",
+            "Add images, or remove these classes: the model would memorize so few",
         )
     if not empty and not few:
         yield ok("classes", f"{counts.min():,} to {counts.max():,} training images each")
 
 
 def take_sample(source: DataSource, config: DataConfig, limit_s: float = SAMPLE_S) -> Sample:
-    """Reads and decodes the same images every time, as training does, until `limit_s` is over."""
+    """Reads and decodes a fixed sample of images as training does, for at most `limit_s`."""
     sample, until_s = Sample(), time.monotonic() + limit_s
     for name, split in source.splits.items():
         _sample_split(split, name == "train", SAMPLE[name], config, sample, until_s)
@@ -102,7 +101,7 @@ def take_sample(source: DataSource, config: DataConfig, limit_s: float = SAMPLE_
 def _sample_split(
     split: Split, counted: bool, number: int, config: DataConfig, sample: Sample, until_s: float
 ) -> None:
-    # The raw output of Philox is fixed for all versions of NumPy, its permutations are not.
+    # NumPy guarantees the raw output of Philox for all versions, but not its permutations.
     keys = np.random.Philox(key=0).random_raw(split.num_examples)
     places = np.argsort(keys, kind="stable")[:number]
     if split.images is not None:
@@ -145,24 +144,24 @@ def _count(sample: Sample, images: npt.NDArray[np.uint8] | None) -> None:
 
 
 def check_sample(sample: Sample, config: DataConfig, encoded: bool) -> Iterator[Finding]:
-    """Images that cannot be read.
+    """Reports images that cannot be read.
 
     Args:
-      sample: Of `take_sample`.
-      config: Whether such an image ends the run.
-      encoded: Whether there was anything to decode.
+      sample: Result of `take_sample`.
+      config: `on_bad_image` decides whether such an image is an error.
+      encoded: Whether the images had to be decoded.
     """
     if not encoded:
-        yield ok("images", "in memory: nothing is to be decoded")
+        yield ok("images", "in memory: no decoding is needed")
         return
     if sample.repaired:
         yield warning(
             "images",
             f"libjpeg repaired damaged data of {len(sample.repaired)} of a sample of "
             f"{sample.seen}. The first: {min(sample.repaired)}",
-            "They are used. Look at them, and replace those that show the damage",
+            "They are used. Inspect them, and replace those with visible damage",
         )
-    short = "" if sample.complete else f", all that {SAMPLE_S:g} s sufficed for: storage is slow"
+    short = "" if sample.complete else f" (stopped after {SAMPLE_S:g} s: storage is slow)"
     if not sample.problems:
         yield ok("images", f"a sample of {sample.seen} was read and decoded{short}")
         return
@@ -171,7 +170,7 @@ def check_sample(sample: Sample, config: DataConfig, encoded: bool) -> Iterator[
     text = f"{bad} of a sample of {sample.seen} cannot be read{short}. The first: {what}"
     if config.on_bad_image == "skip":
         yield warning(
-            "images", text, "They are left out (data.on_bad_image=skip), and listed in skipped.txt"
+            "images", text, "They are skipped (data.on_bad_image=skip) and listed in skipped.txt"
         )
     else:
         yield error("images", text, remedy, DATA)
@@ -180,7 +179,7 @@ def check_sample(sample: Sample, config: DataConfig, encoded: bool) -> Iterator[
 def check_normalization(
     sample: Sample, source: DataSource, config: DataConfig
 ) -> Iterator[Finding]:
-    """Mean and deviation of the sample against those that the settings take off."""
+    """Compares the mean and deviation of the sample with those that the settings use."""
     if not sample.counts.any():
         return
     found_mean, found_std = moments(sample.counts)
@@ -192,7 +191,7 @@ def check_normalization(
     ratio = [f / s for f, s in zip(found_std, std, strict=True)]
     text = f"images have mean {_colour(found_mean)} and deviation {_colour(found_std)}"
     if (mean, std) == (found_mean, found_std):
-        text += f": about what data.normalize={config.normalize} will measure and take off"
+        text += f": similar to what data.normalize={config.normalize} will measure and use"
     else:
         text += f", and after data.normalize={config.normalize} {_colour(shift)} and "
         text += _colour(ratio)
@@ -201,21 +200,21 @@ def check_normalization(
         yield warning(
             "normalization",
             f"{text}: far from 0 and 1",
-            "Look at the images (vit prepare --preview), or set data.normalize=dataset",
+            "Inspect the images (vit prepare --preview), or set data.normalize=dataset",
         )
     else:
         yield ok("normalization", text)
 
 
 def check_duplicates(source: DataSource) -> Iterator[Finding]:
-    """Images in two splits or under two labels, where looking for them is cheap."""
+    """Reports equal images in two splits or with two labels, if the search is fast."""
     if source.compared:
-        yield ok("duplicates", "looked for by vit prepare")
+        yield ok("duplicates", "checked by vit prepare")
         return
     found = find_duplicates(source, SAMPLE_S, COMPARED_BYTES)
     if found is None:
         total = sum(split.num_examples for split in source.splits.values())
-        yield ok("duplicates", f"not looked for among {total:,} images; vit prepare does")
+        yield ok("duplicates", f"not checked for {total:,} images; vit prepare checks all")
         return
     searched = f"the first {found.compared:,} of {found.total:,} images were compared"
     for note in found.notes(source.classes):
@@ -224,11 +223,9 @@ def check_duplicates(source: DataSource) -> Iterator[Finding]:
     if found.splits or found.labels:
         return
     if found.complete:
-        yield ok("duplicates", "no image is in two splits or under two labels")
+        yield ok("duplicates", "no image is in two splits or has two labels")
     else:
-        yield ok(
-            "duplicates", f"{searched}, and none is equal to another; vit prepare compares all"
-        )
+        yield ok("duplicates", f"{searched}, and all are different; vit prepare compares all")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Findings on a terminal, as plain lines elsewhere, or as one JSON object."""
+"""Prints findings: formatted on a terminal, as plain lines elsewhere, or as one JSON object."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _SUBJECT_WIDTH = 14
 
 
 class Display:
-    """Shows findings as they come.
+    """Shows findings as they arrive.
 
     Args:
-      as_json: Nothing until the end, then one object.
-      enabled: Whether this process shows anything.
+      as_json: Whether to print one JSON object at the end.
+      enabled: Whether this process prints anything.
     """
 
     def __init__(self, as_json: bool, enabled: bool) -> None:
@@ -30,7 +30,7 @@ class Display:
         self._as_json, self._enabled = as_json, enabled
 
     def show(self, finding: Finding) -> None:
-        """One finding: a line, or on a terminal a paragraph, with what to do on a line of it."""
+        """Prints one finding: a line, or a paragraph on a terminal, with the remedy at its end."""
         if self._as_json or not self._enabled:
             return
         if not self._console.is_terminal:
@@ -46,7 +46,7 @@ class Display:
         self._console.print(row)
 
     def end(self, recipe: str, findings: Sequence[Finding]) -> None:
-        """The sum of it."""
+        """Prints the summary, or the JSON object."""
         if not self._enabled:
             return
         if self._as_json:

@@ -1,4 +1,4 @@
-"""Which checks there are, in their order: those that need no TensorFlow come first."""
+"""Runs all checks in order. Checks that do not need TensorFlow come first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.doctor import data, folder, installation, machine
 from pipeline.doctor.display import Display
 from pipeline.doctor.finding import Finding, Findings, error, exit_code, ok, warning
 from pipeline.doctor.machine import Gpu, HostMemory
-from pipeline.doctor.process_facts import ProcessFacts
+from pipeline.doctor.processes import JobProcesses
 from pipeline.errors import SettingsError
 from pipeline.recipes import find_recipe
 from pipeline.runtimes.environment import Place, find_place
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 
 def examine(recipe: str, settings: Sequence[str], as_json: bool) -> int:
-    """Runs all checks, shows what they found, and returns the exit code."""
+    """Runs all checks, shows their findings, and returns the exit code."""
     place = _find_place_or_none() or Place("alone")
     display = Display(as_json, enabled=place.rank == 0)
     found = Findings(display.show)
-    found.value("processes", find_place, os.environ)  # a broken TF_CONFIG is said
+    found.value("processes", find_place, os.environ)  # reports an invalid TF_CONFIG
     config = found.value("recipe", lambda: load_config(find_recipe(recipe), settings))
     gpus = _list_gpus(found)
     _check_installation(found, config, place, len(gpus))
@@ -46,7 +46,7 @@ def examine(recipe: str, settings: Sequence[str], as_json: bool) -> int:
     if config is not None:
         if machine.SHARED_MEMORY.is_dir():
             size = shutil.disk_usage(machine.SHARED_MEMORY).total
-            found.check("shared memory", machine.check_shared_memory, size, _visible(gpus))
+            found.check("shared memory", machine.check_shared_memory, size, _count_visible(gpus))
         if place.rank == 0:
             found.check("run folder", folder.check_run_folder, config)
         if config.model.pretrained is not None:
@@ -57,15 +57,15 @@ def examine(recipe: str, settings: Sequence[str], as_json: bool) -> int:
             found.check("run data", folder.check_data, config, source)
         met = _examine_with_tensorflow(found, config, place, gpus, source)
     if place.rank > 0 and not met:
-        # The chief will not hear of it, and waits for this process in vain.
-        _complain(found, place)
+        # The chief waits for this process in vain and cannot print its findings.
+        _print_errors(found, place)
     display.end(recipe, found.all)
     return exit_code(found.all)
 
 
 def _list_gpus(found: Findings) -> list[Gpu]:
     if os.environ.get("CUDA_VISIBLE_DEVICES") is not None and not find_gpus(os.environ):
-        # All are hidden: a driver that fails is no reason not to train on the CPU.
+        # All GPUs are hidden, so a broken driver does not prevent training on the CPU.
         with suppress(SettingsError):
             return machine.list_gpus()
         return []
@@ -89,7 +89,7 @@ def _check_installation(found: Findings, config: Config | None, place: Place, gp
 def _open(found: Findings, config: Config) -> DataSource | None:
     def open_it() -> DataSource:
         if config.data.path is None and config.data.source in KERAS_HOSTS:
-            import_tensorflow()  # Keras downloads the set
+            import_tensorflow()  # Keras downloads the data set
         return open_source(config.data, config.seed)
 
     return found.value("data", open_it)
@@ -112,15 +112,15 @@ def _check_source(found: Findings, source: DataSource | None) -> None:
 def _examine_with_tensorflow(
     found: Findings, config: Config, place: Place, gpus: Sequence[Gpu], source: DataSource | None
 ) -> bool:
-    """All that needs TensorFlow; returns whether the processes of the job have met."""
+    """Runs the checks that need TensorFlow. Returns whether the processes of the job connected."""
     if not found.check("TensorFlow", _import_tensorflow):
         return False
     from pipeline.runtimes.bfloat16 import slow_at_bfloat16
 
     runtime = _start(found, config, place)
     if runtime is None:
-        config = _settle_precision(found, config, [slow_at_bfloat16()])
-        alone = ProcessFacts(place.world_size, is_chief=place.rank == 0)
+        config = _resolve_precision(found, config, [slow_at_bfloat16()])
+        alone = JobProcesses(place.world_size, is_chief=place.rank == 0)
         _check_training(found, config, source, alone, None)
         return False
     with closing(runtime), runtime.noticing_lost_peers():
@@ -131,8 +131,8 @@ def _examine_with_tensorflow(
         round_trip_s = time.time() - asked_s
         here = sum(host == times[runtime.rank][0] for host, _ in times)
         found.check("GPUs", _check_devices, gpus, runtime)
-        config = _settle_precision(found, config, runtime.all_gather(slow_at_bfloat16()))
-        job = ProcessFacts(
+        config = _resolve_precision(found, config, runtime.all_gather(slow_at_bfloat16()))
+        job = JobProcesses(
             runtime.num_replicas,
             runtime.local_replicas,
             here,
@@ -147,7 +147,7 @@ def _examine_with_tensorflow(
 
 
 def _compare_data(runtime: Runtime, source: DataSource | None) -> Iterable[Finding]:
-    """Fails where processes have other data; one that has none has said so already."""
+    """Raises if processes have different data. A process without data has reported that already."""
     from pipeline.training.data_opening import check_data
 
     if all(runtime.all_gather(source is not None)) and source is not None:
@@ -158,12 +158,12 @@ def _compare_data(runtime: Runtime, source: DataSource | None) -> Iterable[Findi
 def _import_tensorflow() -> Iterable[Finding]:
     try:
         import_tensorflow()
-    except Exception as problem:  # a damaged installation raises almost anything
+    except Exception as problem:  # a damaged installation may raise any exception
         yield error(
             "TensorFlow",
-            f"it cannot be imported ({type(problem).__name__}: {problem}), and what needs it was "
-            "not looked at",
-            "Install it again: pip install --force-reinstall, of the package named above",
+            f"it cannot be imported ({type(problem).__name__}: {problem}), so checks that need it "
+            "were skipped",
+            "Reinstall the package named above: pip install --force-reinstall",
         )
 
 
@@ -176,10 +176,10 @@ def _start(found: Findings, config: Config, place: Place) -> Runtime | None:
             [
                 warning(
                     "processes",
-                    f"distribute.runtime={distribute.runtime} is for a job, and the doctor was "
-                    "started alone: replicas and clocks are those of one process",
+                    f"distribute.runtime={distribute.runtime} needs a job, but the doctor was "
+                    "started as a single process: replicas and clocks are those of one process",
                     "vit launch --hosts H0,H1 --processes-per-node N "
-                    f"--runtime {distribute.runtime} -- vit doctor ... looks at the job",
+                    f"--runtime {distribute.runtime} -- vit doctor ... checks the job",
                 )
             ]
         )
@@ -187,8 +187,8 @@ def _start(found: Findings, config: Config, place: Place) -> Runtime | None:
     return found.value("processes", start, distribute)
 
 
-def _settle_precision(found: Findings, config: Config, slow: Sequence[str | None]) -> Config:
-    """The settings with a precision instead of `auto`."""
+def _resolve_precision(found: Findings, config: Config, slow: Sequence[str | None]) -> Config:
+    """Replaces the precision `auto` in the settings."""
     from pipeline.doctor import training
     from pipeline.training.precision import resolve_precision
 
@@ -202,7 +202,7 @@ def _check_devices(gpus: Sequence[Gpu], runtime: Runtime) -> list[Finding]:
 
     seen = len(tf.config.list_physical_devices("GPU"))
     return [
-        *machine.check_gpus(gpus, _visible(gpus), seen),
+        *machine.check_gpus(gpus, _count_visible(gpus), seen),
         ok("devices", runtime.describe()),
     ]
 
@@ -211,7 +211,7 @@ def _check_training(
     found: Findings,
     config: Config,
     source: DataSource | None,
-    job: ProcessFacts,
+    job: JobProcesses,
     gpus: Sequence[Gpu] | None,
 ) -> None:
     from pipeline.doctor import training
@@ -251,7 +251,7 @@ def _check_images(found: Findings, config: Config, source: DataSource) -> None:
         found.check("normalization", data.check_normalization, sample, source, config.data)
 
 
-def _visible(gpus: Sequence[Gpu]) -> int:
+def _count_visible(gpus: Sequence[Gpu]) -> int:
     return len(find_gpus(os.environ)) if gpus else 0
 
 
@@ -267,12 +267,12 @@ def _gpu_memory(gpus: Sequence[Gpu]) -> HostMemory | None:
 
 
 def _add_others(found: Findings, runtime: Runtime, hosts: Sequence[str]) -> None:
-    """Adds what only other processes found, on all of them alike, so that all exit alike."""
+    """Adds the findings of other processes, on all processes, so that all exit with one code."""
     own = [asdict(finding) for finding in found.all if finding.level != "ok"]
     chief, *others = ([Finding(**f) for f in process] for process in runtime.all_gather(own))
     if not runtime.is_chief:
         found.all[:] = chief
-    # On the chief's host the same trouble may come with other figures: free memory, for example.
+    # Processes on the chief's host find the same problems with other numbers, such as free memory.
     known = {(finding.level, finding.subject) for finding in chief}
     ranks: dict[Finding, list[int]] = {}
     for rank, findings in enumerate(others, start=1):
@@ -285,7 +285,7 @@ def _add_others(found: Findings, runtime: Runtime, hosts: Sequence[str]) -> None
         found.add([replace(finding, text=f"rank {listed}: {finding.text}")])
 
 
-def _complain(found: Findings, place: Place) -> None:
+def _print_errors(found: Findings, place: Place) -> None:
     for finding in found.all:
         if finding.level == "error":
             where = f"rank {place.rank} on {gethostname()}"

@@ -1,4 +1,4 @@
-"""What a check found, and what gathers it."""
+"""The result of a check, and the collection of all results."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SETTINGS, DATA = 2, 3
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor.
+    """One result of a check.
 
     Attributes:
-      level: "warning": it will run, but perhaps not as meant; "error": it will not.
-      subject: What was looked at, in a word or two.
+      level: "warning": training will run, but perhaps not as intended; "error": it will not run.
+      subject: What was checked, in one or two words.
       text: What was found.
-      remedy: What to do; empty where there is nothing to do.
-      exit_code: Of an error: what training would end with.
+      remedy: What to do; empty if nothing is needed.
+      exit_code: For an error, the exit code with which training would end.
     """
 
     level: Literal["ok", "warning", "error"]
@@ -36,45 +36,45 @@ class Finding:
 
     @property
     def line(self) -> str:
-        """What was found and what to do."""
+        """The finding and its remedy on one line."""
         return f"{self.text}. {self.remedy}" if self.remedy else self.text
 
 
 def ok(subject: str, text: str) -> Finding:
-    """All is well."""
+    """A finding that needs no action."""
     return Finding("ok", subject, text)
 
 
 def warning(subject: str, text: str, remedy: str) -> Finding:
-    """It will run, but perhaps not as meant."""
+    """A finding with which training will run, but perhaps not as intended."""
     return Finding("warning", subject, text, remedy)
 
 
 def error(subject: str, text: str, remedy: str, exit_code: int = SETTINGS) -> Finding:
-    """It will not run."""
+    """A finding with which training will not run."""
     return Finding("error", subject, text, remedy, exit_code)
 
 
 def from_error(subject: str, problem: Exception) -> Finding:
-    """What an exception means: a message of ours, or a fault of the check."""
+    """Converts an exception to a finding: an error of ours, or a failure of the check itself."""
     if isinstance(problem, PipelineError):
-        # Our messages say what is wrong, and then in a sentence of its own what to do.
+        # Our messages consist of a description and a separate sentence with the remedy.
         text, *rest = re.split(r"\. (?=[A-Z])", " ".join(str(problem).split()), maxsplit=1)
         return error(subject, text, "".join(rest), problem.exit_code)
     text = " ".join(f"{type(problem).__name__}: {problem}".split())
     return error(
         subject,
         f"this could not be checked ({text[:300]})",
-        "Training may fail alike; if it does not, this is a fault of vit doctor: report it",
+        "Training may fail in the same way. If it does not, this is a bug in vit doctor: report it",
         exit_code=1,
     )
 
 
 class Findings:
-    """Runs checks, and keeps what they found, in order.
+    """Runs checks and collects their findings in order.
 
     Args:
-      show: Is told each finding as it comes.
+      show: Called with each new finding.
     """
 
     def __init__(self, show: Callable[[Finding], None]) -> None:
@@ -82,7 +82,7 @@ class Findings:
         self._show = show
 
     def add(self, findings: Iterable[Finding]) -> None:
-        """Keeps findings, and shows them; one that several checks come upon is kept once."""
+        """Adds and shows findings. Duplicates are dropped."""
         for finding in findings:
             if finding not in self.all:
                 self.all.append(finding)
@@ -91,30 +91,33 @@ class Findings:
     def check(
         self, subject: str, check: Callable[P, Iterable[Finding]], *args: P.args, **kwargs: P.kwargs
     ) -> bool:
-        """Adds what a check finds, or that it failed; returns whether there is no new error."""
+        """Runs a check and adds its findings or its failure. Returns whether there are no errors.
+
+        Errors of earlier checks do not count.
+        """
         before = len(self.all)
-        with self._surviving(subject):
+        with self._catching(subject):
             self.add(check(*args, **kwargs))
         return all(finding.level != "error" for finding in self.all[before:])
 
     def value(
         self, subject: str, make: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T | None:
-        """What later checks need; None where it cannot be had, which is added."""
-        with self._surviving(subject):
+        """Computes a value for later checks. On failure adds the error and returns None."""
+        with self._catching(subject):
             return make(*args, **kwargs)
         return None
 
     @contextmanager
-    def _surviving(self, subject: str) -> Iterator[None]:
+    def _catching(self, subject: str) -> Iterator[None]:
         try:
             yield
         except PeerLost:
-            raise  # nobody is there to compare with, and all end
-        except Exception as problem:  # one check that fails must not end the others
+            raise  # the other processes are gone, so no check can continue
+        except Exception as problem:  # a failing check must not stop the others
             self.add([from_error(subject, problem)])
 
 
 def exit_code(findings: Iterable[Finding]) -> int:
-    """That of the first error, 0 where there is none."""
+    """The exit code of the first error, or 0."""
     return next((f.exit_code for f in findings if f.level == "error"), 0)

@@ -1,4 +1,4 @@
-"""The run folder: what a start does there, tried without leaving anything."""
+"""Checks of the run folder: what training needs there, tested without leaving files behind."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pipeline.runs.access import check_writable, nearest_existing
 from pipeline.runs.folder import RunFolder
 from pipeline.training.data_record import check_resumed_data, data_record
 
-_ANOTHER = "name another folder with run.dir=FOLDER"
+_ANOTHER = "set run.dir=FOLDER to another folder"
 
 
 def check_run_folder(config: Config) -> Iterator[Finding]:
-    """Whether a start can use the folder: free, writable, and of the same settings."""
+    """Checks that the folder is free, writable, and has no run with different settings."""
     folder = RunFolder(config.run_dir)
     place = folder.path
     try:
@@ -27,16 +27,16 @@ def check_run_folder(config: Config) -> Iterator[Finding]:
         yield error(
             "run folder",
             f"{folder.path} cannot be used: {problem.strerror} in {place}",
-            f"Files must be written, renamed and synced there: {_ANOTHER}",
+            f"Training must be able to write, rename and sync files there. Or {_ANOTHER}",
         )
         return
     if place != folder.path.absolute():
-        yield ok("run folder", f"{folder.path} will be made; {place} can be written to")
+        yield ok("run folder", f"{folder.path} will be created; {place} is writable")
         return
     if (holder := folder.lock.find_holder()) is not None:
         yield error(
             "run folder",
-            f"{folder.path} is in use: {holder} trains there",
+            f"{folder.path} is in use: {holder} is training there",
             f"Wait for it, stop it, or {_ANOTHER}",
         )
         return
@@ -45,31 +45,31 @@ def check_run_folder(config: Config) -> Iterator[Finding]:
 
 def _check_content(folder: RunFolder, config: Config) -> Finding:
     if not (folder.path / "config.yaml").exists():
-        return ok("run folder", f"{folder.path} can be written, renamed and synced in")
+        return ok("run folder", f"{folder.path} is writable")
     if not folder.is_claimed:
         return ok(
-            "run folder", f"{folder.path} holds a start that did no update: vit train replaces it"
+            "run folder", f"{folder.path} holds a run without any update: vit train replaces it"
         )
     if differences := folder.differences(config):
         return error(
             "run folder",
-            f"{folder.path} holds a run with other settings ({'; '.join(differences)})",
-            f"Give the same settings to go on with it, or {_ANOTHER}",
+            f"{folder.path} holds a run with different settings ({'; '.join(differences)})",
+            f"Use the same settings to continue it, or {_ANOTHER}",
         )
     if (other := folder.data_path_difference(config)) is not None:
         return error(
             "run folder",
-            f"{folder.path} holds a finished run on the data set of another place ({other})",
-            f"Give its data.path for its result, or {_ANOTHER}",
+            f"{folder.path} holds a finished run with another data set location ({other})",
+            f"Set its data.path to see its result, or {_ANOTHER}",
         )
     outcome = folder.outcome()
     if outcome is not None and outcome["outcome"] == "done":
         return ok("run folder", f"{folder.path} holds this run, done: vit train prints its result")
-    return ok("run folder", f"{folder.path} holds this run: vit train goes on with it")
+    return ok("run folder", f"{folder.path} holds this run: vit train continues it")
 
 
 def check_data(config: Config, source: DataSource) -> Iterator[Finding]:
-    """Whether the data set is the one that the run in the folder was trained on."""
+    """Checks that the data set is the one with which the run in the folder was trained."""
     folder = RunFolder(config.run_dir)
     changes = check_resumed_data(folder, data_record(source), config.data.allow_changes)
     if changes:
@@ -79,19 +79,19 @@ def check_data(config: Config, source: DataSource) -> Iterator[Finding]:
             "data.allow_changes=true is set: vit train resumes with the changed images",
         )
     elif folder.has_progress:
-        yield ok("run data", f"the data set is the one that {folder.path} was trained on")
+        yield ok("run data", f"the data set is the one with which {folder.path} was trained")
 
 
 def check_free_space(config: Config, checkpoint_bytes: int) -> Iterator[Finding]:
-    """Whether the next two checkpoints have room, without which none is written."""
+    """Checks that there is space for two checkpoints, which saving requires."""
     RunFolder(config.run_dir).check_free_space(checkpoint_bytes)
     yield ok("room", f"two checkpoints of {checkpoint_bytes / 1e6:,.1f} MB fit")
 
 
 def check_pretrained(run: str) -> Iterator[Finding]:
-    """Whether the run that `model.pretrained` names has a checkpoint.
+    """Checks that the run named by `model.pretrained` has a checkpoint.
 
-    Published weights are looked at by `training.check_pretrained`, which needs TensorFlow.
+    `training.check_pretrained` checks published weights, because it needs TensorFlow.
     """
     folder = RunFolder(Path(run))
     if not folder.is_run:

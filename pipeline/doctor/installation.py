@@ -1,4 +1,4 @@
-"""Python, packages and Horovod: what is installed against what this release was tried with."""
+"""Checks of Python, packages and Horovod against the version ranges of this release."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pipeline.doctor.finding import Finding, error, ok, warning
 from pipeline.runtimes.horovod_build import HorovodBuild, load_controllers
 
 PACKAGE = "vit-pipeline"
-# One of them is what `import tensorflow` finds; the extras cpu and gpu of setup.cfg name them.
+# Either package provides `import tensorflow`. The extras cpu and gpu in setup.cfg select one.
 TENSORFLOWS = ("tensorflow", "tensorflow-cpu")
 _NAMES = {"tensorflow": "TensorFlow", "tensorflow-cpu": "TensorFlow", "keras": "Keras"}
 
 
 def installed_version(name: str) -> str | None:
-    """Version of a distribution; None where it is not installed."""
+    """The version of a distribution, or None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -28,7 +28,7 @@ def installed_version(name: str) -> str | None:
 
 
 def check_python(found: str = platform.python_version()) -> Iterator[Finding]:
-    """Python against the range that this release names."""
+    """Checks the version of Python."""
     allowed = SpecifierSet(metadata(PACKAGE)["Requires-Python"])
     if allowed.contains(found, prereleases=True):
         yield ok("Python", f"{found} in {sys.prefix}")
@@ -36,17 +36,17 @@ def check_python(found: str = platform.python_version()) -> Iterator[Finding]:
         yield error(
             "Python",
             f"{found} is not within {allowed}",
-            f"Make an environment with another Python, and install {PACKAGE} there",
+            f"Create an environment with a supported Python, and install {PACKAGE} there",
         )
 
 
 def check_packages(
     version_of: Callable[[str], str | None] = installed_version,
 ) -> Iterator[Finding]:
-    """TensorFlow, Keras and all others against their ranges.
+    """Checks the versions of TensorFlow, Keras and all other requirements.
 
     Args:
-      version_of: Version of an installed distribution, None for one that is not.
+      version_of: Returns the version of a distribution, or None if it is not installed.
     """
     parsed = [Requirement(text) for text in requires(PACKAGE) or ()]
     always = [r for r in parsed if r.marker is None or r.marker.evaluate({"extra": ""})]
@@ -62,7 +62,7 @@ def check_packages(
             yield ok("Keras", f"{found}, within {requirement.specifier}")
         else:
             others += 1
-    yield ok("packages", f"{others} more are within the ranges of {PACKAGE}")
+    yield ok("packages", f"{others} others are within the ranges of {PACKAGE}")
 
 
 def _check_tensorflow(
@@ -73,13 +73,13 @@ def _check_tensorflow(
         yield error(
             "TensorFlow",
             f"it is not installed in {sys.prefix}",
-            f"pip install '{PACKAGE}[cpu]', or [gpu] where there are GPUs",
+            f"pip install '{PACKAGE}[cpu]', or [gpu] for GPUs",
         )
     elif len(there) > 1:
         yield warning(
             "TensorFlow",
-            "tensorflow and tensorflow-cpu are both installed, and each overwrote files of the "
-            "other",
+            "tensorflow and tensorflow-cpu are both installed, and have overwritten each other's "
+            "files",
             "pip uninstall tensorflow tensorflow-cpu, then install one of them",
         )
     for requirement in there:
@@ -110,14 +110,14 @@ def check_horovod(
     tensorflow: str | None,
     load: Callable[..., list[str]] = load_controllers,
 ) -> Iterator[Finding]:
-    """Horovod: there, built for this TensorFlow, and with what can carry gradients.
+    """Checks that Horovod is installed, built for this TensorFlow, and has a controller.
 
     Args:
-      build: What is installed.
-      needed: Whether the recipe or the environment asks for it; else nothing here is an error.
-      gpus: Of this machine.
-      tensorflow: The version that is installed.
-      load: Loads the library in another process and names what it was built with.
+      build: The installed build, if any.
+      needed: Whether the recipe or the environment uses Horovod. Otherwise nothing is an error.
+      gpus: Number of GPUs of this machine.
+      tensorflow: Installed version of TensorFlow.
+      load: Loads the library in a child process and returns the controllers it was built with.
     """
     bad = error if needed else warning
     again = f"tools/build_horovod.sh{' --gpu' if gpus else ''} builds it for this TensorFlow"
@@ -133,7 +133,7 @@ def check_horovod(
     elif build.tensorflow is not None and tensorflow not in (None, build.tensorflow):
         yield bad(
             "Horovod",
-            f"{build.version} was built for TensorFlow {build.tensorflow}, and {tensorflow} is "
+            f"{build.version} was built for TensorFlow {build.tensorflow}, but {tensorflow} is "
             "installed",
             again,
         )
@@ -154,7 +154,7 @@ def _check_controllers(
     if gpus > 1 and "nccl" not in controllers and needed:
         return warning(
             "Horovod",
-            f"{build.version} was built without NCCL: gradients go through the hosts' memory",
+            f"{build.version} was built without NCCL: gradients are copied through host memory",
             again,
         )
     words = {"gloo": "Gloo", "nccl": "NCCL", "mpi": "MPI"}

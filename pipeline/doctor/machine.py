@@ -1,4 +1,4 @@
-"""What the machine gives: GPUs and drivers, memory, /dev/shm, open files, clocks."""
+"""Checks of the machine: GPUs and drivers, memory, /dev/shm, open files, clocks."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from pipeline.runtimes.nvidia import run_nvidia_smi
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 GIB = 2**30
 MIB = 2**20
-# NCCL's user guide has containers started with --shm-size=1g; Docker's and Kubernetes' own 64 MiB
-# are used up by two GPUs.
+# NCCL's user guide recommends --shm-size=1g for containers. The default of Docker and Kubernetes,
+# 64 MiB, is used up by two GPUs.
 SHARED_MEMORY_BYTES = GIB
-# Libraries, TensorBoard's and checkpoint's files, sockets; shards come on top.
+# Libraries, TensorBoard and checkpoint files, and sockets; shards are added.
 OTHER_FILES = 256
 CLOCK_DIFFERENCE_S = 1.0
 _QUERY = "--query-gpu=name,driver_version,memory.total,memory.free"
@@ -27,7 +27,7 @@ _UNLIMITED = 2**60
 
 
 class Gpu(NamedTuple):
-    """A GPU as nvidia-smi lists it."""
+    """A GPU in the output of nvidia-smi."""
 
     name: str
     driver: str
@@ -36,11 +36,11 @@ class Gpu(NamedTuple):
 
 
 class HostMemory(NamedTuple):
-    """Memory that a process may still take.
+    """Memory that a process can still allocate.
 
     Attributes:
-      available_bytes: So much.
-      limit: Who sets the limit, in words.
+      available_bytes: Bytes.
+      limit: What limits it, for messages.
     """
 
     available_bytes: int
@@ -48,10 +48,10 @@ class HostMemory(NamedTuple):
 
 
 def list_gpus() -> list[Gpu]:
-    """This machine's NVIDIA GPUs; none where there is no nvidia-smi.
+    """Lists the NVIDIA GPUs of this machine; empty if there is no nvidia-smi.
 
     Raises:
-      SettingsError: nvidia-smi is there and fails, as it does with a broken driver.
+      SettingsError: nvidia-smi fails, for example because the driver is broken.
     """
     lines = run_nvidia_smi(_QUERY, "--format=csv,noheader,nounits")
     rows = [line.split(", ") for line in lines]
@@ -64,40 +64,40 @@ def check_gpus(
     seen: int,
     version_of: Callable[[str], str | None] = installed_version,
 ) -> Iterator[Finding]:
-    """GPUs that are there against those that TensorFlow sees.
+    """Checks that TensorFlow sees the GPUs of the machine.
 
     Args:
-      gpus: Of nvidia-smi.
-      visible: How many of them CUDA_VISIBLE_DEVICES leaves.
-      seen: How many TensorFlow lists.
-      version_of: Version of an installed distribution, None for one that is not.
+      gpus: GPUs that nvidia-smi lists.
+      visible: Number of GPUs that CUDA_VISIBLE_DEVICES allows.
+      seen: Number of GPUs that TensorFlow lists.
+      version_of: Returns the version of a distribution, or None if it is not installed.
     """
     if not gpus:
-        yield ok("GPUs", f"TensorFlow sees {seen}" if seen else "none: it trains on the CPU")
+        yield ok("GPUs", f"TensorFlow sees {seen}" if seen else "none: training uses the CPU")
         return
     kinds = ", ".join(f"{sum(g.name == n for g in gpus)} {n}" for n in {g.name: 0 for g in gpus})
     there = f"{kinds}, driver {gpus[0].driver}"
     if not visible:
-        yield ok("GPUs", f"{there}; CUDA_VISIBLE_DEVICES hides all: it trains on the CPU")
+        yield ok("GPUs", f"{there}; CUDA_VISIBLE_DEVICES hides all: training uses the CPU")
     elif not seen:
         why, remedy = _why_unseen(version_of)
-        yield error("GPUs", f"{there}, and TensorFlow sees none of them: {why}", remedy)
+        yield error("GPUs", f"{there}, but TensorFlow sees none of them: {why}", remedy)
     elif seen < visible:
         yield warning(
             "GPUs",
-            f"{there}, and TensorFlow sees {seen} of {visible}",
-            "Look at nvidia-smi for those in another mode (MIG, exclusive process)",
+            f"{there}, but TensorFlow sees {seen} of {visible}",
+            "Check nvidia-smi for GPUs in another mode (MIG, exclusive process)",
         )
     else:
         yield ok("GPUs", there)
 
 
 def _why_unseen(version_of: Callable[[str], str | None]) -> tuple[str, str]:
-    """What is missing, and what to do."""
+    """The cause and the remedy if TensorFlow sees no GPU."""
     on_cpu = "; or set CUDA_VISIBLE_DEVICES= to train on the CPU"
     if version_of("tensorflow") is None:
         return (
-            "tensorflow-cpu is installed, which knows no GPU",
+            "tensorflow-cpu is installed, which does not support GPUs",
             f"pip uninstall tensorflow-cpu, then pip install '{PACKAGE}[gpu]'{on_cpu}",
         )
     missing = [r.name for r in _cuda_packages() if version_of(r.name) is None]
@@ -107,8 +107,8 @@ def _why_unseen(version_of: Callable[[str], str | None]) -> tuple[str, str]:
             f"pip install 'tensorflow[and-cuda]'{on_cpu}",
         )
     return (
-        "CUDA's packages are there, so the driver is too old for them, or a library is in the way",
-        "python -c 'import tensorflow as tf; tf.config.list_physical_devices()' says which"
+        "the CUDA packages are installed, so the driver is too old, or another library conflicts",
+        "python -c 'import tensorflow as tf; tf.config.list_physical_devices()' prints the cause"
         + on_cpu,
     )
 
@@ -123,14 +123,14 @@ def _cuda_packages() -> list[Requirement]:
 
 
 def check_shared_memory(size_bytes: int, gpus: int) -> Iterator[Finding]:
-    """The size of /dev/shm, through which NCCL connects several GPUs of a host."""
+    """Checks the size of /dev/shm, through which NCCL connects the GPUs of a host."""
     size = f"{SHARED_MEMORY} has {_size(size_bytes)}"
     if gpus < 2:
-        yield ok("shared memory", f"{size}; only several GPUs need it")
+        yield ok("shared memory", f"{size}; it is needed only with several GPUs")
     elif size_bytes < SHARED_MEMORY_BYTES:
         yield warning(
             "shared memory",
-            f"{size}, and NCCL takes more between several GPUs: it ends with a bus error or "
+            f"{size}, but NCCL needs more for several GPUs. It fails with a bus error or "
             '"unhandled system error"',
             "Start the container with --shm-size=1g; in Kubernetes mount an emptyDir with medium: "
             f"Memory at {SHARED_MEMORY}",
@@ -140,26 +140,26 @@ def check_shared_memory(size_bytes: int, gpus: int) -> Iterator[Finding]:
 
 
 def check_open_files(soft: int, hard: int, shards: int) -> Iterator[Finding]:
-    """The limit of open files against shards, each of which stays open.
+    """Checks the limit on open files. Each shard stays open.
 
     Args:
-      soft: `ulimit -Sn`.
-      hard: `ulimit -Hn`; the process may raise its limit so far.
-      shards: Files of records in all splits.
+      soft: Soft limit (`ulimit -Sn`).
+      hard: Hard limit (`ulimit -Hn`), up to which a process can raise its soft limit.
+      shards: Number of record files in all splits.
     """
     needed = shards + OTHER_FILES
     if shards and hard < needed:
         yield error(
             "open files",
-            f"{hard:,} may be open at a time (ulimit -Hn), and {needed:,} are needed for "
-            f"{shards:,} shards and all else",
+            f"the limit is {hard:,} (ulimit -Hn), but {needed:,} are needed for {shards:,} shards "
+            "and other files",
             f"Raise the limit (LimitNOFILE of systemd, docker run --ulimit nofile={needed}), or "
             "write fewer, larger shards: vit prepare --shard-size",
         )
-    elif not shards and soft < needed:  # for shards a process raises its limit itself
+    elif not shards and soft < needed:  # with shards, the process raises its limit itself
         yield warning(
             "open files",
-            f"{soft:,} may be open at a time (ulimit -n), and it takes {needed} to be safe",
+            f"the limit is {soft:,} (ulimit -n), but {needed} is recommended",
             f"ulimit -n {needed}",
         )
     else:
@@ -167,10 +167,10 @@ def check_open_files(soft: int, hard: int, shards: int) -> Iterator[Finding]:
 
 
 def host_memory(root: Path = Path("/")) -> HostMemory:
-    """Memory that is free on this host, or left under the limit of its container.
+    """The memory available on this host, or within the limit of its container.
 
     Args:
-      root: Where proc/ and sys/ are.
+      root: Folder that contains proc/ and sys/.
     """
     lines = (root / "proc/meminfo").read_text().splitlines()
     facts = dict(line.split(":", 1) for line in lines if ":" in line)
@@ -181,7 +181,7 @@ def host_memory(root: Path = Path("/")) -> HostMemory:
             used = int((folder / used_file).read_text())
         except (OSError, ValueError):  # "max"
             continue
-        # Pages of files count as used, and are given back when they are asked for.
+        # The page cache counts as used, but it is freed on demand.
         left = limit - max(0, used - _file_pages(folder))
         if limit < _UNLIMITED and left < best.available_bytes:
             best = HostMemory(max(0, left), f"left of the container's {_size(limit)}")
@@ -189,7 +189,7 @@ def host_memory(root: Path = Path("/")) -> HostMemory:
 
 
 def _cgroups(root: Path) -> Iterator[tuple[Path, str, str]]:
-    """Folders of control groups that limit this process, with their files of limit and use."""
+    """The control groups that limit this process: folder, limit file and usage file of each."""
     for line in (root / "proc/self/cgroup").read_text().splitlines():
         number, controllers, path = line.split(":", 2)
         if number == "0":
@@ -200,7 +200,7 @@ def _cgroups(root: Path) -> Iterator[tuple[Path, str, str]]:
         else:
             continue
         inner = base / path.lstrip("/")
-        # Inside a container the path may be that of the host: then only the base is there.
+        # In a container the path may be that of the host, and only the base folder exists.
         for folder in (inner, *inner.parents):
             yield folder, *files
             if folder == base:
@@ -217,16 +217,16 @@ def _file_pages(folder: Path) -> int:
 
 
 def check_clocks(times: Sequence[tuple[str, float]], round_trip_s: float) -> Iterator[Finding]:
-    """Clocks of a job's hosts, each against the chief's.
+    """Compares the clocks of a job's hosts with the chief's clock.
 
     Args:
-      times: Host and time (s since 1970) of each process, by rank, taken at once.
-      round_trip_s: How long the exchange took: so much they may differ for that alone.
+      times: Host and time (Unix seconds) of each process, by rank, read simultaneously.
+      round_trip_s: Duration of the exchange, which explains differences up to this value.
     """
-    hosts = dict(reversed(times))  # of several processes on a host, the first
+    hosts = dict(reversed(times))  # the first process on each host
     chief, chief_s = times[0]
     if len(hosts) == 1:
-        yield ok("clocks", "one host: nothing to compare with")
+        yield ok("clocks", "one host, so there is nothing to compare")
         return
     off = {host: at - chief_s for host, at in hosts.items() if host != chief}
     wrong = {h: d for h, d in off.items() if abs(d) > CLOCK_DIFFERENCE_S + round_trip_s}

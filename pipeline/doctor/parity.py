@@ -25,56 +25,57 @@ from pipeline.training.parity import STEPS, TOLERANCE, Comparison, Trace, compar
 RUNTIMES = ("single", "mirrored", "multi_worker", "horovod")
 
 EPILOG = """\
---parity trains 20 steps of the recipe's network on its data in its batch: alone, then on each
-runtime with each number of workers. It compares the weights they end with, the averaged weights,
-losses and gradient norms. On are clipping, weight decay, label smoothing, mixup, augmentation,
-averaged weights and warm-up; off are dropout and stochastic depth, which draw per replica; numbers
-are float32. A difference is max |difference| / max |weight| of the worst tensor, without the
-attention's key biases, whose true gradient is zero. Exit code 0: all are within 1e-5.
+--parity trains 20 steps of the recipe's network on its data with its batch size: first with one
+worker, then on each runtime with each number of workers. It compares the final weights, the
+averaged weights, the losses and the gradient norms. Clipping, weight decay, label smoothing, mixup,
+augmentation, averaged weights and warm-up are enabled. Dropout and stochastic depth, which draw per
+replica, are disabled. The precision is float32. A difference is max |difference| / max |weight| of
+the worst tensor, without the key biases of attention, whose true gradient is zero. Exit code 0: all
+differences are within 1e-5.
 """
 
 
 class Run(NamedTuple):
-    """One training of the proof."""
+    """One training run of the comparison."""
 
     runtime: str
     workers: int
 
 
-def show(config: Config, runtimes: str, workers: str) -> int:
-    """Trains on each runtime, compares, and returns 0 where all train the same."""
+def prove_parity(config: Config, runtimes: str, workers: str) -> int:
+    """Trains on each runtime, compares, and returns 0 if all train the same."""
     runs = read_runs(runtimes, workers)
     _check_horovod(runs)
     with tempfile.TemporaryDirectory(prefix="vit-parity-") as folder:
-        return _prove(config, runs, Path(folder))
+        return _train_and_compare(config, runs, Path(folder))
 
 
 def read_runs(runtimes: str, workers: str) -> list[Run]:
-    """Every runtime with every number of workers; `single` is always there, for comparison.
+    """All combinations of runtimes and numbers of workers. `single` is always the reference.
 
     Raises:
-      SettingsError: A runtime is unknown, or a number is none.
+      SettingsError: A runtime is unknown, or a number is invalid.
     """
     names = runtimes.split(",")
     if unknown := [name for name in names if name not in RUNTIMES]:
         raise SettingsError(
-            f"--runtimes takes {', '.join(RUNTIMES)} with commas between them. "
+            f"--runtimes must be one or more of {', '.join(RUNTIMES)}, separated by commas. "
             f"Received: {unknown[0]!r}"
         )
     counts = workers.split(",")
     if not all(count.isdecimal() and int(count) > 0 for count in counts):
-        raise SettingsError(f"--workers takes numbers such as 2 or 1,2,4. Received: {workers!r}")
+        raise SettingsError(f"--workers must be numbers such as 2 or 1,2,4. Received: {workers!r}")
     runs = [
         Run(name, int(count))
         for name in names
         for count in counts
-        # A mirror of one device is what `single` is.
+        # Mirroring on one device is the same as `single`.
         if name != "single" and (name, int(count)) != ("mirrored", 1)
     ]
     if not runs:
         raise SettingsError(
             f"--runtimes {runtimes} with --workers {workers} leaves nothing to compare with one "
-            "worker: add a runtime, or take 2 workers"
+            "worker. Add a runtime, or use 2 workers"
         )
     return runs
 
@@ -82,13 +83,13 @@ def read_runs(runtimes: str, workers: str) -> list[Run]:
 def _check_horovod(runs: Sequence[Run]) -> None:
     if any(run.runtime == "horovod" for run in runs) and find_spec("horovod") is None:
         raise SettingsError(
-            f"Horovod is not installed in {sys.prefix}: tools/build_horovod.sh builds it, or give "
+            f"Horovod is not installed in {sys.prefix}. Run tools/build_horovod.sh, or give "
             "--runtimes single,mirrored,multi_worker"
         )
 
 
 def trace(config: Config, path: Path) -> int:
-    """Trains this process's part of one training; the chief writes its trace to `path`."""
+    """Runs this process's part of one training. The chief writes the trace to `path`."""
     import_tensorflow()
     from pipeline.runtimes.agreement import check_agreement
     from pipeline.runtimes.kinds import start
@@ -103,7 +104,7 @@ def trace(config: Config, path: Path) -> int:
     return 0
 
 
-def _prove(config: Config, runs: Sequence[Run], folder: Path) -> int:
+def _train_and_compare(config: Config, runs: Sequence[Run], folder: Path) -> int:
     alone = Run("single", 1)
     norms = _train(proof_config(config, None), alone, folder).curves["gradient_norm"]
     proof = proof_config(config, float(sorted(norms)[STEPS // 2]))
@@ -127,10 +128,10 @@ def _prove(config: Config, runs: Sequence[Run], folder: Path) -> int:
 
 
 def _train(config: Config, run: Run, folder: Path) -> Trace:
-    """Trains in processes of their own, since each runtime needs TensorFlow as it starts.
+    """Trains in child processes, because each runtime must start TensorFlow differently.
 
     Raises:
-      PipelineError: They failed; with their code where that is 2 or 3.
+      PipelineError: Training failed. Its exit code is kept if it is 2 or 3, and is 1 otherwise.
     """
     recipe, trace = folder / "proof.yaml", folder / "trace.safetensors"
     replace_file(recipe, dump_config(config))
@@ -160,15 +161,15 @@ def _command(run: Run, recipe: Path, trace: Path) -> Iterator[str]:
 
 
 def _variables(run: Run) -> dict[str, str]:
-    """MirroredStrategy takes all GPUs it sees."""
+    """Restricts MirroredStrategy, which uses all visible GPUs, to the number of workers."""
     gpus = find_gpus(os.environ)
     if run.runtime != "mirrored" or not gpus:
         return {}
     if len(gpus) < run.workers:
         raise SettingsError(
-            f"mirrored with {run.workers} workers needs as many GPUs, and this machine has "
-            f"{len(gpus)}: give --workers {len(gpus)} or less, or CUDA_VISIBLE_DEVICES= to use the "
-            "CPU"
+            f"mirrored with {run.workers} workers needs {run.workers} GPUs, but this machine has "
+            f"{len(gpus)}. Give --workers {len(gpus)} or less, or set CUDA_VISIBLE_DEVICES= to use "
+            "the CPU"
         )
     return {"CUDA_VISIBLE_DEVICES": ",".join(gpus[: run.workers])}
 

@@ -1,4 +1,4 @@
-"""Batch, network, learning rate, memory and checkpoints; it needs TensorFlow."""
+"""Checks of batch, network, learning rate, memory and checkpoints. They need TensorFlow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.data.input import Shard, train_dataset
 from pipeline.data.sources.source import HALF
 from pipeline.data.split import DataSource
 from pipeline.doctor.finding import Finding, error, ok, warning
-from pipeline.doctor.process_facts import ProcessFacts
+from pipeline.doctor.processes import JobProcesses
 from pipeline.model.architecture import architecture, check_patches
 from pipeline.model.cost import count_parameters, count_trainable, parameters
 from pipeline.model.memory import estimate_memory
@@ -28,7 +28,7 @@ from pipeline.optim.schedule import Schedule, describe_rate, warmup_problem
 from pipeline.runs.folder import RunFolder
 from pipeline.training.precision import INSTEAD_OF_SLOW, Precision
 
-# The estimate is within 15 % of what was measured (`python -m benchmarks memory`).
+# The estimate is within 15 % of measurements (`python -m benchmarks memory`).
 TIGHT = 0.85
 # AdamW recipes for ViTs peak at 5e-4 (DeiT) to 3e-3 (Steiner et al.), small networks at 8e-3.
 LARGE_PEAK_LR = 1e-2
@@ -37,7 +37,7 @@ _GIB = 2**30
 
 
 def check_replicas(config: Config, num_replicas: int, examples: int | None) -> Iterator[Finding]:
-    """Whether replicas, their parts and pairs share the batch, and the data all replicas."""
+    """Checks that the batch divides into replicas, parts and mixing pairs, and the data suffice."""
     check_batch(config, num_replicas)
     if examples is not None:
         check_examples(examples, num_replicas)
@@ -49,7 +49,7 @@ def check_replicas(config: Config, num_replicas: int, examples: int | None) -> I
 
 
 def check_network(config: Config, num_classes: int | None) -> Iterator[Finding]:
-    """Whether the network can be built for the images; without classes it is not counted."""
+    """Checks that the network fits the images. Counts parameters if the classes are known."""
     arch = architecture(config.model)
     check_patches(config.data.image_size, arch.patch_size)
     tokens = arch.num_tokens(config.data.image_size)
@@ -61,7 +61,7 @@ def check_network(config: Config, num_classes: int | None) -> Iterator[Finding]:
 
 
 def check_input(config: Config, source: DataSource, num_replicas: int) -> Iterable[Finding]:
-    """Makes the graph of the input stage on a few examples; what does not fit it raises."""
+    """Traces the input pipeline with a few examples, which raises if settings do not match it."""
     train = source.splits["train"]
     few = train.take(np.arange(min(16, train.num_examples)), train.title)
     train_dataset(
@@ -78,17 +78,17 @@ def check_input(config: Config, source: DataSource, num_replicas: int) -> Iterab
 
 
 def check_pretrained(config: ModelConfig) -> Iterator[Finding]:
-    """Whether published weights that `model.pretrained` names are of the recipe's network."""
+    """Checks that published weights named by `model.pretrained` match the recipe's network."""
     path = Path(config.pretrained or "")
     if config.pretrained is None or RunFolder(path).is_run:
         return
     published = read_published(path)
     check_same_network(published, architecture(config), f"model.pretrained={path}")
-    yield ok("pretrained", f"{path} is {published.origin}, of the recipe's network")
+    yield ok("pretrained", f"{path} is {published.origin} and matches the recipe's network")
 
 
 def check_precision(precision: Precision) -> Iterator[Finding]:
-    """What the model computes in, and whether the devices have arithmetic for it."""
+    """Reports the precision, and whether the devices support it in hardware."""
     if precision.warning is not None:
         yield warning("precision", precision.warning, INSTEAD_OF_SLOW)
         return
@@ -96,7 +96,7 @@ def check_precision(precision: Precision) -> Iterator[Finding]:
 
 
 def check_length(schedule: Schedule, config: Config, examples: int) -> Iterator[Finding]:
-    """Updates in all and in an epoch."""
+    """Reports the number of steps in total and per epoch."""
     batch = config.data.global_batch_size
     per_epoch = examples / batch
     epochs = schedule.total_steps / per_epoch
@@ -109,7 +109,7 @@ def check_length(schedule: Schedule, config: Config, examples: int) -> Iterator[
 
 
 def check_rate(schedule: Schedule, config: Config, examples: int) -> Iterator[Finding]:
-    """Peak of the learning rate and length of the warm-up, as they come out."""
+    """Reports the resulting peak of the learning rate and the length of the warm-up."""
     steps, warmup = schedule.total_steps, schedule.warmup_steps
     per_epoch = Fraction(examples, config.data.global_batch_size)
     if (problem := warmup_problem(schedule, per_epoch)) is not None:
@@ -117,7 +117,8 @@ def check_rate(schedule: Schedule, config: Config, examples: int) -> Iterator[Fi
     if schedule.peak_lr > LARGE_PEAK_LR:
         yield warning(
             "learning rate",
-            f"{describe_rate(config, schedule)}: AdamW trains ViTs with 0.0005 to 0.008",
+            f"{describe_rate(config, schedule)}: usual values for ViTs with AdamW are 0.0005 to "
+            "0.008",
             "Lower optim.base_lr, or set optim.lr_scaling=sqrt or none",
         )
     elif warmup < steps:
@@ -126,7 +127,7 @@ def check_rate(schedule: Schedule, config: Config, examples: int) -> Iterator[Fi
 
 
 def checkpoint_bytes(config: Config, num_classes: int) -> int:
-    """Estimate of a checkpoint: weights, two moments and averages, float32."""
+    """Estimates the size of a checkpoint: weights, two moments and averages in float32."""
     arch = architecture(config.model)
     copies = 4 if config.optim.ema_momentum is not None else 3
     return 4 * copies * parameters(arch, config.data.image_size, num_classes)
@@ -135,19 +136,19 @@ def checkpoint_bytes(config: Config, num_classes: int) -> int:
 def check_memory(
     config: Config,
     num_classes: int,
-    job: ProcessFacts,
+    job: JobProcesses,
     available: tuple[int, str],
     *,
     on_gpu: bool,
 ) -> Iterator[Finding]:
-    """What training is estimated to need against what there is.
+    """Compares the estimated memory of training with the available memory.
 
     Args:
-      config: Network, batch, precision.
-      num_classes: Of the head.
-      job: Its processes on this host share the host's memory; each replica has a GPU of its own.
-      available: Bytes, and what they are of.
-      on_gpu: Whether training uses GPUs, and these bytes are of one.
+      config: Settings of the network, the batch and the precision.
+      num_classes: Number of classes.
+      job: Processes on one host share its memory; each replica has its own GPU.
+      available: Available bytes, and a description for messages.
+      on_gpu: Whether training uses GPUs, and the bytes are those of one GPU.
     """
     arch = architecture(config.model)
     count = parameters(arch, config.data.image_size, num_classes)
@@ -182,16 +183,16 @@ def check_memory(
     if share % pairs == 0 and (parts := next((n for n in fitting if needed(n) < TIGHT * free), 0)):
         remedy = f"optim.accumulate_steps={parts} computes the same batch in {parts} parts"
     else:
-        remedy = "Take a smaller data.global_batch_size, network or data.image_size"
+        remedy = "Use a smaller data.global_batch_size, network or data.image_size"
     yield level(
         "memory",
         text,
-        f"{remedy}; train.recompute=true and train.precision=mixed_bfloat16 take less",
+        f"{remedy}; train.recompute=true and train.precision=mixed_bfloat16 need less",
     )
 
 
 def _count_frozen(config: Config, num_classes: int) -> int:
-    """Parameters that `optim.freeze` and `optim.linear_probe` name."""
+    """Counts the parameters frozen by `optim.freeze` and `optim.linear_probe`."""
     if not (config.optim.freeze or config.optim.linear_probe):
         return 0
     model = build_vit(config.model, image_size=config.data.image_size, num_classes=num_classes)
@@ -200,7 +201,7 @@ def _count_frozen(config: Config, num_classes: int) -> int:
 
 
 def check_saving(config: CheckpointConfig, size_bytes: int, total_steps: int) -> Iterator[Finding]:
-    """When checkpoints are written, and whether one can be written while a stop is waited for."""
+    """Reports when checkpoints are written, and whether one can be written after a stop signal."""
     times = (
         ("step", config.every_steps),
         ("second", config.every_s),
@@ -210,7 +211,7 @@ def check_saving(config: CheckpointConfig, size_bytes: int, total_steps: int) ->
     if not every:
         yield warning(
             "checkpoints",
-            f"none before the end of {total_steps:,} steps: a crash loses all",
+            f"none before the end of {total_steps:,} steps: a crash loses all progress",
             "checkpoint.every_epochs=1, or checkpoint.every_s=1800",
         )
     takes_s = size_bytes / SLOW_DISK_BYTES_S
@@ -218,10 +219,10 @@ def check_saving(config: CheckpointConfig, size_bytes: int, total_steps: int) ->
     if takes_s > config.grace_s / 2:
         yield warning(
             "checkpoints",
-            f"one of {size_bytes / 1e6:,.0f} MB takes {takes_s:,.0f} s at 50 MB/s, and {grace} is "
-            "all there is to write it after a signal",
-            f"checkpoint.grace_s={math.ceil(3 * takes_s)}, and a grace period of the scheduler "
-            "(terminationGracePeriodSeconds, vit launch --grace-s) that is longer",
+            f"one of {size_bytes / 1e6:,.0f} MB takes {takes_s:,.0f} s at 50 MB/s, but {grace} "
+            "limits the time to write it after a signal",
+            f"checkpoint.grace_s={math.ceil(3 * takes_s)}, and a longer grace period of the "
+            "scheduler (terminationGracePeriodSeconds, vit launch --grace-s)",
         )
     elif every:
         yield ok(

@@ -148,7 +148,7 @@ def test_more_shards_than_files_may_be_open(shards, tmp_path):
     report = doctor(*records(shards), cwd=tmp_path, preexec_fn=limit)
     assert (report.code, report.complaints) == (2, [("error", "open files")])
     text = report.text("error", "open files")
-    assert f"300 may be open at a time (ulimit -Hn), and {256 + count} are needed" in text
+    assert f"the limit is 300 (ulimit -Hn), but {256 + count} are needed" in text
     assert f"nofile={256 + count}" in text
 
 
@@ -235,7 +235,7 @@ def test_a_run_folder_in_use(doctor_here, tmp_path):
     assert (report.code, report.complaints) == (2, [("error", "run folder")])
     text = report.text("error", "run folder")
     assert f"{run} is in use: process {holder.pid} on " in text
-    assert "stop it, or name another folder" in text
+    assert "stop it, or set run.dir=FOLDER" in text
     assert [f.name for f in run.iterdir()] == [".lock"]
     freed = doctor_here("digits", f"run.dir={run}")
     assert freed.complaints == []
@@ -309,7 +309,7 @@ def test_horovod_is_of_another_tensorflow(tmp_path):
     report = doctor("digits", "distribute.runtime=horovod", cwd=tmp_path, env=env)
     assert (report.code, report.complaints[0]) == (2, ("error", "Horovod"))
     text = report.text("error", "Horovod")
-    assert f"built for TensorFlow 2.20.0, and {version('tensorflow-cpu')} is installed" in text
+    assert f"built for TensorFlow 2.20.0, but {version('tensorflow-cpu')} is installed" in text
 
 
 def test_a_tensorflow_that_cannot_be_imported(tmp_path):
@@ -337,7 +337,7 @@ def test_gpus_that_tensorflow_does_not_see(tmp_path):
     assert report.code == 2
     assert ("error", "GPUs") in report.complaints
     text = report.text("error", "GPUs")
-    assert "2 NVIDIA L4, driver 550.54.15, and TensorFlow sees none of them" in text
+    assert "2 NVIDIA L4, driver 550.54.15, but TensorFlow sees none of them" in text
     assert "pip install 'vit-pipeline[gpu]'" in text
 
 
@@ -367,7 +367,7 @@ def test_json_is_one_object_with_all_lines(tmp_path):
     assert wrong["remedy"] == "Use 99 or 102"
 
 
-def test_the_processes_of_a_job_are_looked_at(tmp_path):
+def test_the_processes_of_a_job_are_checked(tmp_path):
     low_on_rank_1 = (
         'case "$TF_CONFIG" in *\'"index": 1\'*) ulimit -n 200;; esac; '
         f"exec {' '.join(COMMAND)} digits data.global_batch_size=97"
@@ -381,7 +381,7 @@ def test_the_processes_of_a_job_are_looked_at(tmp_path):
     assert "does not divide over 2 replica(s)" in done.stdout
     assert done.stdout.count("does not divide") == 1  # said once, by the chief
     (low,) = [line for line in done.stdout.splitlines() if line.startswith("warning")]
-    assert re.search(r"open files +rank 1 on \S+: 200 may be open", low)
+    assert re.search(r"open files +rank 1 on \S+: the limit is 200", low)
 
 
 @pytest.mark.parametrize("no_color", [False, True])

@@ -14,7 +14,7 @@ from pipeline.data.split import DataSource, Split
 from pipeline.doctor import data, installation, machine, training
 from pipeline.doctor.finding import Findings, exit_code, from_error
 from pipeline.doctor.machine import GIB, MIB, Gpu
-from pipeline.doctor.process_facts import ProcessFacts
+from pipeline.doctor.processes import JobProcesses
 from pipeline.errors import DataError, SettingsError
 from pipeline.optim.schedule import build_schedule
 from pipeline.runtimes.horovod_build import HorovodBuild, load_controllers
@@ -245,7 +245,7 @@ def test_a_search_for_duplicates_that_was_not_finished_says_so(monkeypatch):
     train, test = (Split(np.zeros(1, np.int32), pixels[i : i + 1]) for i in (0, 1))
     source = DataSource(("a",), {"train": train, "test": test})
     found = the(data.check_duplicates(source))
-    assert found.text == "no image is in two splits or under two labels"
+    assert found.text == "no image is in two splits or has two labels"
     monkeypatch.setattr(data, "SAMPLE_S", -1.0)
     found = the(data.check_duplicates(source))
     assert found.level == "ok"
@@ -300,11 +300,11 @@ def test_memory_is_shared_by_the_replicas_of_a_host():
     def check(job, free):
         return the(training.check_memory(config, 10, job, (free, "free"), on_gpu=False))
 
-    one, two = (check(ProcessFacts(2, processes_here=here), 64 * GIB) for here in (1, 2))
+    one, two = (check(JobProcesses(2, processes_here=here), 64 * GIB) for here in (1, 2))
     needs = [float(f.text.split()[1]) for f in (one, two)]
     assert needs[1] == pytest.approx(2 * needs[0], abs=0.15)  # each is rounded
     # Between 85 % and all of it there is hope.
-    tight = check(ProcessFacts(2), int(needs[0] * 1.1 * GIB))
+    tight = check(JobProcesses(2), int(needs[0] * 1.1 * GIB))
     assert (tight.level, "optim.accumulate_steps=" in tight.remedy) == ("warning", True)
 
 
@@ -333,7 +333,7 @@ def test_the_doctor_and_a_dry_run_estimate_the_same_memory(tmp_path, settings):
     experiment = build(config, SingleRuntime("CPU:0"))
     experiment.runtime.parallel_parts = 2
     need = sum(memory_of(experiment).values()) / GIB
-    job = ProcessFacts(1, parallel_parts=2)
+    job = JobProcesses(1, parallel_parts=2)
     found = the(training.check_memory(config, 10, job, (64 * GIB, "free"), on_gpu=False))
     assert found.text == f"about {need:,.1f} GiB needed, 64.0 GiB free"
 
@@ -341,7 +341,7 @@ def test_the_doctor_and_a_dry_run_estimate_the_same_memory(tmp_path, settings):
 def test_a_stop_must_have_time_to_save():
     slow = the(training.check_saving(CheckpointConfig(), 4_000_000_000, 100))
     assert slow.level == "warning"
-    assert "takes 80 s at 50 MB/s, and checkpoint.grace_s=45" in slow.text
+    assert "takes 80 s at 50 MB/s, but checkpoint.grace_s=45" in slow.text
     assert "checkpoint.grace_s=240" in slow.remedy
     assert the(training.check_saving(CheckpointConfig(), 4_000_000, 100)).level == "ok"
     never = CheckpointConfig(every_epochs=None)

@@ -163,7 +163,7 @@ def test_runs_are_every_runtime_with_every_number():
     [
         ("single", "2", "leaves nothing to compare"),
         ("mirrored", "1", "leaves nothing to compare"),
-        ("tpu", "2", "--runtimes takes.*'tpu'"),
+        ("tpu", "2", "--runtimes must be.*'tpu'"),
         ("horovod", "0", "--workers"),
         ("single", "a", "'a'"),
     ],
