@@ -1,4 +1,4 @@
-"""Bars on a terminal: of the epoch, of the run, and of anything that is counted."""
+"""Progress bars on a terminal: for the epoch, the run, and other counts."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from rich.progress import (
 
 from pipeline.monitor.terminal import Terminal
 
-# Ten, rich's own choice, take 2 % of a core, and it is one of those that train.
+# Rich's default of 10 takes 2 % of a core, which training could use.
 _REFRESHES_PER_SECOND = 2
-_NARROW = 100  # columns, below which the bar has room for two facts only
+_NARROW = 100  # terminal width in columns below which the bar shows only two values
 
 
 class EpochAndRun:
-    """A bar for the epoch and one for the run, each with the time left and facts beside it."""
+    """A bar for the epoch and a bar for the run, each with the remaining time and metrics."""
 
     def __init__(self, console: Terminal, total_steps: int, steps_per_epoch: Fraction) -> None:
         self._console = console
@@ -37,7 +37,7 @@ class EpochAndRun:
         self._bar.start()
 
     def advance(self, step: int) -> None:
-        """Moves both; at the last step of an epoch its bar is full."""
+        """Moves both bars. At the last step of an epoch, its bar is full."""
         epoch = max(0, math.ceil(step / self._steps_per_epoch) - 1)
         if epoch != self._epoch:
             self._epoch = epoch
@@ -48,7 +48,7 @@ class EpochAndRun:
         self._bar.update(self._run, completed=step)
 
     def tell(self, row: Mapping[str, Any], validation: float | None) -> None:
-        """Shows the metrics of training, and the accuracy of the last validation."""
+        """Shows training metrics and the accuracy of the last validation."""
         self.advance(row["step"])
         if self._console.width < _NARROW:
             facts = f"loss {figure(row['loss'], '.3f')} {figure(row['accuracy'], '.0%')}"
@@ -63,11 +63,11 @@ class EpochAndRun:
         self._bar.update(self._run, facts=self._below.strip())
 
     def doing(self, text: str) -> None:
-        """Shows what is being done while no step ends, in place of the facts of the run."""
+        """Shows the current activity in place of the metrics, while no step ends."""
         self._bar.update(self._run, facts=text or self._below.strip())
 
     def close(self) -> None:
-        """Takes both away."""
+        """Removes both bars."""
         self._bar.stop()
 
     def _named(self, epoch: int) -> tuple[str, float]:
@@ -76,12 +76,12 @@ class EpochAndRun:
 
 
 def figure(value: float | None, form: str) -> str:
-    """A number as text; "-" where it is not known."""
+    """Formats a number; "-" if it is unknown."""
     return "-" if value is None else format(value, form)
 
 
 def speed(row: Mapping[str, Any]) -> str:
-    """Images a second and the learning rate, where they are known."""
+    """Images per second and the learning rate, if they are known."""
     facts = []
     if row.get("examples_per_second"):
         facts.append(f"{row['examples_per_second']:,.0f} images/s")
@@ -91,7 +91,7 @@ def speed(row: Mapping[str, Any]) -> str:
 
 
 def make_bar(console: Terminal) -> Progress:
-    """A bar with a description, the share done, the time left, and facts."""
+    """Creates a bar with a description, the percentage, the remaining time, and metrics."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),

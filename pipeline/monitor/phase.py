@@ -1,4 +1,4 @@
-"""What a run does before its first step, which may take minutes."""
+"""Shows the phases of a run before its first step, which may take minutes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _REFRESHES_PER_SECOND = 4
 
 
 class PhaseDisplay:
-    """Shows one phase at a time: as a live line on a terminal, elsewhere as a line in the log.
+    """Shows one phase at a time: a live line on a terminal, otherwise a line in the log.
 
     Args:
-      enabled: Whether to print; the chief alone does.
+      enabled: Whether to print. Only the chief does.
     """
 
     def __init__(self, enabled: bool = True) -> None:
@@ -24,11 +24,11 @@ class PhaseDisplay:
         self._status: Status | None = None
 
     def message(self, text: str) -> None:
-        """One line that stays."""
+        """Prints a permanent line."""
         self._console.print(Text(text))
 
     def show(self, doing: str) -> None:
-        """Shows that `doing` begins; what was shown before it is over."""
+        """Shows that a phase begins, and ends the previous one."""
         if self._console.quiet:
             return
         if not self._console.is_terminal:
@@ -42,7 +42,7 @@ class PhaseDisplay:
             self._status.update(Text(f"{doing} ..."))
 
     def close(self) -> None:
-        """Takes the live line away."""
+        """Removes the live line."""
         if self._status is not None:
             self._status.stop()
             self._status = None

@@ -1,4 +1,4 @@
-"""A page that shows what a model will see: examples by class, augmented, and cut into patches."""
+"""A page that shows what a model sees: examples by class, augmented, and cut into patches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.storage.write import replace_file
 
 Images = npt.NDArray[np.uint8]
 
-_INCH = 1.1  # of one picture on the page
+_INCH = 1.1  # size of an image on the page
 _DPI = 100
 
 
@@ -24,9 +24,9 @@ class PreviewRow(NamedTuple):
     """One example of a class.
 
     Attributes:
-      name: The class.
-      image: uint8 [S, S, 3], as evaluation sees it.
-      augmented: uint8 [k, S, S, 3], as training sees it in k epochs.
+      name: Name of the class.
+      image: uint8 [S, S, 3], as in evaluation.
+      augmented: uint8 [k, S, S, 3], as in k epochs of training.
     """
 
     name: str
@@ -38,10 +38,10 @@ def draw_preview(rows: Sequence[PreviewRow], patch_size: int, title: str, path: 
     """Writes the page as PNG.
 
     Args:
-      rows: One or more examples; the first is shown in patches as well.
-      patch_size: Side of a patch in pixels; it divides S.
-      title: Above the page.
-      path: The file.
+      rows: One or more examples. The first is also shown in patches.
+      patch_size: Side of a patch in pixels; a divisor of S.
+      title: Title of the page.
+      path: Output file.
 
     Raises:
       DataError: The file cannot be written.
@@ -60,7 +60,7 @@ def draw_preview(rows: Sequence[PreviewRow], patch_size: int, title: str, path: 
         for place, (axis, picture) in enumerate(zip(line, pictures, strict=True)):
             show(axis, picture)
             if row is rows[0]:
-                axis.set_title("as it is" if place == 0 else f"epoch {place - 1}", fontsize=8)
+                axis.set_title("original" if place == 0 else f"epoch {place - 1}", fontsize=8)
         line[0].set_ylabel(
             row.name, fontsize=8, rotation=0, ha="right", va="center", parse_math=False
         )
@@ -72,7 +72,7 @@ def draw_preview(rows: Sequence[PreviewRow], patch_size: int, title: str, path: 
 
 
 def draw_patches(figure: Figure | SubFigure, image: Images, patch_size: int) -> None:
-    """The image, uint8 [S, S, 3], as the model takes it: patches in rows, a little apart."""
+    """Draws an image, uint8 [S, S, 3], as a grid of separated patches."""
     count = image.shape[0] // patch_size
     patches = image.reshape(count, patch_size, count, patch_size, 3).swapaxes(1, 2)
     gap = max(1, patch_size // 8)
@@ -91,7 +91,7 @@ def draw_patches(figure: Figure | SubFigure, image: Images, patch_size: int) -> 
 
 
 def show(axis: Axes, image: Images) -> None:
-    """One picture, its pixels as squares and nothing around it."""
+    """Draws one image with square pixels and without axes."""
     axis.imshow(image, interpolation="nearest")
     axis.set_xticks([])
     axis.set_yticks([])

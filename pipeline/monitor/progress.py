@@ -1,4 +1,4 @@
-"""What the terminal shows: live bars, or where there is no terminal a line now and then."""
+"""The progress of training: live bars on a terminal, otherwise lines in the log."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from pipeline.monitor.terminal import Terminal
 
 LINE_EVERY_S = 10.0
 _DAY = "%Y-%m-%d"
-# From the first step, whose time is mostly compilation, to the first line with a rate. Stretches of
-# steps are about a second, so the line comes within 3 s unless a single step takes longer.
+# Time from the first step, which is mostly compilation, to the first line with a rate. The loop
+# reports about once per second, so the line appears within 3 s unless a step takes longer.
 _FIRST_RATE_AFTER_S = 0.8
 
 
 class ProgressDisplay:
-    """Shows training to the chief's user; on other ranks (`enabled=False`) it shows nothing.
+    """Shows training progress. Only the chief prints; on other ranks `enabled` is False.
 
-    Where there is no terminal, a line comes with the first step, soon after it, and then whenever
-    nothing was printed for 10 s. Lines begin with the time, from the second day on with the date.
+    Without a terminal, it prints a line for the first step, another one soon after, and then one
+    whenever nothing was printed for 10 s. Lines begin with the time, and from the second day on
+    with the date.
 
     Args:
-      total_steps: Updates of the whole run.
-      steps_per_epoch: Updates an epoch, with its fraction.
+      total_steps: Number of updates in the run.
+      steps_per_epoch: Number of updates per epoch; not necessarily an integer.
       enabled: Whether to print.
-      top_5: Whether to show top-5 accuracy, which is 100 % among five classes or fewer.
+      top_5: Whether to show top-5 accuracy, which is 100 % with five classes or fewer.
     """
 
     def __init__(
@@ -54,12 +55,12 @@ class ProgressDisplay:
         self._last_validation: float | None = None
 
     def message(self, text: str) -> None:
-        """One line that stays."""
+        """Prints a permanent line."""
         self._console.print(Text(text))
         self._timer.printed()
 
     def doing(self, text: str) -> None:
-        """What is done now, which may take a while before the next step ends."""
+        """Shows the current activity, which may delay the next step."""
         self._compiling_since_s = time.monotonic()
         if self._bars is not None:
             self._bars.doing(text)
@@ -67,16 +68,16 @@ class ProgressDisplay:
             self._print_line(text)
 
     def advance(self, step: int) -> None:
-        """Moves the bars to where a run begins or goes on; prints nothing."""
+        """Moves the bars to the step at which a run starts or resumes. Prints nothing."""
         self._step, self._began = step, None
         if self._bars is not None:
             self._bars.advance(step)
 
     def trained(self, row: Mapping[str, Any]) -> None:
-        """Metrics of training, beside the bars, or as a line if one is due.
+        """Shows training metrics in the bars, or prints a line if one is due.
 
         Args:
-          row: `step`, `loss` and `accuracy`, and where they are known `examples_per_second` and
+          row: `step`, `loss` and `accuracy`, and if known `examples_per_second` and
             `learning_rate`.
         """
         self._step = row["step"]
@@ -97,7 +98,7 @@ class ProgressDisplay:
             self._timer.settle()
 
     def evaluating(self, split: str, done: int, total: int) -> None:
-        """An evaluation has gone through `done` of `total` batches."""
+        """Shows that an evaluation has processed `done` of `total` batches."""
         if done == 0:
             self._evaluation_began_s = time.monotonic()
         if self._bars is not None:
@@ -109,7 +110,7 @@ class ProgressDisplay:
             self._timer.settle()
 
     def evaluated(self, row: Mapping[str, Any], best: bool) -> None:
-        """A row of evaluation metrics."""
+        """Prints a row of evaluation metrics."""
         self._step = row["step"]
         if row["split"] == "validation":
             self._last_validation = row["accuracy"]
@@ -120,7 +121,7 @@ class ProgressDisplay:
         )
 
     def finished(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """The table at the end: a line a split."""
+        """Prints the final table with one row per split."""
         self.close()
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in ("", "accuracy", *(["top-5"] if self._top_5 else []), "loss", "of step"):
@@ -136,7 +137,7 @@ class ProgressDisplay:
         self._console.print(table)
 
     def close(self) -> None:
-        """Takes the bars away."""
+        """Removes the bars."""
         if self._bars is not None:
             self._bars.close()
 
@@ -157,7 +158,7 @@ class ProgressDisplay:
         return f"step {self._step:>{width}}/{self._total_steps}  epoch {epoch:.1f}"
 
     def _left(self) -> str:
-        """The time that the rest takes at the pace so far, evaluations and saves included."""
+        """The estimated remaining time, including evaluations and checkpoints."""
         if self._began is None or self._step <= self._began[1]:
             return ""
         step_s = (time.monotonic() - self._began[0]) / (self._step - self._began[1])
@@ -165,7 +166,7 @@ class ProgressDisplay:
 
 
 class _LineTimer:
-    """When a line of progress is due, where there are no bars."""
+    """Decides when a line of progress is due without a terminal."""
 
     def __init__(self) -> None:
         self.is_first = True
@@ -174,38 +175,38 @@ class _LineTimer:
 
     @property
     def is_due(self) -> bool:
-        """Whether to print a line now, of steps after the first one."""
+        """Whether a line is due, after the line of the first step."""
         return time.monotonic() >= self._due_s
 
     def first_printed(self) -> None:
-        """The line of the first step was printed."""
+        """Records that the line of the first step was printed."""
         self.is_first = False
         self._due_s = time.monotonic() + _FIRST_RATE_AFTER_S
 
     def printed(self) -> None:
-        """Something was printed: the next line can wait, unless it is the first with a rate."""
+        """Records other output, which delays the next line unless it is the first with a rate."""
         if self._settled:
             self._due_s = time.monotonic() + LINE_EVERY_S
 
     def settle(self) -> None:
-        """A line of progress was printed, and from now on they come by time."""
+        """Records a line with a rate. From now on lines are due by time only."""
         self._settled = True
         self.printed()
 
 
 def duration(seconds: float) -> str:
-    """1:05 for 65 seconds, 1:01:05 an hour later."""
+    """Formats 65 seconds as 1:05, and an hour more as 1:01:05."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class CountDisplay:
-    """Shows how many of many things are done: a bar, or where there is no terminal a line at times.
+    """Shows how many of a number of items are done: a bar, or lines in the log.
 
     Args:
-      total: How many there are.
-      unit: What they are called.
+      total: Number of items.
+      unit: Name of the items.
     """
 
     def __init__(self, total: int, unit: str) -> None:
@@ -218,7 +219,7 @@ class CountDisplay:
             self._bar.start()
 
     def add(self, count: int) -> None:
-        """So many more are done."""
+        """Records that `count` more items are done."""
         self._done += count
         now_s = time.monotonic()
         rate = self._done / max(now_s - self._start_s, 1e-3)
@@ -230,6 +231,6 @@ class CountDisplay:
             self._console.print(Text(facts))
 
     def close(self) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         if self._bar is not None:
             self._bar.stop()

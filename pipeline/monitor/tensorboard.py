@@ -1,4 +1,4 @@
-"""Curves, pictures and text for TensorBoard, in its own format: nothing enters the step's graph."""
+"""Writes scalars, images and text as TensorBoard event files, outside the TensorFlow graph."""
 
 from __future__ import annotations
 
@@ -24,30 +24,29 @@ from pipeline.printable import printable
 from pipeline.storage.appended_file import AppendedFile
 from pipeline.storage.folders import make_folder
 
-# Seconds since 1970, up to the year 2286.
+# Unix seconds, up to the year 2286.
 _TIME = re.compile("[0-9]{1,10}")
-# ASCII without letters, digits and the space: all that Markdown and HTML give a meaning to.
+# ASCII punctuation, which includes all characters with a meaning in Markdown and HTML.
 _MARKUP = re.compile("[!-/:-@\\[-`{-~]")
 
 
 class TensorBoardWriter:
-    """Event files under `folder`, one subfolder a split, so that a chart shows splits together.
+    """Writes event files below `folder`, one subfolder per split, so that charts combine splits.
 
-    TensorBoard reads files in the order of their names, which begin with the time, and drops points
-    of a later file that are older than what an earlier start left. Where this host's clock is
-    behind that of an earlier start, all times are moved past it.
+    TensorBoard reads files in the order of their names, which begin with the time. It drops points
+    in a later file whose time is earlier than that of an earlier start. If the clock of this host
+    is behind that of the host of an earlier start, all times are shifted past it.
 
-    TensorBoard's own writer is not used: it writes in a thread that dies with the first error, and
-    leaves half a record, behind which nothing is read.
+    TensorBoard's own writer is not used. Its thread ends at the first error and leaves a partial
+    record, after which TensorBoard reads nothing.
 
     Args:
-      folder: The run's `tensorboard` folder; all that is written is below its parent.
-      start_step: Where this start of the run begins; points after it, left by a start that was
-        killed, are no longer shown.
-      report: Is told when points cannot be written; they wait in memory.
+      folder: The `tensorboard` folder of the run. Nothing is written outside its parent.
+      start_step: Step at which this start begins. Later points of a killed start are hidden.
+      report: Called with a message if points cannot be written. They are kept in memory.
 
     Raises:
-      OSError: The folder cannot be made.
+      OSError: The folder cannot be created.
     """
 
     def __init__(self, folder: Path, start_step: int, report: Callable[[str], None]) -> None:
@@ -56,23 +55,23 @@ class TensorBoardWriter:
         self._report = report
         self._files: dict[str, AppendedFile] = {}
         make_folder(folder, below=folder.parent)
-        # A second past it: within one second the names end in a counter, and .10 sorts before .2.
+        # One second later, because names within a second end in a counter, and .10 sorts before .2.
         self._ahead_s = max(0, _newest_start_s(folder) + 1 - int(time.time()))
 
     def text(self, title: str, markdown: str, step: int) -> None:
-        """A page of text; names of files that are not UTF-8 are shown escaped."""
+        """Adds a page of text. File names that are not valid UTF-8 are escaped."""
         lines = map(printable, markdown.split("\n"))
         self._add("train", step, text_pb(title, "\n".join(lines)))
 
     def picture(self, title: str, png: bytes, step: int) -> None:
-        """A picture, as PNG."""
-        # Width and height stand first in a PNG, big-endian, behind its signature and a header.
+        """Adds a PNG image."""
+        # PNG stores width and height in big-endian order after its signature and a chunk header.
         width, height = (int.from_bytes(png[i : i + 4], "big") for i in (16, 20))
         self._add("train", step, picture_summary(title, (width, height), [png]))
 
     def hparams(self, settings: Mapping[str, float | str | bool]) -> None:
-        """The run's settings, by which TensorBoard compares runs."""
-        # Beside the splits' folders, which are then parts of this run.
+        """Adds the settings of the run, with which TensorBoard compares runs."""
+        # Written next to the folders of the splits, so that they belong to this run.
         shown = {k: printable(v) if isinstance(v, str) else v for k, v in settings.items()}
         self._add("", 0, hparams_pb(shown))
 
@@ -87,13 +86,13 @@ class TensorBoardWriter:
             try:
                 self._files[split] = self._open(split, now_s)
             except OSError as error:
-                self._report(f"no curves of {split} at step {step}: {error}")
+                self._report(f"cannot write the curves of {split} at step {step}: {error}")
                 return
             events = [*_first_events(self._start_step, now_s), *events]
         self._files[split].append(encode_events(events))
 
     def _open(self, split: str, now_s: float) -> AppendedFile:
-        """A file that sorts behind those of earlier starts: so TensorBoard tells what is newer."""
+        """Opens a file that sorts after those of earlier starts, so TensorBoard reads it last."""
         run, folder = self._folder.parent, self._folder / split
         make_folder(folder, below=run)
         name = f"events.out.tfevents.{int(now_s):010d}"
@@ -104,7 +103,7 @@ class TensorBoardWriter:
 def picture_summary(
     tag: str, size: tuple[int, int], pngs: Sequence[bytes], description: str | None = None
 ) -> Summary:
-    """What TensorBoard's images page shows under a name: PNGs, all of width and height `size`."""
+    """A summary with PNG images that all have the given width and height."""
     content = [*(str(side).encode() for side in size), *pngs]
     tensor = tensor_util.make_tensor_proto(content, dtype=np.object_)
     summary = Summary()
@@ -113,12 +112,12 @@ def picture_summary(
 
 
 def as_markdown(text: str) -> str:
-    """Text that TensorBoard, which reads descriptions as Markdown and HTML, shows as it is."""
+    """Escapes text for TensorBoard, which renders descriptions as Markdown and HTML."""
     return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", printable(text))
 
 
 def encode_events(events: Sequence[Event]) -> bytes:
-    """Events as they stand in a file, each with its checksums."""
+    """Serializes events in the format of event files, with checksums."""
     records = io.BytesIO()
     writer = RecordWriter(records)
     for event in events:
@@ -135,6 +134,6 @@ def _first_events(start_step: int, now_s: float) -> list[Event]:
 
 
 def _newest_start_s(folder: Path) -> int:
-    """The latest time in the names of event files below `folder`; 0 where there is none."""
+    """The latest time in the names of event files below `folder`; 0 if there are none."""
     names = (file.name.split(".") for file in folder.glob("**/events.out.tfevents.*"))
     return max((int(name[3]) for name in names if _TIME.fullmatch(name[3])), default=0)

@@ -1,4 +1,4 @@
-"""The terminal, for everything that is drawn with rich."""
+"""A terminal for all output with rich."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pipeline.printable import EscapedStream, printable_lines
 
 
 class Terminal(Console):
-    """A console to which text from elsewhere is text: no markup, emoji or escape sequences.
+    """A console that treats text as plain text: no markup, emoji or escape sequences.
 
-    Colours and cursor movements are rich's own, which are written as they are.
+    Rich's own colours and cursor movements are not escaped.
 
     Args:
-      options: As of `Console`.
+      options: Options of `Console`.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -28,15 +28,15 @@ class Terminal(Console):
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Rich's, with the text escaped."""
+        """Renders with rich and escapes the text."""
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else printable_lines(text), style, control)
 
     def push_render_hook(self, hook: RenderHook) -> None:
-        """Rich's: a live display begins.
+        """Starts a live display.
 
-        What is printed meanwhile goes through the display, which takes escape sequences in it for
-        colours and links of its own. So it is escaped on its way there.
+        During a live display, rich redirects printed text through the display, which would
+        interpret escape sequences in it. The text is therefore escaped before.
         """
         super().push_render_hook(hook)
         if isinstance(sys.stdout, FileProxy):

@@ -1,4 +1,4 @@
-"""Ends a job that hangs, and says where."""
+"""Ends a process that hangs, and prints its stacks."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import threading
 import time
 from contextlib import suppress
 
-# The watchdog's own thread says more, but needs the interpreter; should something hold that, the
-# interpreter's own timer, which does not, ends the process a little later.
+# The watchdog's thread prints more details, but needs the interpreter. If something blocks the
+# interpreter, faulthandler's timer, which does not need it, ends the process this much later.
 _LATER_S = 10.0
 _TICKS = 20
 
 
 class Watchdog:
-    """Ends this process when nothing was done for too long.
+    """Ends this process if it makes no progress for too long.
 
-    A job of many processes that waits for one that is stuck would hold all its devices for ever.
-    What it prints is the name of this process, what it was doing, and every thread's stack.
+    A job in which all processes wait for one that is stuck would hold its devices forever. Before
+    the process ends, it prints its name, its activity, and the stacks of all threads.
 
     Args:
-      timeout_s: Longest time between two calls of `beat`; None: it never ends anything.
-      setting: What the user changes to allow more, for the message.
-      where: This process, for the message.
+      timeout_s: Longest time between two calls of `beat`; None disables the watchdog.
+      setting: Name of the setting for the timeout, for the message.
+      where: Name of this process, for the message.
     """
 
     def __init__(self, timeout_s: float | None, setting: str, where: str) -> None:
@@ -41,17 +41,17 @@ class Watchdog:
             ).start()
 
     def beat(self, doing: str, extra_s: float = 0.0) -> None:
-        """Something was done; next comes `doing`, which may take `extra_s` longer than usual."""
+        """Records progress. The next activity may take `extra_s` longer than the timeout."""
         if self._timeout_s is None:
             return
         with self._lock:
             self._doing, self._since_s = doing, time.monotonic()
             self._limit_s = self._timeout_s + extra_s
-        with suppress(RuntimeError):  # of no thread: where memory is full, that is what to say
+        with suppress(RuntimeError):  # no thread can be started, for example without memory
             faulthandler.dump_traceback_later(self._limit_s + _LATER_S, exit=True, file=2)
 
     def close(self) -> None:
-        """Watches no more."""
+        """Stops watching."""
         self._closed.set()
         if self._timeout_s is not None:
             faulthandler.cancel_dump_traceback_later()
@@ -66,8 +66,8 @@ class Watchdog:
 
     def _end(self, doing: str, limit_s: float) -> None:
         text = (
-            f"\n{self._where}: hangs: nothing came of {doing} within {limit_s:g} s "
-            f"({self._setting}={self._timeout_s:g}). Where each thread stands:\n"
+            f"\n{self._where}: hangs: {doing} did not finish within {limit_s:g} s "
+            f"({self._setting}={self._timeout_s:g}). Stacks of all threads:\n"
         )
         sys.stderr.flush()
         _write(text)
@@ -77,6 +77,6 @@ class Watchdog:
 
 
 def _write(text: str) -> None:
-    """To standard error; where that fails, the process must still end."""
+    """Writes to standard error and ignores failures, because the process must still end."""
     with suppress(OSError):
         os.write(2, text.encode())

@@ -1,1 +1,7 @@
-"""Learning-rate schedule and AdamW."""
+"""Learning-rate schedule and AdamW.
+
+optimizer.py    AdamW with averaged weights, gradient clipping, and loss scaling
+parameters.py   trainable parameters, weight decay and layer-wise learning rates
+schedule.py     the learning rate of each step
+steps.py        conversion of epochs to steps
+"""

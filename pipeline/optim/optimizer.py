@@ -1,7 +1,7 @@
-"""AdamW in the order that gives N replicas the update of one: reduce, clip, decay, update.
+"""AdamW that updates N replicas like one. The order is: reduce, clip, decay, update.
 
-Keras's optimizers clip before tf.distribute reduces, so that each replica clips its own share; here
-the gradients that arrive have been summed over all replicas, and everything else follows from them.
+Keras optimizers clip before tf.distribute reduces, so each replica clips only its own gradients.
+Here the gradients have already been summed over all replicas.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ import tensorflow as tf
 from pipeline.config import OptimConfig
 from pipeline.optim.parameters import decays, rate_factors
 
-# Runs `update(variable, *values)` on every copy of each variable, in step on all replicas.
+# Runs `update(variable, *values)` on every copy of each variable, in the same way on all replicas.
 Update = Callable[[Callable[..., None], Sequence[tf.Variable], Sequence[Sequence[Any]]], None]
 
 
-# Adam's second moment is the square of the gradient in float32.
+# Adam's second moment is the squared gradient in float32, which must not overflow.
 _LARGEST_SQUARED = float(np.sqrt(np.finfo(np.float32).max))
-# Above it, squares that vanished below 1.2e-38 do not count: 10^9 of them are 1e-29.
+# Above this norm, squares that underflow (below 1.2e-38) are negligible: 10^9 sum to 1e-29.
 _SMALLEST_EXACT_NORM = 1e-11
 
 
 def global_norm(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Euclidean norm over all gradients, float64 scalar; not finite where a gradient is not.
+    """Euclidean norm over all gradients, a float64 scalar; not finite if a gradient is not.
 
-    The squares of values above 1.8e19 overflow in float32, and those of values below 1e-19 vanish.
-    The norm is then computed again on gradients that were divided by the largest value, as the BLAS
-    function nrm2 does it.
+    In float32, squares of values above 1.8e19 overflow, and those of values below 1e-19 underflow.
+    In these cases the gradients are divided by the largest value first, as in the BLAS function
+    nrm2.
 
     Args:
-      gradients: Float32, of any shapes.
+      gradients: float32, of any shapes.
     """
 
     def scaled() -> tf.Tensor:
         largest = tf.reduce_max(tf.stack([tf.reduce_max(tf.abs(g)) for g in gradients]))
-        # Of zeros the norm is zero; NaN stays NaN, and an infinite value gives one.
+        # The norm of zeros is zero. NaN stays NaN, and an infinite value gives NaN.
         norm = tf.linalg.global_norm([tf.math.divide_no_nan(g, largest) for g in gradients])
         return tf.cast(norm, tf.float64) * tf.cast(largest, tf.float64)
 
@@ -49,17 +49,18 @@ def global_norm(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 def clip_scale(norm: tf.Tensor, clip_norm: float | None) -> tf.Tensor:
-    """Factor that brings a gradient down to `clip_norm`, float32 scalar.
-
-    Pascanu et al., https://arxiv.org/abs/1211.5063.
+    """The factor that clips a gradient to `clip_norm`, a float32 scalar.
 
     Args:
-      norm: The gradient's global norm, a float scalar.
-      clip_norm: None: the gradient is not clipped.
+      norm: Global norm of the gradient, a float scalar.
+      clip_norm: None disables clipping.
 
     Returns:
-      0 where the update must be skipped: the norm is not finite, or the square of the clipped
-      gradient is not finite in float32, and Adam's second moment would stay infinite.
+      0 if the update must be skipped: the norm is not finite, or the square of the clipped gradient
+      overflows in float32, which would make Adam's second moment infinite forever.
+
+    References:
+      Pascanu et al. 2013, https://arxiv.org/abs/1211.5063.
     """
     limit = norm if clip_norm is None else tf.constant(clip_norm, norm.dtype)
     scale = tf.math.divide_no_nan(limit, tf.maximum(norm, limit))
@@ -71,17 +72,17 @@ def clip_scale(norm: tf.Tensor, clip_norm: float | None) -> tf.Tensor:
 class AdamW:
     """Adam with decoupled weight decay, https://arxiv.org/abs/1711.05101, and averaged weights.
 
-    The decay is multiplied by the learning rate, as in Keras and PyTorch. `build` makes the state
-    and must be called inside the runtime's scope, before the first step is traced.
+    As in Keras and PyTorch, the decay is multiplied by the learning rate. Call `build` inside the
+    scope of the runtime before the first step is traced.
 
     Args:
       config: `weight_decay`, `beta_1`, `beta_2`, `epsilon`, `layer_decay` and `ema_momentum` are
-        read.
+        used.
 
     Attributes:
-      iterations: Steps done, including skipped ones. The schedule and dropout depend on it.
-      applied_updates: Updates applied. Bias correction depends on it: a skipped step must not make
-        the moments look older than they are.
+      iterations: Number of steps, including skipped ones. The schedule and dropout depend on it.
+      applied_updates: Number of applied updates. Bias correction depends on it: a skipped step must
+        not count towards the age of the moments.
     """
 
     def __init__(self, config: OptimConfig) -> None:
@@ -93,10 +94,10 @@ class AdamW:
         self._average: list[keras.Variable] = []
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Creates the counters and two moments (and an average) per parameter, float32.
+        """Creates the counters and, per parameter, two moments and an average, in float32.
 
         Args:
-          variables: Of the model; those that are trainable are its parameters.
+          variables: All variables of the model. The trainable ones are its parameters.
         """
         self.iterations = _counter("iterations")
         self.applied_updates = _counter("applied_updates")
@@ -111,7 +112,7 @@ class AdamW:
 
     @property
     def variables(self) -> dict[str, keras.Variable]:
-        """The whole state by name: the two counters, `momentum/PATH`, `velocity/PATH`."""
+        """The state by name: the two counters, `momentum/PATH`, `velocity/PATH`."""
         named = {"iterations": self.iterations, "applied_updates": self.applied_updates}
         for p, m, v in zip(self._parameters, self._momentum, self._velocity, strict=True):
             named |= {f"momentum/{p.path}": m, f"velocity/{p.path}": v}
@@ -119,12 +120,12 @@ class AdamW:
 
     @property
     def rate_factors(self) -> dict[str, float]:
-        """What the learning rate is multiplied with, by the path of the parameter."""
+        """The learning-rate factors by the path of the parameter."""
         return {p.path: f for p, f in zip(self._parameters, self._rate_factors, strict=True)}
 
     @property
     def averages(self) -> dict[str, keras.Variable]:
-        """The averaged weights by the path of their parameter; empty where none are kept."""
+        """The averaged weights by the path of the parameter; empty without averaging."""
         return {p.path: a for p, a in zip(self._parameters, self._average, strict=False)}
 
     def apply(
@@ -136,20 +137,20 @@ class AdamW:
         applied: tf.Tensor,
         update: Update,
     ) -> None:
-        """One update, in replica context.
+        """Applies one update, in replica context.
 
         Args:
-          gradients: Summed over all replicas; one a parameter, in the order of `build`.
-          learning_rate: Float32 scalar.
-          scale: Float32 scalar the gradients are multiplied with (clipping). 0 skips the update:
-            no parameter, moment or average changes, even if gradients are not finite.
-          applied: Integer scalar, the updates applied before this one.
-          update: The runtime's way to change variables.
+          gradients: Summed over all replicas, one per parameter, in the order of `build`.
+          learning_rate: float32 scalar.
+          scale: float32 scalar by which the gradients are multiplied (clipping). 0 skips the
+            update: no parameter, moment or average changes, even if gradients are not finite.
+          applied: Integer scalar, the number of updates applied before this one.
+          update: The runtime's function that changes variables.
         """
         config = self._config
         enabled = tf.cast(scale > 0, tf.float32)
-        # With both betas 1 and the rate 0 Adam changes nothing: a skipped update needs no branch,
-        # which replicas could not take inside tf.distribute.
+        # With both betas 1 and a learning rate of 0, Adam changes nothing. A skipped update thus
+        # needs no branch, which replicas could not take inside tf.distribute.
         beta_1 = 1.0 - enabled * (1.0 - config.beta_1)
         beta_2 = 1.0 - enabled * (1.0 - config.beta_2)
         rate = enabled * learning_rate
@@ -191,7 +192,7 @@ class AdamW:
         update(update_one, [p.value for p in self._parameters], list(arguments))
 
     def swap_averages(self) -> None:
-        """Exchanges weights and averages, so that evaluation sees the averages; again undoes it."""
+        """Swaps weights and averages, so that evaluation uses the averages. Swap again to undo."""
         for parameter, average in zip(self._parameters, self._average, strict=False):
             weight = tf.identity(parameter.value)
             parameter.assign(average.value)
@@ -201,11 +202,11 @@ class AdamW:
 class LossScale:
     """Dynamic loss scaling for float16, Micikevicius et al., https://arxiv.org/abs/1710.03740.
 
-    Looks at gradients after they were summed over replicas, so all replicas agree.
+    It uses gradients that were summed over replicas, so all replicas agree.
     """
 
     GROW_EVERY_STEPS = 2000
-    NAME = "loss_scale"  # what the names of its state begin with
+    NAME = "loss_scale"  # prefix of the names of its state
 
     def __init__(self, initial: float = 2.0**15) -> None:
         def scalar(value: float, dtype: str, name: str) -> keras.Variable:
@@ -222,7 +223,7 @@ class LossScale:
         return {v.name: v for v in (self.value, self._good_steps)}
 
     def adjust(self, finite: tf.Tensor) -> None:
-        """Halves the scale after a step that was not finite, doubles it after 2,000 that were."""
+        """Halves the scale after a non-finite step, and doubles it after 2,000 finite steps."""
         good_steps = tf.where(finite, self._good_steps.value + 1, 0)
         grow = good_steps >= self.GROW_EVERY_STEPS
         scale = self.value.value
@@ -243,7 +244,7 @@ def _slot(parameter: keras.Variable, kind: str) -> keras.Variable:
 
 
 def _ema_momentum(momentum: float | None, applied: tf.Tensor) -> tf.Tensor:
-    """Momentum after `applied` updates: smaller at first, so that the average forgets its start.
+    """Momentum after `applied` updates. It grows from a small value to reduce the initial bias.
 
     min(momentum, (1 + t) / (10 + t)), as in tf.train.ExponentialMovingAverage.
     """

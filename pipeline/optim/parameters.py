@@ -1,4 +1,4 @@
-"""Which parameters are trained, which of them decay, and at what part of the learning rate."""
+"""Selects trainable parameters, weight decay and learning-rate factors by path."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ import keras
 from pipeline.config import OptimConfig
 from pipeline.errors import SettingsError
 
-# The classifier's parameters, as `pipeline.model.vit` names them.
+# The parameters of the classifier, as named in `pipeline.model.vit`.
 _CLASSIFIER = "vit/head/*"
 _BLOCK = re.compile(r"/block_(\d+)/")
 _EMBEDDING = re.compile(r"/(patch_embedding|class_token|position_embedding)/")
 
 
 def decays(variable: keras.Variable) -> bool:
-    """Whether weight decay pulls this variable: matrices do.
+    """Whether weight decay applies to a variable. It applies to matrices only.
 
-    Biases and norms do not, nor what is added to the tokens: class token and position embedding.
+    Biases, norms, the class token and the position embedding do not decay.
     """
     return variable.path.endswith("kernel")
 
 
 def freeze(variables: Sequence[keras.Variable], config: OptimConfig) -> None:
-    """Marks what `optim.freeze` and `optim.linear_probe` name as not trainable.
+    """Freezes the variables that `optim.freeze` and `optim.linear_probe` name.
 
     Args:
-      variables: All of a model's.
-      config: The two settings are read.
+      variables: All variables of a model.
+      config: The two settings are used.
 
     Raises:
-      SettingsError: A pattern fits no variable, or nothing is left to train.
+      SettingsError: A pattern matches no variable, or no variable remains trainable.
     """
     trained = set(trained_paths([v.path for v in variables], config))
     for variable in variables:
@@ -42,16 +42,16 @@ def freeze(variables: Sequence[keras.Variable], config: OptimConfig) -> None:
 
 
 def trained_paths(paths: Sequence[str], config: OptimConfig) -> list[str]:
-    """Paths of the variables that `optim.freeze` and `optim.linear_probe` leave to train.
+    """The paths that remain trainable with `optim.freeze` and `optim.linear_probe`.
 
     Raises:
-      SettingsError: A pattern fits no path, or nothing is left to train.
+      SettingsError: A pattern matches no path, or no path remains trainable.
     """
     for pattern in config.freeze:
         if not any(fnmatchcase(path, pattern) for path in paths):
             raise SettingsError(
-                f"optim.freeze: {pattern!r} fits no parameter; `vit train RECIPE --dry-run` lists "
-                f"them, from {paths[0]} to {paths[-1]}, and * stands for anything"
+                f"optim.freeze: {pattern!r} matches no parameter. `vit train RECIPE --dry-run` "
+                f"lists them, from {paths[0]} to {paths[-1]}; * matches any text"
             )
     trained = [
         path
@@ -61,22 +61,25 @@ def trained_paths(paths: Sequence[str], config: OptimConfig) -> list[str]:
     ]
     if not trained:
         raise SettingsError(
-            "optim.freeze and optim.linear_probe leave nothing to train: freeze less"
+            "optim.freeze and optim.linear_probe leave nothing to train. Freeze less"
         )
     return trained
 
 
 def rate_factors(paths: Sequence[str], layer_decay: float | None) -> list[float]:
-    """What the learning rate of each parameter is multiplied with.
+    """The factors by which the learning rate of each parameter is multiplied.
 
-    Layer-wise decay after Bao et al. 2021 (BEiT, https://arxiv.org/abs/2106.08254, appendix; first
-    in ELECTRA, https://arxiv.org/abs/2003.10555): 1 for the last norm and the head, d for the last
-    of n blocks, d^n for the first, d^(n+1) for what makes tokens.
+    With layer-wise decay d and n blocks, the factor is 1 for the last norm and the head, d for the
+    last block, d^n for the first block, and d^(n+1) for the embeddings.
 
     Args:
-      paths: Of all the model's variables, such as `vit/block_3/mlp/out/kernel`, since the depth is
-        seen from them.
-      layer_decay: d, or None for 1 everywhere.
+      paths: Paths of all variables of the model, such as `vit/block_3/mlp/out/kernel`. They
+        determine the depth.
+      layer_decay: d, or None for factors of 1.
+
+    References:
+      Bao et al. 2021 (BEiT), https://arxiv.org/abs/2106.08254, appendix.
+      Clark et al. 2020 (ELECTRA), https://arxiv.org/abs/2003.10555, who introduced it.
     """
     if layer_decay is None:
         return [1.0] * len(paths)

@@ -1,4 +1,4 @@
-"""Learning rate: scaled to the global batch, warmed up, then annealed."""
+"""The learning rate: scaled with the global batch size, with warm-up and annealing."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ REFERENCE_BATCH_SIZE = 256
 
 
 class Schedule(NamedTuple):
-    """The learning rate as a function of the update's number.
+    """The learning rate as a function of the step.
 
     Attributes:
-      peak_lr: Rate at the end of the warm-up.
-      floor_lr: Rate at the end of the cosine.
-      warmup_steps: Updates until the peak; update t before it has (t + 1) / warmup_steps of it.
-      total_steps: Length of the whole schedule.
-      kind: What follows the warm-up.
+      peak_lr: Learning rate at the end of the warm-up.
+      floor_lr: Learning rate at the end of the cosine.
+      warmup_steps: Steps of the warm-up. Step t of it has (t + 1) / warmup_steps of the peak.
+      total_steps: Length of the schedule.
+      kind: Shape after the warm-up.
     """
 
     peak_lr: float
@@ -32,9 +32,9 @@ class Schedule(NamedTuple):
     kind: Literal["cosine", "constant"]
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        """Rate of update `step` (integer scalar, from 0), as a float32 scalar.
+        """The learning rate of a step (integer scalar, from 0), as a float32 scalar.
 
-        Computed in float64, so that a schedule of 10^7 steps is still exact. Half-cosine after
+        It is computed in float64, so that schedules of 10^7 steps remain exact. The cosine follows
         Loshchilov and Hutter, https://arxiv.org/abs/1608.03983, without restarts.
         """
         step = tf.cast(step, tf.float64)
@@ -52,10 +52,11 @@ class Schedule(NamedTuple):
 def scale_learning_rate(
     base_lr: float, global_batch_size: int, rule: Literal["linear", "sqrt", "none"]
 ) -> float:
-    """The rate for `global_batch_size`, given the one for 256 images.
+    """Scales a learning rate for a batch of 256 images to `global_batch_size`.
 
-    Linear after Goyal et al., https://arxiv.org/abs/1706.02677; square root after Krizhevsky,
-    https://arxiv.org/abs/1404.5997.
+    References:
+      Linear: Goyal et al. 2017, https://arxiv.org/abs/1706.02677.
+      Square root: Krizhevsky 2014, https://arxiv.org/abs/1404.5997.
     """
     ratio = global_batch_size / REFERENCE_BATCH_SIZE
     return base_lr * {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[rule]
@@ -64,9 +65,9 @@ def scale_learning_rate(
 def build_schedule(
     config: OptimConfig, *, global_batch_size: int, total_steps: int, steps_per_epoch: Fraction
 ) -> Schedule:
-    """The schedule of a run of `total_steps` updates.
+    """Builds the schedule of a run with `total_steps` updates.
 
-    A warm-up longer than the run is kept as it is: the run then ends below its peak.
+    A warm-up longer than the run is not shortened: the run then ends below its peak.
     """
     peak_lr = scale_learning_rate(config.base_lr, global_batch_size, config.lr_scaling)
     warmup_steps = config.warmup_steps
@@ -82,7 +83,7 @@ def build_schedule(
 
 
 def plan_schedule(config: Config, examples: int) -> Schedule:
-    """Learning rate and number of updates of a run on so many training examples."""
+    """The schedule of a run on the given number of training examples."""
     steps_per_epoch = Fraction(examples, config.data.global_batch_size)
     return build_schedule(
         config.optim,
@@ -93,7 +94,7 @@ def plan_schedule(config: Config, examples: int) -> Schedule:
 
 
 def warmup_problem(schedule: Schedule, steps_per_epoch: Fraction) -> tuple[str, str] | None:
-    """What is wrong with a warm-up that takes the whole run, and what to do; else None."""
+    """A problem and its remedy if the warm-up takes the whole run; otherwise None."""
     steps, warmup = schedule.total_steps, schedule.warmup_steps
     if warmup < steps:
         return None
@@ -113,7 +114,7 @@ def warmup_problem(schedule: Schedule, steps_per_epoch: Fraction) -> tuple[str, 
 
 
 def describe_rate(config: Config, schedule: Schedule) -> str:
-    """The effective learning rate in words."""
+    """Describes the effective learning rate."""
     optim, batch = config.optim, config.data.global_batch_size
     return (
         f"peak learning rate {schedule.peak_lr:.3g} = optim.base_lr {optim.base_lr:g} x "

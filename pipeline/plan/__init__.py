@@ -1,4 +1,4 @@
-"""What N GPUs will give: a written model of a step's time, of memory and of what feeds them.
+"""Predicts what N GPUs achieve: a model of step time, memory, input and checkpoints.
 
 hardware.py    GPUs and links
 reduction.py   the time of an all-reduce

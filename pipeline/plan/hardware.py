@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Gpu:
-    """One kind of GPU.
+    """One type of GPU.
 
     Attributes:
-      half_tflops: Peak of dense matrix products in bfloat16, 10^12 operations a second.
-      single_tflops: The same for float32 as TensorFlow computes it by default, in TF32.
-      memory_gib: Of one GPU.
-      link_gb_per_s: To the other GPUs of its node, 10^9 bytes a second in each direction.
-      efficiency: Part of the bfloat16 peak that training a ViT-B/16 reaches.
-      source: Where the efficiency is from.
+      name: Name on the command line.
+      half_tflops: Peak of dense bfloat16 matrix products, 10^12 operations per second.
+      single_tflops: The same for float32, which TensorFlow computes in TF32 by default.
+      memory_gib: Memory in GiB.
+      link_gb_per_s: Bandwidth to the other GPUs of its node, 10^9 bytes per second per direction.
+      efficiency: Fraction of the bfloat16 peak that training ViT-B/16 reaches.
+      source: Source of the efficiency.
     """
 
     name: str
@@ -28,10 +29,10 @@ class Gpu:
 
 
 # Peaks, memory and links: NVIDIA's data sheets, without sparsity. Efficiency: 3 x 2 x 17.56e9
-# operations an image (forward and twice as much back) at the images a second that JAX-Toolbox
-# reports for ViT-B/16 in bfloat16: 900 on an A100, 1,459 on an H100. Nobody has published a figure
-# for the others that we know of: theirs is the A100's, or the H100's for its own generation and
-# later.
+# operations per image (forward, and twice as much backward) times the throughput that JAX-Toolbox
+# reports for ViT-B/16 in bfloat16: 900 images/s on A100 and 1,459 on H100. We know of no published
+# values for the other GPUs. They are assumed to equal the A100, or the H100 for its generation and
+# later ones.
 _JAX, _AS_A100, _AS_H100 = "JAX-Toolbox", "assumed, as the A100", "assumed, as the H100"
 # fmt: off
 #            name     half  single    GiB  link  efficiency
@@ -49,16 +50,16 @@ GPUS = {gpu.name: gpu for gpu in _TABLE}
 
 @dataclass(frozen=True)
 class Links:
-    """What gradients cross.
+    """The links that carry gradients.
 
     Attributes:
-      per_node: Workers on one node.
-      node_bytes_per_s: What a node sends to others at most, and receives at the same time.
-      node_latency_s: Of a message between nodes, from call to call.
-      local_bytes_per_s: Between workers of one node, likewise.
-      local_latency_s: Of a message within a node.
-      hierarchical: Whether nodes reduce inside before they reduce with others, as NCCL does; else
-        one ring goes through all workers, as Gloo's does.
+      per_node: Workers per node.
+      node_bytes_per_s: Bandwidth of a node to the others, per direction.
+      node_latency_s: Latency of a message between nodes, from call to call.
+      local_bytes_per_s: Bandwidth between workers on one node, per direction.
+      local_latency_s: Latency of a message within a node.
+      hierarchical: Whether the reduction within nodes precedes that between nodes, as in NCCL.
+        Otherwise one ring passes through all workers, as in Gloo.
     """
 
     per_node: int

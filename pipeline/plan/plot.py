@@ -1,4 +1,4 @@
-"""A plan as a picture: images a second against GPUs, and what a step's time goes to."""
+"""Plots a plan: throughput against the number of GPUs, and the breakdown of a step."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _PARTS = {
 
 
 def draw(rows: Sequence[Row], title: str, path: Path) -> None:
-    """Writes a PNG file.
+    """Writes an image file.
 
     Args:
-      rows: Of `make_plan`, at least one.
-      title: Above both.
-      path: Of the file.
+      rows: Results of `make_plan`, at least one.
+      title: Title of the figure.
+      path: Output file.
 
     Raises:
-      SettingsError: It cannot be written.
+      SettingsError: The file cannot be written.
     """
     figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
@@ -39,8 +39,8 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
     gpus = np.array([row.gpus for row in rows])
     reached = [row.images_per_second for row in rows]
     ideal = [row.images_per_second / row.efficiency for row in rows]
-    rates.loglog(gpus, ideal, "--", color="#888888", label="as one GPU")
-    rates.loglog(gpus, reached, "o-", color="#1f5fb4", label="planned")
+    rates.loglog(gpus, ideal, "--", color="#888888", label="linear scaling")
+    rates.loglog(gpus, reached, "o-", color="#1f5fb4", label="predicted")
     for row in rows:
         rates.annotate(
             f"{row.efficiency:.0%}",
@@ -49,7 +49,7 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
             xytext=(6, -12),
             fontsize=8,
         )
-    rates.set(xlabel="GPUs", ylabel="images a second")
+    rates.set(xlabel="GPUs", ylabel="images per second")
     rates.set_xticks(gpus, [str(n) for n in gpus], minor=False)
     rates.minorticks_off()
     rates.grid(alpha=0.3)
@@ -61,7 +61,7 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
         bottom += height
     labels = [f"{row.gpus}\n{1e3 * row.step.total_s:,.0f} ms" for row in rows]
     times.set_xticks(places, labels)
-    times.set(xlabel="GPUs, and their step", ylabel="% of a step")
+    times.set(xlabel="GPUs and step time", ylabel="% of a step")
     times.legend(fontsize=8, loc="lower left")
     try:
         kind = path.suffix.removeprefix(".") or "png"

@@ -1,18 +1,18 @@
-"""A step's time on N workers, and what follows from it: rate, time to the end, memory, input.
+"""Predicts the time of a step on N workers, and of a whole training run.
 
-A step on one worker, with b of the batch's images:
+A step on one worker with b images of the batch takes:
 
-    compute     b x seconds an image, or as long as the host needs to start the step's kernels,
-                whichever is longer; two thirds of it are the backward pass, or three quarters where
-                the forward pass is done again in it
-    stragglers  how much longer than the mean the slowest of N workers takes, whose times are
-                normally distributed about it (Blom 1958, "Statistical Estimates and Transformed
-                Beta-Variables": the largest of N is at the quantile (N - 3/8) / (N + 1/4))
-    reduction   what is left of the all-reduce once the backward pass has hidden what it can: the
-                gradients of the first block are ready last, and their sum is never hidden
+    compute     b x seconds per image, or the time in which the host launches the kernels, whichever
+                is longer. Two thirds of it are the backward pass, or three quarters if the forward
+                pass is recomputed.
+    stragglers  The time by which the slowest of N workers exceeds the mean. Their times are
+                normally distributed (Blom 1958, "Statistical Estimates and Transformed
+                Beta-Variables": the largest of N is at the quantile (N - 3/8) / (N + 1/4)).
+    reduction   The part of the all-reduce that the backward pass does not hide. The gradients of
+                the first block are ready last, so their reduction is never hidden.
 
-Where a batch is computed in parts (optim.accumulate_steps), the gradients are whole in the last
-part's backward pass only, and no more than that can hide their sum.
+If a batch is computed in parts (optim.accumulate_steps), the gradients are complete only during the
+backward pass of the last part, and only that can hide the reduction.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from pipeline.plan.reduction import all_reduce_s
 
 @dataclass(frozen=True)
 class Work:
-    """What one update does, whoever does it.
+    """The work of one update, independent of the number of workers.
 
     Attributes:
-      global_batch_size: Images.
-      image_s: Seconds an image takes one worker that is never kept waiting, forward and back.
-      part_kernels_s: Seconds the host needs to start the kernels of one part of a batch.
-      update_kernels_s: And of an update.
-      gradient_bytes: To be summed.
-      last_fraction: Part of them that is ready only when the backward pass has ended.
-      passes: Operations of an image, in forward passes: one forward, up to two back, and one more
-        where activations are computed again.
-      overlaps: Whether gradients are summed while others are computed.
-      wake_s: Until the reduction notices that a gradient is there, on the mean: Horovod's cycle.
-      spread: Deviation of a worker's step time, as a part of it.
+      global_batch_size: Images per update.
+      image_s: Seconds per image on one worker that never waits, forward and backward.
+      part_kernels_s: Seconds in which the host launches the kernels of one part of a batch.
+      update_kernels_s: Seconds in which the host launches the kernels of an update.
+      gradient_bytes: Size of the gradients.
+      last_fraction: Fraction of the gradients that is ready only at the end of the backward pass.
+      passes: Operations per image in units of a forward pass: one forward, up to two backward, and
+        one more if activations are recomputed.
+      overlaps: Whether the reduction overlaps with the backward pass.
+      wake_s: Mean time until the reduction starts after a gradient is ready (Horovod's cycle).
+      spread: Standard deviation of a worker's step time, relative to its mean.
     """
 
     global_batch_size: int
@@ -57,14 +57,15 @@ class Work:
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of one update, by what they are spent on.
+    """The time of one update in seconds, by cause.
 
     Attributes:
-      arithmetic_s: The images, on a worker that is never kept waiting.
-      host_s: What the host's start of kernels adds to that.
-      straggler_s: Waiting for the slowest.
-      reduction_s: What of the all-reduce is not hidden.
-      all_reduce_s: The whole of it, hidden or not; no part of the sum.
+      workers: Number of workers.
+      arithmetic_s: Computing the images, on a worker that never waits.
+      host_s: Additional time because the host launches kernels too slowly.
+      straggler_s: Waiting for the slowest worker.
+      reduction_s: The part of the all-reduce that is not hidden.
+      all_reduce_s: The whole all-reduce, hidden or not. Not part of the total.
     """
 
     workers: int
@@ -76,22 +77,22 @@ class StepTime:
 
     @property
     def total_s(self) -> float:
-        """The update's time."""
+        """The time of the update."""
         return self.arithmetic_s + self.host_s + self.straggler_s + self.reduction_s
 
     def efficiency(self, one: StepTime) -> float:
-        """Images a second and worker, as a part of those of `one` worker with the same batch."""
+        """Throughput per worker, relative to that of `one` worker with the same batch."""
         return one.total_s / (self.workers * self.total_s)
 
 
 def step_time(workers: int, work: Work, links: Links, parts: int = 1) -> StepTime:
-    """The time of an update.
+    """Predicts the time of an update.
 
     Args:
-      workers: N; each takes an N-th of the batch.
-      work: Of one update.
-      links: Between them.
-      parts: Of a worker's batch, one after the other.
+      workers: N. Each worker takes 1/N of the batch.
+      work: Work of one update.
+      links: Links between the workers.
+      parts: Number of sequential parts of a worker's batch.
     """
     arithmetic_s = work.global_batch_size / workers * work.image_s
     host_s = max(0.0, parts * work.part_kernels_s + work.update_kernels_s - arithmetic_s)
@@ -108,7 +109,7 @@ def step_time(workers: int, work: Work, links: Links, parts: int = 1) -> StepTim
 
 
 def _largest_of(count: int) -> float:
-    """Mean of the largest of so many standard normal numbers."""
+    """The expected maximum of `count` standard normal variables."""
     return NormalDist().inv_cdf((count - 0.375) / (count + 0.25)) if count > 1 else 0.0
 
 
@@ -120,27 +121,27 @@ def training_s(
     evaluated: int,
     start_s: float,
 ) -> float:
-    """Seconds from the start to the end of a run.
+    """Predicts the duration of a run in seconds.
 
     Args:
-      step: Of one update.
-      work: Of one update.
-      steps: Updates.
-      evaluated: Images that are looked at without learning from them.
-      start_s: Until the first update.
+      step: Time of one update.
+      work: Work of one update.
+      steps: Number of updates.
+      evaluated: Number of images in all evaluations.
+      start_s: Time until the first update.
     """
-    # One pass of those that an image of an update takes.
+    # An evaluation takes one of the passes of a training step.
     image_s = (step.arithmetic_s + step.host_s) / work.passes / work.global_batch_size
     return start_s + steps * step.total_s + evaluated * image_s
 
 
 def smallest_parts(images: int, needed: Callable[[int], float], memory: float) -> int | None:
-    """Parts a worker's batch must be computed in to fit; None where not even one image does.
+    """The smallest number of parts in which a worker's batch fits into memory, or None.
 
     Args:
-      images: Of one worker and update.
-      needed: Bytes for a number of parts.
-      memory: Bytes there are.
+      images: Images per worker and update.
+      needed: Maps a number of parts to bytes.
+      memory: Available bytes.
     """
     divisors = (parts for parts in range(1, images + 1) if images % parts == 0)
     return next((parts for parts in divisors if needed(parts) <= memory), None)

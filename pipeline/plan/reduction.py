@@ -1,9 +1,11 @@
-"""How long N workers take to sum their gradients: latency and bandwidth, in closed form.
+"""Closed-form time of an all-reduce, from latency and bandwidth.
 
-References: Thakur, Rabenseifner and Gropp 2005, "Optimization of Collective Communication
-Operations in MPICH" (the costs of rings and trees); Patarasuk and Yuan 2009, "Bandwidth optimal
-all-reduce algorithms for clusters of workstations"; NVIDIA 2019, "Massively scale your deep
-learning training with NCCL 2.4" (double binary trees, which keep a ring's bandwidth).
+References:
+  Thakur, Rabenseifner and Gropp 2005, "Optimization of Collective Communication Operations in
+  MPICH" (costs of rings and trees).
+  Patarasuk and Yuan 2009, "Bandwidth optimal all-reduce algorithms for clusters of workstations".
+  NVIDIA 2019, "Massively scale your deep learning training with NCCL 2.4" (double binary trees,
+  which have the bandwidth of a ring).
 """
 
 from __future__ import annotations
@@ -14,31 +16,32 @@ from pipeline.plan.hardware import Links
 
 
 def ring_s(workers: int, size: float, bytes_per_s: float, latency_s: float) -> float:
-    """Seconds of a ring all-reduce: 2 (N - 1) turns, each with an N-th of the bytes.
+    """Time of a ring all-reduce: 2 (N - 1) steps, each with 1/N of the bytes.
 
     Args:
       workers: N.
-      size: Bytes that each worker has.
-      bytes_per_s: Of the slowest link, in each direction.
-      latency_s: Of one message.
+      size: Bytes per worker.
+      bytes_per_s: Bandwidth of the slowest link, per direction.
+      latency_s: Latency of one message.
     """
     turns = 2 * (workers - 1)
     return turns * (size / workers / bytes_per_s + latency_s)
 
 
 def tree_s(workers: int, size: float, bytes_per_s: float, latency_s: float) -> float:
-    """Seconds of double binary trees: a ring's bytes, but 2 log2 N messages one after the other."""
+    """Time of double binary trees: the bytes of a ring, but 2 log2 N sequential messages."""
     share = 2 * (workers - 1) / workers
     return share * size / bytes_per_s + 2 * math.ceil(math.log2(workers)) * latency_s
 
 
 def all_reduce_s(workers: int, size: float, links: Links) -> float:
-    """Seconds to sum `size` bytes over all workers; 0 for one.
+    """Time in seconds to sum `size` bytes over all workers; 0 for one worker.
 
-    Hierarchical links are used in three parts: a ring's first half within each node, after which
-    each of g workers has the node's sum of a g-th; an all-reduce of all those parts with the other
-    nodes, which share the node's link; the ring's second half. Without hierarchy, one ring leads
-    through all workers, and enters and leaves each node once.
+    Hierarchical links are used in three phases. First comes the reduce-scatter of a ring within
+    each node, after which each of g workers has the node's sum of 1/g of the bytes. Then an
+    all-reduce between nodes sums these parts, which share the link of the node. Last comes the
+    all-gather within each node. Without hierarchy, one ring passes through all workers, and enters
+    and leaves each node once.
     """
     if workers == 1:
         return 0.0

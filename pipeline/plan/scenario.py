@@ -1,4 +1,4 @@
-"""From a recipe and a cluster to the plan of each number of GPUs."""
+"""The plan of a recipe on a cluster, for one number of GPUs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pipeline.optim.steps import count_steps, in_steps
 from pipeline.plan.hardware import Gpu, Links
 from pipeline.plan.predict import StepTime, Work, smallest_parts, step_time, training_s
 
-# Kernels of a block, forward and in its backward pass, and of the update of a variable; and what
-# the host needs to start one. Counted in the graph roughly, and not measured on a GPU.
+# Kernels of a block in the forward and the backward pass, kernels of a variable's update, and the
+# time to launch one. Rough counts from the graph, not measured on a GPU.
 _KERNELS_FORWARD, _KERNELS_BACK, _KERNELS_A_VARIABLE, _KERNEL_S = 25, 50, 4, 4e-6
-# Core seconds of the input stage, from docs/performance.md: a JPEG file of 500 x 375, whose time
-# depends on the decoded pixels and not on the image size; a pixel from memory; and in addition a
-# pixel for each operation of RandAugment (8 ns at 224 px, 14 at 32). Flip and crop are in the first
-# two; mixing, jitter and erasing take less and are left out.
+# Core seconds of the input pipeline, from docs/performance.md: a JPEG file of 500 x 375 pixels,
+# whose time depends on the decoded pixels and not on the image size; a pixel from memory; and for
+# each operation of RandAugment a pixel more (8 ns at 224 px, 14 at 32). Flip and crop are included.
+# Mixing, jitter and erasing take less and are ignored.
 _FILE_CORE_S, _PIXEL_CORE_S, _RAND_AUGMENT_CORE_S = 1 / 400, 9.6e-9, 11e-9
 _START_S = 60.0
 GIB = 2**30
@@ -33,12 +33,14 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class GpuCluster:
-    """What the recipe is to run on.
+    """The hardware on which the recipe will run.
 
     Attributes:
-      spread: Deviation of a GPU's step time, as a part of it.
-      wake_s: Mean time until the reduction sees a gradient.
-      images_per_second: Measured on one GPU, or None for the model's.
+      gpu: Type of the GPUs.
+      links: Links between them.
+      spread: Standard deviation of a GPU's step time, relative to its mean.
+      wake_s: Mean time until the reduction starts after a gradient is ready.
+      images_per_second: Measured throughput of one GPU, or None to use the model's.
       image_bytes: Mean size of a stored image.
     """
 
@@ -52,11 +54,14 @@ class GpuCluster:
 
 @dataclass(frozen=True)
 class Data:
-    """How much there is to learn from.
+    """The size of the data set.
 
     Attributes:
-      test_images: Looked at once at the end, and once more for the report.
-      in_memory: Images are arrays, and neither read nor decoded while training.
+      images: Number of training images.
+      validation_images: Number of validation images.
+      test_images: Number of test images, evaluated once at the end and once for the report.
+      classes: Number of classes.
+      in_memory: Whether images are arrays, which are not read or decoded in training.
     """
 
     images: int
@@ -68,7 +73,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Row:
-    """The plan of one number of GPUs; bytes and seconds."""
+    """The plan for one number of GPUs, in bytes and seconds."""
 
     gpus: int
     batch: int
@@ -86,11 +91,11 @@ class Row:
 
     @property
     def images_per_second(self) -> float:
-        """Of all GPUs."""
+        """Throughput of all GPUs."""
         return self.batch / self.step.total_s
 
     def to_json(self) -> dict[str, Any]:
-        """Numbers by name, in plain units."""
+        """Values by name, in base units."""
         step = self.step
         return {
             "gpus": self.gpus,
@@ -119,18 +124,19 @@ class Row:
 def make_plan(
     config: Config, cluster: GpuCluster, data: Data, gpus: int, batch_per_gpu: int | None
 ) -> Row:
-    """What `gpus` GPUs would give.
+    """Predicts what `gpus` GPUs achieve.
 
     Args:
       config: The recipe.
-      cluster: Their kind and links.
-      data: What is trained on.
-      gpus: N.
-      batch_per_gpu: Images of each and update; None: the recipe's global batch over all of them,
-        which trains the same.
+      cluster: Type and links of the GPUs.
+      data: Size of the data set.
+      gpus: Number of GPUs.
+      batch_per_gpu: Images per GPU and update. None divides the recipe's global batch over all
+        GPUs, which trains the same weights.
 
     Raises:
-      SettingsError: Training would refuse the batch or what is frozen, or the network does not fit.
+      SettingsError: Training would reject the batch or the frozen parameters, or the network does
+        not fit into memory.
     """
     batch = config.data.global_batch_size if batch_per_gpu is None else batch_per_gpu * gpus
     data_config = config.data.model_copy(update={"global_batch_size": batch})
@@ -139,7 +145,7 @@ def make_plan(
     parts = _parts(config, cluster.gpu, network, batch // gpus)
     work = _work(config, cluster, network, batch)
     step = step_time(gpus, work, cluster.links, parts)
-    # One GPU with the same batch, in parts that fit.
+    # The reference is one GPU with the same batch, in parts that fit.
     alone = step_time(1, work, cluster.links, _parts(config, cluster.gpu, network, batch))
     steps_per_epoch = Fraction(data.images, batch)
     steps = count_steps(config.train, steps_per_epoch)
@@ -154,12 +160,12 @@ def make_plan(
         start_s=_START_S,
     )
     rate = batch / step.total_s
-    of_a_node = min(gpus, cluster.links.per_node) / gpus  # of one whose places are all taken
+    of_a_node = min(gpus, cluster.links.per_node) / gpus  # share of a fully used node
     saved = _checkpoint_bytes(config, network)
     bottleneck, advice = _bottleneck(step, config, gpus, batch // gpus)
     if parts > config.optim.accumulate_steps:
         advice = "; ".join(
-            filter(None, [advice, f"optim.accumulate_steps={parts}, else too large"])
+            filter(None, [advice, f"optim.accumulate_steps={parts} to fit into memory"])
         )
     return Row(
         gpus=gpus,
@@ -179,7 +185,7 @@ def make_plan(
 
 
 def _input_core_s(config: Config, data: Data) -> float:
-    """Seconds of one core that an image takes the input stage."""
+    """Core seconds of the input pipeline per image."""
     pixels, operations = config.data.image_size**2, config.data.augment.rand_augment_layers
     read_s = pixels * _PIXEL_CORE_S if data.in_memory else _FILE_CORE_S
     return read_s + operations * pixels * _RAND_AUGMENT_CORE_S
@@ -187,14 +193,17 @@ def _input_core_s(config: Config, data: Data) -> float:
 
 @dataclass(frozen=True)
 class _Network:
-    """What is computed and trained.
+    """The network and its trainable part.
 
     Attributes:
-      trained: Paths of the trained variables.
-      blocks_back: Blocks that a backward pass goes through: the first with a trained variable, and
-        those after it; all, where something before them is trained.
-      forward_flops: Of an image.
-      training_flops: Of an image: forward, back, and again with train.recompute.
+      depth: Number of blocks.
+      parameters: Number of parameters.
+      trained_parameters: Number of trainable parameters.
+      trained: Paths of the trainable variables.
+      blocks_back: Number of blocks in the backward pass: from the first with a trainable variable
+        to the last, or all if a variable before them is trainable.
+      forward_flops: Operations of a forward pass per image.
+      training_flops: Operations of training per image: forward, backward, and recomputation.
     """
 
     depth: int
@@ -229,13 +238,13 @@ def _read_network(config: Config, data: Data) -> _Network:
 
 
 def _checkpoint_bytes(config: Config, network: _Network) -> int:
-    """Weights; and of what is trained two moments, and averages."""
+    """Size of the weights, and of two moments and averages for trainable parameters."""
     kept = 2 + (config.optim.ema_momentum is not None)
     return 4 * (network.parameters + kept * network.trained_parameters)
 
 
 def _memory_bytes(config: Config, network: _Network, images: int, parts: int) -> int:
-    """Of a GPU that computes so many images of an update in so many parts."""
+    """Memory of a GPU that computes an update of `images` images in `parts` parts."""
     optim = config.optim.model_copy(update={"accumulate_steps": parts})
     data = config.data.model_copy(update={"global_batch_size": images})
     alone = config.model_copy(update={"optim": optim, "data": data})
@@ -251,8 +260,8 @@ def _parts(config: Config, gpu: Gpu, network: _Network, images: int) -> int:
     fitting = smallest_parts(images, needed, gpu.memory_gib * GIB)
     if fitting is None:
         raise SettingsError(
-            f"the network does not fit a {gpu.name} of {gpu.memory_gib:g} GiB with even one image: "
-            f"{needed(images) / GIB:.1f} GiB are needed"
+            f"the network does not fit into a {gpu.name} with {gpu.memory_gib:g} GiB even with one "
+            f"image: it needs {needed(images) / GIB:.1f} GiB"
         )
     return max(config.optim.accumulate_steps, fitting)
 
@@ -271,14 +280,14 @@ def _work(config: Config, cluster: GpuCluster, network: _Network, batch: int) ->
         gradient_bytes=network.trained_parameters * sent,
         last_fraction=1 / (network.blocks_back + 1),
         passes=network.training_flops / network.forward_flops,
-        overlaps=config.train.xla != "always",  # whose gradients come all at the end
+        overlaps=config.train.xla != "always",  # with which all gradients arrive at the end
         wake_s=cluster.wake_s,
         spread=cluster.spread,
     )
 
 
 def _evaluations(config: Config, steps: int, steps_per_epoch: Fraction) -> int:
-    """Of the validation images: at the first step past each period, and at the last step."""
+    """Number of evaluations: at the first step after each period, and at the last step."""
     train = config.train
     if train.evaluate_every_steps is not None:
         period = Fraction(train.evaluate_every_steps)
@@ -291,7 +300,7 @@ def _evaluations(config: Config, steps: int, steps_per_epoch: Fraction) -> int:
 
 
 def _checkpoint_interval_s(config: Config, step: StepTime, steps_per_epoch: Fraction) -> float:
-    """Seconds between two checkpoints: the shortest of what is set."""
+    """Seconds between two checkpoints: the shortest of the configured intervals."""
     saves = config.checkpoint
     intervals_s = [
         saves.every_s,
@@ -304,7 +313,7 @@ def _checkpoint_interval_s(config: Config, step: StepTime, steps_per_epoch: Frac
 
 
 def _bottleneck(step: StepTime, config: Config, gpus: int, images: int) -> tuple[str, str]:
-    """What most of a step goes to, beside the arithmetic, and the setting that moves it."""
+    """The largest loss of time in a step besides the arithmetic, and a setting that reduces it."""
     losses = {
         "reduction": step.reduction_s,
         "stragglers": step.straggler_s,
@@ -319,7 +328,7 @@ def _bottleneck(step: StepTime, config: Config, gpus: int, images: int) -> tuple
         sent = "" if config.distribute.compression == "float16" else (
             "distribute.compression=float16, or "
         )  # fmt: skip
-        return name, f"{sent}a larger data.global_batch_size ({images} images a GPU now)"
+        return name, f"{sent}a larger data.global_batch_size (now {images} images per GPU)"
     if name == "stragglers":
-        return name, f"equal nodes: the slowest of {gpus} is waited for at every step"
-    return name, f"a larger data.global_batch_size, or fewer GPUs ({images} images a GPU now)"
+        return name, f"equal nodes: every step waits for the slowest of {gpus}"
+    return name, f"a larger data.global_batch_size, or fewer GPUs (now {images} images per GPU)"

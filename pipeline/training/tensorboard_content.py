@@ -14,7 +14,7 @@ from pipeline.config import Config, all_settings, dump_config, value_of
 from pipeline.data.images import bad_images_named
 from pipeline.data.input import Shard, eval_dataset, train_dataset
 from pipeline.model.attention_maps import last_block_attention
-from pipeline.monitor.training_pictures import (
+from pipeline.monitor.training_figures import (
     draw_attention,
     draw_batch,
     draw_image_in_patches,

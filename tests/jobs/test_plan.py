@@ -203,7 +203,7 @@ def test_the_limit_and_the_setting_that_moves_it_are_named():
         (["cifar10", "--gpus=128"], "not in pairs"),
         (["cifar10", "--gpus-per-node=0"], "--gpus-per-node must be above 0. Received: 0"),
         (["cifar10", "--price=-1"], "--price must be 0 or more"),
-        (["cifar10", "optim.freeze=[vit/blok_0/*]"], "'vit/blok_0/*' fits no parameter"),
+        (["cifar10", "optim.freeze=[vit/blok_0/*]"], "'vit/blok_0/*' matches no parameter"),
         (["cifar10", "optim.freeze=['*']"], "leave nothing to train"),
         (["image_folder"], "--images 5000 --classes 10"),
         (["imagenet.yaml"], "imagenet.yaml"),
@@ -211,7 +211,7 @@ def test_the_limit_and_the_setting_that_moves_it_are_named():
         (["L/16.yaml"], "L/16.yaml"),
         (
             ["cifar10", "--gpus=1", "model.variant=L/1", "data.image_size=96", "--gpu=l4"],
-            "does not fit a l4",
+            "does not fit into a l4",
         ),
     ],
 )

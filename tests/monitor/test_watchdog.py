@@ -39,7 +39,7 @@ def test_it_names_the_process_what_it_did_and_every_threads_stack():
     code, err, seconds = hang(0.7, 0, "time.sleep(100)")
     assert code == 1
     assert 1.4 < seconds < 5
-    assert "rank 3 on here: hangs: nothing came of training from step 12 within 0.7 s" in err
+    assert "rank 3 on here: hangs: training from step 12 did not finish within 0.7 s" in err
     assert "train.hang_timeout_s=0.7" in err
     assert "in stuck_in_a_collective" in err
     assert "in other_thread" in err

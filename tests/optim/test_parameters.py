@@ -86,7 +86,7 @@ def test_what_is_frozen_is_not_trained(settings, trained):
 
 
 def test_a_pattern_that_fits_nothing_is_refused():
-    with pytest.raises(SettingsError, match=r"'vit/block_7/\*' fits no parameter"):
+    with pytest.raises(SettingsError, match=r"'vit/block_7/\*' matches no parameter"):
         freeze(named(PATHS), OptimConfig(freeze=["vit/block_7/*"]))
 
 

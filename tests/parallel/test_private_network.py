@@ -66,7 +66,7 @@ def test_who_connects_to_tensorflows_server(vit, tmp_path, options, under, is_op
     assert ("what others must not read" in read_remotely(vit.port + 1, file)) == is_open
     launcher.kill()
     _, _, err = end(launcher)
-    ports = f"TensorFlow serves on ports {vit.port + 1} to {vit.port + 2} of all interfaces"
+    ports = f"TensorFlow listens on ports {vit.port + 1} to {vit.port + 2} of all interfaces"
     assert (ports in err) == is_open, err
 
 

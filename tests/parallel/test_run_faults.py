@@ -26,7 +26,7 @@ def test_a_rank_that_hangs_ends_the_job_and_says_where(vit, tmp_path):
     training = start(vit, tmp_path, *settings, slots=2, tamper="slow=0,hang=4@1")
     code, text = training.end()
     assert code == 1
-    line = f"vit train: rank 1 on {HOST}: hangs: nothing came of training from step 3 within 5 s"
+    line = f"vit train: rank 1 on {HOST}: hangs: training from step 3 did not finish within 5 s"
     assert line in text
     # Of the thread that sleeps; the watchdog's own is another.
     stacks = text.partition(line)[2]

@@ -7,7 +7,7 @@ import pytest
 from tensorboard.plugin_util import markdown_to_safe_html
 
 from pipeline.monitor.tensorboard import as_markdown
-from pipeline.monitor.training_pictures import draw_batch
+from pipeline.monitor.training_figures import draw_batch
 from pipeline.report.comparison_page import comparison_page
 from pipeline.report.prediction_gallery import Shown, gallery_entry, gallery_page
 from pipeline.report.run_page import report_page

@@ -1,4 +1,4 @@
-"""Pictures of a run, as PNG: its first batch, an image in patches, positions, attention."""
+"""Figures of a run as PNG: its first batch, an image in patches, positions, attention."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _COLUMNS = 8
 _INCH = 1.3
 _DPI = 100
 _NAME_LENGTH = 14
-_LEAST_SHARE = 0.05  # of a label that is named
+_LEAST_SHARE = 0.05  # smallest share of a label that is shown
 
 
 def draw_batch(images: Images, targets: Floats, classes: Sequence[str]) -> bytes:
-    """A page of training images with their labels, mixed ones with the share of each.
+    """Draws training images with their labels, and the share of each label in mixed images.
 
     Args:
       images: uint8 [n, S, S, 3], augmented and mixed.
-      targets: float32 [n, C], rows that sum to 1.
+      targets: float32 [n, C], rows sum to 1.
       classes: C names.
     """
     columns = min(_COLUMNS, len(images))
@@ -44,8 +44,8 @@ def draw_batch(images: Images, targets: Floats, classes: Sequence[str]) -> bytes
 
 
 def describe_target(target: Floats, classes: Sequence[str]) -> str:
-    """The labels of a target [C] and their shares, without what label smoothing spreads."""
-    # Smoothing gives every class the same, so the least share is what all have of it.
+    """Names the labels of a target [C] and their shares, without label smoothing."""
+    # Smoothing adds the same value to every class, so the minimum is the smoothing.
     own = target - target.min()
     own = own / max(float(own.sum()), 1e-6)
     best = [int(i) for i in np.argsort(-own, kind="stable")[:2] if own[i] >= _LEAST_SHARE]
@@ -55,7 +55,7 @@ def describe_target(target: Floats, classes: Sequence[str]) -> str:
 
 
 def draw_image_in_patches(image: Images, patch_size: int) -> bytes:
-    """One image, uint8 [S, S, 3], and the patches that it becomes."""
+    """Draws an image, uint8 [S, S, 3], next to its patches."""
     page = Figure(figsize=(7.2, 3.9), dpi=_DPI, layout="constrained")
     parts: Any = page.subfigures(1, 2)
     left, right = parts
@@ -67,9 +67,9 @@ def draw_image_in_patches(image: Images, patch_size: int) -> bytes:
 
 
 def draw_positions(positions: Floats, grid: tuple[int, int]) -> bytes:
-    """How alike the positions are: a small map for each patch, of its likeness to all others.
+    """Draws the similarity of position embeddings: for each patch, a map over all patches.
 
-    Cosines between rows, as in figure 7 of Dosovitskiy et al. 2021.
+    The values are cosines, as in figure 7 of Dosovitskiy et al. 2021.
 
     Args:
       positions: float32 [rows * columns, D], without that of a class token.
@@ -79,7 +79,7 @@ def draw_positions(positions: Floats, grid: tuple[int, int]) -> bytes:
     length = np.maximum(np.linalg.norm(positions, axis=1, keepdims=True), 1e-12)
     unit = positions / length
     likeness = (unit @ unit.T).reshape(rows, columns, rows, columns)
-    # A map beside the other, a little apart: [r, c, r, c] -> [r (r + 1) - 1, c (c + 1) - 1]
+    # Maps side by side with gaps: [r, c, r, c] -> [r (r + 1) - 1, c (c + 1) - 1]
     apart = np.pad(likeness, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan)
     sheet = apart.transpose(0, 2, 1, 3).reshape(rows * (rows + 1), columns * (columns + 1))
     sheet = sheet[:-1, :-1]
@@ -95,12 +95,12 @@ def draw_positions(positions: Floats, grid: tuple[int, int]) -> bytes:
 
 
 def draw_attention(images: Images, shares: Floats, names: Sequence[str]) -> bytes:
-    """Where the last block looks, beside each image.
+    """Draws the attention of the last block over each image.
 
     Args:
       images: uint8 [n, S, S, 3].
-      shares: float32 [n, rows, columns] of attention a patch.
-      names: What stands above each image.
+      shares: float32 [n, rows, columns], attention per patch.
+      names: Title of each image.
     """
     n = len(images)
     page = Figure(figsize=(n * 1.6, 3.7), dpi=_DPI, layout="constrained")
@@ -114,7 +114,7 @@ def draw_attention(images: Images, shares: Floats, names: Sequence[str]) -> byte
             share, cmap="inferno", alpha=0.65, interpolation="nearest",
             extent=(-0.5, side - 0.5, side - 0.5, -0.5),
         )  # fmt: skip
-        axes[1, column].set_title(f"most {share.max():.1%}", fontsize=8)
+        axes[1, column].set_title(f"max {share.max():.1%}", fontsize=8)
     return _png(page)
 
 

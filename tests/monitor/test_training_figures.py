@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.monitor import training_pictures
-from pipeline.monitor.training_pictures import (
+from pipeline.monitor import training_figures
+from pipeline.monitor.training_figures import (
     describe_target,
     draw_attention,
     draw_batch,
@@ -63,7 +63,7 @@ def test_every_pixel_of_the_image_is_in_the_picture_of_its_patches():
 def test_positions_are_compared_by_their_cosine(monkeypatch):
     positions = DRAW.normal(size=(6, 5)).astype(np.float32)
     sheets = []
-    real = training_pictures.Figure.subplots
+    real = training_figures.Figure.subplots
 
     def watch(figure, *arguments, **rest):
         axis = real(figure, *arguments, **rest)
@@ -71,7 +71,7 @@ def test_positions_are_compared_by_their_cosine(monkeypatch):
         axis.imshow = lambda sheet, **how: (sheets.append(sheet), show(sheet, **how))[1]
         return axis
 
-    monkeypatch.setattr(training_pictures.Figure, "subplots", watch)
+    monkeypatch.setattr(training_figures.Figure, "subplots", watch)
     draw_positions(positions, (2, 3))
     (sheet,) = sheets
     assert sheet.shape == (2 * 3 - 1, 3 * 4 - 1)
