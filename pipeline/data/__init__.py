@@ -1,18 +1,18 @@
 """From labelled images to batches.
 
-sources/        where examples come from; source.py: open_source(), and the mean and deviation
-split.py        splits of labelled examples; which examples are held out
-duplicates.py   images that occur in two splits or under two labels
-fingerprint.py  whether a later start reads the same examples
-prepare/        writes any source as shards, and verifies a prepared set
-batch.py        which global batches replicas can share
-order.py        which example stands at which position; random numbers by counter
-reader.py       fetches and decodes the images of a batch
-decode/         bytes to pixels: which decoder, orientation, damage
-encode.py       what an image is stored as
-images.py       encoded images to pixels, a batch at a time; an error or a gap for a bad one
-crop_box.py     which part of an image is seen
-preprocess.py   cuts out, resizes and normalizes
-augment/        changes to whole batches; augment.py selects them
-input.py        the tf.data graph that combines these
+sources/        data sets; source.py has open_source() and measures mean and standard deviation
+split.py        splits of labelled examples; the choice of validation examples
+duplicates.py   finds images that are in two splits or have two labels
+fingerprint.py  detects whether a later start reads the same examples
+prepare/        writes any data set as shards, and verifies a prepared data set
+batch.py        checks that replicas can share the global batch
+order.py        the order of the examples; counter-based random numbers
+reader.py       reads and decodes the images of a batch
+decode/         bytes to pixels: choice of decoder, orientation, detection of damage
+encode.py       the stored form of an image
+images.py       decodes batches of images, and handles images that cannot be read
+crop_box.py     the part of an image that is used
+preprocess.py   crops, resizes and normalizes
+augment/        augmentation of whole batches; augment.py applies what the recipe selects
+input.py        the tf.data pipeline that combines all of these
 """

@@ -1,4 +1,4 @@
-"""Which global batches, and how few examples, replicas can share."""
+"""Checks whether replicas can share the global batch and the training set."""
 
 from __future__ import annotations
 
@@ -10,32 +10,35 @@ from pipeline.errors import SettingsError
 
 
 def check_batch(config: Config, num_replicas: int) -> None:
-    """Refuses a batch that replicas, their parts and the pairs of mixup cannot share equally.
+    """Refuses a global batch that cannot be divided into equal parts for all replicas.
+
+    Each replica's batch must be divisible by the number of accumulation steps and, with mixup or
+    CutMix, into pairs.
 
     Raises:
-      SettingsError: With the sizes nearest to it that can be.
+      SettingsError: The message names the nearest possible sizes.
     """
     batch, parts = config.data.global_batch_size, config.optim.accumulate_steps
     mixes = bool(config.data.mixup_alpha or config.data.cutmix_alpha)
-    # A pair is mixed before the replica's batch is cut into parts.
+    # Pairs are mixed before the replica's batch is split into parts.
     unit = num_replicas * math.lcm(parts, GROUP if mixes else 1)
     if batch % unit:
         below, above = batch // unit * unit, (batch // unit + 1) * unit
         sizes = f"{below} or {above}" if below else f"{above}"
-        pairs = ", and not in pairs, as mixup and CutMix need" if mixes else ""
+        pairs = " of complete pairs, which mixup and CutMix need" if mixes else ""
         raise SettingsError(
-            f"data.global_batch_size={batch} does not divide over {num_replicas} "
-            f"replica(s) in {parts} part(s) each (optim.accumulate_steps){pairs}. Use {sizes}"
+            f"data.global_batch_size={batch} cannot be divided over {num_replicas} replica(s) "
+            f"with {parts} part(s) each (optim.accumulate_steps){pairs}. Use {sizes}"
         )
     if num_replicas > 1 and config.train.precision == "mixed_float16":
         raise SettingsError(
-            "train.precision=mixed_float16 is not shown to train right on several replicas. Use "
+            "train.precision=mixed_float16 has not been verified with several replicas. Use "
             "mixed_bfloat16, or distribute.runtime=single"
         )
 
 
 def batch_problem(batch: int, examples: int) -> tuple[str, str] | None:
-    """What is wrong with a batch larger than the training set, and what to do; else None."""
+    """Returns a problem and its remedy if the batch is larger than the training set, else None."""
     if batch <= examples:
         return None
     return (
@@ -44,14 +47,14 @@ def batch_problem(batch: int, examples: int) -> tuple[str, str] | None:
             f"{examples:,} images {batch / examples:.3g} times"
         ),
         (
-            f"Set data.global_batch_size to {max(1, examples // 10)} or less, for 10 steps or more "
-            "in an epoch"
+            f"Set data.global_batch_size to {max(1, examples // 10)} or less, for at least 10 "
+            "steps per epoch"
         ),
     )
 
 
 def check_examples(examples: int, num_replicas: int) -> None:
-    """SettingsError where there are more replicas than training examples."""
+    """Raises SettingsError if there are more replicas than training examples."""
     if examples < num_replicas:
         raise SettingsError(
             f"{num_replicas} replicas would train on {examples} example(s): start at most "

@@ -1,4 +1,4 @@
-"""Which part of an image is seen: all of it, its centre, or a random part.
+"""Crop boxes: the whole image, its centre, or a random part.
 
 A box is int32 (top, left, height, width) in pixels of the whole image.
 """
@@ -14,17 +14,17 @@ from pipeline.data.order import uniforms
 _TRIES = 10
 _ASPECT = (3 / 4, 4 / 3)
 
-# augment.py, rand_augment.py and mix.py count their draws from 0, 100 and 1000.
+# The draws in augment.py, rand_augment.py and mix.py start at 0, 100 and 1000.
 _DRAWS = range(200, 200 + 2 * _TRIES + 2)  # areas, aspect ratios, top, left
 
 
 def whole_box(sizes: tf.Tensor) -> tf.Tensor:
-    """Everything: sizes int32 [B, 2], as (height, width), to boxes int32 [B, 4]."""
+    """Returns boxes of whole images: sizes (height, width) int32 [B, 2] -> boxes int32 [B, 4]."""
     return tf.concat([tf.zeros_like(sizes), sizes], axis=1)
 
 
 def centre_box(sizes: tf.Tensor, fraction: float) -> tf.Tensor:
-    """The square in the middle whose side is `fraction` of the short side; as `whole_box`."""
+    """Returns the central square with `fraction` of the shorter side; shapes as in `whole_box`."""
     short = tf.cast(tf.reduce_min(sizes, axis=1, keepdims=True), tf.float32)  # [B, 1]
     side = tf.cast(tf.round(tf.maximum(short * fraction, 1.0)), tf.int32)
     return tf.concat([(sizes - side) // 2, side, side], axis=1)
@@ -33,26 +33,26 @@ def centre_box(sizes: tf.Tensor, fraction: float) -> tf.Tensor:
 def random_box(
     sizes: tf.Tensor, min_area: float, seed: int, epoch: tf.Tensor, index: tf.Tensor
 ) -> tf.Tensor:
-    """A box of random area, aspect ratio and place.
+    """Returns boxes with random area, aspect ratio and position.
 
-    The area is uniform between `min_area` and 1 of the image's, the logarithm of the aspect ratio
-    uniform between those of 3/4 and 4/3. Ten such pairs are drawn, and the first that fits into
-    the image is taken; where none does, the largest box in the middle with an aspect ratio that is
-    allowed.
+    The area is uniform between `min_area` and 1, as a fraction of the image. The logarithm of the
+    aspect ratio is uniform between log(3/4) and log(4/3). Ten such pairs are drawn, and the first
+    one that fits in the image is used. If none fits, the box is the largest centered one with an
+    allowed aspect ratio.
 
     Args:
       sizes: int32 [B, 2], height and width of the images.
-      min_area: Smallest part of an image's area.
+      min_area: Minimum fraction of an image's area.
       seed: The run's seed.
       epoch: int64 [B].
-      index: int64 [B], the example in its data set.
+      index: int64 [B], index of the example in its data set.
 
     Returns:
       int32 [B, 4].
 
     References:
-      Szegedy et al., https://arxiv.org/abs/1409.4842, section 6; torchvision's RandomResizedCrop
-      is the form that recipes mean.
+      Szegedy et al., https://arxiv.org/abs/1409.4842, section 6. The details follow torchvision's
+      RandomResizedCrop, which published recipes use.
     """
     drawn = tf.transpose(uniforms(seed, epoch, index, _DRAWS))  # [B, draws]
     area_draw, aspect_draw, top_draw, left_draw = tf.split(drawn, [_TRIES, _TRIES, 1, 1], axis=1)
@@ -63,7 +63,7 @@ def random_box(
     tried_width, tried_height = tf.round(tf.sqrt(area * aspect)), tf.round(tf.sqrt(area / aspect))
     fits = (tf.minimum(tried_width, tried_height) >= 1.0) & (tried_width <= width)
     fits &= tried_height <= height
-    # Without one that fits: as large as the aspect ratio allows.
+    # If no box fits, use the largest one that the aspect ratio allows.
     box_width = tf.minimum(width, tf.round(height * _ASPECT[1]))
     box_height = tf.minimum(height, tf.round(width / _ASPECT[0]))
     first = tf.argmax(tf.cast(fits, tf.int32), axis=1)

@@ -1,4 +1,4 @@
-"""Images that occur in two splits or under two labels."""
+"""Finds images that are in two splits or have two labels."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from pipeline.data.split import DataSource, Split
 from pipeline.errors import DataError
 from pipeline.storage import read as storage
 
-# Up to these sizes the search is cheap: a second or two from a local disk.
+# Up to these sizes the search takes a second or two on a local disk.
 MOST_FILES = 20_000
 MOST_RECORDS = 2_000
-MOST_BYTES = 2**28  # of pixels in memory, or of files that are read as a whole
+MOST_BYTES = 2**28  # pixels in memory, or files that are read completely
 
 _TAIL_BYTES = 4096
 _READERS = 16
 _BATCH = 256
 
 R = TypeVar("R")
-_Image = tuple[Hashable, "Place"]  # a hash of its content, and where it is
+_Image = tuple[Hashable, "Place"]  # a hash of its content, and its place
 
 
 class Place(NamedTuple):
-    """Where an image is."""
+    """Split, label and name of an image."""
 
     split: str
     label: int
@@ -44,10 +44,10 @@ class Duplicates:
     """Pairs of equal images: the first one in the order of the data set, and a later one.
 
     Attributes:
-      splits: Pairs that are in different splits.
-      labels: Pairs that have different labels.
-      compared: How many images were compared, the first ones of the data set.
-      total: How many images the data set has.
+      splits: Pairs in different splits.
+      labels: Pairs with different labels.
+      compared: Number of images that were compared, from the start of the data set.
+      total: Number of images in the data set.
     """
 
     splits: list[tuple[Place, Place]] = field(default_factory=list)
@@ -57,11 +57,11 @@ class Duplicates:
 
     @property
     def complete(self) -> bool:
-        """Whether all images were compared: the search had time for them."""
+        """Whether all images were compared within the time limit."""
         return self.compared == self.total
 
     def notes(self, classes: Sequence[str]) -> tuple[str, ...]:
-        """A sentence about each kind there is."""
+        """Returns a note for each kind of pair that was found."""
         notes = []
         if self.splits:
             a, b = self.splits[0]
@@ -80,9 +80,9 @@ class Duplicates:
 
 
 def find_pairs(images: Iterable[_Image]) -> Duplicates:
-    """The pairs among images that are given by a hash of their content and their place.
+    """Finds pairs among images, each given by a hash of its content and its place.
 
-    The counts of images are left 0: images that cannot be equal to another need not be given.
+    `compared` and `total` remain 0, because images without a possible duplicate need not be given.
     """
     first: dict[Hashable, Place] = {}
     found = Duplicates()
@@ -98,20 +98,21 @@ def find_pairs(images: Iterable[_Image]) -> Duplicates:
 def find_duplicates(
     source: DataSource, limit_s: float = 5.0, limit_bytes: int = MOST_BYTES
 ) -> Duplicates | None:
-    """Looks for equal images where that is cheap.
+    """Looks for equal images if the search is cheap.
 
-    Of a set in memory all pixels are compared, up to `limit_bytes`. Of up to 20,000 files those of
-    equal size and with equal last 4 KiB are compared byte by byte, so that few are read as a whole.
-    Of TFRecord files up to 2,000 records are compared. Links to the same file are not duplicates:
-    listing the files reports them.
+    Images in memory are compared up to `limit_bytes`. Up to 20,000 files are compared: files with
+    the same size and the same last 4 KiB are compared byte by byte, so that few are read
+    completely. For TFRecord files, up to 2,000 records are compared. Links to the same file are not
+    duplicates; they are reported when the files are listed.
 
     Args:
       source: The data set.
-      limit_s: The search ends after this time, with what it has found; `complete` is false then.
-      limit_bytes: Of pixels in memory.
+      limit_s: Time limit. When it is reached, the pairs found so far are returned, and `complete`
+        is false.
+      limit_bytes: Maximum size of pixels in memory.
 
     Returns:
-      What was found; None where the set is too large to look.
+      The pairs; None if the data set is too large.
     """
     splits = source.splits.values()
     total = sum(split.num_examples for split in splits)
@@ -130,7 +131,7 @@ def find_duplicates(
 
 
 def _of_memory(source: DataSource, until_s: float) -> tuple[list[_Image], int]:
-    """The images until the time is over, and how many were looked at."""
+    """Returns the images until the time limit, and how many were read."""
     images: list[_Image] = []
     for name, split in source.splits.items():
         for index, image in enumerate(split.images if split.images is not None else ()):
@@ -141,7 +142,7 @@ def _of_memory(source: DataSource, until_s: float) -> tuple[list[_Image], int]:
 
 
 def _of_records(source: DataSource, until_s: float) -> tuple[list[_Image], int]:
-    """The records that can be read until the time is over, and how many were looked at."""
+    """Returns the readable records until the time limit, and how many were tried."""
     images: list[_Image] = []
     places = [(name, i) for name, split in source.splits.items() for i in range(split.num_examples)]
     for number, (name, index) in enumerate(places):
@@ -162,7 +163,7 @@ class _File(NamedTuple):
 
 
 def _of_files(source: DataSource, until_s: float) -> tuple[list[_Image], int]:
-    """The files that may be equal to others, and how many were compared until the first was not."""
+    """Returns files that may have duplicates, and the number of files before the first skipped."""
     files = [
         _File(name, index, path, label, split.root)
         for name, split in source.splits.items()
@@ -190,7 +191,7 @@ def _of_files(source: DataSource, until_s: float) -> tuple[list[_Image], int]:
 
 
 def _suspects(keys: dict[_File, R]) -> list[_File]:
-    """Of files with equal keys those that are in several splits or classes, in their order."""
+    """Returns files whose key also occurs in another split or class, in order."""
     kinds: dict[R, set[tuple[str, int]]] = defaultdict(set)
     for file, key in keys.items():
         kinds[key].add((file.split, file.label))
@@ -203,10 +204,10 @@ def _timed(
     files: Sequence[_File],
     until_s: float,
 ) -> tuple[dict[_File, R], Sequence[_File]]:
-    """Calls a function on each file until the time is over.
+    """Calls a function on each file until the time limit.
 
     Returns:
-      The values, without those of files that cannot be read; and the files that it had no time for.
+      The values of readable files, and the files for which there was no time.
     """
     values: dict[_File, R] = {}
     for start in range(0, len(files), _BATCH):
@@ -223,7 +224,7 @@ def _stat(file: _File) -> os.stat_result | None:
         found = storage.stat(file.path)
     except OSError:
         return None
-    # Empty files are damaged rather than equal; reading a pipe would wait for ever.
+    # Empty files are damaged, not duplicates. Reading a pipe would block forever.
     return found if stat.S_ISREG(found.st_mode) and found.st_size else None
 
 
@@ -240,7 +241,7 @@ def _tail(file: _File) -> bytes | None:
 
 
 def _content(file: _File) -> bytes | None:
-    # In pieces, because several large files are read at a time.
+    # Read in chunks, because several large files are read at the same time.
     def read() -> bytes:
         with storage.open_file(file.path, below=file.root) as stream:
             return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).digest()

@@ -1,4 +1,4 @@
-"""What an image is stored as: as it came where every reader agrees on it, else as PNG."""
+"""The stored form of an image: its original bytes if all decoders agree on them, otherwise PNG."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Encoded(NamedTuple):
     """An image to be stored.
 
     Attributes:
-      content: JPEG or PNG.
+      content: JPEG or PNG file.
       pixels: uint8 [H, W, 3], upright.
-      converted: Whether `content` is not what came.
-      warning: libjpeg's, if it repaired damaged data; else None.
+      converted: Whether `content` differs from the original bytes.
+      warning: libjpeg's warning if it repaired damaged data, otherwise None.
     """
 
     content: bytes
@@ -30,27 +30,27 @@ class Encoded(NamedTuple):
 
 
 def encode_image(content: bytes, max_pixels: int) -> Encoded:
-    """An encoded image, decoded to its end, so that nothing damaged is stored.
+    """Converts an image to its stored form. It is decoded completely, so no damage is stored.
 
-    RGB and grey JPEGs, and still PNGs of 8 bits, stay as they came, with their EXIF orientation,
-    which is applied when they are read. Everything else becomes an upright PNG: CMYK, 16 bits, GIF,
-    BMP, WebP, TIFF, AVIF, JPEG 2000; of an animation the first frame.
+    RGB and grayscale JPEGs and non-animated 8-bit PNGs keep their original bytes and their EXIF
+    orientation, which is applied on reading. All others become upright PNGs: CMYK, 16 bits, GIF,
+    BMP, WebP, TIFF, AVIF and JPEG 2000. An animation is reduced to its first frame.
 
     Raises:
-      UnreadableError: It is no image, damaged, or states more than `max_pixels`.
+      UnreadableError: It is not an image, is damaged, or declares more than `max_pixels`.
     """
     (pixels, plain), warning = read_whole_image(content, max_pixels)
     return Encoded(content if plain else to_png(pixels), pixels, not plain, warning)
 
 
 def read_whole_image(content: bytes, max_pixels: int) -> tuple[PillowImage, str | None]:
-    """Decodes an image, and refuses what training would refuse.
+    """Decodes an image with the same checks as in training.
 
     Returns:
-      The image, and what libjpeg repaired, as `check_jpeg` returns it.
+      The image, and libjpeg's warning as from `check_jpeg`.
 
     Raises:
-      UnreadableError: As `read_image`, `check_jpeg` and `check_png`.
+      UnreadableError: As for `read_image`, `check_jpeg` and `check_png`.
     """
     image = read_image(content, max_pixels)
     check_png(content)
@@ -58,7 +58,7 @@ def read_whole_image(content: bytes, max_pixels: int) -> tuple[PillowImage, str 
 
 
 def to_png(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """uint8 [H, W, 3] as PNG; without loss."""
+    """Encodes uint8 [H, W, 3] as PNG."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
     return stream.getvalue()

@@ -1,4 +1,4 @@
-"""A fingerprint of a split: whether a later start reads the same examples with the same labels."""
+"""Fingerprints of splits, to detect whether a later start reads the same examples and labels."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import numpy as np
 from pipeline.data.split import Split
 from pipeline.storage.read import stat
 
-# Enough to hide the latency of shared storage. Each thread reads the sizes of many files.
+# Enough threads to hide the latency of shared storage. Each one reads the sizes of many files.
 _READERS = 32
 
 
 def fingerprint(split: Split) -> str:
-    """Identifies the examples of a split, their labels and their order; 32 hexadecimal digits.
+    """Computes a fingerprint of the examples, their labels and their order: 32 hexadecimal digits.
 
-    Cheap enough for every start: of image files, the names and sizes count; of records, the shards
-    and the place of each record; of images in memory, the pixels. Where the data set is, and when
-    its files were written, does not count.
+    It is cheap enough for every start. It depends on the names and sizes of image files, on the
+    shards and positions of records, and on the pixels of images in memory. It does not depend on
+    the location of the data set or on modification times.
     """
     digest = hashlib.blake2b(np.ascontiguousarray(split.labels, "<i4").data, digest_size=16)
     if split.images is not None:
@@ -39,18 +39,18 @@ def fingerprint(split: Split) -> str:
 
 
 def relative_names(paths: Sequence[str]) -> list[bytes]:
-    """The names relative to the folder that all of them share, in Unicode's composed form."""
+    """Returns the paths relative to their common folder, in Unicode normal form NFC."""
     if not paths:
         return []
-    # What the first and the last in the order of strings share, all share. Characters, since the
-    # paths of a list may be absolute and relative, which `commonpath` refuses.
+    # The common prefix of the first and last path in sorted order is that of all. `commonpath` does
+    # not allow a mixture of absolute and relative paths, which a list may contain.
     shared = os.path.commonprefix([min(paths), max(paths)])  # noqa: RUF071
     start = shared.rfind("/") + 1
     return [os.fsencode(unicodedata.normalize("NFC", path[start:])) for path in paths]
 
 
 def file_sizes(paths: Sequence[str]) -> list[int]:
-    """Bytes of each file, -1 where it cannot be read."""
+    """Returns the size of each file in bytes, or -1 if it cannot be read."""
     parts = [paths[start : start + 1024] for start in range(0, len(paths), 1024)]
     with ThreadPoolExecutor(_READERS) as pool:
         return [size for part in pool.map(_sizes_of_some, parts) for size in part]

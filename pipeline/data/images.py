@@ -1,4 +1,4 @@
-"""Encoded images to pixels, a batch at a time; and an error or a gap for each that is none."""
+"""Decodes batches of images. An unreadable image is an error or is marked as missing."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from pipeline.data.split import Split
 from pipeline.errors import RESIZE_IMAGES, SKIP_BAD_IMAGES, DataError
 from pipeline.storage.read import ATTEMPTS, reason
 
-# An error that leaves a graph keeps only its text: the message travels between these marks.
+# Only the text of an error leaves a graph, so the message is enclosed in these markers.
 _MARKS = ("<<wrong image: ", " :wrong image>>")
 
-# Which part of each image is seen: sizes int32 [n, 2] and places in the batch [n] to boxes [n, 4].
+# Returns crop boxes: sizes int32 [n, 2] and positions in the batch [n] -> boxes [n, 4].
 Boxes = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
-# Is told libjpeg's warning of an image that it repaired.
+# Receives libjpeg's warning about an image that it repaired.
 Repaired = Callable[[str], None]
 
 
 def eval_boxes(config: DataConfig) -> Boxes:
-    """What evaluation sees of an image, and training where it does not crop at random."""
+    """Returns the crop boxes for evaluation, and for training without random crops."""
     if config.resize == "crop":
         return lambda sizes, places: centre_box(sizes, config.crop_fraction)
     return lambda sizes, places: whole_box(sizes)
@@ -46,19 +46,19 @@ def eval_boxes(config: DataConfig) -> Boxes:
 def load_image(
     content: bytes, name: str, config: DataConfig, on_repaired: Repaired | None = None
 ) -> npt.NDArray[np.uint8]:
-    """One encoded image, decoded and resized as evaluation does it, by the same decoder.
+    """Decodes and resizes one image exactly as evaluation does.
 
     Args:
-      content: The file.
-      name: What an error calls it.
+      content: The encoded image.
+      name: The name of the image in error messages.
       config: Size and resizing.
-      on_repaired: Is told if libjpeg had to repair damaged data.
+      on_repaired: Called if libjpeg had to repair damaged data.
 
     Returns:
-      uint8 [S, S, 3], S being data.image_size.
+      uint8 [S, S, 3], where S is data.image_size.
 
     Raises:
-      DataError: It is no image, or of another size where data.resize is "none"; `name` is said.
+      DataError: It cannot be decoded, or data.resize is "none" and its size is wrong.
     """
     try:
         with tf.device("CPU:0"):
@@ -72,7 +72,7 @@ def load_image(
 def load_example(
     split: Split, index: int, config: DataConfig, on_repaired: Repaired | None = None
 ) -> npt.NDArray[np.uint8]:
-    """As `load_image`, of a split that holds files or records."""
+    """Like `load_image`, for an example of a split with files or records."""
     try:
         content = _content(split, index)
     except UnreadableError as error:
@@ -83,20 +83,20 @@ def load_example(
 def read_contents(
     split: Split, index: tf.Tensor, batch_size: int, parallel: int
 ) -> tuple[tf.Tensor, Headers]:
-    """The encoded images of a batch and their headers, without decoding.
+    """Reads the encoded images of a batch and their headers, without decoding.
 
     Args:
       split: Files or records.
       index: int64 [b].
       batch_size: b.
-      parallel: Files that are read at a time.
+      parallel: Number of files that are read in parallel.
 
     Returns:
-      contents string [b], "" for one that cannot be read, of which `_read_others` says why; and
-      what their headers say.
+      contents string [b], and their headers. An image that cannot be read is "", and `_read_others`
+      reports the reason.
     """
 
-    # Not `tf.io.read_file`: it waits for ever for a FIFO, follows links anywhere, and has no limit.
+    # `tf.io.read_file` is not used: it blocks on a FIFO, follows any link, and has no size limit.
     def read(places: npt.NDArray[np.int64]) -> npt.NDArray[np.object_]:
         return np.array(split.contents(places, parallel), np.object_)
 
@@ -117,25 +117,25 @@ def decode_batch(
     parallel: int,
     skipped: SkippedImages,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes and resizes a batch inside a graph, without the GIL, but for what Pillow decodes.
+    """Decodes and resizes a batch in a graph. Only images for Pillow need the GIL.
 
     Args:
       split: Files or records.
-      index: int64 [b], which examples they are.
-      contents: string [b], as `read_contents` gives them.
+      index: int64 [b], indices of the examples.
+      contents: string [b], from `read_contents`.
       headers: Likewise.
-      damaged: bool [b], those that are not to be used, as `find_damaged` gives them.
-      boxes: Which part of each upright image is seen.
+      damaged: bool [b], images that must not be used, from `find_damaged`.
+      boxes: Crop boxes in the upright images.
       batch_size: b.
-      config: Size, resizing, and what to do with a file that is no image.
-      parallel: Images that are decoded at a time.
-      skipped: Is told which were left out.
+      config: Size, resizing, and how to handle unreadable images.
+      parallel: Number of images that are decoded in parallel.
+      skipped: Records images that were left out.
 
     Returns:
-      images uint8 [b, S, S, 3], readable bool [b]. An image that is not readable is all zeros.
+      images uint8 [b, S, S, 3] and readable bool [b]. An unreadable image is all zeros.
 
     Raises:
-      tf.errors.OpError: under `bad_images_named` a DataError.
+      tf.errors.OpError: An image cannot be used. `bad_images_named` turns this into a DataError.
     """
     size = config.image_size
 
@@ -145,7 +145,7 @@ def decode_batch(
     shown = boxes(headers.sizes, tf.range(batch_size))
     stored = stored_boxes(shown, headers.sizes, headers.orientations)
     widths = stored_widths(headers.sizes, headers.orientations)
-    # No decoder takes "": what is not TensorFlow's fails here, and is read below.
+    # No decoder accepts "". So images that are not for TensorFlow fail here and are read below.
     wanted = headers.by_tensorflow & fit(headers, config.max_pixels) & ~damaged
     wanted = tf.cond(
         tf.reduce_all(wanted), lambda: contents, lambda: tf.where(wanted, contents, "")
@@ -166,10 +166,10 @@ def decode_batch(
 
 @contextmanager
 def bad_images_named() -> Iterator[None]:
-    """Turns what comes out of the input graph for a bad image into an error that names it.
+    """Turns an error of the input graph about a bad image into a DataError that names it.
 
     Raises:
-      DataError: Instead of TensorFlow's error around it. Other errors pass as they are.
+      DataError: Instead of TensorFlow's error. Other errors are not changed.
     """
     try:
         yield
@@ -184,7 +184,7 @@ def bad_images_named() -> Iterator[None]:
 def _load(
     content: bytes, name: str, config: DataConfig, on_repaired: Repaired | None
 ) -> npt.NDArray[np.uint8]:
-    """`load_image` without the name: a batch of one, through the functions of `decode_batch`."""
+    """Implements `load_image` with the functions of `decode_batch`, for a batch of one."""
     arguments = config.image_size, config.resize, config.antialias
     headers = Headers(*read_headers(tf.constant([content])))
     boxes = eval_boxes(config)
@@ -221,7 +221,7 @@ def _read_others(
     config: DataConfig,
     skipped: SkippedImages,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Gives to Pillow what is Pillow's, and names what TensorFlow should have decoded."""
+    """Decodes images with Pillow, and reports images that TensorFlow failed to decode."""
     size = config.image_size
 
     def read(
@@ -230,10 +230,10 @@ def _read_others(
         name = split.name(int(example))
         try:
             if not content:
-                if _content(split, int(example)):  # which decoder it needs was not looked up
+                if _content(split, int(example)):  # the choice of decoder needs its header
                     raise DataError(
-                        f"{name} could not be read in {ATTEMPTS} attempts, and then could: its "
-                        "storage failed for a time. Give the command again"
+                        f"{name} could not be read in {ATTEMPTS} attempts, but later it could: its "
+                        "storage failed temporarily. Run the command again"
                     )
                 raise UnreadableError("it is empty")
             if by_tensorflow:
@@ -247,7 +247,7 @@ def _read_others(
             return np.zeros((size, size, 3), np.uint8), np.False_
         except MemoryError:
             raise DataError(too_little_memory(name).join(_MARKS)) from None
-        except DataError as error:  # neither a wrong size nor a passing failure is skipped
+        except DataError as error:  # a wrong size or a temporary failure is never skipped
             raise DataError(str(error).join(_MARKS)) from None
         return image, np.True_
 
@@ -275,8 +275,8 @@ def _read_others(
 
 
 def _explain(content: bytes, name: str, config: DataConfig) -> NoReturn:
-    """Raises the error for a JPEG or PNG that TensorFlow did not decode, in Pillow's words."""
-    # This may be a thread of tf.data, where TensorFlow would otherwise use the GPU.
+    """Raises an error, with Pillow's reason, for a JPEG or PNG that TensorFlow cannot decode."""
+    # This may run in a thread of tf.data, where TensorFlow would otherwise use the GPU.
     with tf.device("CPU:0"):
         headers = read_headers(tf.constant([content]))
         height, width = headers.sizes[0].numpy().tolist()
@@ -285,7 +285,7 @@ def _explain(content: bytes, name: str, config: DataConfig) -> NoReturn:
     read_image(content, config.max_pixels)
     check_png(content)
     _check_size(name, height, width, config)
-    raise UnreadableError("it is damaged, though some programs show it; save it again")
+    raise UnreadableError("it is damaged, although some programs can show it. Save it again")
 
 
 def _content(split: Split, example: int) -> bytes:
@@ -308,5 +308,5 @@ def _check_size(name: str, height: int, width: int, config: DataConfig) -> None:
     if config.resize == "none" and (height, width) != (size, size):
         raise DataError(
             f"{name} has {width} x {height} pixels, but with data.resize=none every image must "
-            f"have data.image_size={size} x {size}{RESIZE_IMAGES}"
+            f"have data.image_size={size} pixels per side{RESIZE_IMAGES}"
         )

@@ -1,4 +1,4 @@
-"""The tf.data graph: order, shard, fetch, augment, batch, prefetch."""
+"""The tf.data pipeline: order, shard, read, decode, augment, prefetch."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ from pipeline.data.reader import Batch, Reader, make_reader
 from pipeline.data.split import Split, check_labels
 from pipeline.errors import SettingsError
 
-# Batches of files read at a time: one being read while the next begins. Within a batch the files
-# are read by all threads, so that memory does not grow with the number of cores. As many, of each
-# replica, wait when they are finished.
+# Number of batches of files that are processed concurrently. All threads work on the files of one
+# batch, so that memory does not grow with the number of cores. This is also the number of finished
+# batches that are prefetched per replica.
 _BATCHES_IN_FLIGHT = 2
-# Batches augmented at a time where there are more cores, each by one thread: all are in memory.
+# Maximum number of batches that are augmented concurrently, each by one thread. All are in memory.
 _MOST_BATCHES = 16
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The index-th of count equal parts of the global batch, in `splits` consecutive pieces.
+    """The part of the global batch that belongs to this process, in `splits` consecutive pieces.
 
     Attributes:
-      index: This process.
-      count: All processes.
-      splits: Replicas in this process; each element of a data set is the piece of one of them.
+      index: Index of this process.
+      count: Number of processes.
+      splits: Number of replicas in this process. Each element of a dataset is the piece of one
+        replica.
     """
 
     index: int = 0
@@ -46,18 +47,18 @@ class Shard:
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.splits < 1 or not 0 <= self.index < self.count:
-            raise ValueError(f"0 <= index < count and splits >= 1 must hold. Received: {self}")
+            raise ValueError(f"must have 0 <= index < count and splits >= 1. Received: {self}")
 
     @property
     def pieces(self) -> int:
-        """Pieces of a global batch, over all processes."""
+        """Number of pieces of a global batch, over all processes."""
         return self.count * self.splits
 
     def piece_size(self, batch_size: int, setting: str = "data.global_batch_size") -> int:
-        """Examples in a piece.
+        """Returns the number of examples in a piece.
 
         Raises:
-          SettingsError: The batch cannot be cut into equal pieces.
+          SettingsError: The batch cannot be divided into equal pieces.
         """
         if batch_size % self.pieces:
             below = batch_size // self.pieces * self.pieces
@@ -81,21 +82,21 @@ def train_dataset(
     shard: Shard,
     skipped: SkippedImages | None = None,
 ) -> tf.data.Dataset:
-    """This process's part of every global batch, without an end.
+    """Creates an infinite dataset with this process's part of every global batch.
 
-    What an element holds depends on its place in the order only: not on the number of processes,
-    of threads, or on where the run began.
+    The content of an element depends only on its position in the order, not on the number of
+    processes or threads, or on the step at which the run started.
 
     Args:
       split: The examples.
-      config: Batch, size, augmentation.
+      config: Batch size, image size, augmentation.
       num_classes: C.
-      mean: Of each colour, in units of 0..1.
-      std: Likewise.
-      seed: Decides order and augmentation.
+      mean: Mean of each channel, in units of 0..1.
+      std: Standard deviation, likewise.
+      seed: Determines order and augmentation.
       start_step: The step of the first element.
       shard: This process's part.
-      skipped: Is told which files were left out, with data.on_bad_image=skip.
+      skipped: Records files that were left out, with data.on_bad_image=skip.
 
     Returns:
       Element n is piece n % splits of step start_step + n // splits, with b the global batch
@@ -156,23 +157,23 @@ def eval_dataset(
     shard: Shard,
     skipped: SkippedImages | None = None,
 ) -> tf.data.Dataset:
-    """This process's part of all examples, each once, in order.
+    """Creates a dataset with this process's part of all examples, each once, in order.
 
-    The last batch is padded, and the padding has weight 0; so every process sees the same number
-    of elements, and none waits for the others in a reduction they never reach.
+    The last batch is padded, and the padding has weight 0. So every process has the same number of
+    elements, and no process waits in a reduction that others never reach.
 
     Args:
       split: The examples.
-      config: Batch and size.
-      mean: Of each colour, in units of 0..1.
-      std: Likewise.
+      config: Batch size and image size.
+      mean: Mean of each channel, in units of 0..1.
+      std: Standard deviation, likewise.
       shard: This process's part.
-      skipped: Is told which files were left out, with data.on_bad_image=skip.
+      skipped: Records files that were left out, with data.on_bad_image=skip.
 
     Returns:
       image float32 [b, S, S, 3]; label int32 [b]; weight float32 [b], 0 for padding and for an
-      image that was left out; index int64 [b]. b is the batch, rounded up to a multiple of
-      count * splits, over that number.
+      image that was left out; index int64 [b]. b is the batch size, rounded up to a multiple of
+      count * splits, divided by that number.
 
     Raises:
       SettingsError: The images have the wrong size.
@@ -210,10 +211,10 @@ def eval_dataset(
 def augmented_examples(
     split: Split, config: DataConfig, *, seed: int, epochs: int, indices: Sequence[int]
 ) -> npt.NDArray[np.uint8]:
-    """What training sees of some examples in the first epochs, unmixed, for people to look at.
+    """Returns some examples as augmented in the first epochs, without mixing, for display.
 
     Returns:
-      uint8 [n, epochs, S, S, 3]; erased rectangles are of the middle grey.
+      uint8 [n, epochs, S, S, 3]; erased rectangles are medium grey.
 
     Raises:
       tf.errors.OpError: An image cannot be read; see `bad_images_named`.
@@ -245,13 +246,13 @@ def _check_pairs(piece_size: int, shard: Shard) -> None:
         below = piece_size * shard.pieces // step * step
         fitting = " or ".join(str(n) for n in (below, below + step) if n)
         raise SettingsError(
-            f"mixup and CutMix mix the two examples of a pair, and {piece_size} a replica is no "
-            f"multiple of {GROUP}. Set data.global_batch_size to {fitting}"
+            f"mixup and CutMix need pairs of examples, but the batch of a replica, {piece_size}, "
+            f"is not a multiple of {GROUP}. Set data.global_batch_size to {fitting}"
         )
 
 
 def _positions(number: tf.Tensor, batch_size: int, piece_size: int, shard: Shard) -> tf.Tensor:
-    """The positions in the global order that element `number` holds, int64 [b]."""
+    """Returns the positions in the global order of the examples in element `number`, int64 [b]."""
     step, piece = number // shard.splits, number % shard.splits
     start = step * batch_size + (shard.index * shard.splits + piece) * piece_size
     return start + tf.range(piece_size, dtype=tf.int64)
@@ -286,15 +287,15 @@ def _assemble(
         (decode, in_flight if reader.encoded else parallel),
         (finish, parallel),
     ):
-        # No Python branch here looks at a tensor, and to rewrite the code as if one did takes most
-        # of the time to the first batch (1.7 of 2.0 s).
+        # No Python branch here depends on a tensor, so AutoGraph is not needed. It would take most
+        # of the time until the first batch (1.7 of 2.0 s).
         function = tf.autograph.experimental.do_not_convert(stage)
         dataset = dataset.map(function, num_parallel_calls=calls, deterministic=True)
     options = tf.data.Options()
     options.deterministic = True
-    # The thread that tunes looks ever less often, in the end once a minute, and whoever lets go of
-    # an iterator may wait for its next look: evaluations of 15.6 s took 20.7. Nor does it tune
-    # well: on two cores, without it, 3 % more images came from memory and from files.
+    # The autotuning thread wakes up less and less often, in the end once a minute, and deleting an
+    # iterator may have to wait for it: evaluations took 20.7 instead of 15.6 s. Nor is its tuning
+    # useful: without it, throughput on two cores was 3 % higher, from memory and from files.
     options.autotune.enabled = False
     if config.threads is not None:
         options.threading.private_threadpool_size = config.threads

@@ -1,4 +1,4 @@
-"""From bytes to the numbers a model sees: decode, cut out, resize, normalise."""
+"""From bytes to the input of the model: decode, crop, resize, normalize."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-# A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where the box is still this many times as large
-# as the result. Mean difference from the slow way, in levels, on two photographs resized to a 6th
-# to a 25th: at most 3.1 with 2, 2.6 with 3 (3.4 to 21 without any antialiasing).
+# A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if the box is then still this many times as large
+# as the result. Mean difference in levels from decoding at full size, for two photographs resized
+# to 1/6 to 1/25: at most 3.1 with a gap of 2, and 2.6 with 3 (3.4 to 21 without antialiasing).
 _REDUCING_GAP = 3
 _REDUCTIONS = (1, 2, 4, 8)
-# A JPEG's colours are interpolated from those of neighbouring columns. With these at hand, a part
-# is exactly what cutting it out of the whole image gives; without them, its edges are off by 16
-# levels, and by 45 at a sharp edge.
+# The colours of a JPEG are interpolated between neighbouring columns. With this margin, decoding a
+# part gives exactly the same pixels as decoding the whole image and cropping. Without it, pixels at
+# the edge differ by 16 levels, or by 45 at a sharp edge.
 _MARGIN = 2
 
 _JPEG_MARKER = b"\xff\xd8\xff"
@@ -22,24 +22,24 @@ _JPEG_MARKER = b"\xff\xd8\xff"
 def decode_box(
     content: tf.Tensor, box: tf.Tensor, width: tf.Tensor, size: int, mode: str, antialias: bool
 ) -> tf.Tensor:
-    """The part of a JPEG or PNG inside a box, resized; no more of a JPEG is decoded than that.
+    """Decodes and resizes the part of a JPEG or PNG inside a box. Only this part is decoded.
 
-    Grey becomes RGB, an alpha channel is dropped, of 16 bits the 8 highest stay. The EXIF
-    orientation is not applied: upright.py does that for the box and for the result.
+    Grayscale becomes RGB, an alpha channel is dropped, and 16 bits are reduced to the 8 highest.
+    The EXIF orientation is not applied; upright.py does this for the box and for the result.
 
     Args:
       content: string scalar.
       box: int32 [4]: top, left, height, width in the stored image.
-      width: int32 scalar, of the stored image.
-      size: Height and width wanted.
-      mode: As `data.resize`; "none" only checks the size of the box.
-      antialias: Whether to smooth where the image shrinks.
+      width: int32 scalar, width of the stored image.
+      size: Height and width of the result.
+      mode: As in `data.resize`; "none" only checks the size of the box.
+      antialias: Whether to antialias when the image shrinks.
 
     Returns:
       uint8 [size, size, 3].
 
     Raises:
-      tf.errors.InvalidArgumentError: It is damaged, or mode is "none" and the size differs.
+      tf.errors.InvalidArgumentError: The image is damaged, or mode is "none" and the size differs.
     """
     is_jpeg = tf.strings.substr(content, 0, 3) == _JPEG_MARKER
     return tf.cond(
@@ -52,7 +52,7 @@ def decode_box(
 def resize_box(
     image: tf.Tensor, box: tf.Tensor, size: int, mode: str, antialias: bool
 ) -> tf.Tensor:
-    """The part of an image inside a box, resized; uint8 [H, W, 3] to uint8 [size, size, 3]."""
+    """Crops an image to a box and resizes it: uint8 [H, W, 3] -> uint8 [size, size, 3]."""
     part = tf.slice(image, tf.pad(box[:2], [[0, 1]]), tf.concat([box[2:], [3]], axis=0))
     if mode == "none":
         return tf.ensure_shape(part, [size, size, 3])
@@ -60,12 +60,12 @@ def resize_box(
 
 
 def resize(images: tf.Tensor, size: int, antialias: bool) -> tf.Tensor:
-    """Images of size x size pixels, bilinear.
+    """Resizes images to size x size pixels with bilinear interpolation.
 
     Args:
       images: uint8 [B, H, W, 3].
-      size: Height and width wanted.
-      antialias: Whether to smooth where they shrink.
+      size: Height and width of the result.
+      antialias: Whether to antialias when images shrink.
 
     Returns:
       uint8 [B, size, size, 3].
@@ -76,18 +76,18 @@ def resize(images: tf.Tensor, size: int, antialias: bool) -> tf.Tensor:
         return _enlarge(images, size)
     shape = images.shape if images.shape[1:3].is_fully_defined() else tf.shape(images)
     shrinks = (shape[1] > size) | (shape[2] > size)
-    # Where nothing shrinks there is nothing to antialias, and the plain kernel gives the same
-    # within rounding at 3.4 times the speed (32 to 72 px).
+    # If nothing shrinks there is nothing to antialias. Then the plain kernel gives the same result
+    # up to rounding and is 3.4 times as fast (32 to 72 px).
     if isinstance(shrinks, bool):
         return _resample(images, size) if shrinks else _enlarge(images, size)
     return tf.cond(shrinks, lambda: _resample(images, size), lambda: _enlarge(images, size))
 
 
 def normalize(images: tf.Tensor, mean: Sequence[float], std: Sequence[float]) -> tf.Tensor:
-    """(images / 255 - mean) / std, colour by colour.
+    """Returns (images / 255 - mean) / std for each channel.
 
     Args:
-      images: uint8 or float32 [..., W, 3] in 0..255, W known.
+      images: uint8 or float32 [..., W, 3] in 0..255, with static W.
       mean: Three numbers in units of 0..1.
       std: Three numbers in units of 0..1.
 
@@ -97,7 +97,7 @@ def normalize(images: tf.Tensor, mean: Sequence[float], std: Sequence[float]) ->
     width = images.shape[-2]
     scale = tf.constant([1.0 / (255.0 * s) for s in std] * width, tf.float32)  # [W*3]
     offset = tf.constant([-m / s for m, s in zip(mean, std, strict=True)] * width, tf.float32)
-    # Whole rows at a time: repeating three numbers pixel by pixel takes six times as long.
+    # Process whole rows; broadcasting three numbers over pixels takes six times as long.
     rows = tf.reshape(images, [-1, width * 3])  # [..., W, 3] -> [N, W*3]
     return tf.reshape(tf.cast(rows, tf.float32) * scale + offset, tf.shape(images))
 
@@ -106,12 +106,12 @@ def _decode_jpeg_box(
     content: tf.Tensor, box: tf.Tensor, width: tf.Tensor, size: int, mode: str, antialias: bool
 ) -> tf.Tensor:
     def branch(reduction: int) -> tf.Tensor:
-        # Outwards to whole pixels of the reduced image: half a pixel of a box 2 * size wide.
+        # Round outwards to whole pixels of the reduced image.
         start = box[:2] // reduction
         end = -(-(box[:2] + box[2:]) // reduction)
-        # The default is the fast, inexact cosine transform: it is off by up to 4 levels, and on
-        # 2,000 CIFAR-10 JPEGs it darkens red and blue by 1.2 levels in the mean, unlike every
-        # other reader.
+        # The default cosine transform is fast but inexact: it is off by up to 4 levels. On 2,000
+        # CIFAR-10 JPEGs it darkens red and blue by 1.2 levels on average, unlike all other
+        # decoders.
         left = tf.maximum(start[1] - _MARGIN, 0)
         right = tf.minimum(end[1] + _MARGIN, -(-width // reduction))
         part = tf.io.decode_and_crop_jpeg(
@@ -138,11 +138,11 @@ def _decode_png(content: tf.Tensor) -> tf.Tensor:
 
 
 def _resample(images: tf.Tensor, size: int) -> tf.Tensor:
-    """Rows first, then columns, as one batch of vectors each.
+    """Resizes along rows and then along columns, each as one batch of vectors.
 
-    TensorFlow's kernel works along rows as fast as memory, and along columns a pixel at a time. So
-    each pass presents the image as rows of one wide pixel: exactly the same result, and measured
-    2.6 times as fast (500 x 375 to 224 px).
+    TensorFlow's kernel is as fast as memory along rows, but processes columns pixel by pixel. So in
+    each pass the image is reshaped to rows of one wide pixel. The result is exactly the same, and
+    2.6 times as fast (measured for 500 x 375 to 224 px).
     """
     batch, height, width = tf.unstack(tf.shape(images)[:3])
     rows = _shorten(tf.reshape(images, [batch, height, 1, width * 3]), size)
@@ -152,7 +152,7 @@ def _resample(images: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def _shorten(values: tf.Tensor, size: int) -> tf.Tensor:
-    """[B, n, 1, k] to float32 [B, size, 1, k]: a triangle filter along n."""
+    """Applies a triangle filter along n: [B, n, 1, k] -> float32 [B, size, 1, k]."""
     scale = size / tf.cast(tf.shape(values)[1], tf.float32)
     return tf.raw_ops.ScaleAndTranslate(
         images=values, size=[size, 1], scale=tf.stack([scale, 1.0]), translation=[0.0, 0.0],
@@ -161,13 +161,13 @@ def _shorten(values: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def _enlarge(images: tf.Tensor, size: int) -> tf.Tensor:
-    # The kernel is faster on float32 than on uint8, the cast counted: 21 instead of 35
-    # microseconds an image from 32 to 72 px.
+    # The kernel is faster for float32 than for uint8, including the cast: 21 instead of 35
+    # microseconds per image for 32 to 72 px.
     values = tf.cast(images, tf.float32)
     return _to_uint8(tf.image.resize(values, [size, size], antialias=False), size)
 
 
 def _to_uint8(images: tf.Tensor, size: int) -> tf.Tensor:
-    # A weighted mean exceeds 255 by its rounding only (0.0002 at most, for sides of 1 to 700
-    # pixels), and 256 would be needed to wrap around.
+    # A weighted mean exceeds 255 only by rounding (at most 0.0002 for sides of 1 to 700 pixels). It
+    # would have to reach 256 to wrap around.
     return tf.ensure_shape(tf.cast(images + 0.5, tf.uint8), [None, size, size, 3])

@@ -1,4 +1,4 @@
-"""Batches of a split's images, fetched, then decoded and resized."""
+"""Reads batches of images of a split: fetches, decodes and resizes them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ Batch = dict[str, tf.Tensor]
 
 @dataclass(frozen=True)
 class Reader:
-    """How the images of a split are had, in two steps, so that one batch is decoded while the next
-    is fetched.
+    """Reads the images of a split in two steps, so that a batch is decoded while the next is read.
 
     Attributes:
-      encoded: Whether there is anything to fetch.
-      look: index int64 [b] to what `decode` needs of it.
-      decode: A batch with that, and the part of each image that is seen (None: what evaluation
-        sees), to images uint8 [b, S, S, 3] and readable bool [b].
+      encoded: Whether images are encoded, so that there is something to fetch.
+      look: Fetches a batch: index int64 [b] -> the inputs of `decode`.
+      decode: Decodes a batch. Takes these inputs and the crop boxes (None for those of
+        evaluation), and returns images uint8 [b, S, S, 3] and readable bool [b].
     """
 
     encoded: bool
@@ -40,13 +39,13 @@ class Reader:
 def make_reader(
     split: Split, config: DataConfig, piece_size: int, skipped: SkippedImages | None
 ) -> Reader:
-    """How the images of a split are had: from memory, or from files.
+    """Creates the reader of a split whose images are in memory or in files.
 
     Args:
       split: The examples.
       config: Size, resizing, threads.
-      piece_size: Images of a batch.
-      skipped: Is told which files were left out, with data.on_bad_image=skip.
+      piece_size: Number of images in a batch.
+      skipped: Records files that were left out, with data.on_bad_image=skip.
 
     Raises:
       SettingsError: Images in memory have the wrong size.
@@ -76,10 +75,10 @@ def make_reader(
 
 
 def _due(batch: Batch, config: DataConfig) -> tf.Tensor:
-    """Which images of a batch may have to be examined for damage, bool [b].
+    """Returns which images of a batch must be checked for damage, bool [b].
 
-    A damaged image ends training in its first epoch, so that later ones need not look; where it is
-    left out instead, each process has to know it.
+    With data.on_bad_image=raise, a damaged image ends training in the first epoch, so later epochs
+    need no check. With skip, every process must find all damaged images.
     """
     if "epoch" in batch and config.on_bad_image == "raise":
         return batch["epoch"] == 0
@@ -92,10 +91,11 @@ def _memory_reader(split: Split, config: DataConfig) -> Reader:
     if mode == "none" and (height, width) != (size, size):
         raise SettingsError(
             f"{split.title} has images of {width} x {height} pixels, but data.resize=none and "
-            f"data.image_size={size}. Set data.resize=squash, or the size the images have"
+            f"data.image_size={size}. Set data.resize=squash, or data.image_size to the size of "
+            "the images"
         )
-    # An eager tensor that the graph captures; as a constant of the graph it would be copied into
-    # it, and a graph holds 2 GiB at most.
+    # The graph captures an eager tensor. A constant would be copied into the graph, whose size is
+    # limited to 2 GiB.
     with tf.device("CPU:0"):
         pixels = tf.constant(split.images)
     whole = eval_boxes(config)(tf.constant([[height, width]]), tf.constant([0]))

@@ -1,4 +1,4 @@
-"""What a data set is: labelled splits, read by index; and which examples a fixed hash holds out."""
+"""Data sets: labelled splits with random access, and the choice of validation examples."""
 
 from __future__ import annotations
 
@@ -19,52 +19,52 @@ from pipeline.errors import DataError
 from pipeline.printable import printable
 from pipeline.storage.read import FileOutside, RealFolder, read_file
 
-# Files read side by side: enough to hide the latency of shared storage.
+# Number of threads that read files: enough to hide the latency of shared storage.
 _READERS = 16
 
 Colour = tuple[float, float, float]
 
 
 class Records(Protocol):
-    """Encoded images in shards, read by index."""
+    """Encoded images in shards, with random access."""
 
     def __len__(self) -> int: ...
 
     @property
     def num_files(self) -> int:
-        """Shards, each of which is kept open once it was read."""
+        """Number of shards. Each stays open after it was first read."""
 
     def read(self, indices: npt.NDArray[np.int64]) -> list[bytes]:
-        """The images' bytes, b"" for one that cannot be read."""
+        """Returns the encoded images, with b"" for those that cannot be read."""
 
     def read_one(self, index: int) -> bytes:
-        """One image's bytes; DataError where it cannot be read."""
+        """Returns one encoded image; raises DataError if it cannot be read."""
 
     def name(self, index: int) -> str:
-        """What a message calls the record: its file, and its place in it."""
+        """Returns the name of a record in messages: its file and its position."""
 
     def identity(self) -> list[bytes]:
-        """What tells these records from others, independent of where the shards are."""
+        """Returns bytes that identify these records, independent of the shards' location."""
 
     def marks(self) -> Iterable[bytes]:
-        """Of each record, what tells its content from another's."""
+        """Yields bytes that identify the content of each record."""
 
     def take(self, indices: npt.NDArray[np.int64]) -> Records:
-        """Some of the records, in the order given."""
+        """Returns some of the records, in the given order."""
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Examples that can be read by index, in memory, as files or as records of shards.
+    """Labelled examples with random access: images in memory, files, or records of shards.
 
     Attributes:
       labels: int32 [N].
-      images: uint8 [N, H, W, 3] of a set in memory.
+      images: uint8 [N, H, W, 3], for a data set in memory.
       paths: N file names.
-      title: What a message calls the split, for example "digits, train".
+      title: Name of the split in messages, for example "digits, train".
       records: N encoded images.
-      root: Files must be in this folder once links are resolved; None: they may be anywhere.
-      limit_bytes: Larger files are not read.
+      root: Files must be in this folder, after resolving links; None allows any location.
+      limit_bytes: Maximum size of a file.
     """
 
     labels: npt.NDArray[np.int32]
@@ -78,7 +78,7 @@ class Split:
     def __post_init__(self) -> None:
         forms = [form for form in (self.images, self.paths, self.records) if form is not None]
         if len(forms) != 1:
-            raise ValueError("a Split must hold images, paths or records, and one of them only")
+            raise ValueError("a Split must have exactly one of images, paths and records")
         if self.images is not None:
             shape = self.images.shape
             if self.images.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
@@ -87,7 +87,8 @@ class Split:
                 )
         if len(self.labels) != len(forms[0]):
             raise ValueError(
-                f"{len(forms[0])} images must have as many labels. Got {len(self.labels)}"
+                f"the number of labels must equal the number of images, {len(forms[0])}. "
+                f"Received: {len(self.labels)}"
             )
 
     @property
@@ -95,7 +96,7 @@ class Split:
         return len(self.labels)
 
     def name(self, index: int) -> str:
-        """What a message calls example `index`: its file as printable text, or its place."""
+        """Returns the name of an example in messages: its file, or its index."""
         if self.records is not None:
             return printable(self.records.name(index))
         if self.paths is not None:
@@ -103,29 +104,31 @@ class Split:
         return f"image {index} of {self.title}"
 
     def content(self, index: int) -> bytes:
-        """The encoded image of a file or record.
+        """Returns the encoded image of a file or record.
 
         Raises:
-          OSError: The file cannot be read, is no regular file, too large, or outside `root`.
-          DataError: The record cannot.
+          OSError: The file cannot be read, is not a regular file, is too large, or is outside
+            `root`.
+          DataError: The record cannot be read.
         """
         if self.records is not None:
             return self.records.read_one(index)
         if self.paths is None:
-            raise ValueError(f"{self.title} holds pixels, not encoded images")
+            raise ValueError(f"{self.title} has pixels, not encoded images")
         path = self.paths[index]
         try:
             return read_file(path, below=self.root, limit_bytes=self.limit_bytes)
         except FileOutside as error:
-            allow = "data.links_out=true allows links out of the data set"
+            allow = "data.links_out=true allows links to files outside the data set"
             raise FileOutside(f"{error.strerror}; {allow}", path) from None
 
     def contents(self, indices: npt.NDArray[np.int64], parallel: int = 1) -> list[bytes]:
-        """The encoded images of files or records, b"" for one that cannot be read.
+        """Returns the encoded images of files or records, with b"" for those that cannot be read.
 
         Args:
           indices: int64 [n].
-          parallel: Files that are read at a time, up to 16; records are read 16 at a time.
+          parallel: Number of files that are read in parallel, up to 16. For records it is always
+            16.
         """
         if self.records is not None:
             return self.records.read(indices)
@@ -136,11 +139,11 @@ class Split:
         return [content for part in found for content in part]
 
     def select(self, keep: npt.NDArray[np.bool_], title: str) -> Split:
-        """The examples where `keep`, bool [N], is true, in the same order."""
+        """Returns the examples where `keep`, bool [N], is true, in the same order."""
         return self.take(np.flatnonzero(keep), title)
 
     def take(self, indices: npt.NDArray[np.int64], title: str) -> Split:
-        """Some of the examples, int64 [n], in the order given."""
+        """Returns the examples with these indices, int64 [n], in the given order."""
         paths, records = self.paths, self.records
         return replace(
             self,
@@ -171,15 +174,14 @@ class DataSource:
     """A data set.
 
     Attributes:
-      classes: The class names; a label is a place in it.
-      splits: "train", "validation" and, where the data set has one, "test".
-      image_shape: (H, W, 3) of a set in memory; None for files, which may differ in size.
-      notes: What the user should be told, a line each: files left out, for example.
-      normalization: Mean and deviation of the training images' colours, in units of 0..1, where
-        they were measured when the set was made.
-      compared: Whether equal images in two splits and under two labels were looked for when the
-        set was made.
-      first_label: The label that is class 0 in TFRecord files; None where labels are names.
+      classes: The class names. A label is an index into them.
+      splits: "train", "validation" and, if the data set has one, "test".
+      image_shape: (H, W, 3) for a data set in memory; None for files, which may differ in size.
+      notes: Notes for the user, one line each, for example about files that were left out.
+      normalization: Mean and standard deviation of the training images' channels, in units of
+        0..1, if they were measured when the data set was prepared.
+      compared: Whether duplicates were searched for when the data set was prepared.
+      first_label: The label of class 0 in TFRecord files; None if labels are names.
     """
 
     classes: tuple[str, ...]
@@ -192,9 +194,9 @@ class DataSource:
 
 
 def hash_all(contents: Iterable[Any], purpose: str) -> npt.NDArray[np.uint64]:
-    """A fixed hash of each content, uint64 [N]; other purposes give independent hashes.
+    """Returns a fixed hash of each content, uint64 [N]. Hashes for other purposes are independent.
 
-    A content is bytes, or a contiguous array, whose bytes are meant.
+    A content is bytes, or a contiguous array whose bytes are hashed.
 
     References:
       BLAKE2, RFC 7693; Python's `hash` differs from process to process.
@@ -209,17 +211,17 @@ def hash_all(contents: Iterable[Any], purpose: str) -> npt.NDArray[np.uint64]:
 def hold_out(
     hashes: npt.NDArray[np.uint64], labels: npt.NDArray[np.int32], fraction: float, title: str
 ) -> npt.NDArray[np.bool_]:
-    """Which examples are held out: those whose hash is below `fraction` of its range.
+    """Chooses the examples to hold out: those whose hash is below `fraction` of its range.
 
-    An example's side depends on nothing but its own hash, so it stays where it is when others are
-    added, and equal hashes (duplicates) share a side. Two exceptions keep small sets usable: at
-    least one example is held out, and a class never loses its last training example.
+    The choice depends only on the example's own hash. So it does not change when examples are
+    added, and duplicates are always in the same split. There are two exceptions for small data
+    sets: at least one example is held out, and a class never loses its last training example.
 
     Returns:
       bool [N].
 
     Raises:
-      DataError: Nothing would be left on one of the sides.
+      DataError: One of the splits would be empty.
     """
     held = hashes < np.uint64(int(fraction * 2**64))
     classes, places = np.unique(labels, return_inverse=True)
@@ -233,20 +235,20 @@ def hold_out(
     if not held.any():
         raise DataError(
             f"{title}: {len(labels)} images of {len(last)} classes are too few to hold some out "
-            "for validation. Add images, or give the data set a validation split"
+            "for validation. Add images, or add a validation split"
         )
     return held
 
 
 def hold_out_last(num_examples: int, fraction: float) -> npt.NDArray[np.bool_]:
-    """Holds out the last `fraction`, as Keras's `validation_split` does; bool [N]."""
+    """Holds out the last `fraction`, like `validation_split` in Keras; bool [N]."""
     return np.arange(num_examples) >= int(num_examples * (1.0 - fraction))
 
 
 def _hold_out_last_of_each(labels: npt.NDArray[np.int32], fraction: float) -> npt.NDArray[np.bool_]:
-    """`hold_out_last` of each class that has more than one example; bool [N].
+    """Applies `hold_out_last` to each class that has more than one example; bool [N].
 
-    One sort instead of a search for each class, of which there may be tens of thousands.
+    It sorts once instead of searching for each class, because there may be thousands of classes.
     """
     order = np.argsort(labels, kind="stable")  # the classes one after the other
     _, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
@@ -260,29 +262,30 @@ def _hold_out_last_of_each(labels: npt.NDArray[np.int32], fraction: float) -> np
 def hold_out_by_name(
     names: Iterable[str], labels: npt.NDArray[np.int32], config: DataConfig, title: str
 ) -> npt.NDArray[np.bool_]:
-    """Which examples are held out for validation where only names tell them apart; bool [N].
+    """Chooses the validation examples of a data set of files by their names; bool [N].
 
-    By a hash of each name, or the last part of each class, as `data.validation_split` says.
+    Depending on `data.validation_split`, it uses a hash of each name or the last part of each
+    class.
 
     Raises:
-      DataError: Nothing would be left on one of the sides.
+      DataError: One of the splits would be empty.
     """
     if config.validation_split == "hash":
-        # NFC: the same name hashes alike on file systems that store accents in another form.
+        # With NFC, a name has the same hash on file systems that store accents in another form.
         contents = (os.fsencode(unicodedata.normalize("NFC", name)) for name in names)
         return hold_out(hash_all(contents, "validation"), labels, config.validation_fraction, title)
-    # The examples are sorted by class: the last part of all would be the last classes only.
+    # Examples are sorted by class, so the last part of all would contain only the last classes.
     held = _hold_out_last_of_each(labels, config.validation_fraction)
     if not held.any():
         raise DataError(
             f"{title}: no class has two images, so none can be held out for validation. Add "
-            "images, or a validation split"
+            "images, or add a validation split"
         )
     return held
 
 
 def first_of_classes(labels: npt.NDArray[np.int32], most: int) -> list[int]:
-    """The first example, or the first few, of up to `most` classes spread over all of them."""
+    """Returns up to `most` examples: the first ones of classes spread over all classes."""
     classes = np.unique(labels)
     count = min(len(classes), most)
     chosen = classes[np.linspace(0, len(classes) - 1, count).round().astype(int)]
@@ -293,10 +296,10 @@ def first_of_classes(labels: npt.NDArray[np.int32], most: int) -> list[int]:
 def check_labels(
     labels: npt.NDArray[np.integer], num_classes: int, title: str
 ) -> npt.NDArray[np.int32]:
-    """The labels as int32 [N].
+    """Returns the labels as int32 [N].
 
     Raises:
-      DataError: One is not in [0, num_classes).
+      DataError: A label is not in [0, num_classes).
     """
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(wrong):

@@ -64,7 +64,7 @@ GOOD = (
 # name -> reason in the message
 BAD = {
     "empty.jpg": "empty",
-    "text.jpg": "no image of a known format",
+    "text.jpg": "not an image in a supported format",
     "truncated.jpg": "[Tt]runcated",
     "truncated.png": "[Tt]runcated",
     "missing.jpg": "No such file",

@@ -156,7 +156,7 @@ def test_a_batch_that_three_devices_cannot_share(tmp_path):
     settings = ["distribute.cpu_devices=3", "data.global_batch_size=100"]
     report = doctor("digits", *settings, cwd=tmp_path)
     assert (report.code, report.complaints) == (2, [("error", "batch")])
-    assert "100 does not divide over 3 replica(s)" in report.text("error", "batch")
+    assert "100 cannot be divided over 3 replica(s)" in report.text("error", "batch")
     assert report.text("error", "batch").endswith("Use 99 or 102")
 
 
@@ -378,8 +378,8 @@ def test_the_processes_of_a_job_are_checked(tmp_path):
         cwd=tmp_path, env=environment(), text=True, capture_output=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "does not divide over 2 replica(s)" in done.stdout
-    assert done.stdout.count("does not divide") == 1  # said once, by the chief
+    assert "cannot be divided over 2 replica(s)" in done.stdout
+    assert done.stdout.count("cannot be divided") == 1  # said once, by the chief
     (low,) = [line for line in done.stdout.splitlines() if line.startswith("warning")]
     assert re.search(r"open files +rank 1 on \S+: the limit is 200", low)
 

@@ -285,12 +285,16 @@ def schedule_of(config, steps):
 
 def test_pairs_parts_and_replicas_share_the_batch_together():
     config = digits("data.global_batch_size=99", "data.mixup_alpha=0.2")
-    with pytest.raises(SettingsError, match=r"in pairs, as mixup and CutMix need. Use 96 or 102"):
+    with pytest.raises(
+        SettingsError, match=r"of complete pairs, which mixup and CutMix need. Use 96 or 102"
+    ):
         check_batch(config, 3)
     check_batch(digits("data.global_batch_size=99"), 3)
     parts = digits("data.global_batch_size=96", "optim.accumulate_steps=4", "data.cutmix_alpha=1")
     check_batch(parts, 3)
-    with pytest.raises(SettingsError, match=r"over 5 replica\(s\) in 4 part\(s\).* Use 80 or 100"):
+    with pytest.raises(
+        SettingsError, match=r"over 5 replica\(s\) with 4 part\(s\).* Use 80 or 100"
+    ):
         check_batch(parts, 5)
 
 

@@ -1,23 +1,23 @@
-"""Encoded images to pixels.
+"""Decodes images.
 
-Two decoders share the work, and the file's own bytes say which one reads it:
+There are two decoders. The bytes of a file determine which one is used:
 
-- TensorFlow reads every PNG, and JPEGs of one or three components, 8 bits and Huffman coding.
-- Pillow reads everything else: JPEGs of four components (CMYK), GIF, WebP, TIFF, BMP, AVIF,
+- TensorFlow decodes all PNGs, and JPEGs with one or three components, 8 bits and Huffman coding.
+- Pillow decodes everything else: JPEGs with four components (CMYK), GIF, WebP, TIFF, BMP, AVIF and
   JPEG 2000.
 
-A JPEG or PNG that TensorFlow should read and cannot decode is damaged. Pillow then says why, but
-its pixels are not used.
+If TensorFlow cannot decode one of its JPEGs or PNGs, the image is damaged. Pillow then provides the
+reason, but its pixels are not used.
 
-header.py        size, orientation and decoder of a batch, read from the first bytes
-orientation.py   the eight EXIF orientations, and one image turned upright
-upright.py       boxes in the stored frame, and batches turned upright
-pillow_image.py  what Pillow reads, as RGB of 8 bits
-other_formats.py names of formats that are not read
-gray_levels.py   pixels of more than 8 bits, as 8 bits
-integrity.py     whether a JPEG or a PNG is whole
-damage.py        which images of a batch are damaged or too large
-problems.py      what is known of images that are damaged
-try_each.py      a function of each element of a batch, where some fail
-unreadable.py    the error for an image that cannot be read
+header.py        reads size, orientation and decoder of a batch from the first bytes
+orientation.py   the eight EXIF orientations; turns one image upright
+upright.py       crop boxes in stored images; turns batches upright
+pillow_image.py  decodes images with Pillow to 8-bit RGB
+other_formats.py recognizes unsupported formats
+gray_levels.py   converts pixels with more than 8 bits to 8 bits
+integrity.py     checks that a JPEG or a PNG is complete
+damage.py        finds the images of a batch that are damaged or too large
+problems.py      records images that are damaged
+try_each.py      applies a function to each element of a batch and tolerates errors
+unreadable.py    the exception for an image that cannot be read
 """

@@ -1,8 +1,8 @@
-"""Size, orientation and decoder of encoded images, from their headers, a batch at a time.
+"""Reads size, orientation and decoder of a batch of images from their headers.
 
-Each step of the walk over the segments of a JPEG or the chunks of a PNG is done for the whole batch
-by a few vector operations. So a header costs about a microsecond, and it works in an exported
-graph, which has TensorFlow's operations only.
+Each step over the segments of a JPEG or the chunks of a PNG processes the whole batch with a few
+vector operations. So a header takes about a microsecond. It also works in an exported graph, which
+can contain only TensorFlow operations.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pipeline.data.decode.integrity import MOST_JPEG_STEPS, MOST_JUNK_BYTES
 _JPEG_MARKER = b"\xff\xd8\xff"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-# The walk over a PNG ends after this many chunks. A PNG of 100 MB in chunks of 8 KiB has 12,000.
+# Maximum number of chunks of a PNG. A PNG of 100 MB in chunks of 8 KiB has 12,000.
 _MOST_CHUNKS = 20_000
 _MOST_EXIF_ENTRIES = 128
 _MOST_EXIF_BYTES = 65_536  # a JPEG segment's length has 16 bits
@@ -28,13 +28,13 @@ _SHORT, _LONG = 3, 4  # types of a TIFF field
 
 
 class Headers(NamedTuple):
-    """What the headers of a batch of images say.
+    """The headers of a batch of images.
 
     Attributes:
-      by_tensorflow: bool [b], whether TensorFlow decodes the image; else Pillow does.
+      by_tensorflow: bool [b], whether TensorFlow decodes the image; otherwise Pillow does.
       sizes: int32 [b, 2], height and width of the upright image. (0, 0) if the header of a JPEG is
-        damaged; (1, 1) of an image that Pillow decodes.
-      orientations: int32 [b], 1 to 8 as in EXIF; 1 of an image that Pillow decodes.
+        damaged; (1, 1) if Pillow decodes the image.
+      orientations: int32 [b], 1 to 8 as in EXIF; 1 if Pillow decodes the image.
     """
 
     by_tensorflow: tf.Tensor
@@ -43,14 +43,14 @@ class Headers(NamedTuple):
 
 
 class _Walk(NamedTuple):
-    """What is known of each image so far.
+    """The state of reading the headers of a batch.
 
     Attributes:
       active: bool [b], whether there is more to read.
-      place: int32 [b], where the next segment or chunk begins.
-      sizes: int32 [b, 2], as stored.
-      frames: int32 [b, 2], number of the SOF marker, and components; (0, 0) before it is found.
-      exif: int32 [b, 2], first byte and length of the EXIF block; (0, 0) without one.
+      place: int32 [b], start of the next segment or chunk.
+      sizes: int32 [b, 2], height and width as stored.
+      frames: int32 [b, 2], number of the SOF marker, and number of components; (0, 0) until found.
+      exif: int32 [b, 2], first byte and length of the EXIF block; (0, 0) if there is none.
       junk: int32 [b], number of bytes of a JPEG that belong to no segment.
     """
 
@@ -64,7 +64,7 @@ class _Walk(NamedTuple):
 
 @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
 def read_headers(contents: tf.Tensor) -> Headers:
-    """Reads the headers of a batch: string [b]. What is no image raises no error here."""
+    """Reads the headers of a batch, string [b]. Invalid images do not raise errors here."""
     start = tf.strings.substr(contents, 0, len(_PNG_SIGNATURE))
     is_png = start == _PNG_SIGNATURE
     is_jpeg = tf.strings.substr(start, 0, len(_JPEG_MARKER)) == _JPEG_MARKER
@@ -72,7 +72,7 @@ def read_headers(contents: tf.Tensor) -> Headers:
     nothing = tf.zeros([tf.size(contents), 2], tf.int32)
     walk = _Walk(is_jpeg, tf.where(is_png, 8, 2), nothing, nothing, nothing, nothing[:, 0])
     walk = _walk(contents, lengths, walk, _read_segment, MOST_JPEG_STEPS)
-    # Each walk touches its own images only, so that one follows the other.
+    # The two walks change different images.
     walk = walk._replace(active=is_png, sizes=_either(is_png, _png_sizes(contents), walk.sizes))
     walk = _walk(contents, lengths, walk, _read_chunk, _MOST_CHUNKS)
     orientations = _orientations(contents, walk.exif)
@@ -94,7 +94,7 @@ def _walk(
     def step(*state: tf.Tensor) -> _Walk:
         before = _Walk(*state)
         after: _Walk = read(contents, before)  # type: ignore[operator]
-        # A place before the last one is an overflow: the stated length is wrong.
+        # If the place decreases, there was an overflow: the declared length is wrong.
         inside = (after.place > before.place) & (after.place < lengths)
         return after._replace(
             active=before.active & after.active & inside,
@@ -109,26 +109,26 @@ def _walk(
 
 
 def _read_segment(contents: tf.Tensor, walk: _Walk) -> _Walk:
-    """One segment of each JPEG: FF, marker, length of 2 bytes (itself counted), payload."""
+    """Reads one segment of each JPEG: FF, marker, 2-byte length (including itself), payload."""
     found = _bytes_at(contents, walk.place, 10)  # [b, 10]
     marker = found[:, 1]
     is_marker = (found[:, 0] == 0xFF) & (marker != 0) & (marker != 0xFF)
     length = found[:, 2] * 256 + found[:, 3]
     is_frame = is_marker & (marker >= 0xC0) & (marker <= 0xCF)
-    for other in (0xC4, 0xC8, 0xCC):  # tables, and reserved
+    for other in (0xC4, 0xC8, 0xCC):  # tables and a reserved marker
         is_frame &= marker != other
     is_frame &= walk.active
     is_exif = is_marker & (marker == 0xE1) & walk.active & (walk.exif[:, 0] == 0)
     is_exif &= _equals(found[:, 4:], _EXIF)
     is_alone = (marker == 0x01) | ((marker >= 0xD0) & (marker <= 0xD8))
     ends = is_frame | (is_marker & ((marker == 0xDA) | (marker == 0xD9)))
-    # libjpeg skips any number of bytes between two segments. Here each takes a step of the whole
-    # batch, so that a file full of zeros would delay it by seconds.
+    # libjpeg skips any number of bytes between two segments. Here each byte takes a step of the
+    # whole batch, so the number is limited: a file full of zeros would take seconds.
     junk = walk.junk + tf.where(is_marker, 0, 1)
     step = tf.where(is_marker, tf.where(is_alone, 2, 2 + length), 1)
     sizes = tf.stack([found[:, 5] * 256 + found[:, 6], found[:, 7] * 256 + found[:, 8]], axis=1)
     exif = tf.stack([walk.place + 10, tf.maximum(length - 8, 0)], axis=1)
-    # Of 12 bits, and without a stated height: marked as a kind that TensorFlow does not decode.
+    # TensorFlow does not decode JPEGs with 12 bits or without a declared height.
     kind = tf.where((found[:, 4] == 8) & (sizes[:, 0] > 0), marker, 0xFF)
     return _Walk(
         ~ends & (junk <= MOST_JUNK_BYTES),
@@ -141,12 +141,12 @@ def _read_segment(contents: tf.Tensor, walk: _Walk) -> _Walk:
 
 
 def _read_chunk(contents: tf.Tensor, walk: _Walk) -> _Walk:
-    """One chunk of each PNG: length of the data in 4 bytes, type, data, checksum of 4 bytes."""
+    """Reads one chunk of each PNG: 4-byte length of the data, type, data, 4-byte checksum."""
     found = _bytes_at(contents, walk.place, 8)  # [b, 8]
     length = _number(found[:, :4])
     kind = found[:, 4:]
     is_exif = _equals(kind, _EXIF_CHUNK) & walk.active
-    # A type is four ASCII letters. Zeros are not chunks of length 0.
+    # A type consists of four ASCII letters, so zeros are not read as chunks of length 0.
     letter = tf.bitwise.bitwise_or(kind, 0x20)
     is_chunk = tf.reduce_all((letter >= ord("a")) & (letter <= ord("z")), axis=1)
     exif = tf.stack([walk.place + 8, length], axis=1)
@@ -158,14 +158,14 @@ def _read_chunk(contents: tf.Tensor, walk: _Walk) -> _Walk:
 
 
 def _png_sizes(contents: tf.Tensor) -> tf.Tensor:
-    """int32 [b, 2] of the first chunk, which holds width and height."""
+    """Reads height and width, int32 [b, 2], from the first chunk."""
     places = tf.fill([tf.size(contents)], 16)
     numbers = _bytes_at(contents, places, 8)  # [b, 8]
     return tf.stack([_number(numbers[:, 4:]), _number(numbers[:, :4])], axis=1)
 
 
 def _orientations(contents: tf.Tensor, exif: tf.Tensor) -> tf.Tensor:
-    """int32 [b] of EXIF blocks int32 [b, 2]; 1 where there is none, or none that is valid."""
+    """Reads orientations int32 [b] of EXIF blocks int32 [b, 2]; 1 if missing or invalid."""
     there = tf.where(exif[:, 0] > 0)  # [n, 1]
     upright = tf.ones([tf.size(contents)], tf.int32)
 
@@ -181,10 +181,10 @@ def _orientations(contents: tf.Tensor, exif: tf.Tensor) -> tf.Tensor:
 
 
 def _block_orientations(blocks: tf.Tensor) -> tf.Tensor:
-    """int32 [n] of EXIF blocks, string [n].
+    """Reads orientations int32 [n] from EXIF blocks, string [n].
 
-    A block is a small TIFF file: byte order, 42, place of the first directory; there the number of
-    entries, and 12 bytes for each: tag, type, count, value.
+    A block is a small TIFF file: byte order, 42, position of the first directory. The directory
+    has the number of entries, and 12 bytes per entry: tag, type, count, value.
     """
     places = tf.zeros([tf.size(blocks)], tf.int32)
     head = _bytes_at(blocks, places, 8)  # [n, 8]
@@ -207,14 +207,14 @@ def _block_orientations(blocks: tf.Tensor) -> tf.Tensor:
 
 
 def _bytes_at(contents: tf.Tensor, places: tf.Tensor, count: int) -> tf.Tensor:
-    """int32 [b, count]: the bytes from a place on, zeros after the end."""
+    """Returns `count` bytes from each place, with zeros after the end: int32 [b, count]."""
     starts = tf.clip_by_value(places, 0, tf.strings.length(contents))
     part = tf.strings.substr(contents, starts, tf.fill([tf.size(contents)], count))
     return tf.cast(tf.io.decode_raw(part, tf.uint8, fixed_length=count), tf.int32)
 
 
 def _number(values: tf.Tensor) -> tf.Tensor:
-    """int32 [...] of big-endian bytes [..., k]; beyond 2**31 negative."""
+    """Converts big-endian bytes [..., k] to int32 [...]; negative from 2**31 on."""
     result = tf.zeros_like(values[..., 0])
     for place in range(values.shape[-1]):
         result = result * 256 + values[..., place]
@@ -230,5 +230,5 @@ def _equals(values: tf.Tensor, expected: tuple[int, ...]) -> tf.Tensor:
 
 
 def _either(condition: tf.Tensor, yes: tf.Tensor, no: tf.Tensor) -> tf.Tensor:
-    """Rows [b, 2] of one or the other."""
+    """Selects rows [b, 2] from one or the other."""
     return tf.where(condition[:, tf.newaxis], yes, no)

@@ -1,8 +1,7 @@
-"""Whether a JPEG or a PNG is whole. Importing this module does not import TensorFlow.
+"""Checks that a JPEG or a PNG is complete. Importing this module does not import TensorFlow.
 
-A decoder that is asked for a part of a JPEG stops behind it, so it finds damage only where it comes
-by. And libjpeg repairs what it can, prints a warning to standard error, and never says of which
-file.
+A decoder stops after the requested part of a JPEG, so it does not detect damage in the rest. And
+libjpeg repairs what it can and prints a warning to standard error that does not name the file.
 """
 
 from __future__ import annotations
@@ -14,18 +13,19 @@ import simplejpeg
 from pipeline.data.decode.pillow_image import check_pixels, check_scans, read_image
 from pipeline.data.decode.unreadable import UnreadableError
 
-# Limits of the search for a JPEG's frame header: steps, each over a segment or a byte between two
-# segments, and such bytes among them. A photograph has tens of segments, rarely hundreds.
+# Limits of the search for the frame header of a JPEG: the number of steps, each over a segment or a
+# byte between two segments, and the number of such bytes. A photograph has tens of segments, rarely
+# hundreds.
 MOST_JPEG_STEPS = 1_000
 MOST_JUNK_BYTES = 256
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_MARKER = b"\xff\xd8\xff"
-# The markers SOF0 to SOF15, without those of tables and the reserved one.
+# The markers SOF0 to SOF15, except tables and a reserved marker.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _END = b"\xff\xd9"
 _SCAN = b"\xff\xda"
-# How libjpeg's warnings begin, but for those of a truncated file. The image can be used.
+# The first words of libjpeg's warnings, except for truncated files. The image can be used.
 _REPAIRED = (
     "Corrupt JPEG data",
     "Inconsistent progression",
@@ -37,19 +37,19 @@ _TRUNCATED = "Premature end of JPEG file"
 
 
 def check_jpeg(content: bytes, max_pixels: int) -> str | None:
-    """Decodes a JPEG to its end, at an eighth of its size, which takes half the time of a decode.
+    """Decodes a complete JPEG at 1/8 of its size, which takes half the time of a full decode.
 
     Args:
-      content: A JPEG of one or three components. Any other image is not looked at: its decoder
-        reads it to its end.
-      max_pixels: One that states more is refused.
+      content: A JPEG with one or three components. Any other image is not checked, because its
+        decoder always reads it completely.
+      max_pixels: An image that declares more is refused.
 
     Returns:
-      What libjpeg repaired, in its words; None if there was nothing to repair.
+      libjpeg's warning if it repaired something, otherwise None.
 
     Raises:
-      UnreadableError: It is truncated, damaged so that libjpeg gives up, has too many bytes before
-        its frame header that belong to no segment, or too many scans.
+      UnreadableError: The image is truncated, is damaged beyond libjpeg's repair, has too many
+        bytes before its frame header that belong to no segment, or has too many scans.
     """
     if not content.startswith(_JPEG_MARKER):
         return None
@@ -61,21 +61,22 @@ def check_jpeg(content: bytes, max_pixels: int) -> str | None:
         return None
     except ValueError as error:
         reason = str(error)
-    # libjpeg tells of the first thing only: the file may be truncated as well.
+    # libjpeg reports only the first problem. The file may be truncated as well.
     if content.find(_END, content.rfind(_SCAN)) < 0:
         raise UnreadableError(f"it is truncated: {_TRUNCATED}")
     if reason.startswith(_REPAIRED):
         return reason
-    # Damage; or a kind of JPEG, such as one of unusual subsampling, that this decoder lacks.
+    # The image is damaged, or is a kind of JPEG that this decoder does not support, such as one
+    # with unusual subsampling.
     read_image(content, max_pixels)
     return None
 
 
 def check_png(content: bytes) -> None:
-    """Checks that a PNG is whole, as TensorFlow demands and Pillow does not.
+    """Checks that a PNG is complete. TensorFlow requires this, Pillow does not.
 
     Args:
-      content: An image. One that is no PNG is not looked at.
+      content: An image. Other formats are not checked.
 
     Raises:
       UnreadableError: The IEND chunk is missing, or the checksum of a critical chunk is wrong.
@@ -100,10 +101,12 @@ def check_png(content: bytes) -> None:
 
 
 def _pixels(content: bytes) -> int:
-    """What the frame header of a JPEG states; 0 where there is none, as libjpeg will say.
+    """Returns the number of pixels in a JPEG's frame header; 0 if there is none.
+
+    In the latter case, libjpeg reports the error.
 
     Raises:
-      UnreadableError: `header.py` does not find the frame header within the limits.
+      UnreadableError: The frame header is not found within the limits of `header.py`.
     """
     place, junk = 2, 0
     for _ in range(MOST_JPEG_STEPS):

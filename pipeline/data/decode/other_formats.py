@@ -1,13 +1,13 @@
-"""Names of formats that are not read. Importing this module does not import TensorFlow.
+"""Recognizes unsupported formats. Importing this module does not import TensorFlow.
 
 References:
-  The signatures are those of the formats' specifications, as Pillow's plug-ins and libmagic list
-  them.
+  The signatures come from the specifications of the formats, as listed in Pillow's plug-ins and
+  libmagic.
 """
 
 from __future__ import annotations
 
-# Place of the signature, signature, name.
+# Offset of the signature, signature, name.
 _SIGNATURES = (
     (0, b"%!PS", "an EPS or PostScript file"),
     (0, b"\xc5\xd0\xd3\xc6", "an EPS file"),
@@ -35,7 +35,7 @@ _SIGNATURES = (
     (0, b"BUFR", "a BUFR file"),
     (0, b"\xd7\xcd\xc6\x9a", "a Windows metafile (WMF)"),
     (40, b" EMF", "a Windows metafile (EMF)"),
-    # FlashPix and Microsoft Image Composer are OLE files, as old Office documents are.
+    # FlashPix and Microsoft Image Composer are OLE files, like old Office documents.
     (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an OLE file, such as FPX and MIC"),
     (0, b"DDS ", "a DDS file"),
     (0, b"qoif", "a QOI file"),
@@ -56,7 +56,7 @@ _SIGNATURES = (
 
 
 def other_format(content: bytes) -> str | None:
-    """What a file is that is not read as an image: "an EPS file"; None where that is unknown."""
+    """Returns the format of an unsupported file, such as "an EPS file"; None if unknown."""
     return next(
         (name for place, mark, name in _SIGNATURES if content.startswith(mark, place)), None
     )

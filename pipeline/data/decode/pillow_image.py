@@ -1,4 +1,4 @@
-"""What Pillow reads, as RGB of 8 bits, upright.
+"""Decodes images with Pillow to upright 8-bit RGB.
 
 Importing this module does not import TensorFlow.
 """
@@ -18,15 +18,15 @@ from pipeline.data.decode.orientation import turn_pixels
 from pipeline.data.decode.other_formats import other_format
 from pipeline.data.decode.unreadable import UnreadableError
 
-# Pillow is given this list and tries no other of its readers, some of which start programs (EPS).
+# Pillow uses only the plug-ins in this list. Others are unsafe: the EPS plug-in starts a program.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000")
 _NAMES = "JPEG, PNG, GIF, WebP, TIFF, BMP, AVIF and JPEG 2000"
 
-# A photograph has one scan, or about ten if it is progressive; encoders that try every script use
-# twenty. A scan takes a second for a billion pixels.
+# A photograph has one scan, or about ten if it is progressive. Encoders that optimize the scan
+# script use up to twenty. A scan takes a second per billion pixels.
 _USUAL_SCANS = 20
 _MOST_SCANNED_PIXELS = 2**32
-_MOST_LAYERS = 8  # planes of a TIFF, each with strips of its own
+_MOST_LAYERS = 8  # planes of a TIFF, each with its own strips
 _PIXELS_AT_A_TIME = 2**22
 
 _KNOWN_FORMATS = (
@@ -42,7 +42,7 @@ class PillowImage(NamedTuple):
 
     Attributes:
       pixels: uint8 [H, W, 3], upright.
-      plain: Whether the file is a JPEG of RGB or grey, or a still PNG of 8 bits.
+      plain: Whether the file is an RGB or grayscale JPEG, or a non-animated 8-bit PNG.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -50,19 +50,20 @@ class PillowImage(NamedTuple):
 
 
 def read_image(content: bytes, max_pixels: int) -> PillowImage:
-    """Decodes an image to its end.
+    """Decodes a complete image.
 
-    Other colour spaces become RGB, and transparency is dropped. The first frame of an animation is
-    taken. `gray_levels` scales values of more than 8 bits. The EXIF orientation is applied.
+    Other colour spaces are converted to RGB, and transparency is dropped. Of an animation, the
+    first frame is used. Values with more than 8 bits are scaled by `gray_levels`. The EXIF
+    orientation is applied.
 
     Raises:
-      UnreadableError: It is no image of a known format, is damaged, or states more than
+      UnreadableError: The format is not supported, or the image is damaged or declares more than
         `max_pixels`.
-      MemoryError: There is too little memory to decode it.
+      MemoryError: There is not enough memory to decode it.
     """
     if not content:
         raise UnreadableError("it is empty")
-    Image.MAX_IMAGE_PIXELS = None  # `max_pixels` stands in its place
+    Image.MAX_IMAGE_PIXELS = None  # replaced by `max_pixels`
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
@@ -71,59 +72,60 @@ def read_image(content: bytes, max_pixels: int) -> PillowImage:
                 check_scans(content, height * width)
             _check_tiles(image)
             return _read(image)
-    except (UnreadableError, MemoryError):  # too little memory says nothing about the image
+    except (UnreadableError, MemoryError):  # a lack of memory is not an error of the image
         raise
     except UnidentifiedImageError:
         reason = _why_unknown(content)
-    except Exception as error:  # damaged files raise almost anything in Pillow's readers
+    except Exception as error:  # damaged files can raise almost anything in Pillow's plug-ins
         reason = str(error) or repr(error)
     raise UnreadableError(reason)
 
 
 def check_pixels(height: int, width: int, max_pixels: int) -> None:
-    """Raises UnreadableError if an image states more than `max_pixels`."""
+    """Raises UnreadableError if an image declares more than `max_pixels`."""
     if height * width > max_pixels:
         raise UnreadableError(
-            f"it says it has {width} x {height} pixels, more than data.max_pixels={max_pixels}"
+            f"it declares {width} x {height} pixels, more than data.max_pixels={max_pixels}"
         )
 
 
 def too_little_memory(name: str) -> str:
-    """The message for a MemoryError. The image is not skipped: its bytes are not to blame."""
+    """Returns the message for a MemoryError. The image is not skipped, since it may be valid."""
     return (
-        f"there is too little memory to decode {name}: about 20 bytes for each pixel. Lower "
-        "data.max_pixels, so that it is refused, or data.threads, or take a machine with more"
+        f"there is not enough memory to decode {name}, which takes about 20 bytes per pixel. "
+        "Reduce data.max_pixels, so that it is refused, or data.threads, or use a machine with "
+        "more memory"
     )
 
 
 def check_scans(content: bytes, pixels: int) -> None:
-    """Refuses a JPEG of thousands of scans, each of which goes over all pixels.
+    """Refuses a JPEG with thousands of scans, each of which covers all pixels.
 
     Raises:
-      UnreadableError: Decoding it would take more than some ten seconds.
+      UnreadableError: Decoding it would take more than about ten seconds.
     """
-    # Inside a scan, FF is never followed by DA.
+    # Within a scan, FF is never followed by DA.
     scans = content.count(b"\xff\xda")
     if scans > _USUAL_SCANS and scans * pixels > _MOST_SCANNED_PIXELS:
         raise UnreadableError(
-            f"it has {scans:,} scans over {pixels:,} pixels, which would take minutes to decode. "
+            f"it has {scans:,} scans of {pixels:,} pixels, which would take minutes to decode. "
             "Save it again"
         )
 
 
 def _check_tiles(image: Image.Image) -> None:
-    """Refuses a TIFF whose strips or tiles cover its pixels again and again."""
+    """Refuses a TIFF whose strips or tiles cover its pixels many times."""
     width, height = image.size
     tiles = getattr(image, "tile", ())
     covered = sum((x1 - x0) * (y1 - y0) for _, (x0, y0, x1, y1), *_ in tiles)
     if covered > _MOST_LAYERS * width * height:
-        raise UnreadableError(f"its {len(tiles):,} strips or tiles are more than its pixels need")
+        raise UnreadableError(f"it has {len(tiles):,} strips or tiles, more than its pixels need")
 
 
 def _read(image: Image.Image) -> PillowImage:
     plain = _is_plain(image)
     image.load()
-    # Pillow's TIFF reader has turned the image in `load`, and its orientation then is 1.
+    # For TIFF, `load` has already turned the image upright and set its orientation to 1.
     orientation = _orientation(image)
     if image.mode.startswith("I") or image.mode == "F":
         levels = gray_levels(image)
@@ -134,10 +136,10 @@ def _read(image: Image.Image) -> PillowImage:
 
 
 def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """uint8 [H, W, 3], some rows at a time: copies of all pixels would take three times as much."""
+    """Converts to uint8 [H, W, 3], some rows at a time, which takes a third of the memory."""
     width, height = image.size
     pixels = np.empty((height, width, 3), np.uint8)
-    # Of a palette with transparency, Pillow asks for this way.
+    # Pillow recommends this conversion for a palette with transparency.
     see_through = image.mode == "P" and "transparency" in image.info
     rows = max(1, _PIXELS_AT_A_TIME // width)
     for top in range(0, height, rows):
@@ -150,11 +152,11 @@ def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """What EXIF says; XMP, which Pillow would ask next, is not followed."""
+    """Returns the orientation from EXIF. XMP, which Pillow also uses, is ignored."""
     for name in ("xmp", "XML:com.adobe.xmp"):
         image.info.pop(name, None)
     value = None
-    with suppress(Exception):  # an EXIF block that is damaged says nothing
+    with suppress(Exception):  # a damaged EXIF block is ignored
         value = image.getexif().get(ExifTags.Base.Orientation)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
@@ -170,10 +172,12 @@ def _why_unknown(content: bytes) -> str:
     for signature, name in _KNOWN_FORMATS:
         if content.startswith(signature):
             what = (
-                "of a kind that Pillow does not read" if name == "TIFF" else "with a damaged header"
+                "of a kind that Pillow does not support"
+                if name == "TIFF"
+                else "with a damaged header"
             )
             return f"it is a {name} {what}"
     other = other_format(content)
     if other is not None:
-        return f"it is {other}, which is not read. Convert it to one of {_NAMES}"
-    return f"it is no image of a known format ({_NAMES})"
+        return f"it is {other}, which is not supported. Convert it to one of {_NAMES}"
+    return f"it is not an image in a supported format ({_NAMES})"

@@ -1,4 +1,4 @@
-"""Images that are damaged: which were left out, and which were looked at to their end."""
+"""Records damaged images, and which images have been checked for damage."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 from pipeline.data.split import Split
 
-# What is known of an image's bytes.
+# The state of an image.
 UNKNOWN, WHOLE, DAMAGED = 0, 1, 2
 
 
 class SkippedImages:
-    """The images that were left out or repaired, each once, whichever thread found it."""
+    """Records the images that were left out or repaired, each once. It is thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -27,7 +27,7 @@ class SkippedImages:
             self._reasons.setdefault(name, reason)
 
     def add_repaired(self, name: str, warning: str) -> None:
-        """Notes an image whose data libjpeg repaired; it is used."""
+        """Records an image that libjpeg repaired and that is used."""
         with self._lock:
             self._repaired.setdefault(name, warning)
 
@@ -37,27 +37,26 @@ class SkippedImages:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Their names, sorted."""
+        """The names of the images that were left out, sorted."""
         with self._lock:
             return tuple(sorted(self._reasons))
 
     @property
     def reasons(self) -> dict[str, str]:
-        """What was wrong with each."""
+        """The reason for each image that was left out."""
         with self._lock:
             return dict(self._reasons)
 
     @property
     def repaired(self) -> dict[str, str]:
-        """libjpeg's warning of each image that it repaired."""
+        """libjpeg's warning for each image that it repaired."""
         with self._lock:
             return dict(self._repaired)
 
     def states(self, split: Split) -> npt.NDArray[np.uint8]:
-        """What this process knows of each image of a split, uint8 [N]: UNKNOWN, WHOLE or DAMAGED.
+        """Returns the state of each image of a split, uint8 [N]: UNKNOWN, WHOLE or DAMAGED.
 
-        The array is shared by all iterators over the split, and whoever examines an image writes
-        into it.
+        All iterators over the split share the array and update it.
         """
         with self._lock:
             entry = self._states.get(id(split))

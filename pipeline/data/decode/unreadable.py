@@ -1,5 +1,5 @@
-"""The error for one image that cannot be read."""
+"""The exception for an image that cannot be read."""
 
 
 class UnreadableError(Exception):
-    """It is no image, or damaged; the text is the reason. Who catches it knows the name."""
+    """The image cannot be decoded. The text is the reason; the caller adds the name."""

@@ -1,4 +1,4 @@
-"""Boxes and batches of images whose EXIF orientation is not 1."""
+"""Handles EXIF orientations in batches: crop boxes in stored images, and upright results."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pipeline.data.decode.orientation import MIRRORED, TRANSPOSED, UPSIDE_DOWN
 _BOXES, _SIZES, _ORIENTATIONS = (tf.TensorSpec(s, tf.int32) for s in ([None, 4], [None, 2], [None]))
 
 
-# Graphs, since one image alone would take longer for these than for being resized.
+# These are graphs because for a single image, eager operations would take longer than resizing.
 @tf.function(input_signature=[_BOXES, _SIZES, _ORIENTATIONS], autograph=False)
 def stored_boxes(boxes: tf.Tensor, sizes: tf.Tensor, orientations: tf.Tensor) -> tf.Tensor:
-    """Boxes of upright images as boxes of the stored ones.
+    """Converts crop boxes in upright images to boxes in stored images.
 
     Args:
       boxes: int32 [b, 4]: top, left, height, width.
-      sizes: int32 [b, 2], of the upright images.
+      sizes: int32 [b, 2], sizes of the upright images.
       orientations: int32 [b].
 
     Returns:
@@ -33,12 +33,12 @@ def stored_boxes(boxes: tf.Tensor, sizes: tf.Tensor, orientations: tf.Tensor) ->
 
 @tf.function(input_signature=[_SIZES, _ORIENTATIONS], autograph=False)
 def stored_widths(sizes: tf.Tensor, orientations: tf.Tensor) -> tf.Tensor:
-    """Widths int32 [b] of the stored images, by the sizes int32 [b, 2] of the upright ones."""
+    """Returns widths int32 [b] of stored images from the sizes int32 [b, 2] of upright ones."""
     return tf.where(_is_in(orientations, TRANSPOSED), sizes[:, 0], sizes[:, 1])
 
 
 def turn_upright(images: tf.Tensor, orientations: tf.Tensor) -> tf.Tensor:
-    """Square images uint8 [b, S, S, 3] as they are shown, by their orientations int32 [b]."""
+    """Turns square images uint8 [b, S, S, 3] upright, given their orientations int32 [b]."""
     turned = tf.where(orientations != 1)  # [n, 1]
 
     def turn() -> tf.Tensor:
@@ -56,7 +56,7 @@ def turn_upright(images: tf.Tensor, orientations: tf.Tensor) -> tf.Tensor:
 
 
 def _transpose(images: tf.Tensor) -> tf.Tensor:
-    # oneDNN has no tf.transpose of uint8, and reports each attempt as an error.
+    # oneDNN does not support tf.transpose for uint8, and logs an error for each attempt.
     size = images.shape[1]
     places = np.arange(size * size).reshape(size, size).T.ravel()
     pixels = tf.gather(tf.reshape(images, [-1, size * size, 3]), places, axis=1)  # [n, S*S, 3]

@@ -102,7 +102,7 @@ FORGED = {
     "a PNG of 2^32 - 1 pixels a side": (lambda: png(2**32 - 1, 2**32 - 1), "4294967295 x"),
     "a PNG of 2^32 - 5 by 10 pixels": (lambda: png(2**32 - 5, 10), "4294967291 x 10 pixels"),
     "a JPEG of two frames": (two_frames, r"\w"),
-    "a JPEG of thousands of scans": (thousands_of_scans, r"scans over 16,000,000 pixels"),
+    "a JPEG of thousands of scans": (thousands_of_scans, r"scans of 16,000,000 pixels"),
     "a GIF frame outside of its canvas": (gif, "120000 x 120000 pixels"),
     "a BMP of 2^31 pixels a side": (bmp, "2147483647 x 2147483649 pixels"),
 }
@@ -171,7 +171,7 @@ def test_too_little_memory_is_one_message_and_skips_no_image(tmp_path, monkeypat
     Image.new("RGB", (8, 8)).save(tmp_path / "a.gif")
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
     config = CONFIG.model_copy(update={"on_bad_image": "skip"})
-    message = r"too little memory to decode .*a\.gif.*data\.max_pixels"
+    message = r"not enough memory to decode .*a\.gif.*data\.max_pixels"
     with pytest.raises(DataError, match=message):
         load_image((tmp_path / "a.gif").read_bytes(), "a.gif", config)
     with pytest.raises(DataError, match=message), bad_images_named():

@@ -108,14 +108,14 @@ def test_values_outside_a_stated_range_are_clipped():
 @pytest.mark.parametrize(
     ("values", "sample_format", "extra", "message"),
     [
-        (np.array([[0, 300]], np.int32), 2, (), "32 bits.*SMinSampleValue.*Convert"),
-        (np.array([[0, 300]], np.uint32), 1, (), "32 bits.*SMinSampleValue"),
-        (np.array([[-3, 300]], np.int16), 2, (), "signed integers"),
-        (np.array([[0, 255]], np.float32), 3, (), "from 0 to 255, and must be in 0 to 1"),
+        (np.array([[0, 300]], np.int32), 2, (), "32-bit integers.*SMinSampleValue.*Convert"),
+        (np.array([[0, 300]], np.uint32), 1, (), "32-bit integers.*SMinSampleValue"),
+        (np.array([[-3, 300]], np.int16), 2, (), "signed or 32-bit integers"),
+        (np.array([[0, 255]], np.float32), 3, (), "from 0 to 255, but must be from 0 to 1"),
         (np.array([[0.5, np.nan]], np.float32), 3, (), "nan"),
         (np.array([[0.5, np.nan]], np.float32), 3, stated(0.0, 1.0), "NaN"),
-        (np.array([[0.5, 1]], np.float32), 3, stated(2.0, 2.0), "range of values from 2 to 2"),
-        (np.array([[0.5, 1]], np.float64), 3, (), "TIFF of a kind that Pillow does not read"),
+        (np.array([[0.5, 1]], np.float32), 3, stated(2.0, 2.0), "range of values, from 2 to 2"),
+        (np.array([[0.5, 1]], np.float64), 3, (), "TIFF of a kind that Pillow does not support"),
     ],
 )
 def test_values_of_unknown_meaning_are_refused(values, sample_format, extra, message):

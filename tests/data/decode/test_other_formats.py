@@ -85,7 +85,7 @@ FILES = {
 def test_a_file_of_another_format_is_refused_by_name(tmp_path, name):
     content = FILES[name]()
     (tmp_path / "cat.jpg").write_bytes(content)
-    message = rf"{name}.*, which is not read\. Convert it to one of JPEG, PNG, GIF"
+    message = rf"{name}.*, which is not supported\. Convert it to one of JPEG, PNG, GIF"
     with pytest.raises(DataError, match=rf"image cat\.jpg: it is an? .*{message}"):
         load_image(content, "cat.jpg", CONFIG)
     with pytest.raises(UnreadableError, match=message):
