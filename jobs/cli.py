@@ -52,6 +52,9 @@ _WITHOUT_SETTINGS = ("vit evaluate", "vit predict", "vit export", "vit report")
 _FOR_OUTPUT = {"evaluate", "predict", "pretrained", "doctor", "plan", "jobs", "logs"}
 _PRINTS = {"-h", "--help", "--dry-run"}
 
+_LOG = logging.getLogger("jobs.cli")  # this module may be __main__
+_LOGGED = ("pipeline", "jobs", "k8s", "benchmarks")
+
 EXIT_CODES = """exit codes:
   0   done
   2   wrong usage or settings
@@ -146,6 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
+    _add_verbosity(parser)
     # Intermixed, so that options may stand before, between and after settings; argparse cannot do
     # so where a verb ends in a command or has sub-commands.
     in_order = getattr(module, "PARSES_IN_ORDER", False)
@@ -165,7 +169,10 @@ def run_module(program: str, module: ModuleType, parsed: argparse.Namespace) -> 
       parsed: The arguments of the command.
     """
     place = _place()
-    _log_to_stderr(program, place)
+    _log_to_stderr(
+        program, place, getattr(parsed, "verbose", False), getattr(parsed, "quiet", False)
+    )
+    _LOG.debug("Python %s, %s, arguments %s", sys.version.split()[0], place, vars(parsed))
     code = _run(program, module, parsed, place)
     if place.world_size > 1:
         how = _ENDS.get(code, "failed")
@@ -187,6 +194,7 @@ def _run(program: str, module: ModuleType, parsed: argparse.Namespace, place: Pl
         if place.rank == 0 or not error.said_by_chief:
             text = without_settings(str(error)) if program in _WITHOUT_SETTINGS else str(error)
             print(f"{program}: {where}{text}", file=sys.stderr)
+        _LOG.debug("the error in detail:", exc_info=True)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
@@ -198,24 +206,48 @@ def _run(program: str, module: ModuleType, parsed: argparse.Namespace, place: Pl
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to what `sys.stderr` is by then: a live display replaces it while it is shown."""
+    """Writes to the current `sys.stderr`: a live display replaces it while it is shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
         super().emit(record)
 
 
-def _log_to_stderr(program: str, place: Place) -> None:
-    """Sends what the library logs to standard error, once for all ranks.
+class _Formatter(logging.Formatter):
+    """Omits the prefix of a record with the attribute `is_plain`."""
 
-    Standard output has only what the command was asked for: it may be piped into a JSON reader.
+    def format(self, record: logging.LogRecord) -> str:
+        if getattr(record, "is_plain", False):
+            return record.getMessage()
+        return super().format(record)
+
+
+def _add_verbosity(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that every verb has."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "-v", "--verbose", action="store_true", help="debug messages, and tracebacks of errors"
+    )
+    group.add_argument(
+        "-q", "--quiet", action="store_true", help="of the messages only warnings and errors"
+    )
+
+
+def _log_to_stderr(program: str, place: Place, verbose: bool, quiet: bool) -> None:
+    """Sends log messages to standard error, once for all ranks.
+
+    Standard output contains only the result: it may be piped into a JSON reader.
     """
+    shown = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    origin = "%(asctime)s %(name)s: " if verbose else ""
     handler = _StderrHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(f"{program}: %(message)s"))
-    logger = logging.getLogger("pipeline")
-    logger.handlers = [handler]
-    logger.setLevel(logging.INFO if place.rank == 0 else logging.ERROR)
-    logging.getLogger("pipeline.runtimes.kinds.joined").setLevel(logging.INFO)
+    handler.setFormatter(_Formatter(f"{program}: {origin}%(message)s"))
+    for package in _LOGGED:
+        logger = logging.getLogger(package)
+        logger.handlers = [handler]
+        logger.setLevel(shown if place.rank == 0 else logging.ERROR)
+    # Every rank reports that it has joined.
+    logging.getLogger("pipeline.runtimes.kinds.joined").setLevel(shown)
 
 
 def _place() -> Place:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ from pipeline.strict_json import to_json
 
 if TYPE_CHECKING:
     from pipeline.report.evaluation import Evaluation
+
+_LOG = logging.getLogger(__name__)
 
 _EPILOG = """\
 --data evaluates on another data set, or on the run's own where it has moved: a folder with
@@ -65,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = RunFolder(arguments.run)
     config = read_settings(folder, arguments.given)
     details = arguments.details or arguments.every_class or arguments.html is not None
-    with open_evaluation(folder, config, arguments.data, _say) as evaluation:
+    with open_evaluation(folder, config, arguments.data, _LOG.info) as evaluation:
         found = []
         splits = evaluation.choose(arguments.split)
         for row, split in evaluation.evaluate(
@@ -90,10 +93,6 @@ def _print_split(
         print("\n".join([*split.lines(arguments.every_class), ""]))
 
 
-def _say(text: str) -> None:
-    print(f"vit evaluate: {text}", file=sys.stderr)
-
-
 def _draw(arguments: argparse.Namespace, folder: RunFolder, found: list[Evaluation]) -> None:
     from pipeline.report.evaluation_page import evaluation_page
 
@@ -107,7 +106,7 @@ def _draw(arguments: argparse.Namespace, folder: RunFolder, found: list[Evaluati
         replace_file(arguments.html, page)
     except OSError as error:
         raise SettingsError(f"cannot write {arguments.html}: {error.strerror}") from None
-    print(f"vit evaluate: {arguments.html}", file=sys.stderr)
+    _LOG.info("%s", arguments.html)
 
 
 def _line(row: dict[str, Any], num_classes: int) -> str:

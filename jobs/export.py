@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from pipeline.config import Config, DataConfig
     from pipeline.export.exported import Exported
     from pipeline.export.write import Reference
+
+_LOG = logging.getLogger(__name__)
 
 _COMPARED = 32  # of the run's own images, that the exported model must answer as the run's does
 
@@ -134,10 +137,10 @@ def _compared(config: Config, model: Exported, place: str | None) -> tuple[Refer
     except (PipelineError, OSError) as error:
         # Its advice is about settings that this verb does not take.
         reason = str(error).partition(". ")[0]
-        print(f"vit export: compared without the run's data: {reason}", file=sys.stderr)
+        _LOG.warning("compared without the run's data: %s", reason)
     else:
         for note in source.notes:
-            print(f"vit export: {note}", file=sys.stderr)
+            _LOG.info("%s", note)
         split = next(
             source.splits[s] for s in ("test", "validation", "train") if s in source.splits
         )
@@ -146,7 +149,7 @@ def _compared(config: Config, model: Exported, place: str | None) -> tuple[Refer
         if own:
             what += f" and {len(own)} of {split.title}"
         else:
-            print(f"vit export: {split.title}: not one image can be read", file=sys.stderr)
+            _LOG.warning("%s: not one image can be read", split.title)
     # As `vit predict` does it.
     pixels = np.stack([load_image(c, "a compared image", config.data) for c in contents])
     return Reference(contents, pixels, model.predict(pixels)), what

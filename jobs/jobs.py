@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +16,8 @@ from k8s.run_progress import RunProgress, read_progress
 from k8s.state import JobView, describe, exit_of, index_of, read_job, read_jobs
 from pipeline.errors import PipelineError
 from pipeline.strict_json import to_json
+
+_LOG = logging.getLogger(__name__)
 
 _EPILOG = """\
 Step, loss, images/s and the last checkpoint are read from the run folder, through a running pod of
@@ -43,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     with ThreadPoolExecutor(8) as threads:
         rows = list(threads.map(lambda job: _row(cluster, job), jobs))
     for note in sorted({row.pop("note") for row in rows} - {""}):
-        print(f"vit jobs: cannot read how far it is: {note}", file=sys.stderr)
+        _LOG.warning("cannot read how far it is: %s", note)
     pods = [_pod_row(pod) for pod in jobs[0].pods] if arguments.name else []
     if arguments.json:
         for row in rows:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
-import sys
 from collections.abc import Callable, Iterable
 
 from k8s.api import ClusterApi, Manifest
 from k8s.api_errors import ClusterError, NotThere
 from k8s.state import JobView, describe, read_job, why_pending
 from pipeline.errors import PipelineError, SettingsError
+
+_LOG = logging.getLogger(__name__)
 
 _EPILOG = """\
 Without --rank all that the first node's pod prints. A pod that was replaced has its log no more in
@@ -46,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ClusterError(f"the pod of {job.name} has gone meanwhile: try again") from None
     if not printed:
         whose = "" if arguments.rank is None else f" of rank {arguments.rank}"
-        print(f"vit logs: no line{whose} in the log of pod {name} yet", file=sys.stderr)
+        _LOG.info("no line%s in the log of pod %s yet", whose, name)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import sys
 from contextlib import suppress
@@ -15,6 +16,8 @@ from pipeline.plan.hardware import GPUS, Links
 from pipeline.recipes import find_recipe
 from pipeline.runtimes.tensorflow_start import import_tensorflow
 from pipeline.strict_json import to_json
+
+_LOG = logging.getLogger(__name__)
 
 _DEFAULT_GPUS = (1, 8, 64, 512)
 _BITS = {"mbit": 1e6, "gbit": 1e9}
@@ -101,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
         from pipeline.plan.plot import draw
 
         draw(rows, f"{config.model.variant} on {arguments.gpu}", arguments.plot)
-        print(f"vit plan: {arguments.plot}", file=sys.stderr)
+        _LOG.info("%s", arguments.plot)
     return 0
 
 

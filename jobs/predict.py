@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ from pipeline.strict_json import to_json
 
 if TYPE_CHECKING:
     from pipeline.report.prediction_gallery import GalleryEntry
+
+_LOG = logging.getLogger(__name__)
 
 Top = Sequence[tuple[str, float]]  # names and probabilities, the likeliest first
 
@@ -61,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_top(arguments.top, "--top")
     if arguments.gallery is not None and arguments.gallery.is_dir():
         raise SettingsError(f"--gallery {arguments.gallery} is a folder: give a file")
-    model = load_predictor(arguments.model, arguments.given, _say)
+    model = load_predictor(arguments.model, arguments.given, _LOG.info)
     from pipeline.export.predictions import find_images, predict_files
     from pipeline.report.prediction_gallery import Shown, gallery_entry
 
@@ -74,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         if prediction.problem is None:
             write(path, prediction.top)
         else:
-            _say(_problem(path, printable(prediction.problem)))
+            _LOG.warning("%s", _problem(path, printable(prediction.problem)))
             failed += 1
         if arguments.gallery is not None:
             shown = Shown(path, answer.pixels, list(prediction.top), prediction.problem)
@@ -82,10 +85,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.gallery is not None:
         _draw(arguments, entries, failed)
     return DataError.exit_code if failed else 0
-
-
-def _say(text: str) -> None:
-    print(f"vit predict: {text}", file=sys.stderr)
 
 
 def _problem(path: str, problem: str) -> str:
@@ -145,7 +144,7 @@ def _draw(arguments: argparse.Namespace, entries: list[GalleryEntry], failed: in
         replace_file(arguments.gallery, page)
     except OSError as error:
         raise SettingsError(f"cannot write {arguments.gallery}: {error.strerror}") from None
-    _say(str(arguments.gallery))
+    _LOG.info("%s", arguments.gallery)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from pipeline.runs.folder import RunFolder
 from pipeline.runs.links import check_links
 from pipeline.runs.saved_settings import add_setting_argument, read_settings
 from pipeline.runtimes.tensorflow_start import import_tensorflow
+
+_LOG = logging.getLogger(__name__)
 
 _EPILOG = """\
 One run: RUN/report.html has its result and settings, curves, confusion matrix, accuracy a class,
@@ -94,7 +97,7 @@ def _examples(folder: RunFolder, arguments: argparse.Namespace) -> tuple[Looked 
         if facts.predictions is not None:
             # The page would show the predictions for other data than those that were asked for.
             raise
-        print(f"vit report: {reason}", file=sys.stderr)
+        _LOG.warning("%s", reason)
         # The page has everything else that the run folder knows.
         return None, f"{what}, since the weights could not be applied to the data: {reason}."
 
@@ -113,22 +116,18 @@ def _look(folder: RunFolder, data: str | None, given: Sequence[str]) -> Looked |
     with closing(start(config.distribute)) as runtime:
         opened = open_inspected(folder, config, runtime)
         for note in opened.source.notes:
-            print(f"vit report: {note}", file=sys.stderr)
+            _LOG.info("%s", note)
         changes = compare_data(folder.dataset(), data_record(opened.source)).splits
         for split, change in changes.items():
-            print(
-                f"vit report: {split}: not the images that the run recorded ({change})",
-                file=sys.stderr,
-            )
+            _LOG.warning("%s: not the images that the run recorded (%s)", split, change)
         experiment = build(config, runtime, opened)
         restore_best(experiment, folder)
         looked = look_at_examples(experiment, folder)
     if looked is not None and not looked.is_own:
-        print(
-            "vit report: confusion matrix, accuracy a class and examples are of "
-            f"{data or 'the data set as it is now'}, and not of the data that the run recorded. "
-            "They are not kept in the run folder",
-            file=sys.stderr,
+        _LOG.warning(
+            "confusion matrix, accuracy a class and examples are of %s, and not of the data that "
+            "the run recorded. They are not kept in the run folder",
+            data or "the data set as it is now",
         )
     return looked
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import shlex
 import sys
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from pipeline.recipes import find_recipe
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.metrics_file import shows_top_5
 from pipeline.runtimes.environment import this_place
+
+_LOG = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,12 +56,14 @@ def run(arguments: argparse.Namespace) -> int:
         _print_result(folder, row)
         return 0
     command = ("vit", "train", arguments.recipe, *arguments.settings)
-    train_run(Start(config, folder, command, _say, _print_result))
+    train_run(
+        Start(config, folder, command, _say, _print_result, show_progress=not arguments.quiet)
+    )
     return 0
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    _LOG.info("%s", text, extra={"is_plain": True})
 
 
 def _print_result(folder: RunFolder, row: Mapping[str, Any]) -> None:
