@@ -183,6 +183,28 @@ def test_python_programs_parse_and_use_what_the_package_has(page):
                 assert node.value.id != "pipeline" or node.attr in pipeline.__all__, node.attr
 
 
+def test_messages_in_troubleshooting_are_those_of_the_code():
+    """Each part of a quoted message, between numbers and dots, is in a text of the code."""
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    folders = ("pipeline", "jobs", "k8s")
+    nodes = [
+        node
+        for folder in folders
+        for file in sorted((ROOT / folder).rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text()))
+    ]
+    # What an f-string fills in is left out: "of {n} images" has the texts "of " and " images".
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant)}
+    corpus = "\0".join(str(text) for text in texts)
+    tables = re.findall(r"^\| message [^\n]*\n\|[-|]+\n((?:\|.*\n)+)", page, re.MULTILINE)
+    rows = [row.split(" | ")[0] for table in tables for row in table.splitlines()]
+    messages = [message for row in rows for message in re.findall(r"`([^`]+)`", row)]
+    assert len(messages) > 20
+    for message in messages:
+        for part in re.split(r"\.\.\.|\d+", message):
+            assert part.strip() in corpus, message
+
+
 def test_every_verb_setting_and_recipe_is_documented():
     text = "\n".join(page.read_text() for page in TEXTS if page != HISTORY)
     assert [verb for verb in VERBS if f"`vit {verb}" not in text] == []
