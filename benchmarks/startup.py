@@ -1,4 +1,8 @@
-"""`python -m benchmarks startup`"""
+"""`python -m benchmarks startup`
+
+pyperf times whole commands. It can neither split a start into phases nor run a second command after
+each value, so the starts of a new run and of a resumed run are measured by startup_phases.py.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,12 @@ import argparse
 import json
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
+from pathlib import Path
 from statistics import median
 from typing import Any
+
+import pyperf
 
 from benchmarks.command import check_counts
 from pipeline.errors import PipelineError, Stopped
@@ -61,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         "python -c pass": python_command("-c", "pass"),
     }
     for name, command in answers.items():
-        starts[name] = [{"seconds": _answer(command)} for _ in range(2 * arguments.repeats + 1)]
+        starts[name] = [{"seconds": value} for value in _command_times(command, arguments.repeats)]
     rows = [_row(name, times) for name, times in starts.items()]
     print("\n".join(map(to_json, rows) if arguments.json else _table(rows)))
     return 0
@@ -94,10 +100,23 @@ def _start(settings: list[str]) -> dict[str, float]:
     }
 
 
-def _answer(command: list[str]) -> float:
-    start_s = time.perf_counter()
-    subprocess.run(command, capture_output=True, check=False)
-    return time.perf_counter() - start_s
+def _command_times(command: list[str], processes: int) -> tuple[float, ...]:
+    """Seconds of a command by `pyperf command`: two values per process, after one warm-up."""
+    # pyperf refuses commands that fail, and the answer to a wrong setting is exit code 2.
+    answered = ["sh", "-c", '"$@" || exit 0', "sh", *command]
+    options = [f"--processes={processes}", "--values=2", "--warmups=1", "--loops=1", "--copy-env"]
+    with tempfile.TemporaryDirectory(prefix="vit-startup-") as folder:
+        file = Path(folder) / "times.json"
+        done = subprocess.run(
+            [*python_command("-m", "pyperf"), "command", *options, "-o", file, "--", *answered],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise PipelineError(f"pyperf could not time a command:\n{done.stdout}{done.stderr}")
+        values: tuple[float, ...] = pyperf.Benchmark.load(str(file)).get_values()
+    return values
 
 
 def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
