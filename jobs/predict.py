@@ -140,7 +140,7 @@ def _draw(arguments: argparse.Namespace, entries: list[GalleryEntry], failed: in
     about += f"; {failed:,} could not be read" if failed else ""
     try:
         make_folder(arguments.gallery.parent, parents=True)
-        page = gallery_page(f"What {arguments.model.name} says", f"{about}.", entries)
+        page = gallery_page(f"Predictions of {arguments.model.name}", f"{about}.", entries)
         replace_file(arguments.gallery, page)
     except OSError as error:
         raise SettingsError(f"cannot write {arguments.gallery}: {error.strerror}") from None

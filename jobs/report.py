@@ -15,7 +15,13 @@ from jobs.cli import run_process
 from jobs.usage import check_paths
 from pipeline.errors import PipelineError, SettingsError, without_settings
 from pipeline.report.comparison_page import comparison_page
-from pipeline.report.write import Looked, gather, look_at_examples, write_page, write_report
+from pipeline.report.write import (
+    PredictedExamples,
+    gather,
+    predict_examples,
+    write_page,
+    write_report,
+)
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.links import check_links
 from pipeline.runs.saved_settings import add_setting_argument, read_settings
@@ -24,7 +30,7 @@ from pipeline.runtimes.tensorflow_start import import_tensorflow
 _LOG = logging.getLogger(__name__)
 
 _EPILOG = """\
-One run: RUN/report.html has its result and settings, curves, confusion matrix, accuracy a class,
+One run: RUN/report.html has its result and settings, curves, confusion matrix, accuracy per class,
 the most certain mistakes, augmented examples, command and environment. The best weights go once
 through the test split (the validation split where there is none); what they say is kept in
 RUN/predictions.npz, so that the next report needs neither the data nor TensorFlow. With
@@ -69,15 +75,17 @@ def run(arguments: argparse.Namespace) -> int:
             "--data is for the examples of one run: give one run, and no --no-examples"
         )
     if len(folders) == 1:
-        looked, left_out = _examples(folders[0], arguments)
-        file = write_report(folders[0], out, left_out, looked)
+        predicted, left_out = _examples(folders[0], arguments)
+        file = write_report(folders[0], out, left_out, predicted)
     else:
         file = _compare(folders, out)
     print(f"report       {file}")
     return 0
 
 
-def _examples(folder: RunFolder, arguments: argparse.Namespace) -> tuple[Looked | None, str | None]:
+def _examples(
+    folder: RunFolder, arguments: argparse.Namespace
+) -> tuple[PredictedExamples | None, str | None]:
     """The predictions, unless the run folder has them, or a sentence that says why there are none.
 
     With other data they are made again, whatever the run folder has.
@@ -85,13 +93,13 @@ def _examples(folder: RunFolder, arguments: argparse.Namespace) -> tuple[Looked 
     facts, data = gather(folder), arguments.data
     if facts.predictions is not None and data is None:
         return None, None
-    what = "confusion matrix, accuracy a class and examples"
+    what = "confusion matrix, accuracy per class and examples"
     if arguments.no_examples:
         return None, f"{what}, since --no-examples was given."
     if not facts.best_step:
         return None, f"{what}, since the run is not trained yet."
     try:
-        return _look(folder, data, arguments.given), None
+        return _predict(folder, data, arguments.given), None
     except PipelineError as error:
         reason = without_settings(str(error))
         if facts.predictions is not None:
@@ -102,7 +110,7 @@ def _examples(folder: RunFolder, arguments: argparse.Namespace) -> tuple[Looked 
         return None, f"{what}, since the weights could not be applied to the data: {reason}."
 
 
-def _look(folder: RunFolder, data: str | None, given: Sequence[str]) -> Looked | None:
+def _predict(folder: RunFolder, data: str | None, given: Sequence[str]) -> PredictedExamples | None:
     config = read_settings(folder, given)
     import_tensorflow()
     from pipeline.runtimes.kinds import start
@@ -122,14 +130,14 @@ def _look(folder: RunFolder, data: str | None, given: Sequence[str]) -> Looked |
             _LOG.warning("%s: not the images that the run recorded (%s)", split, change)
         experiment = build(config, runtime, opened)
         restore_best(experiment, folder)
-        looked = look_at_examples(experiment, folder)
-    if looked is not None and not looked.is_own:
+        predicted = predict_examples(experiment, folder)
+    if predicted is not None and not predicted.is_own:
         _LOG.warning(
-            "confusion matrix, accuracy a class and examples are of %s, and not of the data that "
+            "confusion matrix, accuracy per class and examples are of %s, and not of the data that "
             "the run recorded. They are not kept in the run folder",
             data or "the data set as it is now",
         )
-    return looked
+    return predicted
 
 
 def _compare(folders: list[RunFolder], out: Path | None) -> Path:

@@ -265,12 +265,12 @@ def _record_failure(folder: RunFolder, error: PipelineError) -> None:
 
 def _report(experiment: Experiment, folder: RunFolder, display: ProgressDisplay) -> None:
     """Writes the report. The run is finished, so a failure is only a message."""
-    from pipeline.report.write import look_at_examples, write_report
+    from pipeline.report.write import predict_examples, write_report
 
     try:
-        looked = look_at_examples(experiment, folder)
+        predicted = predict_examples(experiment, folder)
         if experiment.runtime.is_chief:
-            write_report(folder, looked=looked)
+            write_report(folder, predicted=predicted)
     except Exception as error:  # the training is done, whatever fails here
         display.message(f"no report: {error}. To try again: vit report {folder.path}")
 

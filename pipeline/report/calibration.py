@@ -1,4 +1,4 @@
-"""Whether a model is right as often as it says: reliability and expected calibration error."""
+"""Reliability and expected calibration error: does confidence match accuracy?"""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ BINS = 15
 
 
 class Bin(NamedTuple):
-    """Predictions of about the same confidence.
+    """The predictions with a confidence in one interval.
 
     Attributes:
       above, up_to: Bounds of the confidence, in 0..1.
-      examples: How many.
-      confidence: Their mean; NaN where there are none.
-      accuracy: Likewise of being right.
+      examples: Number of predictions.
+      confidence: Mean confidence; NaN without predictions.
+      accuracy: Share of correct predictions; NaN without predictions.
     """
 
     above: float
@@ -30,14 +30,15 @@ class Bin(NamedTuple):
 def reliability(
     confidence: npt.NDArray[np.floating], right: npt.NDArray[np.bool_], bins: int = BINS
 ) -> list[Bin]:
-    """Predictions by confidence, in bins of equal width, of which each has its upper bound.
-
-    Guo et al. 2017, "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599.
+    """Groups predictions by confidence into bins of equal width that include their upper bound.
 
     Args:
-      confidence: [n], probability of the likeliest class.
-      right: bool [n], whether that is the label.
-      bins: How many.
+      confidence: [n], probability of the predicted class.
+      right: bool [n], whether the predicted class is the label.
+      bins: Number of bins.
+
+    References:
+      Guo et al. 2017, "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599
     """
     confidence = confidence.astype(np.float64)
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
@@ -52,7 +53,10 @@ def reliability(
 
 
 def calibration_error(bins: list[Bin]) -> float | None:
-    """The mean distance of confidence and accuracy over the examples, in 0..1; None for none."""
+    """Returns the mean difference between confidence and accuracy, weighted by examples.
+
+    It is in 0..1, or None without examples.
+    """
     filled = [b for b in bins if b.examples]
     if not filled:
         return None

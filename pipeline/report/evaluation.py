@@ -1,4 +1,4 @@
-"""What an evaluation tells beyond three numbers: classes, confusions, calibration."""
+"""Classes, confusions and calibration of the predictions for a split."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The predictions of a split in figures.
+    """The evaluation of a split.
 
     Attributes:
       classes: C names.
-      predictions: Of each example.
-      counts: Examples of a class (row) taken for another (column), int64 [C, C], sparse.
-      bins: Of confidence.
+      predictions: One per example.
+      counts: Examples by true class (row) and predicted class (column), int64 [C, C], sparse.
+      bins: Predictions by confidence.
     """
 
     classes: Sequence[str]
@@ -41,17 +41,17 @@ class Evaluation:
 
     @property
     def metrics(self) -> dict[str, float | None]:
-        """As rows of metrics have them, and the calibration error."""
-        said = self.predictions
+        """The metrics, named as in metrics.jsonl, and the calibration error."""
+        found = self.predictions
         return {
-            "loss": float(np.mean(said.loss, dtype=np.float64)),
-            "accuracy": float(np.mean(said.predicted == said.label)),
-            "top_5_accuracy": float(np.mean((said.top == said.label[:, None]).any(axis=1))),
+            "loss": float(np.mean(found.loss, dtype=np.float64)),
+            "accuracy": float(np.mean(found.predicted == found.label)),
+            "top_5_accuracy": float(np.mean((found.top == found.label[:, None]).any(axis=1))),
             "calibration_error": calibration_error(self.bins),
         }
 
     def class_rows(self) -> list[dict[str, Any]]:
-        """Class, examples, recall and precision (None where there are none), the worst first."""
+        """Class, examples, recall and precision (None if undefined), the worst recall first."""
         recall = class_accuracy(self.counts)
         precision = class_precision(self.counts)
         examples = self.counts.sum(axis=1)
@@ -67,8 +67,8 @@ class Evaluation:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """All of it; the confusion matrix as [class, taken for, times] where it is not 0."""
-        pairs = self.counts.tocoo()  # in the order of rows and columns
+        """Returns everything as JSON values; confusions as [true class, predicted class, times]."""
+        pairs = self.counts.tocoo()  # sorted by row and column
         return {
             **self.metrics,
             "calibration": [
@@ -83,7 +83,11 @@ class Evaluation:
         }
 
     def lines(self, everything: bool = False) -> list[str]:
-        """For a terminal: calibration, classes, worst confusions; the first 20 of each."""
+        """Returns lines for a terminal: calibration, classes, and the most frequent confusions.
+
+        Args:
+          everything: Lists every class, not only the 20 worst.
+        """
         rows = [row for row in self.class_rows() if everything or row["examples"]]
         shown = rows if everything else rows[:_SHOWN]
         width = max(len("class"), *(len(name) for name in self.classes))
@@ -99,27 +103,30 @@ class Evaluation:
         if len(shown) < len(rows):
             text.append(f"... and {len(rows) - len(shown):,} classes better than these")
         worst = worst_confusions(self.counts, _SHOWN)
-        second = max(width, len("taken for"))
+        first, second = max(width, len("true class")), max(width, len("predicted as"))
         if worst:
-            text += ["", f"{'is':<{width}}  {'taken for':<{second}}  times  of its class"]
+            text += [
+                "",
+                f"{'true class':<{first}}  {'predicted as':<{second}}  times  of its class",
+            ]
         for one in worst:
-            taken_for = predicted_name(self.classes, one.predicted)
-            pair = f"{self.classes[one.label]:<{width}}  {taken_for:<{second}}"
+            predicted = predicted_name(self.classes, one.predicted)
+            pair = f"{self.classes[one.label]:<{first}}  {predicted:<{second}}"
             text.append(f"{pair}  {one.times:>5,}  {one.share:>12.1%}")
         return text
 
 
 def evaluate_predictions(predictions: Predictions, classes: Sequence[str]) -> Evaluation:
-    """The figures of a split's predictions.
+    """Evaluates the predictions for a split.
 
     Args:
-      predictions: Of each example that could be read.
+      predictions: One per example that could be read.
       classes: C names.
     """
-    said = predictions
-    counts = confusion_counts(said.label, said.predicted, len(classes))
-    known = said.predicted >= 0
-    confidence, right = said.probability[known, 0], said.predicted[known] == said.label[known]
+    label, predicted = predictions.label, predictions.predicted
+    counts = confusion_counts(label, predicted, len(classes))
+    known = predicted >= 0
+    confidence, right = predictions.probability[known, 0], predicted[known] == label[known]
     bins = reliability(confidence, right)
     return Evaluation(classes, predictions, counts, bins)
 

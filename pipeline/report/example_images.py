@@ -156,7 +156,7 @@ def _example(
     truth, said = classes[label], predicted_name(classes, predicted)
     probability = float(predictions.probability[place, 0])
     is_right = label == predicted
-    outcome = "recognised" if is_right else f"taken for {said}"
+    outcome = "correct" if is_right else f"predicted as {said}"
     return Example(
         picture(pixels, f"{truth}, {outcome} with {probability:.1%}"),
         said,

@@ -177,9 +177,10 @@ def describe_line(line: Line, format_y: Callable[[float, float | None], str] = n
     finite = _finite(line)
     (x0, y0), (x1, y1) = finite[0], finite[-1]
     values = [y for _, y in finite]
+    low, high = format_y(min(values), None), format_y(max(values), None)
     return (
         f"{line.label}: from {format_y(y0, None)} at {number(x0)} to {format_y(y1, None)} at "
-        f"{number(x1)}, least {format_y(min(values), None)}, most {format_y(max(values), None)}."
+        f"{number(x1)}, minimum {low}, maximum {high}."
     )
 
 
@@ -259,7 +260,7 @@ def _curve(line: Line, scale: _Scale) -> Curve:
 
 def _legend(lines: Sequence[Line], chart: Chart) -> list[LegendEntry]:
     entries = [LegendEntry(_style(line), line.label) for line in lines]
-    names = {"start": "gone on after a stop", "checkpoint": "checkpoint written"}
+    names = {"start": "resumed", "checkpoint": "checkpoint written"}
     for kind, name in names.items():
         if any(mark.kind == kind for mark in chart.marks):
             entries.append(LegendEntry(f"mark {kind}", name))

@@ -137,8 +137,8 @@ def _heat(counts: Counts) -> Picture:
     pixels = heat_pixels(counts)
     off = 1.0 - counts.diagonal().sum() / max(counts.sum(), 1)
     alt = (
-        f"Confusion matrix of {counts.shape[0]} classes, a cell a pair: the diagonal is what was "
-        f"recognised, {off:.1%} of the examples are beside it. The table above names the worst."
+        f"Confusion matrix of {counts.shape[0]} classes. Correct predictions are on the diagonal; "
+        f"{off:.1%} of the examples are off the diagonal. The table above lists the largest cells."
     )
     # Enlarged, since some browsers blur an image that they enlarge.
     scale = max(1, _HEAT_SIDE // counts.shape[0])
@@ -147,7 +147,7 @@ def _heat(counts: Counts) -> Picture:
 
 def _spread(accuracy: npt.NDArray[np.float64]) -> list[tuple[str, float]]:
     """Minimum, quartiles and maximum of the accuracy of the classes that have examples."""
-    names = ("least", "lower quartile", "median", "upper quartile", "most")
+    names = ("minimum", "lower quartile", "median", "upper quartile", "maximum")
     values = np.quantile(accuracy, [0, 0.25, 0.5, 0.75, 1])
     return list(zip(names, values.tolist(), strict=True))
 

@@ -1,4 +1,4 @@
-"""The plain facts that a report is made of."""
+"""The facts about a run that a report shows."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class RunFacts:
-    """All that is known of a run.
+    """Everything that is known about a run.
 
     Attributes:
-      name: What a comparison calls it.
-      folder: Its path.
-      config: Its settings.
-      rows: Of metrics.jsonl.
-      classes: Their names; empty where the training never began.
-      counts: Examples a split.
-      outcome: Of outcome.json; None while it trains, or where it was killed.
-      starts: Of starts.jsonl, the first one first.
-      checkpoints: Steps of those that are kept, ascending.
-      best_step: Of the best weights; None before the first evaluation.
-      predictions: Of the best weights.
-      examples: Pictures of some of them.
-      left_out: What the report lacks and why, a sentence each.
+      name: Name in a comparison.
+      folder: Path of the run folder.
+      config: Settings.
+      rows: Rows of metrics.jsonl.
+      classes: Names of the classes; empty if training has not started.
+      counts: Number of examples per split.
+      outcome: Content of outcome.json; None while the run trains, or if it was killed.
+      starts: Rows of starts.jsonl, the oldest first.
+      checkpoints: Steps of the checkpoints that are kept, ascending.
+      best_step: Step of the best weights; None before the first evaluation.
+      predictions: Predictions of the best weights.
+      examples: Pictures of some of the predicted examples.
+      left_out: What the report lacks and why, one sentence each.
     """
 
     name: str
@@ -48,26 +48,26 @@ class RunFacts:
     left_out: Sequence[str] = ()
 
     def of_split(self, split: str) -> list[Row]:
-        """Rows of one split, in order."""
+        """The rows of a split, in order."""
         return [row for row in self.rows if row["split"] == split]
 
     def last(self, split: str) -> Row | None:
-        """The newest row of a split."""
+        """The newest row of a split; None without rows."""
         return next(iter(reversed(self.of_split(split))), None)
 
     def best_validation(self) -> Row | None:
-        """The row of the best weights, or the newest one."""
+        """The validation row of the best weights, or the newest validation row."""
         rows = self.of_split("validation")
         chosen = [row for row in rows if row["step"] == self.best_step]
         found = chosen or rows
         return found[-1] if found else None
 
     def curve(self, split: str, name: str) -> list[tuple[float, float]]:
-        """(step, value) of a measure; NaN where a row has none."""
+        """(step, value) of a metric; NaN if a row lacks it."""
         return [(row["step"], _number(row.get(name))) for row in self.of_split(split)]
 
     def training_s(self) -> float:
-        """Seconds in training steps, by the rates of the rows: evaluations are not counted."""
+        """Time in training steps, computed from the rates of the rows; without evaluations."""
         seconds, before = 0.0, 0
         for step, rate in self.curve("train", "examples_per_second"):
             if rate > 0:

@@ -18,7 +18,7 @@ from pipeline.runs.metrics_file import shows_top_5
 
 _OUTCOMES = {
     "done": "Training is done.",
-    "stopped": "Stopped before its end; the same command goes on.",
+    "stopped": "Training was stopped before its end. The same command resumes it.",
     "failed": "Training failed.",
 }
 
@@ -98,7 +98,7 @@ def duration(seconds: float) -> str:
 def _outcome(run: RunFacts) -> str:
     """How the run ended, as a sentence."""
     if run.outcome is None:
-        return "It was training, or was killed, when this page was made."
+        return "When this page was written, the run was training or had been killed."
     outcome: str = run.outcome["outcome"]
     return _OUTCOMES.get(outcome, outcome)
 

@@ -1,4 +1,4 @@
-"""The report's pictures in TensorBoard's format: its images page shows them."""
+"""Writes the pictures of a report for the image page of TensorBoard."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from pipeline.storage.write import replace_file
 from pipeline.training.predictions import Pixels, Predictions
 
 _MISTAKES = 12
-_MOST_CELLS = 1000  # classes of a matrix, a pixel each
-# TensorBoard shows pictures as large as they are: small ones are enlarged to about this side.
+_MOST_CELLS = 1000  # classes of a matrix, one pixel each
+# TensorBoard shows pictures in their own size. Small ones are enlarged to about this side.
 _SIDE = 224
 
 
 def write_board(folder: Path, run: RunFacts) -> Path:
-    """Writes pictures into `folder`/report, in place of those of an earlier report.
+    """Writes pictures into `folder`/report and replaces those of an earlier report.
 
     Args:
-      folder: The run's `tensorboard` folder, in a folder that exists.
-      run: What is known of it.
+      folder: The `tensorboard` folder of the run; its parent must exist.
+      run: The facts about the run.
 
     Raises:
-      OSError: They cannot be written.
+      OSError: The pictures cannot be written.
     """
     step, now_s = run.best_step or 0, time.time()
     events = [Event(wall_time=now_s, file_version="brain.Event:2")]
@@ -50,9 +50,9 @@ def write_board(folder: Path, run: RunFacts) -> Path:
 
 
 def _pictures(run: RunFacts) -> list[Summary]:
-    """Confusion matrix, most certain mistakes, and augmented examples, an epoch a column.
+    """Confusion matrix, most certain mistakes, and augmented examples with a column per epoch.
 
-    The matrix is left out where it has more classes than a screen has pixels.
+    The matrix is left out if it has more classes than a screen has pixels.
     """
     if run.predictions is None or run.examples is None:
         return []
@@ -72,7 +72,7 @@ def _pictures(run: RunFacts) -> list[Summary]:
     if len(shown.augmented):
         # [n, e, h, w, 3] -> [n h, e w, 3]
         rows = np.concatenate([np.concatenate(list(row), axis=1) for row in shown.augmented])
-        summaries.append(_summary("augmented examples", [rows], "An epoch a column."))
+        summaries.append(_summary("augmented examples", [rows], "One column per epoch."))
     return summaries
 
 
@@ -80,12 +80,11 @@ def _matrix(run: RunFacts, found: Predictions) -> Summary:
     heat = heat_pixels(confusion_counts(found.label, found.predicted, len(run.classes)))
     white = Image.new("RGBA", heat.shape[1::-1], "white")
     matrix = np.asarray(Image.alpha_composite(white, Image.fromarray(heat)).convert("RGB"))
-    said = "Rows: what it is. Columns: what it was taken for."
-    return _summary("confusion matrix", [matrix], said)
+    return _summary("confusion matrix", [matrix], "Rows: true class. Columns: predicted class.")
 
 
 def _summary(tag: str, images: Sequence[npt.NDArray[np.uint8]], description: str) -> Summary:
-    """A value of the images plugin: width, height, and the pictures as PNG."""
+    """A summary of the image plugin: width, height, and the pictures as PNG."""
     large = [_enlarge(image) for image in images]
     height, width = large[0].shape[:2]
     return picture_summary(tag, (width, height), [_png(image) for image in large], description)

@@ -1,6 +1,6 @@
-"""From a run folder to its report: what the files say, and what its best weights say of the data.
+"""Gathers the facts about a run, predicts its examples, and writes the report.
 
-Importing this module does not import TensorFlow: a second report needs none.
+Importing this module does not import TensorFlow, because a second report does not need it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-# Predictions take 60 bytes for each example, and may be packed well.
+# Limits the memory of a damaged file. Predictions take 60 bytes per example and compress well.
 _MOST_UNPACKED, _SMALL_BYTES = 4, 256 * 2**20
 _Kind = TypeVar("_Kind", Predictions, Examples)
 
@@ -44,13 +44,13 @@ class ReportError(PipelineError):
 
 
 def gather(folder: RunFolder) -> RunFacts:
-    """What the files of a run say.
+    """Reads the facts about a run from its folder.
 
-    Predictions of other weights than those that are now the best, or of other data than the run now
-    records, are left out.
+    Predictions are left out if they are not of the current best weights, or not of the data that
+    the run records now.
 
     Raises:
-      SettingsError: It is no run folder, or its training never began.
+      SettingsError: The folder is not a run folder, or training has not started.
     """
     config, dataset = folder.config(), folder.dataset()
     store = CheckpointStore(folder.checkpoints)
@@ -81,10 +81,10 @@ def gather(folder: RunFolder) -> RunFacts:
 
 
 def best_step(folder: RunFolder) -> int | None:
-    """The step of the weights that were best on validation, or of the newest before there are such.
+    """Returns the step of the best weights, or of the newest before the first evaluation.
 
-    As the newest state.json says that can be read; what is beside it is not verified. None where
-    there is no checkpoint.
+    It comes from the newest state.json that is readable; the weights are not verified. None without
+    a checkpoint.
     """
     store = CheckpointStore(folder.checkpoints)
     for step in reversed(store.steps()):
@@ -97,13 +97,13 @@ def best_step(folder: RunFolder) -> int | None:
     return None
 
 
-class Looked(NamedTuple):
-    """What a run's best weights say of examples.
+class PredictedExamples(NamedTuple):
+    """The predictions of the best weights for a split.
 
     Attributes:
-      predictions: Of all.
-      examples: Pictures of some.
-      is_own: Whether they are of the data set that the run recorded.
+      predictions: One per example.
+      examples: Pictures of some of them.
+      is_own: Whether the examples are those that the run recorded.
     """
 
     predictions: Predictions
@@ -111,20 +111,21 @@ class Looked(NamedTuple):
     is_own: bool
 
 
-def look_at_examples(experiment: Experiment, folder: RunFolder) -> Looked | None:
-    """What the best weights say of the test or validation examples; all processes must call it.
+def predict_examples(experiment: Experiment, folder: RunFolder) -> PredictedExamples | None:
+    """Predicts the test split, or the validation split if there is no test split.
 
-    The chief keeps it in the run folder, unless the examples are those of another data set.
+    All processes must call it. The chief saves the predictions in the run folder, unless the
+    examples are those of another data set.
 
     Args:
-      experiment: With the best weights.
-      folder: Of its run.
+      experiment: The experiment with the best weights.
+      folder: Its run folder.
 
     Returns:
-      None on other processes than the chief, and where there is neither split.
+      None on processes other than the chief, and if neither split exists.
 
     Raises:
-      PipelineError: An image cannot be read, or the files cannot be written.
+      PipelineError: An image cannot be read, or a file cannot be written.
     """
     from pipeline.runtimes.agreement import on_chief
     from pipeline.training.metrics import check_counted
@@ -140,36 +141,39 @@ def look_at_examples(experiment: Experiment, folder: RunFolder) -> Looked | None
     if not experiment.runtime.is_chief:
         return None
     recorded = folder.dataset().get("fingerprints", {}).get(split)
-    looked = Looked(predictions, draw_examples(experiment, predictions), recorded == data)
-    if looked.is_own:
-        # The pictures first: predictions without them would count as the whole.
-        _write(folder.examples, looked.examples)
+    predicted = PredictedExamples(
+        predictions, draw_examples(experiment, predictions), recorded == data
+    )
+    if predicted.is_own:
+        # The pictures come first, because predictions without them would count as complete.
+        _write(folder.examples, predicted.examples)
         _write(folder.predictions, predictions)
-    return looked
+    return predicted
 
 
 def write_report(
     folder: RunFolder,
     out: Path | None = None,
     left_out: str | None = None,
-    looked: Looked | None = None,
+    predicted: PredictedExamples | None = None,
 ) -> Path:
-    """Makes the page of one run and returns its file.
+    """Writes the report of a run and returns its file.
 
     Args:
-      folder: Of the run.
-      out: Where to; None: into the run folder, and its pictures and text to TensorBoard too.
-      left_out: Why there are no examples, where there are none; a sentence.
-      looked: What to show in place of the predictions that the run folder has.
+      folder: The run folder.
+      out: File of the report. By default it is written into the run folder, and its pictures are
+        also written for TensorBoard.
+      left_out: A sentence that explains why there are no examples, if there are none.
+      predicted: Shown instead of the predictions in the run folder.
 
     Raises:
-      ReportError: It cannot be written.
+      ReportError: The report cannot be written.
     """
     facts = gather(folder)
-    if looked is not None:
-        facts = replace(facts, predictions=looked.predictions, examples=looked.examples)
-        if not looked.is_own:
-            other = "Classes and examples are of other data than the run recorded."
+    if predicted is not None:
+        facts = replace(facts, predictions=predicted.predictions, examples=predicted.examples)
+        if not predicted.is_own:
+            other = "The classes and examples are of other data than the run recorded."
             facts = replace(facts, left_out=(*facts.left_out, other))
     if left_out is not None and facts.predictions is None:
         facts = replace(facts, left_out=(*facts.left_out, left_out))
@@ -182,10 +186,10 @@ def write_report(
 
 
 def write_page(page: str, file: Path) -> Path:
-    """Writes a page in one piece, so that a browser never opens half of one.
+    """Writes a page atomically, so that a browser never opens an incomplete one.
 
     Raises:
-      ReportError: It cannot be written.
+      ReportError: The page cannot be written.
     """
     _replace(file, page)
     return file
@@ -206,7 +210,7 @@ def _write(file: Path, facts: Predictions | Examples) -> None:
 
 
 def _read(file: Path, kind: type[_Kind]) -> _Kind | None:
-    """What `_write` wrote; None where it is not there, or not whole, or of another version."""
+    """Reads what `_write` wrote; None if it is missing, damaged, or of another version."""
     try:
         with open_file(file) as stream:
             size = os.fstat(stream.fileno()).st_size
@@ -214,6 +218,6 @@ def _read(file: Path, kind: type[_Kind]) -> _Kind | None:
         values = {field.name: arrays[field.name] for field in fields(kind)}
     except (OSError, ValueError, KeyError):
         return None
-    # Scalars and names as they were: NumPy's are no int and no str.
+    # Scalars and names become int, float and str again.
     plain = {k: v.tolist() for k, v in values.items() if v.ndim == 0 or v.dtype.kind == "U"}
     return kind(**values | plain)

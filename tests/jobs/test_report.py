@@ -118,7 +118,7 @@ def test_without_predictions_the_files_alone_are_enough_and_what_lacks_is_said(r
     done = without_tensorflow("report", run, "--no-examples")
     assert done.returncode == 0, done.stderr
     root = page(run)
-    assert "Left out: confusion matrix, accuracy a class and examples" in root.text
+    assert "Left out: confusion matrix, accuracy per class and examples" in root.text
     assert not root.find("img")
     assert len(root.find("svg")) >= 6
 

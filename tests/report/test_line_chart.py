@@ -60,7 +60,7 @@ def test_words_say_what_the_drawing_shows():
     assert svg.attributes["role"] == "img"
     assert svg.attributes["aria-label"] == "Loss"
     assert svg.find("desc")[0].text == (
-        "validation: from 2 at 100 to 0.5 at 300, least 0.25, most 2."
+        "validation: from 2 at 100 to 0.5 at 300, minimum 0.25, maximum 2."
     )
     texts = [text.text for text in svg.find("text")]
     assert "step" in texts
@@ -74,7 +74,7 @@ def test_what_happened_is_marked_where_it_did_and_named():
     assert [line["class"] for line in drawn] == ["mark start", "mark checkpoint"]  # 900 is outside
     (stroke,) = places(root.find("path")[0])
     assert float(drawn[0]["x1"]) == pytest.approx((stroke[0][0] + stroke[1][0]) / 2, abs=0.1)
-    assert "gone on after a stop" in root.find("ul")[0].text
+    assert "resumed" in root.find("ul")[0].text
 
 
 def test_a_long_curve_is_thinned_out_and_keeps_its_spike_its_gap_and_its_ends():

@@ -124,7 +124,7 @@ def test_top_5_is_left_out_of_every_page_where_it_is_always_right(classes, shown
 def test_a_going_on_and_checkpoints_are_marked_at_their_steps():
     drawing = next(
         svg
-        for svg in section(page(invented_run(names(3))), "How it ran").find("svg")
+        for svg in section(page(invented_run(names(3))), "Training").find("svg")
         if svg.attributes["aria-label"] == "Throughput"
     )
     lines = drawing.find("line", "mark")
@@ -234,7 +234,7 @@ def test_examples_are_the_most_certain_mistakes_and_hits_with_what_was_said():
     for item, probability in zip(mistakes.find("li"), certain, strict=True):
         assert f"{probability:.1%}" in item.text
         assert re.fullmatch(
-            rf"class \d, taken for class \d with {probability:.1%}",
+            rf"class \d, predicted as class \d with {probability:.1%}",
             item.find("img")[0].attributes["alt"],
         )
     assert len({item.find("strong")[0].text for item in hits.find("li")}) == 6
@@ -264,7 +264,7 @@ def test_a_run_that_has_just_begun_has_a_page_and_says_what_is_left_out():
     text = page(bare).text
     assert "No metrics have been written yet" in text
     assert "Left out: the examples, since there is no checkpoint." in text
-    assert "It was training, or was killed" in text
+    assert "was training or had been killed" in text
 
 
 def test_rows_with_holes_are_drawn_with_gaps():

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import SettingsError
 from pipeline.report.evaluation import evaluate_predictions
-from pipeline.report.write import ReportError, best_step, gather, look_at_examples, write_report
+from pipeline.report.write import ReportError, best_step, gather, predict_examples, write_report
 from pipeline.runs.folder import RunFolder
 from pipeline.training.best_weights import restore_best
 from pipeline.training.prediction_pass import predict
@@ -24,7 +24,7 @@ def looked_at(tmp_path_factory):
     run = RunFolder(folder / "run")
     experiment = tiny(folder)
     assert restore_best(experiment, run) == best_step(run)
-    look_at_examples(experiment, run)
+    predict_examples(experiment, run)
     return run, experiment
 
 
@@ -112,9 +112,9 @@ def test_where_the_best_checkpoint_is_damaged_the_weights_that_were_used_are_nam
     assert best_step(run) == 20
     (run.checkpoints / "step-00000020" / "model.safetensors").write_bytes(b"damaged")
     assert restore_best(experiment, run) == 17
-    looked = look_at_examples(experiment, run)
-    assert looked.predictions.step == 17
-    page = write_report(run, looked=looked).read_text()
+    predicted = predict_examples(experiment, run)
+    assert predicted.predictions.step == 17
+    page = write_report(run, predicted=predicted).read_text()
     assert "weights of step 17" in page
 
 
@@ -123,10 +123,10 @@ def test_predictions_of_other_data_are_shown_and_not_kept(looked_at, tmp_path):
     kept = run.predictions.read_bytes(), run.examples.read_bytes()
     experiment = tiny(tmp_path, "data.num_examples=60")  # other images
     restore_best(experiment, run)
-    looked = look_at_examples(experiment, run)
-    assert not looked.is_own
+    predicted = predict_examples(experiment, run)
+    assert not predicted.is_own
     assert (run.predictions.read_bytes(), run.examples.read_bytes()) == kept
-    page = write_report(run, looked=looked).read_text()
+    page = write_report(run, predicted=predicted).read_text()
     assert "of other data than the run recorded" in page
 
 
