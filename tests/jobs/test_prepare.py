@@ -330,7 +330,7 @@ def test_a_killed_worker_is_one_error_and_the_same_command_goes_on(blocked):
 def test_a_second_one_is_refused_while_the_first_goes_on(blocked):
     second = vit(*blocked.command)
     assert second.returncode == 3
-    assert f"another vit prepare is writing into {blocked.out}" in second.stderr
+    assert f"another vit prepare is writing to {blocked.out}" in second.stderr
     assert len(second.stderr.splitlines()) == 1
     blocked.unblock()
     first = end(blocked.process)
@@ -389,7 +389,7 @@ def test_a_full_disk_is_one_message_and_with_room_it_goes_on(images, tmp_path):
         command = ("prepare", images, disk / "out", "--shard-size", 5)
         full = vit(*command)
         assert full.returncode == 3
-        assert "No space left on device. Make room there" in full.stderr
+        assert "No space left on device. Free some space" in full.stderr
         assert len(full.stderr.splitlines()) == 1
         assert not list(disk.rglob("*.new"))
         before = {path: path.stat().st_mtime_ns for path in disk.rglob("*.arrayrecord")}
@@ -407,7 +407,7 @@ def test_a_read_only_folder_is_one_message(images, tmp_path):
             done = vit("prepare", images, out)
             assert done.returncode == 3
             reason = "(Read-only file system|Permission denied)"
-            line = rf"vit prepare: cannot make the folder {out}\S*: {reason}\n"
+            line = rf"vit prepare: cannot create the folder {out}\S*: {reason}\n"
             assert re.fullmatch(line, done.stderr)
 
 
@@ -431,7 +431,7 @@ def case_prepared_already(images, out):
 
 
 def case_of_another_set(images, out):
-    return ["digits", images.parent / "prepared"], 3, "already holds a prepared set"
+    return ["digits", images.parent / "prepared"], 3, "already contains a prepared data set"
 
 
 def case_out_is_source(images, out):
@@ -439,7 +439,7 @@ def case_out_is_source(images, out):
 
 
 def case_out_is_a_file(images, out):
-    return [images, __file__], 3, f"cannot make the folder {__file__}: File exists"
+    return [images, __file__], 3, f"cannot create the folder {__file__}: File exists"
 
 
 def case_shards_of_nothing(images, out):

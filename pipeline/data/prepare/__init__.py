@@ -1,1 +1,1 @@
-"""A data set written as shards, and a prepared set verified."""
+"""Writes data sets as shards, and verifies prepared data sets."""

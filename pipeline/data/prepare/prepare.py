@@ -1,4 +1,4 @@
-"""A data set written as ArrayRecord shards, each by a process of its own."""
+"""Writes a data set as ArrayRecord shards, in parallel processes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ UNREADABLE = "unreadable.txt"
 REPAIRED = "repaired.txt"
 
 _NAMED = 10
-# What flock answers on a file system without locks.
+# Errors of flock on a file system without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 _UNFINISHED = re.compile(rf"\..+\.(arrayrecord|json|npy|txt)\.[0-9a-f]{{16}}\{UNFINISHED}")
@@ -58,23 +58,23 @@ def prepare(
     processes: int,
     on_done: Done,
 ) -> SetFacts:
-    """Writes all splits of a data set, or the part that an earlier attempt left.
+    """Writes all splits of a data set, or resumes an earlier attempt.
 
     Args:
       source: The data set.
-      out: Folder, made where it is missing.
-      config: The largest number of pixels, and whether unreadable images are skipped.
-      shard_size: Examples a shard.
-      processes: That write at a time.
-      on_done: Is told the number of examples of each shard that is done.
+      out: The output folder. It is created if it does not exist.
+      config: Provides the maximum number of pixels, and whether to skip unreadable images.
+      shard_size: Maximum number of examples per shard.
+      processes: Number of parallel processes.
+      on_done: Called with the number of examples of each finished shard.
 
     Returns:
-      What dataset.json holds.
+      The content of dataset.json.
 
     Raises:
       SettingsError: The path of the folder is not UTF-8.
-      DataError: An image cannot be read and data.on_bad_image is "raise"; the folder holds another
-        set, is being written by another process, or cannot be written to.
+      DataError: An image cannot be read and data.on_bad_image is "raise"; or the folder contains
+        another data set, is in use by another process, or cannot be written to.
     """
     check_name(out)
     _make_folder(out)
@@ -99,7 +99,7 @@ def prepare(
 
 
 def plan(source: DataSource, out: Path, config: DataConfig, shard_size: int) -> list[ShardTask]:
-    """The shards to be written: each split in its order, cut into equal parts."""
+    """Plans the shards: each split is divided, in its order, into parts of equal size."""
     tasks = []
     for name, split in source.splits.items():
         count = -(-split.num_examples // shard_size)
@@ -120,18 +120,18 @@ def run_in_processes(
     processes: int,
     on_result: Callable[[Argument, Result], None],
 ) -> None:
-    """Calls a function on every argument, some at a time, each in a process of its own.
+    """Calls a function on every argument in a pool of processes.
 
     Raises:
-      DataError: A process was killed; what is done stays done.
+      DataError: A process was killed. Finished work is kept.
     """
     waiting = iter(arguments)
     running: dict[Future[Result], Argument] = {}
-    # Spawned, not forked: a fork of a process with threads may hang.
+    # Spawn instead of fork, because a fork of a process with threads may hang.
     with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_begin_worker) as pool:
         try:
             while True:
-                # Few at a time: what is sent to a process is kept in memory until then.
+                # Submit only a few, because submitted arguments stay in memory.
                 while (
                     len(running) < 2 * processes and (argument := next(waiting, None)) is not None
                 ):
@@ -143,13 +143,13 @@ def run_in_processes(
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     on_result(running.pop(future), future.result())
         except BaseException as error:
-            # Not waited for: a large shard may take minutes more.
+            # Do not wait for the others: a large shard may take several minutes.
             for process in active_children():
                 process.kill()
             if isinstance(error, BrokenProcessPool):
                 raise DataError(
-                    "one of the processes was killed (out of memory?). Give the same command to "
-                    "go on, with fewer --processes"
+                    "one of the processes was killed (out of memory?). Run the same command again "
+                    "with fewer --processes to continue"
                 ) from None
             raise
 
@@ -158,11 +158,11 @@ def _make_folder(folder: Path, below: Path | None = None) -> None:
     try:
         make_folder(folder, below=below, parents=below is None)
     except OSError as error:
-        raise DataError(f"cannot make the folder {folder}: {error.strerror}") from None
+        raise DataError(f"cannot create the folder {folder}: {error.strerror}") from None
 
 
 def _remove_other_shards(out: Path, tasks: Sequence[ShardTask]) -> None:
-    """Removes what an attempt with another size of shards, or other images, had finished."""
+    """Removes shards of an earlier attempt with another shard size or other images."""
     wanted = {task.report.name for task in tasks}
     for report in (out / REPORTS).glob("*.arrayrecord.json"):
         if report.name not in wanted:
@@ -171,14 +171,14 @@ def _remove_other_shards(out: Path, tasks: Sequence[ShardTask]) -> None:
 
 
 def _remove_temporary(out: Path) -> None:
-    """Removes what processes that were killed left half written; nothing else is named so."""
+    """Removes temporary files of killed processes; no other files have such names."""
     for path in (*out.iterdir(), *(out / REPORTS).iterdir()):
         if _UNFINISHED.fullmatch(path.name):
             remove_folder(path, below=out)
 
 
 def _write_all(tasks: Sequence[ShardTask], processes: int, on_done: Done) -> list[ShardReport]:
-    """Writes the shards that are not there, whole, already; reports in the tasks' order."""
+    """Writes all shards that are not complete yet, and returns reports in the order of tasks."""
     reports: dict[Path, ShardReport] = {}
     missing = []
     for task in tasks:
@@ -204,13 +204,13 @@ def _finished(source: DataSource, out: Path, tasks: Sequence[ShardTask], on_done
     wanted = {task.file.name: inputs_of(task.split) for task in tasks}
     if there != wanted or facts.classes != tuple(map(printable, source.classes)):
         raise DataError(
-            f"{out} already holds a prepared set, of other images or cut into other shards. Name "
+            f"{out} already contains a prepared data set with other images or other shards. Name "
             "another folder, or remove this one"
         )
     try:
         check_shards(out, [shard for split in facts.splits.values() for shard in split.shards])
     except DataError as error:
-        raise DataError(f"{error}. To prepare all again, remove {out / FACTS} first") from None
+        raise DataError(f"{error}. To prepare everything again, remove {out / FACTS}") from None
     remove_folder(out / REPORTS, below=out)
     on_done(sum(task.split.num_examples for task in tasks))
     return facts
@@ -220,15 +220,15 @@ def _unreadable_error(unreadable: dict[str, str], out: Path) -> DataError:
     shown = "\n".join(f"  {name}: {why}" for name, why in list(unreadable.items())[:_NAMED])
     images = "1 image" if len(unreadable) == 1 else f"{len(unreadable)} images"
     return DataError(
-        f"{images} cannot be read (all are in {out / UNREADABLE}):\n{shown}\n"
-        "Replace or remove them, or set data.on_bad_image=skip to leave them out, and give the "
-        "command again: what is done stays done"
+        f"{images} cannot be read (all are listed in {out / UNREADABLE}):\n{shown}\n"
+        "Replace or remove them, or set data.on_bad_image=skip to leave them out. Then run the "
+        "command again; finished shards are kept"
     )
 
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Holds the folder against another `vit prepare`, as far as its file system can."""
+    """Locks the folder against another `vit prepare`, if the file system supports locks."""
     try:
         handle = os.open(out, os.O_RDONLY)
     except OSError as error:
@@ -238,12 +238,13 @@ def _alone(out: Path) -> Iterator[None]:
             flock(handle, LOCK_EX | LOCK_NB)
         except BlockingIOError:
             raise DataError(
-                f"another vit prepare is writing into {out}. Wait for it, or name another folder"
+                f"another vit prepare is writing to {out}. Wait for it, or name another folder"
             ) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise DataError(f"cannot lock the folder {out}: {error.strerror}") from None
-            # Files are renamed into place whole: two at a time do the work twice, and tear nothing.
+            # Without locks, two processes would do the work twice, but each file is renamed only
+            # when it is complete.
         yield
     finally:
         os.close(handle)
@@ -251,9 +252,10 @@ def _alone(out: Path) -> Iterator[None]:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Holds Ctrl-C and SIGTERM back; processes that are started meanwhile never get them.
+    """Delays SIGINT and SIGTERM. Processes that are started meanwhile never receive them.
 
-    Both often go to all processes at once, and are for the first, which then ends the others.
+    Both signals are often sent to all processes at once. Only the main process should handle them
+    and end the others.
     """
     came: list[int] = []
 
@@ -261,7 +263,7 @@ def _signals_held() -> Iterator[None]:
         came.append(number)
 
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-    # Another thread may take one nevertheless, and Python then calls the handler in this one.
+    # Another thread may still receive a signal. Python then calls the handler in this thread.
     handlers = {number: signal.signal(number, note) for number in _ENDING}
     try:
         yield
@@ -279,6 +281,6 @@ def _begin_worker() -> None:
     def watch() -> None:
         if parent is not None:
             parent.join()
-        os._exit(1)  # killed without a word: nobody waits for what this one writes
+        os._exit(1)  # the parent is gone, so nobody needs the result
 
     threading.Thread(target=watch, daemon=True).start()

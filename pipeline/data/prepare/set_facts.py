@@ -1,4 +1,4 @@
-"""What the reports on all shards say together: dataset.json, labels, lists for the user."""
+"""Combines the reports of all shards: dataset.json, labels, and lists for the user."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ CONFLICTS = "conflicts.txt"
 def describe_set(
     source: DataSource, out: Path, tasks: Sequence[ShardTask], reports: Sequence[ShardReport]
 ) -> SetFacts:
-    """Writes labels, lists of equal images and, last, dataset.json, which makes the set whole.
+    """Writes labels and lists of equal images, and finally dataset.json, which completes the set.
 
     Raises:
-      DataError: A split has no readable image, or the folder cannot be written to.
+      DataError: A split has no readable images, or the folder cannot be written to.
     """
     splits = {}
     classes = tuple(map(printable, source.classes))
     for name in source.splits:
         mine = [(t, r) for t, r in zip(tasks, reports, strict=True) if t.split_name == name]
         if not any(report.labels for _, report in mine):
-            raise DataError(f"{source.splits[name].title}: not one image can be read")
+            raise DataError(f"{source.splits[name].title}: no image can be read")
         splits[name] = _split_facts(name, classes, out, mine)
     train = [r for t, r in zip(tasks, reports, strict=True) if t.split_name == "train"]
     mean, std = moments(np.sum([report.histogram for report in train], axis=0))
@@ -70,7 +70,7 @@ def describe_set(
 
 
 def write_lists(path: Path, lines: Sequence[str]) -> None:
-    """Writes a list for the user, or removes an earlier one where there is nothing to list."""
+    """Writes a list for the user, or removes an old one if there is nothing to list."""
     if lines:
         _write(path, "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
     else:
@@ -105,7 +105,7 @@ def _split_facts(
 
 
 def _find_pairs(tasks: Sequence[ShardTask], reports: Sequence[ShardReport]) -> Duplicates:
-    """Images with the same pixels in two splits, or under two labels."""
+    """Finds images with the same pixels in two splits or with two labels."""
     return find_pairs(
         (content, Place(task.split_name, label, name))
         for task, report in zip(tasks, reports, strict=True)

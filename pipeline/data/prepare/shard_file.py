@@ -1,4 +1,4 @@
-"""One shard written: its examples decoded, measured, stored, and reported."""
+"""Writes one shard: decodes, measures and stores its examples, and writes a report."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from pipeline.storage.limits import REPORT_BYTES
 from pipeline.storage.read import open_file, read_file, reason, stat
 from pipeline.storage.write import replace_file
 
-# A record a chunk, so that one is read without its neighbours; JPEG and PNG do not compress.
+# One record per chunk, so that each is read separately. JPEG and PNG cannot be compressed further.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """What one shard is to be made from.
+    """The inputs of one shard.
 
     Attributes:
-      split_name: The split it belongs to.
-      first: Place of its first example in the split.
-      file: To be written.
-      reports: Folder of the reports on shards that are done.
+      split_name: The name of its split.
+      first: Index of its first example in the split.
+      file: The output file.
+      reports: Folder for reports of finished shards.
       split: Its examples.
-      max_pixels: Images that state more are not read.
+      max_pixels: Images that declare more are not read.
     """
 
     split_name: str
@@ -52,29 +52,29 @@ class ShardTask:
         return self.reports / f"{self.file.name}.json"
 
     def name(self, place: int) -> str:
-        """What an example is called, as a list of names holds it."""
+        """Returns the name of an example in lists."""
         if self.split.images is not None:
             return f"image {self.first + place} of {self.split.title}"
         return self.split.name(place)
 
 
 class ShardReport(BaseModel):
-    """What became of a shard; kept beside it until all are done.
+    """The report of a finished shard. It is kept until all shards are finished.
 
     Attributes:
-      inputs: `inputs_of` its examples.
-      max_pixels: Images that stated more were not read.
-      size: In bytes.
-      sha256: Of its bytes.
-      labels: Of the examples it holds.
-      names: Likewise.
-      contents: A hash of each one's pixels.
-      unreadable: Name and reason of those it does not hold.
-      repaired: Name, and libjpeg's warning, of those whose damaged data it repaired.
-      converted: Examples stored as PNG that came as something else.
-      histogram: How often each value occurs in each colour, 3 x 256.
-      smallest: Least height and least width.
-      largest: Greatest height and width.
+      inputs: The result of `inputs_of` for its examples.
+      max_pixels: Images that declared more were not read.
+      size: Size of the file in bytes.
+      sha256: SHA-256 of the file.
+      labels: Labels of the examples in the shard.
+      names: Names of these examples.
+      contents: A hash of the pixels of each example.
+      unreadable: Name and reason of images that were left out.
+      repaired: Name and libjpeg's warning of images that libjpeg repaired.
+      converted: Number of examples that were converted to PNG.
+      histogram: Histogram of each channel, 3 x 256.
+      smallest: Minimum height and minimum width.
+      largest: Maximum height and maximum width.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -95,24 +95,24 @@ class ShardReport(BaseModel):
 
 
 def write_shard(task: ShardTask) -> ShardReport:
-    """Writes a shard and its report, each beside its final name and renamed when whole.
+    """Writes a shard and its report. Each is renamed to its final name when it is complete.
 
     Raises:
-      DataError: The folder cannot be written to, or is full.
+      DataError: The folder cannot be written to, or the disk is full.
     """
     try:
         with written_beside(task.file) as path:
             return _write(task, path)
-    except (OSError, RuntimeError) as error:  # the writer's own errors are RuntimeErrors
+    except (OSError, RuntimeError) as error:  # ArrayRecordWriter raises RuntimeError
         reason = getattr(error, "strerror", None) or str(error).partition(";")[0]
         raise DataError(
-            f"cannot write {task.file}: {reason}. Make room there or name another folder, and "
-            "give the command again: what is done stays done"
+            f"cannot write {task.file}: {reason}. Free some space or name another folder, and "
+            "run the command again; finished shards are kept"
         ) from None
 
 
 def read_report(task: ShardTask) -> ShardReport | None:
-    """An earlier attempt's report, where the shard is whole and of the same examples; else None."""
+    """Returns the report of an earlier attempt if its shard is complete and has the same inputs."""
     try:
         report = ShardReport.model_validate_json(read_file(task.report, limit_bytes=REPORT_BYTES))
         whole = task.file.stat().st_size == report.size and hash_file(task.file) == report.sha256
@@ -123,8 +123,10 @@ def read_report(task: ShardTask) -> ShardReport | None:
 
 
 def inputs_of(split: Split) -> str:
-    """A hash of what the examples are: pixels, names, sizes and times of files, or names and stored
-    checksums of records; and labels.
+    """Returns a hash of the labels and of what identifies the examples.
+
+    These are pixels in memory, names, sizes and modification times of files, or names and stored
+    checksums of records.
     """
     digest = hashlib.blake2b(split.labels.tobytes(), digest_size=16)
     if split.images is not None:
@@ -145,7 +147,7 @@ def inputs_of(split: Split) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
+    """Returns the SHA-256 of a file in hexadecimal."""
     with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -167,14 +169,14 @@ def _write(task: ShardTask, path: Path) -> ShardReport:
     writer.close()
     _sync(path)
     report = measures.report(task, path)
-    # The report first: `read_report` ignores one of a shard that is not there, but a shard
-    # without a report would never be removed, where the next attempt has other shards.
+    # Write the report before the shard is renamed. `read_report` ignores a report without a shard.
+    # But a shard without a report would never be removed if the next attempt has other shards.
     replace_file(task.report, report.model_dump_json(), below=task.file.parent)
     return report
 
 
 class _Measures:
-    """What is learned of a shard's images on the way."""
+    """Collects statistics of a shard's images."""
 
     def __init__(self) -> None:
         self.unreadable: dict[str, str] = {}

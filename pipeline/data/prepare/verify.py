@@ -1,4 +1,4 @@
-"""A prepared set read to its last byte: checksums, records, images, labels."""
+"""Verifies all files of a prepared data set: checksums, records, images and labels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pipeline.errors import DataError
 
 @dataclass(frozen=True)
 class _Check:
-    """One shard to be checked, its labels, and how many pixels an image of it may have."""
+    """A shard to verify, its labels, and the maximum number of pixels per image."""
 
     path: Path
     facts: ShardFacts
@@ -34,15 +34,15 @@ class _Check:
 
 
 def verify(root: Path, processes: int, on_done: Done) -> tuple[SetFacts, list[str]]:
-    """Reads every record and decodes every image of a prepared set.
+    """Reads every record and decodes every image of a prepared data set.
 
     Args:
-      root: Its folder.
-      processes: That read at a time.
-      on_done: Is told the number of examples of each shard that was read.
+      root: The folder.
+      processes: Number of parallel processes.
+      on_done: Called with the number of examples of each verified shard.
 
     Returns:
-      What dataset.json says, and what is wrong, a line each.
+      The content of dataset.json, and a list of problems.
 
     Raises:
       DataError: dataset.json or a file of labels is missing or damaged.
@@ -97,7 +97,7 @@ def _record_problem(
         found = int_feature(record, LABEL_KEY)
         read_whole_image(bytes_feature(record, IMAGE_KEY), max_pixels)
     except MemoryError:
-        return "there is too little memory to decode it"
+        return "there is not enough memory to decode it"
     except (DataError, ValueError, UnreadableError) as error:
         return str(error)
-    return None if found == label else f"its label is {found}, but the list of labels says {label}"
+    return None if found == label else f"its label is {found}, but the file of labels has {label}"

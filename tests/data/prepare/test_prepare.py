@@ -279,9 +279,9 @@ def test_a_finished_set_is_left_alone(folder, prepared):
     facts, out = prepared
     before = bytes_of(out)
     assert prepare_into(out, folder) == facts
-    with pytest.raises(DataError, match="already holds a prepared set"):
+    with pytest.raises(DataError, match="already contains a prepared data set"):
         prepare_into(out, folder, shard_size=5)
-    with pytest.raises(DataError, match="already holds a prepared set"):
+    with pytest.raises(DataError, match="already contains a prepared data set"):
         prepare_into(out, DataConfig(source="digits"), shard_size=1000)
     assert bytes_of(out) == before
 
@@ -296,7 +296,7 @@ def test_a_finished_set_of_classes_that_have_other_names_now_is_another_set(fold
         )
         if names is CLASSES:
             prepare_into(tmp_path / "out", config)
-    with pytest.raises(DataError, match="already holds a prepared set"):
+    with pytest.raises(DataError, match="already contains a prepared data set"):
         prepare_into(tmp_path / "out", config)
 
 
@@ -369,7 +369,7 @@ def case_no_facts(out):
 def case_facts_of_another_version(out):
     path = out / "dataset.json"
     path.write_text(path.read_text().replace("records 1", "records 2"))
-    return r"not of the format 'vit-pipeline records 1' \(format:"
+    return r"not have the format 'vit-pipeline records 1' \(format:"
 
 
 def case_cut_facts(out):
@@ -471,5 +471,5 @@ def test_a_set_of_other_records_of_the_same_names_and_sizes_is_another_set(tmp_p
     write([5, 4, 3, 2, 1])
     if before is not None:
         os.utime(root / "train.tfrecord", ns=(before.st_atime_ns, before.st_mtime_ns))
-    with pytest.raises(DataError, match="already holds a prepared set, of other images"):
+    with pytest.raises(DataError, match="already contains a prepared data set with other images"):
         prepare_into(tmp_path / "out", config, processes=1)
