@@ -9,9 +9,11 @@ gone, a process renames the holder's file. The name of that file is unique, so o
 processes succeeds.
 
 File locks (flock, fcntl) are not sufficient: on network file systems they work on one host only, or
-not at all, depending on the mount options. The lease of filelock 4 (SoftFileLease) is not sufficient
-either: it expires during an outage of the file server, and a live holder on another node counts as
-gone if host name and PID namespace number are the same.
+not at all, depending on the mount options.
+
+SoftFileLease of filelock 4 is not sufficient either: its lease also runs out while the file server
+does not answer, and a live holder on another node counts as gone if host name and PID namespace
+number are the same.
 """
 
 from __future__ import annotations
