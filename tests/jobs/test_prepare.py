@@ -150,7 +150,7 @@ def test_it_says_what_was_written_without_control_characters(images, prepared):
     counts = {name: split["examples"] for name, split in facts["splits"].items()}
     assert (counts["train"] + counts["validation"], counts["test"]) == (36, 12)
     assert f"{counts['train']} train, 12 test" in done.stdout
-    assert "24 images of other kinds were converted to PNG" in done.stdout
+    assert "24 images in other formats were converted to PNG" in done.stdout
     assert f"'data.path={out}'" in done.stdout  # quoted: the path has spaces
     assert done.stderr == ""
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", done.stdout)
@@ -435,7 +435,7 @@ def case_of_another_set(images, out):
 
 
 def case_out_is_source(images, out):
-    return [images, images / "train" / ".."], 2, "OUT must be another folder"
+    return [images, images / "train" / ".."], 2, "OUT must not be the same folder"
 
 
 def case_out_is_a_file(images, out):
@@ -584,7 +584,7 @@ def test_verify_says_that_all_is_whole_or_names_shard_and_record(copied):
     out, shard = copied
     whole = vit("prepare", out, "--verify")
     assert (whole.returncode, whole.stderr) == (0, "")
-    assert f"{out}: all 48 images are whole" in whole.stdout
+    assert f"{out}: all 48 images are intact" in whole.stdout
     flip_bit_in_record(shard, 2)
     damaged = vit("prepare", out, "--verify")
     assert damaged.returncode == 3

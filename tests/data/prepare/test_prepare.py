@@ -12,11 +12,11 @@ from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from jobs.prepare import _describe
 from pipeline.config import DataConfig
 from pipeline.data.decode.pillow_image import read_image
 from pipeline.data.decode.unreadable import UnreadableError
 from pipeline.data.encode import encode_image, to_png
+from pipeline.data.prepare.summary import summarize
 from pipeline.data.prepare.verify import verify
 from pipeline.data.sources.find_source import find_source
 from pipeline.data.sources.records import read_facts
@@ -182,7 +182,7 @@ def test_images_that_libjpeg_repairs_are_stored_counted_and_named(tmp_path):
     assert (facts.repaired, facts.unreadable, read_facts(out).repaired) == (1, 0, 1)
     (line,) = (out / "repaired.txt").read_text().splitlines()
     assert line.startswith(f"{name}\tCorrupt JPEG data")
-    assert f"repaired damaged data of 1 images, which are used: {out}/repaired.txt" in _describe(
+    assert f"repaired damaged data of 1 images, which are used: {out}/repaired.txt" in summarize(
         facts, out
     )
 
