@@ -7,5 +7,6 @@ checkpoints/       snapshots of the training state: format, store, writer thread
 metrics_file.py    metrics.jsonl
 saved_settings.py  the settings that other commands read from config.yaml
 record_checks.py   validates dataset.json and outcome.json
+log_folders.py     selects the TensorBoard logs of one or several runs
 links.py           rejects links that lead out of the folder
 """

@@ -40,7 +40,7 @@ def board(*arguments, cwd=ROOT):
     try:
         line = process.stdout.readline()
         assert line.startswith("TensorBoard  http://"), process.communicate()
-        assert process.stdout.readline() == "Ctrl-C ends it\n"
+        assert process.stdout.readline() == "Press Ctrl-C to stop it\n"
         yield process, line.split()[1]
     finally:
         if process.poll() is None:

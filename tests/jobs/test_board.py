@@ -114,7 +114,7 @@ def fails(*arguments, cwd=ROOT):
 def test_a_folder_that_is_no_run_or_has_no_curves_is_named(tmp_path):
     assert "there is no folder runs" in fails(cwd=tmp_path)
     assert f"there is no folder {tmp_path}/nowhere" in fails(tmp_path / "nowhere")
-    assert f"{tmp_path} is no run folder and holds none" in fails(tmp_path)
+    assert f"{tmp_path} is not a run folder and contains none" in fails(tmp_path)
     run = write_run(tmp_path / "run")
     assert "each run can be given once" in fails(run, run)
     for file in run.glob("tensorboard/*/*"):
