@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.cli import run_process
+from jobs.run_settings import add_setting_argument
 from jobs.usage import check_paths
 from pipeline.api.evaluation import open_evaluation
 from pipeline.errors import SettingsError
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.metrics_file import shows_top_5
-from pipeline.runs.saved_settings import add_setting_argument, read_settings
+from pipeline.runs.saved_settings import read_settings
 from pipeline.storage.folders import make_folder
 from pipeline.storage.write import replace_file
 from pipeline.strict_json import to_json

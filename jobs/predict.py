@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.cli import run_process
+from jobs.run_settings import add_setting_argument
 from jobs.usage import check_paths
 from pipeline.api.prediction import as_prediction, check_top, load_predictor
 from pipeline.errors import DataError, SettingsError
 from pipeline.printable import printable
-from pipeline.runs.saved_settings import add_setting_argument
 from pipeline.storage.folders import make_folder
 from pipeline.storage.write import replace_file
 from pipeline.strict_json import to_json

@@ -14,5 +14,6 @@ keras_checks.py         checks an untrusted .keras file before it is loaded
 onnx_checks.py          checks an untrusted ONNX file before it is loaded
 operations.py           operations and classes that exports use
 packages.py             packages that a format needs
+comparison.py           selects the images that verify an export, and the run's predictions
 sample_images.py        sample images that verify an export without a data set
 """

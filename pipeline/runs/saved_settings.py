@@ -10,7 +10,6 @@ Importing this module does not import TensorFlow.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import stat
@@ -37,23 +36,10 @@ _TAKEN = frozenset(
 )  # fmt: skip
 _NOT_TAKEN = ("model.pretrained",)  # a path
 # Settings that a user may set with --set.
-_GIVEN = ("data.path", "data.index_path", "data.links_out", "data.max_pixels", "data.threads",
+GIVEN = ("data.path", "data.index_path", "data.links_out", "data.max_pixels", "data.threads",
           "distribute.device", "distribute.cpu_devices", "distribute.intra_op_threads")  # fmt: skip
 # Settings whose recorded value is reported if it is not used.
 _REPORTED = ("data.links_out", "data.max_pixels")
-
-
-def add_setting_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds the option --set to a command that uses the settings of a run."""
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="given",
-        metavar="KEY=VALUE",
-        help="a setting that is not read from the run folder, which may come from another user: "
-        f"{', '.join(_GIVEN)}; may be repeated",
-    )
 
 
 def is_taken(key: str) -> bool:
@@ -113,9 +99,9 @@ def _is_own(path: Path) -> bool:
 
 def _key(text: str) -> str:
     key = text.partition("=")[0]
-    if key not in _GIVEN:
+    if key not in GIVEN:
         raise SettingsError(
-            f"--set accepts {', '.join(_GIVEN)}; other settings are those of the training run. "
+            f"--set accepts {', '.join(GIVEN)}; other settings are those of the training run. "
             f"Received: {text}"
         )
     return key

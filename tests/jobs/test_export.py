@@ -107,8 +107,8 @@ def test_jpegs_of_other_sizes_and_greys_are_taken(exported, tmp_path):
 
 @pytest.mark.parametrize("resize", ["squash", "none"])
 def test_images_that_the_run_refuses_are_left_out_of_the_comparison(resize, tmp_path):
-    from jobs.export import _compared
     from pipeline.config import load_config
+    from pipeline.export.comparison import compare_with_run
     from pipeline.export.exported import Exported
     from pipeline.recipes import find_recipe
 
@@ -125,7 +125,7 @@ def test_images_that_the_run_refuses_are_left_out_of_the_comparison(resize, tmp_
     ]  # fmt: skip
     config = load_config(find_recipe("image_folder"), settings)
     model = Exported(None, lambda pixels: np.zeros([len(pixels), 1]), None)
-    compared, what = _compared(config, model, place=None)
+    compared, what = compare_with_run(config, model, foreign_data=None)
     left = 2 if resize == "none" else 4
     assert f" and {left} of " in what
     assert len(compared.contents) == len(compared.pixels) == int(what.split()[0]) + left
