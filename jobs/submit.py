@@ -14,16 +14,17 @@ from k8s.create import create
 from k8s.manifests import Manifest
 from k8s.options import ONE_POD_VERBS, ClusterJob, add_job_arguments, read_job
 from k8s.render import render, settings_for_cluster
+from k8s.training_checks import check_training
 from k8s.yaml_text import to_yaml
-from pipeline.config import Config, load_config
+from pipeline.config import load_config
 from pipeline.errors import SettingsError
 from pipeline.recipes import find_recipe
-from pipeline.runtimes.tensorflow_start import import_tensorflow
 
-_EPILOG = """The recipe and its settings are checked here, and go along as a ConfigMap. In the pods
-the claim is at /shared, which is also where paths begin that do not begin with /: the run folder
-is /shared/runs/NAME, unless run.dir=... says otherwise. The launchers in several pods know each
-other by a secret, which is made anew for each job and goes along as a Secret.
+_EPILOG = """The recipe and its settings are checked on this machine, and passed to the pods in a
+ConfigMap. In the pods, the claim is mounted at /shared. Paths that do not start with / are relative
+to /shared. The run folder is /shared/runs/NAME, unless run.dir=... is given. The launchers in
+several pods authenticate each other with a secret, which is created for each job and passed to the
+pods in a Secret.
 
   vit submit cifar10 data.source=records data.path=data/cifar10 \\
       --name cifar10 --image registry.example.com/vit:1.0 --claim shared --nodes 4 --gpus-per-node 8
@@ -38,38 +39,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "words",
         nargs="+",
         metavar="RECIPE [section.key=value ...]",
-        help="as for `vit train`; with --verb the arguments of that verb, its options behind --",
+        help="as for `vit train`; with --verb, the arguments of that verb, its options after --",
     )
     parser.add_argument(
         "--verb",
         choices=("train", *ONE_POD_VERBS),
         default="train",
-        help="what to run (default: train); all others run in one pod",
+        help="verb to run (default: train); all other verbs run in one pod",
     )
     add_job_arguments(parser)
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--render", action="store_true", help="print the manifests; needs no cluster")
-    how.add_argument("--dry-run", action="store_true", help="ask the server, and create nothing")
+    how.add_argument(
+        "--render", action="store_true", help="print the manifests, without asking the cluster"
+    )
+    how.add_argument(
+        "--dry-run", action="store_true", help="ask the API server, but create nothing"
+    )
     parser.epilog = _EPILOG
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Renders the job, and creates it unless it is only to be shown."""
+    """Renders the job, and prints or creates it."""
     job = read_job(arguments, arguments.verb)
     manifests = _manifests(job, arguments.words)
-    if job.rdma is not None:
-        print(
-            "vit submit: --rdma adds IPC_LOCK, which a namespace with restricted Pod Security "
-            "refuses",
-            file=sys.stderr,
-        )
-    if job.launched and job.runtime == "multi_worker":
-        print(
-            "vit submit: --runtime multi_worker opens ports in the pods where TensorFlow executes "
-            "whatever connects: only a network plug-in that enforces NetworkPolicies keeps other "
-            "pods out",
-            file=sys.stderr,
-        )
+    for warning in _warnings(job):
+        print(f"vit submit: {warning}", file=sys.stderr)
     if arguments.render:
         print(to_yaml(manifests), end="")
         return 0
@@ -81,10 +75,24 @@ def run(arguments: argparse.Namespace) -> int:
         why = error.why if isinstance(error, NoCluster) else str(error).partition(". ")[0]
         kind = SettingsError if isinstance(error, NoCluster) else ClusterError
         raise kind(
-            f"--dry-run asks a cluster, and none can be asked ({why}): --render prints the "
-            "manifests without one"
+            f"--dry-run needs a cluster, and there is none to ask ({why}): --render prints the "
+            "manifests without a cluster"
         ) from None
     return 0
+
+
+def _warnings(job: ClusterJob) -> list[str]:
+    warnings = []
+    if job.rdma is not None:
+        warnings.append(
+            "--rdma adds IPC_LOCK, which a namespace with restricted Pod Security rejects"
+        )
+    if job.launched and job.runtime == "multi_worker":
+        warnings.append(
+            "--runtime multi_worker opens ports in the pods where TensorFlow executes whatever "
+            "connects: only a network plug-in that enforces NetworkPolicies keeps other pods out"
+        )
+    return warnings
 
 
 def _manifests(job: ClusterJob, words: Sequence[str]) -> list[Manifest]:
@@ -93,27 +101,15 @@ def _manifests(job: ClusterJob, words: Sequence[str]) -> list[Manifest]:
         _check_usage(job.verb, words)
         return render(job, token, arguments=words)
     recipe, *settings = words
-    # Given here, it wins over a run.dir of the recipe, which was meant for another machine.
+    # Overrides a run.dir of the recipe, which is meant for another machine.
     config = load_config(find_recipe(recipe), [f"run.dir=runs/{job.name}", *settings])
     config = settings_for_cluster(config, job)
-    _check_training(config, job)
+    check_training(config, job)
     return render(job, token, config)
 
 
-def _check_training(config: Config, job: ClusterJob) -> None:
-    """What each of the job's processes would refuse at its start."""
-    import_tensorflow()
-    from pipeline.data.batch import check_batch
-    from pipeline.model.architecture import architecture, check_patches
-
-    check_batch(config, job.num_replicas)
-    check_patches(config.data.image_size, architecture(config.model).patch_size)
-    if job.gpus and config.distribute.cpu_devices > 1:
-        raise SettingsError("distribute.cpu_devices is to try mirrored without GPUs: leave it out")
-
-
 def _check_usage(verb: str, words: Sequence[str]) -> None:
-    """Lets the verb's own parser look at the words; it exits with its usage."""
+    """Parses the words with the verb's own parser, which exits with its usage on an error."""
     module = import_module(f"jobs.{verb}")
     parser = argparse.ArgumentParser(prog=f"vit {verb}")
     module.add_arguments(parser)

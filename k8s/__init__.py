@@ -1,16 +1,22 @@
-"""Everything for Kubernetes: the manifests' bases, and the code that renders, submits and watches.
+"""Everything for Kubernetes: manifests, and the code that renders, submits and watches jobs.
 
 job/, mpijob/, tensorboard/   Kustomize bases
 slurm.sbatch         the same training under Slurm
 options.py           the options of a job, checked without a cluster
-manifests.py         the pieces that all manifests are made of
+manifests.py         the parts that manifests have in common
 render.py            the manifests of a job
-mpijob_manifests.py  the manifests for the MPI operator
+mpijob_manifests.py  the manifests of a job for the MPI operator
+training_checks.py   checks the settings of a training before it is submitted
 yaml_text.py         manifests as YAML
 api.py               requests to the API server
-api_errors.py        errors for what the API server refuses
-create.py            creates a job, completely or not at all
-state.py             the state of a job, from its objects
+api_errors.py        errors that explain the API server's responses
+create.py            creates a job with all of its objects, or nothing
+state.py             the state of a job, read from its objects
 run_progress.py      the progress of a job's run, read from the claim
-forward.py           a local port that leads to the job's TensorBoard
+job_table.py         jobs and pods as tables
+logs.py              the pod of a rank, and the lines of a rank in its log
+suspend.py           suspends and resumes a job
+delete.py            deletes a job with all of its objects
+forward.py           forwards a local port to the TensorBoard of a job
+mpi_launcher.py      runs horovodrun in the launcher pod of an MPIJob
 """

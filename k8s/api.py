@@ -1,4 +1,4 @@
-"""What is said to the API server, through the official client."""
+"""Requests to the API server, through the official client."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from k8s.api_errors import Forbidden, NoCluster, explain, unreachable
 
 Manifest = dict[str, Any]
 
-# Where each kind is found. Asking the server for it (discovery) needs rights and time.
+# The path of each kind. Asking the server for it (discovery) takes permissions and time.
 _KINDS = {
     "ConfigMap": ("api/v1", "configmaps"),
     "Event": ("api/v1", "events"),
@@ -39,12 +39,12 @@ _WARNING = re.compile(r'\d{3} \S+ "((?:[^"\\]|\\.)*)"')
 
 @dataclass(frozen=True)
 class Applied:
-    """What the server made of a manifest.
+    """The result of applying a manifest.
 
     Attributes:
-      object: As the server has it.
-      created: Whether it was not there before.
-      warnings: Texts of the server's `Warning:` headers.
+      object: The object, as the server returned it.
+      created: Whether the object is new.
+      warnings: The texts of the server's `Warning:` headers.
     """
 
     object: Manifest
@@ -53,15 +53,15 @@ class Applied:
 
 
 class ClusterApi:
-    """One namespace of the cluster that kubectl would talk to; inside a pod, the pod's own.
+    """One namespace of the cluster that kubectl uses; in a pod, the pod's own cluster.
 
-    All verbs raise what `refusals.explain` makes of an answer.
+    All methods raise the errors of `api_errors.explain`.
 
     Args:
-      namespace: Default: that of the kubectl context, or of the pod.
+      namespace: The namespace; by default that of the kubectl context, or of the pod.
 
     Raises:
-      NoCluster: Nothing says which cluster.
+      NoCluster: No cluster is configured.
     """
 
     def __init__(self, namespace: str | None = None) -> None:
@@ -69,7 +69,7 @@ class ClusterApi:
         from kubernetes.dynamic import DynamicClient
 
         configuration = Configuration()
-        # Three silent attempts, each with its time-out, would be a long wait for one message.
+        # The default is three attempts without a message, each with its own timeout: a long wait.
         configuration.retries = False
         own = _configure(configuration)
         self.namespace = namespace or own
@@ -79,33 +79,33 @@ class ClusterApi:
         )
 
     def check_namespace(self) -> None:
-        """Refuses a namespace that is not there; lists of one are empty, and no error."""
-        # Many may use a namespace and not look at it.
+        """Raises an error if the namespace does not exist. Lists of its objects are just empty."""
+        # Many users may use a namespace without permission to read it.
         with suppress(Forbidden):
             self._ask("get", f"/api/v1/namespaces/{self.namespace}")
 
     def get(self, kind: str, name: str) -> Manifest | None:
-        """An object, or None."""
+        """Returns an object, or None if it does not exist."""
         try:
             return self._json("get", self._path(kind, name))
         except LookupError:
             return None
 
     def list(self, kind: str, labels: str = "", fields: str = "") -> list[Manifest]:
-        """Objects that the selectors fit."""
+        """Returns the objects that match the selectors."""
         path = self._path(kind)
         answer = self._json("get", path, label_selector=labels, field_selector=fields)
-        # The items of a list do not say their kind.
+        # The items of a list do not contain their kind.
         return [{"kind": kind, **item} for item in answer["items"]]
 
     def apply(self, manifest: Manifest, dry_run: bool = False) -> Applied:
-        """Server-side apply."""
+        """Applies a manifest on the server (server-side apply)."""
         path = self._path(manifest["kind"], manifest["metadata"]["name"])
         response = self._ask(
             "patch",
             path,
             body=manifest,
-            content_type="application/apply-patch+yaml",  # which JSON is
+            content_type="application/apply-patch+yaml",  # JSON is a subset of YAML.
             field_manager=_MANAGER,
             force_conflicts="true",
             dry_run="All" if dry_run else None,
@@ -115,7 +115,7 @@ class ClusterApi:
         return Applied(json.loads(response.data), response.status == 201, tuple(warnings))
 
     def patch(self, kind: str, name: str, change: Manifest) -> None:
-        """A merge patch."""
+        """Changes an object with a merge patch."""
         path = self._path(kind, name)
         self._json(
             "patch",
@@ -126,7 +126,10 @@ class ClusterApi:
         )
 
     def delete(self, kind: str, name: str) -> bool:
-        """Whether it was there. It stays, marked, until its pods have ended."""
+        """Deletes an object; returns whether it existed.
+
+        The object is marked, and is removed after its pods have ended.
+        """
         try:
             self._json("delete", self._path(kind, name), propagation_policy="Foreground")
         except LookupError:
@@ -134,7 +137,10 @@ class ClusterApi:
         return True
 
     def log(self, pod: str, container: str, follow: bool = False) -> Iterator[str]:
-        """Lines, with their ends; with follow until the container ends."""
+        """Yields the lines of a log with their line ends.
+
+        With follow, new lines are waited for until the container ends.
+        """
         response = self._ask(
             "get",
             f"{self._path('Pod', pod)}/log",
@@ -144,12 +150,12 @@ class ClusterApi:
         return _lines(response)
 
     def execute(self, pod: str, container: str, command: Sequence[str]) -> str:
-        """What a command in a container writes to its standard output."""
+        """Runs a command in a container, and returns its standard output."""
         from kubernetes.client import ApiClient, CoreV1Api
         from kubernetes.client.exceptions import ApiException
         from kubernetes.stream import stream
 
-        # A client of its own: `stream` changes the one it is given.
+        # A separate client, because `stream` modifies the client that it is given.
         core = CoreV1Api(ApiClient(self._configuration))
         try:
             socket = stream(
@@ -167,7 +173,7 @@ class ClusterApi:
             socket.run_forever(timeout=_EXEC_S)
             output = str(socket.read_stdout(timeout=0))
             socket.close()
-            socket.sock.shutdown()  # `close` leaves it open where the server closed first
+            socket.sock.shutdown()  # `close` leaves it open if the server closed first
         except ApiException as error:
             raise explain(error, "create", f"{self._path('Pod', pod)}/exec") from None
         return output
@@ -185,7 +191,7 @@ class ClusterApi:
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
-        # The client's default for these is one list for all calls.
+        # The client's default is one list that all calls share.
         options.setdefault("query_params", [])
         options["header_params"] = {}
         options.setdefault("_request_timeout", (_CONNECT_S, _ANSWER_S))
@@ -193,7 +199,7 @@ class ClusterApi:
         try:
             response = self._client.request(verb, path, serialize=False, **options)
             if not path.endswith("/log"):
-                response.data  # noqa: B018  # read here, where errors are dealt with
+                response.data  # noqa: B018  # Read here, where errors are handled.
             return response
         except ApiException as error:
             raise explain(error, verb, path) from None
@@ -202,7 +208,7 @@ class ClusterApi:
 
 
 def _configure(configuration: Any) -> str:
-    """Fills the configuration as kubectl would, and returns the namespace to use by default."""
+    """Configures the client like kubectl, and returns the default namespace."""
     from kubernetes.config import (
         ConfigException,
         list_kube_config_contexts,

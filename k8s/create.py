@@ -1,4 +1,4 @@
-"""Creates a job, wholly or not at all."""
+"""Creates a job with all of its objects, or nothing."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ INSTANCE = "app.kubernetes.io/instance"
 def create(
     cluster: ClusterApi, job: ClusterJob, manifests: Sequence[Manifest], dry_run: bool
 ) -> str:
-    """Asks the server whether it takes everything, and then creates it.
+    """Checks with the server that it accepts all objects, and then creates them.
 
     Args:
-      job: Whose manifests these are.
-      manifests: Of `render`.
-      dry_run: To stop after asking.
+      job: The job.
+      manifests: The result of `render`.
+      dry_run: Whether to check only.
 
     Returns:
-      What to print.
+      The text to print.
 
     Raises:
-      SettingsError: The name is taken, or the cluster would not take the job, or not run it.
+      SettingsError: The name is taken, or the cluster would not accept or not run the job.
     """
     main = manifests_of_kind(manifests, "Job", "MPIJob")
     cluster.check_namespace()
     if _is_there(cluster, main):
-        return f"{_title(main)} is already there, with the same settings{_next(job)}"
+        return f"{_title(main)} already exists, with the same settings{_next(job)}"
     for manifest in manifests:
         if manifest is not main:
             _check_free(cluster, manifest, job.name)
@@ -42,7 +42,7 @@ def create(
     _ask(cluster, job, manifests)
     if dry_run:
         kinds = ", ".join(f"{m['kind']} {m['metadata']['name']}" for m in manifests)
-        return f"the cluster would take {_title(main)} in namespace {cluster.namespace}: {kinds}"
+        return f"the cluster would accept {_title(main)} in namespace {cluster.namespace}: {kinds}"
     _apply(cluster, manifests, main)
     processes = job.nodes * job.slots if job.launched else 1
     pods = "1 pod" if job.nodes == 1 else f"{job.nodes} pods"
@@ -57,7 +57,7 @@ def _title(manifest: Manifest) -> str:
 
 
 def _next(job: ClusterJob) -> str:
-    """The commands that come next."""
+    """Returns the commands that the user needs next."""
     where = "" if job.namespace is None else f" -n {job.namespace}"
     lines = [f"jobs {job.name}{where}", f"logs {job.name} -f{where}"]
     lines += [f"board --kubernetes {job.name}{where}"] if job.tensorboard else []
@@ -65,7 +65,7 @@ def _next(job: ClusterJob) -> str:
 
 
 def _is_there(cluster: ClusterApi, main: Manifest) -> bool:
-    """Whether the very same job exists; an error where the name is taken otherwise."""
+    """Returns whether the same job exists; raises an error if another job has the name."""
     kind, name = main["kind"], main["metadata"]["name"]
     found = cluster.get(kind, name)
     if found is None:
@@ -78,22 +78,22 @@ def _is_there(cluster: ClusterApi, main: Manifest) -> bool:
         return False
     taken, metadata = f"there is already a {found.get('kind', kind)} {name}", found["metadata"]
     if metadata.get("labels", {}).get(OURS[0]) != OURS[1]:
-        raise SettingsError(f"{taken}, which `vit submit` did not make: give another --name")
+        raise SettingsError(f"{taken}, which `vit submit` did not create: give another --name")
     if "deletionTimestamp" in metadata:
         raise SettingsError(
-            f"{taken}, which is being deleted: try again when its pods have ended (`vit jobs "
+            f"{taken}, which is being deleted: try again after its pods have ended (`vit jobs "
             f"{name}`), or give another --name"
         )
     if metadata.get("annotations", {}).get(CONTENT) != main["metadata"]["annotations"][CONTENT]:
         raise SettingsError(
             f"{taken}, with other settings or options: give another --name, or delete it first "
-            f"with `vit delete {name}`, which leaves what it wrote on the claim"
+            f"with `vit delete {name}`, which keeps the files on the claim"
         )
     return True
 
 
 def _check_free(cluster: ClusterApi, manifest: Manifest, name: str) -> None:
-    """Applying would take over what belongs to somebody else."""
+    """Refuses an object that belongs to somebody else, which applying would take over."""
     found = cluster.get(manifest["kind"], manifest["metadata"]["name"])
     if found is None:
         return
@@ -106,18 +106,18 @@ def _check_free(cluster: ClusterApi, manifest: Manifest, name: str) -> None:
     ours = found["metadata"].get("labels", {}).get(OURS[0]) == OURS[1]
     if not ours or any(owner["name"] != name for owner in owners):
         raise SettingsError(
-            f"there is already a {_title(manifest)}, which is not of job {name}: give another "
-            "--name"
+            f"there is already a {_title(manifest)}, which does not belong to job {name}: give "
+            "another --name"
         )
-    if manifest["kind"] == "Secret":  # it has another token, and cannot be changed
+    if manifest["kind"] == "Secret":  # It contains another token, and cannot be changed.
         raise SettingsError(
-            f"there is still the {_title(manifest)} of an earlier job {name}: `vit delete {name}` "
+            f"the {_title(manifest)} of an earlier job {name} still exists: `vit delete {name}` "
             "removes it"
         )
 
 
 def _check_claims(cluster: ClusterApi, job: ClusterJob) -> None:
-    """The claims are there, and can be mounted wherever pods run."""
+    """Checks that the claims exist, and can be mounted by all pods."""
     try:
         claims = cluster.list("PersistentVolumeClaim")
     except Forbidden as error:
@@ -131,26 +131,26 @@ def _check_claims(cluster: ClusterApi, job: ClusterJob) -> None:
             there = ", ".join(sorted(found)) or "none"
             raise SettingsError(
                 f"there is no PersistentVolumeClaim {name} in namespace {cluster.namespace}: give "
-                f"{option} one that is there ({there}), or create it"
+                f"{option} an existing one ({there}), or create it"
             )
         modes = found[name]["spec"].get("accessModes", [])
         shared = {"ReadWriteMany"} if option == "--claim" else {"ReadWriteMany", "ReadOnlyMany"}
         if (job.nodes > 1 or (option == "--claim" and job.tensorboard)) and not shared & set(modes):
             why = f"--nodes {job.nodes}" if job.nodes > 1 else "--tensorboard"
             raise SettingsError(
-                f"the claim {name} is {', '.join(modes)}, and with {why} pods on several nodes "
-                f"mount it: give {option} one that is ReadWriteMany, or run one pod without "
+                f"the claim {name} is {', '.join(modes)}, but with {why} pods on several nodes "
+                f"mount it: give {option} a ReadWriteMany claim, or run one pod without "
                 "TensorBoard"
             )
 
 
 def _ask(cluster: ClusterApi, job: ClusterJob, manifests: Sequence[Manifest]) -> None:
-    """A dry run of everything, so that nothing is half-created."""
+    """Applies all manifests as a dry run, so that a job is never created in part."""
     for manifest in manifests:
         for warning in cluster.apply(manifest, dry_run=True).warnings:
             if "would violate PodSecurity" in warning and job.rdma is None:
                 raise SettingsError(
-                    f"namespace {cluster.namespace} would take {_title(manifest)} and refuse its "
+                    f"namespace {cluster.namespace} would accept {_title(manifest)} but reject its "
                     f"pods: {warning}. Give another --namespace, or have its label "
                     "pod-security.kubernetes.io/enforce changed"
                 )
@@ -158,7 +158,7 @@ def _ask(cluster: ClusterApi, job: ClusterJob, manifests: Sequence[Manifest]) ->
 
 
 def _apply(cluster: ClusterApi, manifests: Sequence[Manifest], main: Manifest) -> None:
-    """Creates all, and ties the others to the job, so that they are deleted with it."""
+    """Creates all objects, and makes the job their owner, so that they are deleted with it."""
     created: list[Manifest] = []
     try:
         for manifest in manifests:

@@ -1,4 +1,4 @@
-"""A port of this machine that leads to a job's TensorBoard."""
+"""Forwards a local port to the TensorBoard of a job."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _READY_WITHIN_S = 60.0
 
 
 class Tunnel:
-    """A `kubectl port-forward` that runs.
+    """A running `kubectl port-forward`.
 
     Attributes:
-      address: Of TensorBoard, here.
+      address: The address of TensorBoard on this machine.
     """
 
     def __init__(self, address: str, process: subprocess.Popen[str], errors: IO[str]) -> None:
@@ -32,14 +32,14 @@ class Tunnel:
         self._process, self._errors = process, errors
 
     def check(self) -> None:
-        """Raises ClusterError where kubectl has ended."""
+        """Raises ClusterError if kubectl has exited."""
         if self._process.poll() is not None:
             self._errors.seek(0)
             said = self._errors.read().strip() or f"exit code {self._process.returncode}"
-            raise ClusterError(f"kubectl port-forward has ended: {said}. Try again")
+            raise ClusterError(f"kubectl port-forward has exited: {said}. Try again")
 
     def wait(self) -> int:
-        """Until it ends, which is an error: it is for Ctrl-C to end it."""
+        """Waits until kubectl exits, which is an error: only Ctrl-C should stop it."""
         self._process.wait()
         self.check()
         return 0
@@ -47,15 +47,16 @@ class Tunnel:
 
 @contextmanager
 def forward(name: str, namespace: str | None, host: str, port: int | None) -> Iterator[Tunnel]:
-    """Forwards while the context lasts.
+    """Forwards the port until the context ends.
 
     Args:
-      name: Of the job.
-      host: Address of this machine to listen on.
-      port: Default: the first free one from 6006 on.
+      name: The name of the job.
+      namespace: The namespace of the job; None is that of the kubectl context.
+      host: The local address to listen on.
+      port: The local port; None selects the first free one from 6006 on.
 
     Raises:
-      SettingsError: There is no kubectl, no such job, no TensorBoard beside it, or no such port.
+      SettingsError: There is no kubectl, no such job, no TensorBoard for it, or no free port.
       ClusterError: TensorBoard does not start.
     """
     if shutil.which("kubectl") is None:
@@ -79,13 +80,13 @@ def forward(name: str, namespace: str | None, host: str, port: int | None) -> It
 
 
 def _wait_until_ready(cluster: ClusterApi, name: str) -> None:
-    """kubectl takes no pod that is not running, and does not say why it is not."""
+    """Waits for the pod: kubectl refuses one that is not running, without saying why."""
     if cluster.get("Service", f"{name}-board") is None:
         read_job(cluster, name)
         raise SettingsError(
             f"job {name} was submitted without --tensorboard: there is no service {name}-board. "
-            f"`vit delete {name}`, then the `vit submit` command with --tensorboard, which goes on "
-            "with its run"
+            f"Run `vit delete {name}`, then the `vit submit` command with --tensorboard, which "
+            "continues its run"
         )
     deadline_s = time.monotonic() + _READY_WITHIN_S
     while True:
@@ -110,5 +111,5 @@ def _free_port(host: str, port: int | None) -> int:
             why = error
     raise SettingsError(
         f"cannot listen on {host}, port {ports[0]}: {why and why.strerror}. Choose another address "
-        "with --host, another port with --port"
+        "with --host, or another port with --port"
     )

@@ -1,4 +1,4 @@
-"""The pieces that manifests of all kinds are made of, from the bases in this folder."""
+"""The parts that manifests of all kinds have in common, from the bases in this folder."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from k8s.options import ClusterJob
 from pipeline.config import Config, dump_config
 
 SHARED, DATA, RECIPE = "/shared", "/data", "/etc/vit/recipe.yaml"
-CONTENT = "vit-pipeline/content"  # the annotation that says which content a name stands for
-RUN = "vit-pipeline/run"  # which run folder on the claim
-SLOTS = "vit-pipeline/slots"  # and how many processes a pod has
+# Annotations of a job: a hash of its manifests, its run folder on the claim, processes per pod.
+CONTENT = "vit-pipeline/content"
+RUN = "vit-pipeline/run"
+SLOTS = "vit-pipeline/slots"
 GPU = "nvidia.com/gpu"
 
-# After checkpoint.grace_s the processes end by themselves: so much later they are killed, and
-# still later the pod.
+# The processes exit by themselves within checkpoint.grace_s. The launcher kills them this many
+# seconds later, and Kubernetes kills the pod this many seconds after that.
 _LAUNCHER_LATER_S, _POD_LATER_S = 15, 30
 
 Manifest = dict[str, Any]
 
 
 def manifests_of_kind(manifests: Sequence[Manifest], *kinds: str) -> Manifest:
-    """The first of these kinds."""
+    """Returns the first manifest of one of these kinds."""
     return next(manifest for manifest in manifests if manifest["kind"] in kinds)
 
 
 def base(name: str) -> dict[str, Manifest]:
-    """The resources of a base by their kind."""
+    """Returns the resources of a base by their kind."""
     folder = files("k8s").joinpath(name)
     listed = yaml.safe_load(folder.joinpath("kustomization.yaml").read_text())["resources"]
     found = [yaml.safe_load(folder.joinpath(file).read_text()) for file in listed]
@@ -40,7 +41,7 @@ def base(name: str) -> dict[str, Manifest]:
 
 
 def config_map(job: ClusterJob, config: Config) -> Manifest:
-    """The settings, under a name that changes with them."""
+    """Returns the ConfigMap with the settings. Its name changes with its content."""
     text = dump_config(config)
     return {
         "apiVersion": "v1",
@@ -55,7 +56,7 @@ def config_map(job: ClusterJob, config: Config) -> Manifest:
 
 
 def labels(instance: str) -> dict[str, str]:
-    """What all objects of a job carry."""
+    """Returns the labels that all objects of a job have."""
     return {
         "app.kubernetes.io/name": "vit-pipeline",
         "app.kubernetes.io/instance": instance,
@@ -64,13 +65,13 @@ def labels(instance: str) -> dict[str, str]:
 
 
 def launcher_grace_s(config: Config | None) -> int:
-    """How long after a signal a launcher kills what has not ended."""
+    """Returns the time after a signal at which a launcher kills remaining processes."""
     own_s = 0.0 if config is None else config.checkpoint.grace_s
     return round(own_s) + _LAUNCHER_LATER_S
 
 
 def select_pods(policy: Manifest, selector: dict[str, str]) -> None:
-    """Makes a NetworkPolicy that of these pods, and lets in these alone where it lets in any."""
+    """Applies a NetworkPolicy to these pods. If it admits any pods, it admits only these."""
     spec = policy["spec"]
     rules = [rule for ingress in spec["ingress"] for rule in ingress["from"]]
     for place in (spec, *rules):
@@ -78,16 +79,16 @@ def select_pods(policy: Manifest, selector: dict[str, str]) -> None:
 
 
 def queue_labels(job: ClusterJob) -> dict[str, str]:
-    """Those of the job itself."""
+    """Returns the labels of the Job or MPIJob itself."""
     return labels(job.name) | ({"kueue.x-k8s.io/queue-name": job.queue} if job.queue else {})
 
 
 def set_pod(template: Manifest, job: ClusterJob, config: Config | None) -> None:
-    """Makes a base's pod that of a job: image, resources, places, volumes."""
+    """Fills in the pod of a base for a job: image, resources, scheduling, volumes."""
     template["metadata"]["labels"] = labels(job.name)
     pod = template["spec"]
     pod["terminationGracePeriodSeconds"] = launcher_grace_s(config) + _POD_LATER_S
-    _set_places(pod, job)
+    _set_scheduling(pod, job)
     container = pod["containers"][0]
     container["image"] = job.image
     requests = {"cpu": job.cpu, "memory": job.memory}
@@ -96,7 +97,7 @@ def set_pod(template: Manifest, job: ClusterJob, config: Config | None) -> None:
         limits[GPU] = job.gpus
     if job.rdma is not None:
         limits[job.rdma] = 1
-        # To pin the memory that the network card reads.
+        # Allows pinning the memory that the network card reads.
         container["securityContext"]["capabilities"]["add"] = ["IPC_LOCK"]
     container["resources"] = {"requests": requests, "limits": limits}
     set_volume(template, "shared", {"persistentVolumeClaim": {"claimName": job.claim}})
@@ -107,7 +108,7 @@ def set_pod(template: Manifest, job: ClusterJob, config: Config | None) -> None:
         container["volumeMounts"].append({"name": "data", "mountPath": DATA, "readOnly": True})
 
 
-def _set_places(pod: Manifest, job: ClusterJob) -> None:
+def _set_scheduling(pod: Manifest, job: ClusterJob) -> None:
     if job.node_selector:
         pod["nodeSelector"] = dict(job.node_selector)
     if job.tolerations:
@@ -117,7 +118,7 @@ def _set_places(pod: Manifest, job: ClusterJob) -> None:
 
 
 def set_volume(template: Manifest, name: str, source: Manifest) -> None:
-    """Fills the volume of this name, where the base has it."""
+    """Sets the source of the volume of this name, if the base has it."""
     for volume in template["spec"]["volumes"]:
         if volume["name"] == name:
             volume.clear()
@@ -125,7 +126,7 @@ def set_volume(template: Manifest, name: str, source: Manifest) -> None:
 
 
 def drop_volume(template: Manifest, name: str) -> None:
-    """Takes a volume away, and where it was mounted."""
+    """Removes a volume and its mounts."""
     pod = template["spec"]
     pod["volumes"] = [volume for volume in pod["volumes"] if volume["name"] != name]
     for container in pod["containers"]:

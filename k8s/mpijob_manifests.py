@@ -1,4 +1,4 @@
-"""The manifests of a job under the MPI operator."""
+"""The manifests of a job for the MPI operator."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from pipeline.config import Config
 
 
 def render_mpijob(job: ClusterJob, config: Config | None) -> list[Manifest]:
-    """ConfigMap, NetworkPolicy and MPIJob of a training.
+    """Returns the ConfigMap, NetworkPolicy and MPIJob of a training.
 
     Args:
-      job: With backend mpijob.
-      config: Of `settings_for_cluster`.
+      job: A job whose backend is mpijob.
+      config: The result of `settings_for_cluster`.
     """
     if config is None:
-        raise ValueError("an MPIJob trains, and needs settings")
+        raise ValueError("an MPIJob runs a training, and needs settings")
     resources, recipe = base("mpijob"), config_map(job, config)
     policy, manifest = resources["NetworkPolicy"], resources["MPIJob"]
     policy["metadata"] = {"name": job.name, "labels": labels(job.name)}
@@ -46,7 +46,7 @@ def render_mpijob(job: ClusterJob, config: Config | None) -> list[Manifest]:
         set_pod(replica["template"], job, config)
     set_volume(worker["template"], "recipe", {"configMap": {"name": recipe["metadata"]["name"]}})
     container = launcher["template"]["spec"]["containers"][0]
-    # It starts processes elsewhere, and computes nothing.
+    # The launcher starts processes in other pods, and computes nothing itself.
     container["resources"] = own
     grace = str(launcher_grace_s(config))
     container["command"] = ["vit", "mpi-launch", "--run", str(config.run.dir), "--grace-s", grace]

@@ -1,4 +1,4 @@
-"""What `vit submit` is asked for, checked as far as that goes without a cluster."""
+"""The options of `vit submit`, checked as far as possible without a cluster."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _LONGEST_LABEL = 63  # RFC 1123
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
-# What a verb that runs in one pod may be.
+# Verbs that can be submitted, besides train. They run in one pod.
 ONE_POD_VERBS = ("prepare", "evaluate", "predict", "report", "export", "doctor")
 
 
@@ -26,15 +26,15 @@ class ClusterJob:
     """A job on a cluster.
 
     Attributes:
-      name: Of the Job and all that belongs to it.
-      verb: Of `vit`; all but train run in one pod.
-      nodes: Pods, one a node.
-      gpus: Of each pod; 0 trains on the CPU.
-      processes: In each pod; None: one a GPU, or one on the CPU.
-      cpu, memory, shm: Kubernetes quantities, of each pod.
+      name: Name of the Job and of everything that belongs to it.
+      verb: Verb of `vit`; all verbs but train run in one pod.
+      nodes: Number of pods, one per node.
+      gpus: GPUs of each pod; 0 trains on the CPU.
+      processes: Processes in each pod; None is one per GPU, or one on the CPU.
+      cpu, memory, shm: Kubernetes quantities for each pod.
       data_claim: A second claim, mounted read-only at /data.
-      deadline_s: Of the job, with all its restarts.
-      rdma: The resource to ask one of; with it the pod is not restricted any more.
+      deadline_s: Time limit of the job, including all its restarts.
+      rdma: Resource of which each pod requests one; such a pod is no longer restricted.
     """
 
     name: str
@@ -62,62 +62,62 @@ class ClusterJob:
 
     @property
     def slots(self) -> int:
-        """Processes a pod."""
+        """Processes per pod."""
         return max(1, self.gpus) if self.processes is None else self.processes
 
     @property
     def num_replicas(self) -> int:
-        """Copies of the model in all."""
+        """Total number of model replicas."""
         return self.nodes * max(self.gpus, self.slots)
 
     @property
     def launched(self) -> bool:
-        """Whether `vit launch` starts the processes; else there is one, which has all GPUs."""
+        """Whether `vit launch` starts the processes. If not, one process uses all GPUs."""
         return self.verb == "train" and self.runtime != "mirrored"
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """Names of the pods of an Indexed Job, by index."""
+        """Host names of the pods of an Indexed Job, by index."""
         return tuple(f"{self.name}-{i}.{self.name}" for i in range(self.nodes))
 
 
 def add_job_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what describes a job, apart from what it runs."""
+    """Adds the options that describe a job, apart from the command that it runs."""
     add = parser.add_argument
     add(
         "--name",
-        help="of the job, and of its run folder runs/NAME on the claim (default: the recipe's)",
+        help="name of the job and its run folder runs/NAME on the claim (default: the recipe's)",
     )
-    add("--image", required=True, help="that `make image` built, where the cluster finds it")
+    add("--image", required=True, help="image built with `make image`, in the registry")
     add("--claim", required=True, metavar="PVC", help="ReadWriteMany claim, mounted at /shared")
-    add("--data-claim", metavar="PVC", help="another one with data, mounted read-only at /data")
-    add("--nodes", type=int, default=1, help="pods, one a node (default: 1)")
-    add("--gpus-per-node", type=int, default=0, metavar="G", help="default: 0, train on the CPU")
+    add("--data-claim", metavar="PVC", help="claim with data, mounted read-only at /data")
+    add("--nodes", type=int, default=1, help="number of pods, one per node (default: 1)")
+    add("--gpus-per-node", type=int, default=0, metavar="G", help="GPUs (default: 0, use the CPU)")
     add(
         "--processes-per-node",
         type=int,
         metavar="N",
-        help="processes in each pod (default: its GPUs, or 1)",
+        help="processes in each pod (default: one per GPU, or 1)",
     )
-    add("--backend", choices=("job", "mpijob"), default="job", help="default: job")
+    add("--backend", choices=("job", "mpijob"), default="job", help="(default: job)")
     add(
         "--runtime",
         choices=("horovod", "multi_worker", "mirrored"),
         default="horovod",
-        help="default: horovod; mirrored is one pod with all its GPUs in one process",
+        help="mirrored: one pod, whose GPUs are used by one process (default: horovod)",
     )
-    add("--namespace", "-n", help="default: that of the kubectl context")
-    add("--queue", metavar="NAME", help="a LocalQueue of Kueue: all pods start, or none")
-    add("--cpu", default="4", help="of each pod (default: 4)")
-    add("--memory", default="16Gi", help="of each pod, with --shm (default: 16Gi)")
+    add("--namespace", "-n", help="namespace (default: that of the kubectl context)")
+    add("--queue", metavar="NAME", help="LocalQueue of Kueue: either all pods start, or none")
+    add("--cpu", default="4", help="CPUs of each pod (default: 4)")
+    add("--memory", default="16Gi", help="memory of each pod, including --shm (default: 16Gi)")
     add("--shm", default="2Gi", help="size of /dev/shm (default: 2Gi)")
-    add("--node-selector", action="append", default=[], metavar="KEY=VALUE", help="may be repeated")
+    add("--node-selector", action="append", default=[], metavar="KEY=VALUE", help="can be repeated")
     add(
         "--toleration",
         action="append",
         default=[],
         metavar="KEY[=VALUE][:EFFECT]",
-        help="may be repeated",
+        help="can be repeated",
     )
     add("--priority-class", metavar="NAME")
     add(
@@ -125,24 +125,30 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=3,
         metavar="N",
-        help="after faults; preemption, stops and lost nodes are not counted (default: 3)",
+        help="restarts after failures; preemption, stops and lost nodes do not count (default: 3)",
     )
-    add("--deadline", default="7d", metavar="TIME", help="of it all: 90m, 12h, 7d (default: 7d)")
+    add(
+        "--deadline",
+        default="7d",
+        metavar="TIME",
+        help="time limit of the job, such as 90m, 12h or 7d (default: 7d)",
+    )
     add(
         "--rdma",
         nargs="?",
         const="rdma/hca",
         metavar="RESOURCE",
-        help="one of this resource a pod (default: rdma/hca), and IPC_LOCK; not restricted then",
+        help="request one of this resource per pod (default: rdma/hca), and IPC_LOCK, which "
+        "restricted Pod Security does not allow",
     )
-    add("--tensorboard", action="store_true", help="a TensorBoard on the run beside it")
+    add("--tensorboard", action="store_true", help="also start a TensorBoard for the run")
 
 
 def read_job(arguments: argparse.Namespace, verb: str) -> ClusterJob:
     """Checks the arguments of `add_job_arguments`.
 
     Raises:
-      SettingsError: One cannot be right, whatever the cluster.
+      SettingsError: An argument is wrong on every cluster.
     """
     job = ClusterJob(
         name=default_name(arguments, verb) if arguments.name is None else arguments.name,
@@ -188,15 +194,17 @@ def _check_numbers(job: ClusterJob) -> None:
             raise SettingsError(f"{option} must be more than 0. Received: {text}")
     if quantity(job.shm, "--shm") >= quantity(job.memory, "--memory"):
         raise SettingsError(
-            f"--shm {job.shm} is part of --memory {job.memory} and must be less: give more --memory"
+            f"--shm {job.shm} is part of --memory {job.memory} and must be smaller: give more "
+            "--memory"
         )
 
 
 def default_name(arguments: argparse.Namespace, verb: str) -> str:
-    """A job's name where none is given: the recipe's, or the verb's and its run's, as a DNS label.
+    """Returns the default name of a job as a DNS label: the recipe's, or verb and run.
 
     Args:
-      arguments: Of `add_job_arguments`, and the `words` that the verb gets.
+      arguments: Those of `add_job_arguments`, and the `words` of the verb.
+      verb: The verb of `vit`.
     """
     first = PurePath(arguments.words[0])
     words = {"train": [first.stem], "prepare": [verb], "doctor": [verb, first.stem]}
@@ -209,7 +217,7 @@ def default_name(arguments: argparse.Namespace, verb: str) -> str:
 
 
 def _room_for_name(backend: Backend, nodes: int, tensorboard: bool) -> int:
-    """Characters that a name may have: that of the last pod is a DNS label."""
+    """Returns the maximum length of a name: the name of the last pod must be a DNS label."""
     last = {"job": f"-{nodes - 1}", "mpijob": f"-worker-{nodes - 1}"}[backend]
     return _LONGEST_LABEL - max(len(last), len("-board") if tensorboard else 0)
 
@@ -218,9 +226,9 @@ def _check_names(job: ClusterJob) -> None:
     room = _room_for_name(job.backend, job.nodes, job.tensorboard)
     if not _LABEL.fullmatch(job.name) or len(job.name) > room:
         raise SettingsError(
-            "--name must be small letters, digits and dashes, begin with a letter, end with a "
-            f"letter or digit, and have at most {room} characters, as its last pod is a host's "
-            "name. "
+            "--name must consist of lowercase letters, digits and dashes, start with a letter, end "
+            f"with a letter or digit, and have at most {room} characters, because the name of the "
+            "last pod is a host name. "
             f"Received: {job.name!r} ({len(job.name)} characters)"
         )
     for option, name in (
@@ -232,7 +240,7 @@ def _check_names(job: ClusterJob) -> None:
     ):
         if name is not None and not re.fullmatch(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?", name):
             raise SettingsError(
-                f"{option} must be a name as Kubernetes has them: small letters, digits, dashes. "
+                f"{option} must be a Kubernetes name: lowercase letters, digits and dashes. "
                 f"Received: {name!r}"
             )
     if not re.fullmatch(r"[a-z0-9][\w./:@-]*", job.image):
@@ -246,11 +254,11 @@ def _check_names(job: ClusterJob) -> None:
 def _check_together(job: ClusterJob) -> None:
     if job.processes is not None and not job.launched:
         why = f"--verb {job.verb}" if job.verb != "train" else "--runtime mirrored"
-        raise SettingsError(f"{why} is one process: leave out --processes-per-node")
+        raise SettingsError(f"{why} runs one process: leave out --processes-per-node")
     if 0 < job.gpus < job.slots:
         raise SettingsError(
             f"--processes-per-node {job.slots} needs a GPU for each process: give --gpus-per-node "
-            f"{job.slots} or more, or leave --gpus-per-node out to train on the CPU"
+            f"{job.slots} or more, or leave out --gpus-per-node to train on the CPU"
         )
     # With multi_worker, a single process in a pod uses all GPUs of the pod.
     shared = job.runtime == "multi_worker" and job.slots == 1
@@ -258,19 +266,17 @@ def _check_together(job: ClusterJob) -> None:
         raise SettingsError(
             f"--gpus-per-node {job.gpus} reserves {job.gpus - job.slots} GPUs that no process would"
             f" use: --processes-per-node {job.slots} uses one GPU for each process. Give "
-            f"--gpus-per-node {job.slots}, or leave --processes-per-node out"
+            f"--gpus-per-node {job.slots}, or leave out --processes-per-node"
         )
     if job.verb != "train" and (job.nodes > 1 or job.backend != "job"):
-        raise SettingsError(
-            f"--verb {job.verb} runs in one pod: leave out --nodes and --backend, or train"
-        )
+        raise SettingsError(f"--verb {job.verb} runs in one pod: leave out --nodes and --backend")
     if job.runtime == "mirrored" and job.nodes > 1:
         raise SettingsError(
-            "--runtime mirrored is one process, in one pod: give --nodes 1, or --runtime horovod"
+            "--runtime mirrored runs one process in one pod: give --nodes 1, or --runtime horovod"
         )
     if job.runtime == "mirrored" and job.verb == "train" and job.gpus < 2:
         raise SettingsError(
-            "--runtime mirrored shares a batch among the GPUs of one pod: give --gpus-per-node 2 "
+            "--runtime mirrored divides a batch among the GPUs of one pod: give --gpus-per-node 2 "
             "or more, or --runtime horovod"
         )
     if job.backend == "mpijob" and job.runtime != "horovod":
@@ -281,7 +287,7 @@ def _check_together(job: ClusterJob) -> None:
 
 
 def quantity(text: str, option: str) -> float:
-    """A Kubernetes quantity as a number; SettingsError where it is none."""
+    """Parses a Kubernetes quantity; raises SettingsError if it is not one."""
     from kubernetes.utils.quantity import parse_quantity
 
     try:
@@ -312,7 +318,7 @@ def _read_toleration(text: str) -> tuple[tuple[str, str], ...]:
     if not key or (colon and effect not in _EFFECTS):
         raise SettingsError(
             "--toleration must be KEY, KEY=VALUE, or either with "
-            f"{' or '.join(':' + e for e in _EFFECTS)} behind it. Received: {text!r}"
+            f"{' or '.join(':' + e for e in _EFFECTS)} appended. Received: {text!r}"
         )
     found = {"key": key, "operator": "Equal" if equals else "Exists"}
     found |= {"value": value} if equals else {}

@@ -36,10 +36,10 @@ from pipeline.launch.signatures import TOKEN
 
 
 def settings_for_cluster(config: Config, job: ClusterJob) -> Config:
-    """The settings as the pods get them: run folder on the claim, and the job's runtime.
+    """Returns the settings for the pods: the run folder on the claim, and the job's runtime.
 
     Raises:
-      SettingsError: A path is not one the pods have, or the recipe asks for another runtime.
+      SettingsError: A path does not exist in the pods, or the recipe asks for another runtime.
     """
     if config.distribute.runtime not in ("auto", job.runtime):
         raise SettingsError(
@@ -48,7 +48,8 @@ def settings_for_cluster(config: Config, job: ClusterJob) -> Config:
         )
     for key in ("run.dir", "data.path", "model.pretrained"):
         _check_path(key, value_of(config, key), job)
-    # Without a GPU where one was asked for, all would be held and none used.
+    # If a pod finds no GPU although it requested some, training must fail: otherwise it would hold
+    # the GPUs without using them.
     device = "gpu" if job.gpus else config.distribute.device
     distribute = config.distribute.model_copy(update={"runtime": job.runtime, "device": device})
     return config.model_copy(update={"distribute": distribute})
@@ -61,23 +62,23 @@ def _check_path(key: str, path: Any, job: ClusterJob) -> None:
     inside = PurePosixPath(SHARED, str(path))
     if ".." in inside.parts or not any(inside.is_relative_to(root) for root in roots):
         raise SettingsError(
-            f"{key}={path} is no path that the pods have: there the claim {job.claim} is at "
-            f"{SHARED}, where relative paths begin"
-            + (f", and {job.data_claim} at {DATA}" if job.data_claim else "")
-            + f". Give {key}={SHARED}/... or, for data on a claim of its own, --data-claim"
+            f"{key}={path} does not exist in the pods: there, the claim {job.claim} is mounted at "
+            f"{SHARED}, and relative paths start there"
+            + (f"; {job.data_claim} is mounted at {DATA}" if job.data_claim else "")
+            + f". Give {key}={SHARED}/... or, for data on a separate claim, --data-claim"
         )
 
 
 def render(
     job: ClusterJob, token: str, config: Config | None = None, arguments: Sequence[str] = ()
 ) -> list[Manifest]:
-    """All manifests of a job, in the order they are to be created.
+    """Returns all manifests of a job, in the order in which they must be created.
 
     Args:
-      job: What is asked for.
-      token: The secret by which the launchers in its pods know each other.
-      config: Of `settings_for_cluster`, for training.
-      arguments: Of another verb.
+      job: The job.
+      token: The secret with which the launchers in its pods authenticate each other.
+      config: The result of `settings_for_cluster`, for training.
+      arguments: The arguments of another verb.
     """
     if job.backend == "mpijob":
         manifests = render_mpijob(job, config)
@@ -89,7 +90,7 @@ def render(
         if job.namespace is not None:
             manifest["metadata"]["namespace"] = job.namespace
     main = manifests_of_kind(manifests, "Job", "MPIJob")
-    # The token is another one each time, and the job is the same.
+    # Each call has a new token. Two jobs that differ only in their token are the same job.
     content = [manifest for manifest in manifests if manifest["kind"] != "Secret"]
     main["metadata"]["annotations"] = {
         CONTENT: hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16],
@@ -100,15 +101,18 @@ def render(
 
 
 def run_folder(job: ClusterJob, config: Config | None, arguments: Sequence[str]) -> str:
-    """Where on the claim the job's run is; empty for a verb that has none."""
+    """Returns the run folder on the claim; empty for a verb without a run."""
     if config is not None:
         return str(config.run.dir)
-    of_a_run = job.verb in ("evaluate", "predict", "report", "export")
-    return arguments[0] if of_a_run and arguments else ""
+    has_run = job.verb in ("evaluate", "predict", "report", "export")
+    return arguments[0] if has_run and arguments else ""
 
 
 def _token_secret(job: ClusterJob, token: str) -> Manifest:
-    """The launchers' token. It cannot be changed: a pod that is replaced must have the same."""
+    """Returns the Secret with the launchers' token.
+
+    It is immutable, because a pod that replaces another must have the same token.
+    """
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -142,7 +146,7 @@ def _render_job(
     spec["completions"] = spec["parallelism"] = job.nodes
     spec["backoffLimit"] = job.max_restarts * job.nodes
     spec["activeDeadlineSeconds"] = job.deadline_s
-    spec["suspend"] = job.queue is not None  # Kueue lets it go when there is room
+    spec["suspend"] = job.queue is not None  # Kueue resumes it when there is room.
     template = spec["template"]
     set_pod(template, job, config)
     container = template["spec"]["containers"][0]
@@ -158,7 +162,7 @@ def _render_job(
             str(job.slots),
         ]
         if job.runtime == "multi_worker":
-            # The NetworkPolicy stands for the private network, which a restricted pod cannot make.
+            # A restricted pod cannot create a private network. The NetworkPolicy takes its place.
             launcher += ["--runtime", job.runtime, "--trust-network"]
         container["command"] = [*launcher, "--grace-s", str(launcher_grace_s(config)), "--"]
         container["args"] = ["vit", "train", RECIPE]
@@ -174,7 +178,7 @@ def _render_job(
 
 
 def _set_token(container: Manifest, secret: Manifest | None) -> None:
-    """Leads the base's variable to the job's Secret; one pod needs neither."""
+    """Points the variable of the base to the job's Secret; a single pod needs neither."""
     token = next(entry for entry in container["env"] if entry["name"] == TOKEN)
     if secret is None:
         container["env"].remove(token)

@@ -1,4 +1,4 @@
-"""How far a run is: read from its folder on the claim, through a pod that has it mounted."""
+"""The progress of a run, read from its folder on the claim through a pod that mounts it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from k8s.api import ClusterApi, Manifest
 from k8s.manifests import SHARED
 from k8s.state import JobView
 
-# The end of metrics.jsonl, which may be in the middle of a line, and the names of checkpoints.
+# Prints the end of metrics.jsonl, which may start within a line, and the names of checkpoints.
 _SCRIPT = 'cd "$0" 2>/dev/null || exit 0; tail -n 100 metrics.jsonl; echo; ls checkpoints'
 _CHECKPOINT = re.compile(r"step-(\d+)")
 
 
 @dataclass(frozen=True)
 class RunProgress:
-    """The last row of training metrics, and the last whole checkpoint; None where unknown."""
+    """The last row of training metrics, and the last complete checkpoint; None if unknown."""
 
     step: int | None = None
     loss: float | None = None
@@ -27,12 +27,12 @@ class RunProgress:
 
 
 def read_progress(cluster: ClusterApi, job: JobView) -> RunProgress:
-    """Reads it where a pod of the job or its TensorBoard runs; otherwise all is unknown.
+    """Reads the progress, if a pod of the job or of its TensorBoard is running.
 
     Raises:
-      PipelineError: The pod does not let us.
+      PipelineError: The command cannot be executed in the pod.
     """
-    if not job.run or (place := _place(cluster, job)) is None:
+    if not job.run or (place := _find_pod(cluster, job)) is None:
         return RunProgress()
     pod, container = place
     folder = f"{SHARED}/{job.run}"
@@ -40,12 +40,14 @@ def read_progress(cluster: ClusterApi, job: JobView) -> RunProgress:
 
 
 def parse(text: str) -> RunProgress:
-    """Reads what the script prints."""
+    """Parses the output of the script."""
     row: dict[str, Any] = {}
     steps = []
     for line in text.splitlines():
-        if whole := _CHECKPOINT.fullmatch(line):  # others are unfinished or set aside
-            steps.append(int(whole[1]))
+        if found_checkpoint := _CHECKPOINT.fullmatch(
+            line
+        ):  # All other names are incomplete checkpoints, or set aside.
+            steps.append(int(found_checkpoint[1]))
         elif line.startswith("{"):
             try:
                 found = json.loads(line)
@@ -60,7 +62,7 @@ def parse(text: str) -> RunProgress:
     )
 
 
-def _place(cluster: ClusterApi, job: JobView) -> tuple[str, str] | None:
+def _find_pod(cluster: ClusterApi, job: JobView) -> tuple[str, str] | None:
     first = job.newest("launcher" if job.is_mpi else "0")
     if first is not None and _runs(first):
         return first["metadata"]["name"], "vit"

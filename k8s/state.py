@@ -1,4 +1,4 @@
-"""What a job's objects say about it: how far it is, and why it waits."""
+"""The state of a job, read from its objects: its phase, and why it is waiting."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pipeline.errors import SettingsError
 QUEUE = "kueue.x-k8s.io/queue-name"
 _INDEX = "batch.kubernetes.io/job-completion-index"
 _ROLE = "training.kubeflow.org/job-role"
-# What a container waits for where nothing is wrong.
-_USUAL = ("ContainerCreating", "PodInitializing")
+# Reasons for which a container waits although nothing is wrong.
+_NORMAL = ("ContainerCreating", "PodInitializing")
 _FAILED = {
     "BackoffLimitExceeded": "it failed more often than --max-restarts allows",
-    "DeadlineExceeded": "its --deadline is over",
+    "DeadlineExceeded": "its --deadline has passed",
 }
 _CODES = {2: "settings are wrong", 3: "the data is missing or wrong"}
 
@@ -31,7 +31,7 @@ class JobView:
 
     Attributes:
       main: The Job or MPIJob.
-      pods: Oldest first.
+      pods: The pods, the oldest first.
     """
 
     main: Manifest
@@ -39,45 +39,45 @@ class JobView:
 
     @property
     def name(self) -> str:
-        """Of the job."""
+        """The name of the job."""
         return str(self.main["metadata"]["name"])
 
     @property
     def is_mpi(self) -> bool:
-        """Whether the MPI operator runs it: all logs are then the launcher's."""
+        """Whether the MPI operator runs it. If so, the launcher has all logs."""
         return bool(self.main["kind"] == "MPIJob")
 
     @property
     def nodes(self) -> int:
-        """Pods that compute."""
+        """The number of pods that compute."""
         if self.is_mpi:
             return int(self.main["spec"]["mpiReplicaSpecs"]["Worker"]["replicas"])
         return int(self.main["spec"].get("completions", 1))
 
     @property
     def slots(self) -> int:
-        """Processes a pod."""
+        """The number of processes per pod."""
         return int(self.main["metadata"].get("annotations", {}).get(SLOTS, "1"))
 
     @property
     def run(self) -> str:
-        """The run folder on the claim, empty where the verb has none."""
+        """The run folder on the claim; empty if the verb has none."""
         return str(self.main["metadata"].get("annotations", {}).get(RUN, ""))
 
     @property
     def queued_by_kueue(self) -> bool:
-        """Whether Kueue decides when it runs."""
+        """Whether Kueue decides when the job runs."""
         return QUEUE in self.main["metadata"].get("labels", {})
 
     @property
     def suspended(self) -> bool:
-        """Whether it is asked not to run."""
+        """Whether the job is suspended."""
         spec = self.main["spec"]
         return bool((spec["runPolicy"] if self.is_mpi else spec).get("suspend", False))
 
     @property
     def end(self) -> tuple[str, str] | None:
-        """("done" or "failed", why) of a job that has ended."""
+        """("done" or "failed", reason) for a job that has ended, otherwise None."""
         for condition in self.main.get("status", {}).get("conditions") or []:
             if condition["status"] != "True":
                 continue
@@ -89,13 +89,13 @@ class JobView:
 
     @property
     def restarts(self) -> int:
-        """Times that pods were replaced; those evicted leave no trace and are not counted."""
+        """The number of pod replacements. Evicted pods leave no trace and are not counted."""
         if not self.pods:
             return 0
         return max(Counter(index_of(pod) for pod in self.pods).values()) - 1
 
     def newest(self, index: str) -> Manifest | None:
-        """The last pod that was made for a node."""
+        """Returns the pod that was created last for a node."""
         return next((pod for pod in reversed(self.pods) if index_of(pod) == index), None)
 
     def _why_failed(self, condition: Manifest) -> str:
@@ -108,7 +108,7 @@ class JobView:
 
 
 def index_of(pod: Manifest) -> str:
-    """Which node's pod it is: "0", "1", ..., of an MPIJob "launcher" or "worker-0"."""
+    """Returns the node of a pod: "0", "1", ...; for an MPIJob, "launcher" or "worker-0"."""
     labels = pod["metadata"].get("labels", {})
     role = labels.get(_ROLE)
     if role == "worker":
@@ -117,7 +117,7 @@ def index_of(pod: Manifest) -> str:
 
 
 def exit_of(pod: Manifest) -> tuple[int | None, str]:
-    """Exit code and reason of a pod that has ended."""
+    """Returns the exit code and the reason of a pod that has ended."""
     status = pod.get("status", {})
     for container in status.get("containerStatuses") or []:
         ended = container.get("state", {}).get("terminated")
@@ -127,20 +127,20 @@ def exit_of(pod: Manifest) -> tuple[int | None, str]:
 
 
 def read_jobs(cluster: ClusterApi) -> list[JobView]:
-    """All jobs of ours in the namespace, by name."""
+    """Returns all jobs of this package in the namespace, sorted by name."""
     ours = "=".join(OURS)
     jobs = cluster.list("Job", labels=ours)
-    with suppress(KindMissing, Forbidden):  # without the operator nobody has a role for its kind
+    with suppress(KindMissing, Forbidden):  # Without the operator, nobody has a role for its kind.
         jobs += cluster.list("MPIJob", labels=ours)
     pods = cluster.list("Pod", labels=ours) if jobs else []
     return [_view(job, pods) for job in sorted(jobs, key=lambda job: job["metadata"]["name"])]
 
 
 def read_job(cluster: ClusterApi, name: str) -> JobView:
-    """One of them.
+    """Returns one job.
 
     Raises:
-      SettingsError: There is none of this name; lists those there are.
+      SettingsError: There is no job of this name; the message lists the existing ones.
     """
     jobs = read_jobs(cluster)
     for job in jobs:
@@ -149,7 +149,7 @@ def read_job(cluster: ClusterApi, name: str) -> JobView:
     cluster.check_namespace()
     there = ", ".join(job.name for job in jobs) or "none"
     raise SettingsError(
-        f"there is no job {name} in namespace {cluster.namespace}: give one that is there "
+        f"there is no job {name} in namespace {cluster.namespace}: give an existing one "
         f"({there}), or another --namespace"
     )
 
@@ -162,7 +162,7 @@ def _view(main: Manifest, pods: Sequence[Manifest]) -> JobView:
 
 
 def describe(cluster: ClusterApi, job: JobView) -> str:
-    """The job's state in a few words, with the reason where it does not run."""
+    """Describes the state in a few words, with the reason if the job is not running."""
     active = [pod for pod in job.pods if pod["status"].get("phase") in ("Pending", "Running")]
     if "deletionTimestamp" in job.main["metadata"]:
         return "being deleted"
@@ -180,7 +180,7 @@ def describe(cluster: ClusterApi, job: JobView) -> str:
 
 
 def why_waiting(cluster: ClusterApi, job: JobView) -> str:
-    """What keeps pods of a job from starting, or from being made; empty where nothing does."""
+    """Returns why pods of a job do not start or are not created; empty if nothing prevents it."""
     pending = [pod for pod in job.pods if pod["status"].get("phase") == "Pending"]
     for pod in pending:
         if why := why_pending(cluster, pod):
@@ -188,15 +188,15 @@ def why_waiting(cluster: ClusterApi, job: JobView) -> str:
     alive = pending or any(pod["status"].get("phase") == "Running" for pod in job.pods)
     if alive:
         return ""
-    # The MPI operator makes its launcher as a Job.
+    # The MPI operator creates its launcher as a Job.
     names = [job.name, *([f"{job.name}-launcher"] if job.is_mpi else [])]
-    # What kept the last pod from being made is over when it was made.
+    # Warnings that are older than the last pod no longer apply.
     since = max((pod["metadata"]["creationTimestamp"] for pod in job.pods), default="")
     return next((why for name in names if (why := _last_warning(cluster, name, since))), "")
 
 
 def why_pending(cluster: ClusterApi, pod: Manifest) -> str:
-    """What keeps a pod from starting; empty where it only takes its time."""
+    """Returns why a pod does not start; empty if it is just starting."""
     status = pod["status"]
     for condition in status.get("conditions") or []:
         unscheduled = condition["type"] == "PodScheduled" and condition["status"] == "False"
@@ -204,7 +204,7 @@ def why_pending(cluster: ClusterApi, pod: Manifest) -> str:
             return str(condition.get("message") or condition.get("reason", ""))
     for waiting in _waiting(status):
         reason = waiting.get("reason", "")
-        if reason not in _USUAL:
+        if reason not in _NORMAL:
             return f"{reason}: {waiting['message']}" if waiting.get("message") else reason
     return _last_warning(cluster, pod["metadata"]["name"])
 
@@ -220,7 +220,7 @@ def _last_warning(cluster: ClusterApi, name: str, since: str = "") -> str:
         events = cluster.list("Event", fields=f"involvedObject.name={name},type=Warning")
     except Forbidden:
         return ""
-    # A pod that waits for a node says so itself, and no longer once it has one.
+    # The status of a pod says whether it waits for a node; the event would outlast that.
     events = [e for e in events if _time(e) >= since and e.get("reason") != "FailedScheduling"]
     if not events:
         return ""

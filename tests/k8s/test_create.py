@@ -40,7 +40,7 @@ def test_a_job_is_created_with_all_that_belongs_to_it(server):
 def test_the_same_job_again_changes_nothing(server):
     submit()
     before = {key: dict(found["metadata"]) for key, found in server.objects.items()}
-    assert "is already there, with the same settings" in submit()
+    assert "already exists, with the same settings" in submit()
     assert {key: found["metadata"] for key, found in server.objects.items()} == before
 
 
@@ -54,7 +54,7 @@ def test_all_is_asked_for_before_anything_is_created(server):
 
 def test_a_dry_run_says_what_the_server_would_take_and_creates_nothing(server):
     said = submit(dry_run=True)
-    assert said.startswith("the cluster would take Job digits in namespace default: ConfigMap ")
+    assert said.startswith("the cluster would accept Job digits in namespace default: ConfigMap ")
     assert server.names() == []
 
 
@@ -82,19 +82,23 @@ def test_the_namespace_of_the_context_is_the_default(server, tmp_path, monkeypat
         (
             lambda s: s.put("Job", "digits", spec={}),
             {},
-            "already a Job digits, which `vit submit` did not make",
+            "already a Job digits, which `vit submit` did not create",
         ),
         (
             lambda s: s.put("Service", "digits", spec={}),
             {},
-            "already a Service digits, which is not of job digits",
+            "already a Service digits, which does not belong to job digits",
         ),
-        (lambda s: None, {"claim": "home"}, r"no PersistentVolumeClaim home .* there \(shared\)"),
-        (lambda s: None, {"data_claim": "data"}, "give --data-claim one that is there"),
+        (
+            lambda s: None,
+            {"claim": "home"},
+            r"no PersistentVolumeClaim home .* existing one \(shared\)",
+        ),
+        (lambda s: None, {"data_claim": "data"}, "give --data-claim an existing one"),
         (
             lambda s: s.add_claim("shared", "ReadWriteOnce"),
             {},
-            "claim shared is ReadWriteOnce, and with --nodes 2 .* ReadWriteMany",
+            "claim shared is ReadWriteOnce, but with --nodes 2 .* ReadWriteMany",
         ),
         (
             lambda s: s.add_claim("shared", "ReadWriteOnce"),
@@ -106,15 +110,15 @@ def test_the_namespace_of_the_context_is_the_default(server, tmp_path, monkeypat
         (
             lambda s: s.forbidden.add(("patch", "jobs")),
             {},
-            "you may not patch jobs.batch in namespace default",
+            "you are not allowed to patch jobs.batch in namespace default",
         ),
-        (lambda s: s.quota.add("jobs"), {}, "quota is used up: .*exceeded quota: team"),
+        (lambda s: s.quota.add("jobs"), {}, "quota is exhausted: .*exceeded quota: team"),
         (
             lambda s: None,
             {"node_selector": (("gpu", "a 100"),)},
             'nodeSelector: Invalid value: "a 100"',
         ),
-        (lambda s: setattr(s, "token", "another"), {}, "the cluster does not know you"),
+        (lambda s: setattr(s, "token", "another"), {}, "the cluster rejects your credentials"),
     ],
     ids=lambda value: None if callable(value) else str(value)[:40],
 )
@@ -133,14 +137,16 @@ def test_a_job_that_is_being_deleted_still_has_its_name(server):
     submit()
     server.pods_end_after_s = 60
     ClusterApi().delete("Job", "digits")
-    with pytest.raises(SettingsError, match="is being deleted: try again when its pods"):
+    with pytest.raises(SettingsError, match="is being deleted: try again after its pods"):
         submit()
 
 
 def test_a_secret_of_an_earlier_job_has_another_token_and_must_go_first(server):
     submit()
     del server.objects["jobs", "default", "digits"]
-    with pytest.raises(SettingsError, match=r"still the Secret digits-launch.*`vit delete digits`"):
+    with pytest.raises(
+        SettingsError, match=r"the Secret digits-launch of an earlier job .*`vit delete digits`"
+    ):
         submit()
 
 
@@ -152,7 +158,10 @@ def test_a_claim_for_one_pod_need_not_be_shared(server):
 def test_who_may_not_read_claims_gets_a_note_and_the_job(server, capsys):
     server.forbidden.add(("list", "persistentvolumeclaims"))
     assert "created Job" in submit()
-    assert "the claims are not checked: you may not list persistent" in capsys.readouterr().err
+    assert (
+        "the claims are not checked: you are not allowed to list persistent"
+        in capsys.readouterr().err
+    )
 
 
 def test_who_may_not_see_mpijobs_or_namespaces_needs_neither(server):
@@ -176,7 +185,7 @@ def test_a_warning_of_pod_security_is_an_error_but_where_rdma_asks_for_it(server
     job = cluster_job(namespace="restricted")
     made = manifests(job)
     del made[-1]["spec"]["template"]["spec"]["securityContext"]["runAsNonRoot"]
-    with pytest.raises(SettingsError, match="refuse its pods: would violate PodSecurity"):
+    with pytest.raises(SettingsError, match="reject its pods: would violate PodSecurity"):
         create(ClusterApi("restricted"), job, made, False)
     assert server.names() == []
     submit(cluster_job(namespace="restricted", rdma="rdma/hca"))
@@ -231,7 +240,7 @@ def test_a_kubeconfig_that_is_none_is_named(tmp_path, monkeypatch, content):
     if content is not None:
         path.write_text(content)
     monkeypatch.setenv("KUBECONFIG", str(path))
-    with pytest.raises(SettingsError, match=f"which cluster to talk to .KUBECONFIG={path}: "):
+    with pytest.raises(SettingsError, match=f"no cluster is configured .KUBECONFIG={path}: "):
         submit()
 
 

@@ -82,7 +82,7 @@ def test_who_may_not_exec_gets_a_note_and_the_rest(server, vit):
     server.forbidden.add(("create", "pods/exec"))
     done = vit("jobs")
     assert words(done.out)[1][:2] == ["digits", "starting"]
-    assert "cannot read how far it is: you may not create pods/exec" in done.err
+    assert "cannot read the progress: you are not allowed to create pods/exec" in done.err
 
 
 def test_a_name_shows_its_pods(server, vit):
@@ -116,8 +116,8 @@ def test_an_unknown_name_is_an_error_with_those_there_are(server, vit):
     for verb in ("jobs", "logs", "stop", "resume"):
         done = vit(verb, "cifar")
         assert (done.code, done.out) == (2, "")
-        assert "no job cifar in namespace default: give one that is there (digits)" in done.err
-    assert "nothing of a job cifar" in vit("delete", "cifar").err
+        assert "no job cifar in namespace default: give an existing one (digits)" in done.err
+    assert "there is no job cifar in namespace" in vit("delete", "cifar").err
 
 
 def test_states_of_the_whole_job(server, vit):
@@ -141,7 +141,7 @@ def test_states_of_the_whole_job(server, vit):
     ("condition", "code", "said"),
     [
         ({"reason": "BackoffLimitExceeded"}, 1, "failed: it failed more often than --max-restarts"),
-        ({"reason": "DeadlineExceeded"}, 0, "failed: its --deadline is over"),
+        ({"reason": "DeadlineExceeded"}, 0, "failed: its --deadline has passed"),
         ({"reason": "PodFailurePolicy", "message": "code 2"}, 2, "settings are wrong (exit"),
         ({"reason": "PodFailurePolicy", "message": "code 3"}, 3, "the data is missing or wrong"),
         ({"reason": "Other", "message": "as it says"}, 1, "failed: as it says"),

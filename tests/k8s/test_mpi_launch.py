@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.mpi_launch import read_hostfile
+from k8s.mpi_launcher import read_hostfile
 from pipeline.errors import SettingsError
 
 ROOT = Path(__file__).parents[2]
@@ -104,7 +104,7 @@ def test_what_does_not_end_in_time_is_ended(tmp_path):
         process.send_signal(signal.SIGTERM)
         code, _, err = end(process)
     assert code == 75
-    assert "before the training began" in err
+    assert "before the training started" in err
 
 
 def test_it_waits_for_the_workers_and_a_signal_ends_the_wait(tmp_path):

@@ -145,7 +145,7 @@ def test_a_stopped_job_goes_on_where_it_was(vit, submit, core, namespace):
     wait_until(lambda: board_runs(core, namespace, "stopped"), lambda: "TensorBoard does not run")
     done = vit("stop", "stopped")
     assert done.code == 0, done.err
-    step = int(re.search(r"at step (\d+), which is saved", done.out)[1])
+    step = int(re.search(r"saved at step (\d+)", done.out)[1])
     assert step >= before["checkpoint_step"]
     wait_for(vit, "stopped", lambda found: found["state"] == "stopped")
     assert vit("resume", "stopped").code == 0
@@ -212,6 +212,6 @@ def test_what_the_namespace_does_not_allow_is_said_before(vit, submit):
 
 def test_a_name_that_runs_with_other_settings_is_refused(vit, submit):
     assert submit("named", *LONG).code == 0
-    assert "already there" in submit("named", *LONG).out
+    assert "already exists" in submit("named", *LONG).out
     done = submit("named", *SHORT)
     assert (done.code, "with other settings" in done.err) == (2, True)

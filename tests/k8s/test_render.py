@@ -271,7 +271,7 @@ def test_another_verb_runs_in_one_pod_without_a_recipe():
         ("--runtime mirrored --gpus-per-node 8 --nodes 2", "--nodes 1, or --runtime horovod"),
         ("--runtime mirrored", "--gpus-per-node 2 or more"),
         ("--backend mpijob --runtime multi_worker", "--backend job"),
-        ("--claim My_Claim", "--claim must be a name"),
+        ("--claim My_Claim", "--claim must be a Kubernetes name"),
         ("--rdma hca", "DOMAIN/RESOURCE"),
         ("--image Vit:1", "--image must be a name"),
     ],
@@ -284,9 +284,12 @@ def test_options_that_cannot_be_right_are_refused_with_what_to_do(options, said)
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("data.path=/home/me/photos", "no path that the pods have.*claim shared is at /shared"),
-        ("data.path=../photos", "no path that the pods have"),
-        ("run.dir=/data/runs", "run.dir=/data/runs is no path"),
+        (
+            "data.path=/home/me/photos",
+            "does not exist in the pods.*claim shared is mounted at /shared",
+        ),
+        ("data.path=../photos", "does not exist in the pods"),
+        ("run.dir=/data/runs", "run.dir=/data/runs does not exist in the pods"),
         ("distribute.runtime=mirrored", "--runtime horovod differ"),
     ],
 )

@@ -27,7 +27,7 @@ def test_a_recipe_is_submitted_watched_and_deleted(server, vit):
     (recipe,) = (name for kind, name in server.names() if kind == "ConfigMap")
     assert "epochs: 2" in server.find("ConfigMap", recipe)["data"]["recipe.yaml"]
     again = vit("submit", "digits", *settings, *OPTIONS)
-    assert (again.code, "already there, with the same" in again.out) == (0, True)
+    assert (again.code, "already exists, with the same" in again.out) == (0, True)
     assert vit_process("jobs").out.splitlines()[1].split()[:2] == ["digits", "starting"]
     assert vit_process("delete", "digits").code == 0
     assert {kind for kind, _ in server.names()} <= {"Job"}
@@ -46,11 +46,11 @@ def test_another_verb_runs_in_one_pod(server, vit):
         (["--gpus-per-node", 5], "Use 95 or 100"),
         (["nowhere"], "no recipe 'nowhere'"),
         (["optim.bse_lr=1"], "did you mean optim.base_lr"),
-        (["data.path=/home/me/photos"], "data.path=/home/me/photos is no path that the pods have"),
-        (["run.dir=../runs"], "run.dir=../runs is no path that the pods have"),
+        (["data.path=/home/me/photos"], "data.path=/home/me/photos does not exist in the pods"),
+        (["run.dir=../runs"], "run.dir=../runs does not exist in the pods"),
         (["distribute.runtime=mirrored"], "--runtime horovod differ: give one of them"),
         (["--name", "n" * 70], "have at most 61 characters"),
-        (["--name", "Digits"], "--name must be small letters, digits and dashes"),
+        (["--name", "Digits"], "--name must consist of lowercase letters, digits and dashes"),
         (["--image", "Vit:1"], "--image must be a name such as"),
         (["--processes-per-node", 0], "--processes-per-node must be 1 or more. Received: 0"),
         (
@@ -69,10 +69,10 @@ def test_another_verb_runs_in_one_pod(server, vit):
         ),
         (
             ["--gpus-per-node", 2, "--processes-per-node", 2, "--runtime", "mirrored"],
-            "--runtime mirrored is one process: leave out --processes-per-node",
+            "--runtime mirrored runs one process: leave out --processes-per-node",
         ),
         (["--nodes", 0], "--nodes must be 1 or more. Received: 0"),
-        (["--nodes", 2, "--runtime", "mirrored"], "mirrored is one process, in one pod"),
+        (["--nodes", 2, "--runtime", "mirrored"], "mirrored runs one process in one pod"),
         (["--runtime", "mirrored"], "give --gpus-per-node 2 or more"),
         (["--backend", "mpijob", "--runtime", "multi_worker"], "cannot start --runtime multi_w"),
         (["--memory", "16gigs"], "--memory must be a quantity such as"),
@@ -81,7 +81,7 @@ def test_another_verb_runs_in_one_pod(server, vit):
         (["--claim", "home"], "no PersistentVolumeClaim home in namespace default"),
         (["--namespace", "nowhere"], "no namespace nowhere"),
         (["--backend", "mpijob"], "the MPI operator is not installed"),
-        (["--node-selector", "gpu=a 100"], "the cluster refuses it: Job.batch"),
+        (["--node-selector", "gpu=a 100"], "the cluster rejects the request: Job.batch"),
     ],
     ids=lambda value: " ".join(map(str, value))[:40] if isinstance(value, list) else "",
 )
@@ -139,15 +139,15 @@ def test_a_dry_run_without_a_cluster_is_one_sentence_that_names_render(
         write_kubeconfig(file, "http://127.0.0.1:1")
     done = vit("submit", "digits", *OPTIONS, "--dry-run")
     assert done.code == (2 if kubeconfig == "missing" else 1)
-    assert done.err.startswith("vit submit: --dry-run asks a cluster, and none can be asked (")
-    assert done.err.endswith("): --render prints the manifests without one\n")
+    assert done.err.startswith("vit submit: --dry-run needs a cluster, and there is none to ask (")
+    assert done.err.endswith("): --render prints the manifests without a cluster\n")
     assert len(done.err.splitlines()) == 1
     assert "kind: Job" in vit("submit", "digits", *OPTIONS, "--render").out
 
 
 def test_a_dry_run_and_a_rendering_create_nothing(server, vit):
     done = vit("submit", "digits", *OPTIONS, "--dry-run")
-    assert done.out.startswith("the cluster would take Job digits in namespace default")
+    assert done.out.startswith("the cluster would accept Job digits in namespace default")
     asked = len(server.requests)
     rendered = vit("submit", "digits", *OPTIONS, "--render")
     assert "kind: Job" in rendered.out
@@ -159,4 +159,6 @@ def test_a_forbidden_verb_is_an_error_in_a_process_too(server):
     server.forbidden.add(("list", "jobs"))
     done = vit_process("jobs")
     assert (done.code, done.out) == (2, "")
-    assert done.err.startswith("vit jobs: you may not list jobs.batch in namespace default")
+    assert done.err.startswith(
+        "vit jobs: you are not allowed to list jobs.batch in namespace default"
+    )

@@ -60,7 +60,7 @@ def test_logs_are_those_of_the_newest_pod(server, vit):
 def test_an_mpijobs_logs_are_the_launchers(server, vit):
     server.mpi_operator = True
     submit(cluster_job(backend="mpijob", gpus=2))
-    assert "no pod of digits has that rank now: starting" in vit("logs", "digits").err
+    assert "no pod of digits runs that rank at present: starting" in vit("logs", "digits").err
     pod = server.add_pod("digits", "launcher")["metadata"]["name"]
     server.logs[pod] = ["[0]<stdout>:first", "[3]<stderr>:last"]
     assert vit("logs", "digits", "--rank", 3).out == "[3]<stderr>:last\n"
@@ -93,10 +93,10 @@ def test_stop_waits_for_the_pods_and_says_where_it_goes_on(server, vit):
     done = vit("stop", "digits")
     assert done.code == 0, done.err
     assert time.monotonic() - started >= server.pods_end_after_s
-    assert "stopped digits, which saves where it stops: step 60 or later" in done.out
+    assert "stopped digits; it saves a checkpoint at step 60 or later" in done.out
     assert server.find("Job", "digits")["spec"]["suspend"] is True
     assert vit("jobs").out.splitlines()[1].split()[:2] == ["digits", "stopped"]
-    assert "goes on from its last checkpoint" in vit("resume", "digits").out
+    assert "continues from its last checkpoint" in vit("resume", "digits").out
     assert server.find("Job", "digits")["spec"]["suspend"] is False
     assert vit("resume", "digits").out == "digits is not stopped\n"
 
@@ -109,7 +109,7 @@ def test_stop_reads_the_checkpoint_that_was_saved_where_tensorboard_runs(server,
     server.put("Pod", "b", labels=board, spec=spec, status={"phase": "Running"})
     timer = threading.Timer(0.1, (server.claim / "runs/digits/checkpoints/step-00000070").mkdir)
     timer.start()
-    assert "stopped digits at step 70, which is saved" in vit("stop", "digits").out
+    assert "stopped digits; saved at step 70" in vit("stop", "digits").out
     timer.join()
 
 
@@ -117,7 +117,7 @@ def test_stop_gives_up_where_pods_do_not_end(server, vit):
     run_job(server)
     server.pods_end_after_s = 60
     done = vit("stop", "digits", "--wait-s", "0.2")
-    assert (done.code, "after 0.2 s pods are left" in done.err) == (1, True)
+    assert (done.code, "have not ended after 0.2 s" in done.err) == (1, True)
 
 
 def test_an_mpijob_has_its_own_switch(server, vit):
@@ -143,9 +143,9 @@ def test_a_job_that_has_ended_is_neither_stopped_nor_resumed(server, vit):
     submit()
     done = {"conditions": [{"type": "Complete", "status": "True"}]}
     server.find("Job", "digits")["status"] = done
-    assert vit("stop", "digits") == (0, "digits has ended already: done\n", "")
+    assert vit("stop", "digits") == (0, "digits has already ended: done\n", "")
     again = vit("resume", "digits")
-    assert (again.code, "give the `vit submit` command again" in again.err) == (2, True)
+    assert (again.code, "the `vit submit` command again" in again.err) == (2, True)
 
 
 def test_delete_takes_all_but_the_claim(server, vit):
@@ -156,7 +156,7 @@ def test_delete_takes_all_but_the_claim(server, vit):
     done = vit("delete", "digits")
     assert done.code == 0, done.err
     assert done.out.startswith("deleted Job digits, ")
-    assert done.out.endswith("; runs/digits stays on the claim\n")
+    assert done.out.endswith("; runs/digits is kept on the claim\n")
     time.sleep(0.1)
     assert server.names() == others
     assert server.find("PersistentVolumeClaim", "shared")
@@ -185,9 +185,12 @@ def test_who_may_not_gets_the_verb_and_the_kind(server, vit):
         ("logs", "get pods/log"),
     ):
         done = vit(verb, "digits")
-        assert (done.code, f"you may not {may} in namespace default" in done.err) == (2, True)
+        assert (done.code, f"you are not allowed to {may} in namespace default" in done.err) == (
+            2,
+            True,
+        )
     server.forbidden = {("list", "jobs")}
-    assert "you may not list jobs.batch" in vit("jobs").err
+    assert "you are not allowed to list jobs.batch" in vit("jobs").err
 
 
 KUBECTL = """#!{python}
@@ -237,7 +240,7 @@ def test_board_says_where_once_it_answers_and_ends_with_kubectl(board, tmp_path,
         line = process.stdout.readline()
         assert line.startswith("TensorBoard  http://127.0.0.1:60"), process.communicate()
         assert answers(line.split()[1])
-        assert process.stdout.readline() == "Ctrl-C ends it\n"
+        assert process.stdout.readline() == "Press Ctrl-C to stop it\n"
         process.send_signal(signal.SIGTERM)
         assert process.communicate(timeout=30)[1] == ""
     assert process.returncode == 0
@@ -248,7 +251,7 @@ def test_board_says_where_once_it_answers_and_ends_with_kubectl(board, tmp_path,
 def test_what_kubectl_complains_of_is_shown(board, vit):
     done = vit("board", "--kubernetes", "digits")
     assert done.code == 1
-    assert "vit board: kubectl port-forward has ended: error: " in done.err.lower()
+    assert "vit board: kubectl port-forward has exited: error: " in done.err.lower()
 
 
 def test_board_without_kubectl_or_tensorboard_says_so(server, vit, monkeypatch, tmp_path):
