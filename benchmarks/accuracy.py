@@ -22,41 +22,61 @@ from pipeline.strict_json import to_json
 
 OURS, THEIRS = "ours", "example"
 
-_MARKS = (1, 2, 3, 4, 5, 7.5, 10, 15, 20, 25, 30, 40, 50, 60)  # minutes; those that fit are taken
+_MARKS = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    7.5,
+    10,
+    15,
+    20,
+    25,
+    30,
+    40,
+    50,
+    60,
+)  # Minutes. Those within --minutes are used.
 _PROBE_STEPS = 150
-_START_S = 20  # of a process until its first step, roughly
-_MARGIN = 0.9  # so that a slower stretch does not cut the schedule's end off
+_START_S = 20  # Approximate time from the start of the process to its first step.
+_MARGIN = 0.9  # Leaves room for slower steps, so that the end of the schedule is reached.
 
 _EPILOG = """\
-The Keras example as its authors wrote it (stock layers, model.fit, tests/reference/), and a recipe
-of ours, on the same images for the same minutes on the same cores, one after the other. Minutes
-count from the start of the process: imports, reading and compiling are in them. Weights are kept on
-the way and evaluated on the test images after both have ended, so that neither waits for it and
-neither chooses by it: `at the end` are the weights that were best on held-out training images.
+Trains the Keras example as its authors wrote it (stock layers and model.fit, see
+benchmarks/keras_example_fit.py), and a recipe of this package, on the same images, for the same
+time, on the same cores, one after the other. The time includes the start of the process: imports,
+reading data and compiling. Weights are saved during training and evaluated on the test images after
+both have ended, so evaluation takes no training time and does not influence the choice of weights.
+"the best" are the weights that were best on held-out training images.
 
-How many steps fit is measured first, by a short training whose time does not count. What --out
-holds already is not run again: a benchmark that was stopped goes on with the next training.
+The number of steps that fit is measured first, in a short training that does not count. Results
+that exist in --out are not measured again, so an interrupted benchmark can be continued.
 """
-# The child processes import the repository's modules from wherever they are started.
+# Child processes import the repository's modules whatever their current folder is.
 _ROOT = str(Path(__file__).parents[1])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's arguments."""
-    parser.add_argument("recipe", nargs="?", default="small_budget", help="default: small_budget")
+    parser.add_argument(
+        "recipe", nargs="?", default="small_budget", help="recipe (default: small_budget)"
+    )
     parser.add_argument("settings", nargs="*", default=[], metavar="section.key=value")
     parser.add_argument(
         "--data", type=Path, required=True, help="folder with train/<class>/* and test/<class>/*"
     )
-    parser.add_argument("--minutes", type=float, default=30.0, help="of each (default: 30)")
-    parser.add_argument("--seeds", default="0", help="a pair of trainings for each (default: 0)")
+    parser.add_argument(
+        "--minutes", type=float, default=30.0, help="training time of each (default: 30)"
+    )
+    parser.add_argument("--seeds", default="0", help="seeds; each trains a pair (default: 0)")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-accuracy"))
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.epilog = _EPILOG
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Trains what is not in --out yet, and prints a table of all."""
+    """Runs the trainings that are not in --out yet, and prints a table."""
     _check(arguments)
     make_folder(arguments.out, parents=True)
     runs = []
@@ -65,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
             folder = arguments.out / f"{who}-{arguments.minutes:g}-minutes-seed-{seed}"
             result = folder / "accuracy.json"
             if not result.is_file():
-                # What a start that was cut off has left would shorten this one's way.
+                # Remains of an interrupted training would give this one a head start.
                 remove_folder(folder)
                 found = measure(arguments, folder, int(seed))
                 found |= {"who": who, "seed": int(seed), "minutes": arguments.minutes}
@@ -82,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _origin(arguments: argparse.Namespace, who: str) -> dict[str, Any]:
-    """What decides a result, beside seed and minutes."""
+    """Returns what determines a result, besides seed and minutes."""
     data = {"data": str(arguments.data.resolve())}
     ours = {"recipe": arguments.recipe, "settings": arguments.settings}
     return data | ours if who == OURS else data
@@ -93,24 +113,24 @@ def _read(result: Path, origin: dict[str, Any]) -> dict[str, Any]:
     for name, value in origin.items():
         if found.get(name) != value:
             raise SettingsError(
-                f"{result} was measured with {name} {found.get(name)}, and not {value}: give "
+                f"{result} was measured with {name} {found.get(name)}, not {value}: give "
                 "another --out"
             )
     return found
 
 
 def summarize(runs: list[dict[str, Any]]) -> dict[str, float | bool | None]:
-    """The example against ours.
+    """Compares the recipe ("ours") with the Keras example.
 
     Args:
-      runs: Of both, with `marks` and `curve`, each points [minutes, test accuracy], and `final`.
-        Marks are the same minutes for all, with the newest weights that there were then.
+      runs: Runs of both, with `marks` and `curve`, each points [minutes, test accuracy], and
+        `final`. Marks are at the same minutes for all runs, with the newest weights at that time.
 
     Returns:
-      gap: Of the means of the final accuracies, in points of 100.
-      ahead: Whether ours is above at each mark, by the means of all seeds.
-      minutes_to_reach: When ours has the example's final accuracy, on its curve, the mean of all
-        seeds; None: not all of them have.
+      gap: Difference of the mean final accuracies, in percentage points.
+      ahead: Whether ours has the higher mean accuracy at each mark.
+      minutes_to_reach: The mean time at which ours reaches the example's final accuracy; None if
+        some run does not reach it.
     """
     ours, theirs = ([r for r in runs if r["who"] == who] for who in (OURS, THEIRS))
     goal = mean(r["final"] for r in theirs)
@@ -125,7 +145,7 @@ def summarize(runs: list[dict[str, Any]]) -> dict[str, float | bool | None]:
 
 
 def table(runs: list[dict[str, Any]]) -> Iterator[str]:
-    """Lines for people: test accuracy by minutes, of all seeds."""
+    """Yields the lines of a table: test accuracy by minutes, over all seeds."""
     ours, theirs = ([r for r in runs if r["who"] == who] for who in (OURS, THEIRS))
     yield f"{'minutes':>9}{'ours':>22}{'Keras example':>22}"
     above, below = _by_mark(ours), _by_mark(theirs)
@@ -162,18 +182,18 @@ def _check(arguments: argparse.Namespace) -> None:
     for split in ("train", "test"):
         if not (arguments.data / split).is_dir():
             raise SettingsError(
-                f"--data must be a folder with train/<class>/* and test/<class>/*, and "
-                f"{arguments.data / split} is not there"
+                f"--data must be a folder with train/<class>/* and test/<class>/*, but "
+                f"{arguments.data / split} does not exist"
             )
     _check_sizes(arguments.data)
     if not all(seed.isdecimal() for seed in arguments.seeds.split(",")):
-        raise SettingsError(f"--seeds takes numbers, as 0,1,2. Received: {arguments.seeds!r}")
+        raise SettingsError(f"--seeds must be numbers such as 0,1,2. Received: {arguments.seeds!r}")
     if arguments.minutes <= 0:
         raise SettingsError(f"--minutes must be above 0. Received: {arguments.minutes:g}")
 
 
 def _check_sizes(data: Path) -> None:
-    """The example takes images of one size; better known before half an hour of training."""
+    """Checks that all images have one size, as the example requires, before training starts."""
     from PIL import Image, UnidentifiedImageError
 
     from pipeline.data.decode.pillow_image import FORMATS
@@ -184,10 +204,10 @@ def _check_sizes(data: Path) -> None:
             with Image.open(file, formats=FORMATS) as image:
                 sizes.setdefault(image.size, file)
         except (OSError, UnidentifiedImageError):
-            raise SettingsError(f"{file} is no image that Pillow reads") from None
+            raise SettingsError(f"{file} is not an image that Pillow can read") from None
     if len(sizes) != 1:
         few = ", ".join(f"{w} x {h} ({file})" for (w, h), file in list(sizes.items())[:2])
-        raise SettingsError(f"--data must hold images of one size. Found: {few or 'none'}")
+        raise SettingsError(f"--data must contain images of one size. Found: {few or 'none'}")
 
 
 def _marks(minutes: float) -> list[float]:
@@ -209,7 +229,7 @@ def _measure_example(arguments: argparse.Namespace, folder: Path, seed: int) -> 
 
 def _measure_ours(arguments: argparse.Namespace, folder: Path, seed: int) -> dict[str, Any]:
     probe, run = folder / "probe", folder / "run"
-    _say(f"ours, seed {seed}: how many steps fit")
+    _say(f"ours, seed {seed}: measuring how many steps fit")
     _train(arguments, probe, seed, _PROBE_STEPS)
     rows = [json.loads(line) for line in (probe / "metrics.jsonl").read_text().splitlines()]
     rate = [row["examples_per_second"] for row in rows if row["split"] == "train"][-1]
@@ -218,7 +238,7 @@ def _measure_ours(arguments: argparse.Namespace, folder: Path, seed: int) -> dic
     steps = max(1, int(_MARGIN * rate / batch * max(seconds - _START_S, seconds / 2)))
     _say(f"ours, seed {seed}: {steps:,} steps of {batch} in {arguments.minutes:g} minutes")
     start_s = time.time()
-    # A point every 20 s, or every tenth of a short benchmark.
+    # A point every 20 s, or ten points in a short benchmark.
     _train(arguments, run, seed, steps, f"checkpoint.every_s={min(20.0, seconds / 10):g}",
            "checkpoint.keep=100000", f"train.max_time_s={seconds:g}")  # fmt: skip
     lines = _call(python_command("-m", "benchmarks.accuracy_points", str(run), str(start_s)))
@@ -226,7 +246,9 @@ def _measure_ours(arguments: argparse.Namespace, folder: Path, seed: int) -> dic
     inside = [row for row in rows if row["kind"] == "point" and row["seconds"] <= seconds]
     curve = [[row["seconds"] / 60, row["accuracy"]] for row in inside]
     if not curve:
-        raise SettingsError(f"--minutes {arguments.minutes:g} end before the first checkpoint")
+        raise SettingsError(
+            f"--minutes {arguments.minutes:g} is too short for the first checkpoint"
+        )
     marks = [
         [mark, [accuracy for minutes, accuracy in curve if minutes <= mark][-1]]
         for mark in _marks(arguments.minutes)
@@ -252,7 +274,7 @@ def _batch_size(arguments: argparse.Namespace) -> int:
 
 
 def _call(command: list[str]) -> str:
-    """Runs a program to its end, with the repository's modules at hand; what it printed."""
+    """Runs a program with the repository's modules on its path, and returns its output."""
     path = os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         command,
@@ -262,7 +284,7 @@ def _call(command: list[str]) -> str:
         text=True,
         check=False,
     )
-    if done.returncode not in (0, Stopped.exit_code):  # the latter where its time was over
+    if done.returncode not in (0, Stopped.exit_code):  # The latter after train.max_time_s.
         raise PipelineError(f"{' '.join(command[2:5])} ended with {done.returncode}\n{done.stdout}")
     return done.stdout
 

@@ -1,4 +1,4 @@
-"""Both curves of the accuracy benchmark."""
+"""The plot of the accuracy benchmark."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _LINES = {"ours": ("this pipeline", "#1f5fb4"), "example": ("the Keras example",
 
 
 def draw(runs: list[dict[str, Any]], path: Path) -> None:
-    """Draws test accuracy against minutes as a PNG file, a line for each training.
+    """Plots test accuracy over minutes, with a line for each training.
 
     Args:
-      runs: With who, and curve: points [minutes, accuracy in 0..1].
-      path: Of the file.
+      runs: Runs with `who` and `curve`, a list of points [minutes, accuracy in 0..1].
+      path: The file to write.
     """
     figure = Figure(figsize=(7, 4.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)

@@ -1,7 +1,7 @@
-"""Test accuracy of a run's checkpoints, after it has ended: a process of the accuracy benchmark.
+"""A child process of the accuracy benchmark: test accuracy of the checkpoints of a finished run.
 
-`python -m benchmarks.accuracy_points RUN START` prints a JSON object for each checkpoint, with
-the seconds from START (since 1970) until it was on disk, and one with the step of the best.
+`python -m benchmarks.accuracy_points RUN START` prints a JSON object for each checkpoint, with the
+seconds from START (since 1970) until it was saved, and one with the step of the best weights.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pipeline.strict_json import to_json
 
 
 def main() -> None:
-    """Reads the arguments."""
+    """Evaluates the checkpoints of the run that the arguments name."""
     folder, start_s = RunFolder(Path(sys.argv[1])), float(sys.argv[2])
     import_tensorflow()
     from pipeline.runs.checkpoints.store import CheckpointStore

@@ -1,4 +1,4 @@
-"""`python -m benchmarks all`: every benchmark but that of accuracy, on a page for people."""
+"""`python -m benchmarks all`: all benchmarks except accuracy, written as a Markdown page."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from pipeline.storage.write import replace_file
 from pipeline.strict_json import to_json
 
 _EPILOG = """\
-Writes the page --out, beside it a picture and a JSON file with the same rows: what this machine is,
-the versions, and for each benchmark its command, its rows and how long it took. Rows are medians
-(operations: of one trace); "least" and "most" are the smallest and the largest rate, or time where
-there is no rate, of what they are medians of. Each command can be given by itself. The page is
-written after each, and says how long it took; nothing else should run meanwhile.
+Writes the page --out, and next to it a plot and a JSON file with the same rows. They contain a
+description of the machine, the versions of packages, and for each benchmark its command, its rows
+and its duration. Rows are medians (operations: of a single trace). "least" and "most" are the
+smallest and the largest measured rate, or time if there is no rate. Each command can also be run
+separately. The page is written after each benchmark. Nothing else should run at the same time.
 """
 
 
@@ -34,9 +34,9 @@ class Section(NamedTuple):
     """One benchmark on the page.
 
     Attributes:
-      title: Above it.
-      command: After `python -m benchmarks`.
-      drawn: Column that the picture shows.
+      title: The heading.
+      command: The arguments after `python -m benchmarks`.
+      drawn: The column that the plot shows.
     """
 
     title: str
@@ -76,8 +76,8 @@ _PACKAGES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's arguments."""
     parser.add_argument("--out", type=Path, default=Path("BENCHMARKS.md"))
-    parser.add_argument("--only", help="some of them, as step,loop")
-    parser.add_argument("--quick", action="store_true", help="one timing each, to try the page")
+    parser.add_argument("--only", help="a selection, such as step,loop")
+    parser.add_argument("--quick", action="store_true", help="measure each once, to test the page")
     parser.epilog = _EPILOG
 
 
@@ -96,18 +96,18 @@ _QUICK = {
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs them one after the other; 1 where one of them failed, which the page says."""
+    """Runs the benchmarks one after another; returns 1 if one failed, which the page shows."""
     names = list(dict.fromkeys(section.command[0] for section in SECTIONS))
     wanted = arguments.only.split(",") if arguments.only else names
     if unknown := [name for name in wanted if name not in names]:
-        raise SettingsError(f"--only takes {','.join(names)}. Received: {unknown[0]}")
-    if not os.access(arguments.out.parent, os.W_OK):  # better known before it has measured
-        raise SettingsError(f"--out: nothing can be written in {arguments.out.parent}")
+        raise SettingsError(f"--only must be some of {','.join(names)}. Received: {unknown[0]}")
+    if not os.access(arguments.out.parent, os.W_OK):  # Checked before anything is measured.
+        raise SettingsError(f"--out: {arguments.out.parent} is not writable")
     found: list[dict[str, Any]] = []
     for section in (s for s in SECTIONS if s.command[0] in wanted):
         more = _QUICK[section.command[0]] if arguments.quick else ()
         found.append(_measure(section, [*section.command, *more]))
-        _write_all(arguments.out, found)  # what is stopped has what it came to
+        _write_all(arguments.out, found)  # After each, so that nothing is lost if it is stopped.
     print(f"written: {arguments.out}", file=sys.stderr)
     return int(any(not one["rows"] for one in found))
 
@@ -149,7 +149,7 @@ def _measure(section: Section, command: list[str]) -> dict[str, Any]:
 
 
 def rows_of(text: str) -> Iterator[dict[str, Any]]:
-    """The rows in a benchmark's --json output: objects and lists of objects, one a line."""
+    """Yields the rows of a benchmark's --json output: one object or list of objects per line."""
     for line in text.splitlines():
         if line.startswith(("{", "[")):
             read = json.loads(line)
@@ -157,7 +157,7 @@ def rows_of(text: str) -> Iterator[dict[str, Any]]:
 
 
 def machine() -> dict[str, str]:
-    """What was measured on, by name."""
+    """Describes this machine and the installed packages."""
     models = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
@@ -180,11 +180,11 @@ def machine() -> dict[str, str]:
 
 
 def page(facts: dict[str, str], found: list[dict[str, Any]], picture: str) -> Iterator[str]:
-    """The page, line by line."""
+    """Yields the lines of the page."""
     yield "# Benchmarks\n"
-    yield "Written by `make benchmark`. Rows are medians; operations: of one trace.\n"
+    yield "Written by `make benchmark`. Rows are medians (operations: of a single trace).\n"
     yield ", ".join(f"{name} {value}" for name, value in facts.items()) + ".\n"
-    yield f"![all of them]({picture})\n"
+    yield f"![results of all benchmarks]({picture})\n"
     for one in found:
         yield f"## {one['title']}\n"
         yield f"`{one['command']}` ({one['seconds']} s): {one['about']}.\n"
@@ -196,7 +196,7 @@ def page(facts: dict[str, str], found: list[dict[str, Any]], picture: str) -> It
 
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Rows as a table in Markdown: a column for each name that any of them has."""
+    """Yields a Markdown table with a column for each name that any row has."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     yield "| " + " | ".join(_title(name) for name in names) + " |"
     text = {name for row in rows for name, value in row.items() if isinstance(value, str)}

@@ -1,4 +1,4 @@
-"""The picture of all benchmarks: bars, a panel for each."""
+"""The plot of all benchmarks: one panel with bars for each."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _BAR_INCHES, _AROUND_INCHES = 0.24, 0.9
 
 
 def draw(panels: list[tuple[str, str, list[dict[str, Any]]]], path: Path) -> None:
-    """Draws one column of each benchmark's rows as a PNG file.
+    """Plots one column of each benchmark.
 
     Args:
-      panels: Title, name of the column, and rows, whose texts name the bars.
-      path: Of the file.
+      panels: Title, name of the column, and rows, whose texts label the bars.
+      path: The file to write.
     """
     shown = [
         (title, name, [row for row in rows if row.get(name) is not None])
@@ -46,5 +46,5 @@ def draw(panels: list[tuple[str, str, list[dict[str, Any]]]], path: Path) -> Non
 
 
 def _label(row: dict[str, Any]) -> str:
-    """Its texts, but for the one that says which other row it stands beside."""
+    """Returns the texts of a row, except the name of the row that it is compared with."""
     return ", ".join(v for k, v in row.items() if isinstance(v, str) and k != "ours")

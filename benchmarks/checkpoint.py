@@ -23,25 +23,28 @@ if TYPE_CHECKING:
     from pipeline.training.saver import Saver
 
 _EPILOG = """\
-With weights, two moments and averaged weights of a network for 1,000 classes at 224 px, --rounds
-times in turn, medians:
-  variables copied  each variable's value read into host memory, and nothing else: the least that a
-                    save can take from training
-  training stood    from the call to its return; the write goes on behind it
-  written           from the call until all is on disk: checksums, sync and rename
-  copied and synced the same files, by shutil.copyfile and fsync
-  restored          checked, read, and assigned to the variables
-  copied            the same files, by shutil.copyfile alone
+Uses the weights, two moments and averaged weights of a network for 1,000 classes at 224 px. Each
+operation is measured --rounds times in turn; the results are medians:
+  variables copied  only copies the variables to host memory: the minimum time that a save can take
+                    from training
+  training stood    until the save returns; writing continues in the background
+  written           until everything is on disk, including checksums, sync and rename
+  copied and synced the same files, with shutil.copyfile and fsync
+  restored          the checkpoint is verified, read, and assigned to the variables
+  copied            the same files, with shutil.copyfile only
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's arguments."""
     parser.add_argument(
-        "--variants", nargs="+", default=["S/16", "B/16"], help="networks (default: S/16 B/16)"
+        "--variants",
+        nargs="+",
+        default=["S/16", "B/16"],
+        help="model variants (default: S/16 B/16)",
     )
-    parser.add_argument("--dir", help="where to write (default: a temporary folder)")
-    parser.add_argument("--rounds", type=int, default=5, help="of each measurement (default: 5)")
+    parser.add_argument("--dir", help="folder to write to (default: a temporary folder)")
+    parser.add_argument("--rounds", type=int, default=5, help="number of measurements (default: 5)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.epilog = _EPILOG
 
@@ -50,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measures each variant."""
     check_counts(arguments, rounds=1)
     if arguments.dir is not None and not Path(arguments.dir).is_dir():
-        raise SettingsError(f"--dir takes a folder that is there. Received: {arguments.dir}")
+        raise SettingsError(f"--dir must be an existing folder. Received: {arguments.dir}")
     rows = []
     for variant in arguments.variants:
         config = parse_config(
@@ -80,7 +83,7 @@ def _measure(config: Config, folder: Path, rounds: int) -> dict[str, Any]:
     experiment = build(config, start(config.distribute))
     variables = [v for group in experiment.variables.values() for v in group.values()]
     run = RunFolder(folder)
-    run.lock.acquire(print)  # a save looks at it
+    run.lock.acquire(print)  # Required for saving.
     saver = Saver(experiment, run, print, lambda: None)
     seconds: dict[str, list[float]] = {}
 
@@ -139,7 +142,7 @@ def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
             yield f"  {title:<20}{seconds:>8.3f} s{megabytes / seconds:>10,.0f} MB/s"
         yield (
             f"  a save stops training {row['training_stood_s'] / row['variables_copied_s']:.2f} "
-            f"times as long as the copy of the variables; restoring has "
-            f"{row['copied_s'] / row['restored_s']:.0%} of the plain copy's rate, writing "
-            f"{row['copied_and_synced_s'] / row['written_s']:.0%} of the synced one's"
+            f"times as long as a copy of the variables; restoring reaches "
+            f"{row['copied_s'] / row['restored_s']:.0%} of the speed of a plain copy, writing "
+            f"{row['copied_and_synced_s'] / row['written_s']:.0%} of that of a synced copy"
         )

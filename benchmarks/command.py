@@ -10,20 +10,21 @@ from collections.abc import Sequence
 from jobs.cli import EXIT_CODES, run_module
 from pipeline.errors import SettingsError
 
-# Each is a module of this package with add_arguments(parser) and run(arguments) -> exit code.
+# Each benchmark is a module of this package with add_arguments(parser) and run(arguments), which
+# returns the exit code.
 BENCHMARKS = {
-    "accuracy": "test accuracy against minutes: a recipe beside the Keras example",
-    "all": "all but accuracy, written as a page with a picture",
-    "checkpoint": "how long a save stops training; writing and restoring beside a plain copy",
-    "input": "images a second of the input stage, by stages, beside other ways to do it",
-    "kernels": "pieces of a training step that are not TensorFlow's own, beside those that are",
-    "loop": "the training loop beside a bare one: what rows, TensorBoard and checkpoints cost",
-    "memory": "what training takes of memory, and what recomputing and smaller parts save and cost",
-    "operations": "what the time of a training step goes by, operation by operation",
-    "reduction": "seconds to sum a tensor over workers, and latency and bandwidth fitted to them",
-    "scaling": "images a second with 1, 2, ... workers, with and without the reduction",
-    "startup": "from the command to the first step, and what takes so long",
-    "step": "images a second of training steps, beside Keras's layers and model.fit",
+    "accuracy": "test accuracy over training time: a recipe and the Keras example",
+    "all": "all benchmarks except accuracy, written as a page with a plot",
+    "checkpoint": "how long a save stops training; writing and restoring compared with a copy",
+    "input": "images/s of the input stage by stage, compared with other implementations",
+    "kernels": "operations that replace TensorFlow's own, compared with those",
+    "loop": "the training loop compared with a minimal one: cost of metrics and checkpoints",
+    "memory": "memory of training; what recomputation and smaller microbatches save and cost",
+    "operations": "time of each operation in a training step",
+    "reduction": "time to sum a tensor over workers, with fitted latency and bandwidth",
+    "scaling": "images/s with 1, 2, ... workers, with and without the reduction of gradients",
+    "startup": "time from the command to the first step, and what takes it",
+    "step": "images/s of training steps, compared with Keras layers and model.fit",
 }
 
 
@@ -45,12 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The parser of the command without the arguments of a benchmark."""
+    """Returns the parser of the command without the arguments of a benchmark."""
     lines = "\n".join(f"  {name:<12}{summary}" for name, summary in BENCHMARKS.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        usage="python -m benchmarks WHAT ...   (WHAT --help: its arguments)",
-        description="Measures the figures that the documentation states.",
+        usage="python -m benchmarks WHAT ...   (WHAT --help shows its arguments)",
+        description="Measures the numbers in the documentation.",
         epilog=f"benchmarks:\n{lines}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -59,7 +60,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def check_counts(arguments: argparse.Namespace, **least: int) -> None:
-    """SettingsError where a number that was given is below its least, by the argument's name."""
+    """Checks the minimum of numeric arguments, by the argument's name.
+
+    Raises:
+      SettingsError: An argument is below its minimum.
+    """
     for name, smallest in least.items():
         given = getattr(arguments, name)
         if given is not None and given < smallest:

@@ -1,4 +1,4 @@
-"""How soon the first batch of a large prepared set comes, and what memory the set takes."""
+"""The time to the first batch of a large prepared set, and the memory that the set takes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ _PIXELS = 8
 
 
 def measure_first_batch(records: int, folder: Path) -> dict[str, float]:
-    """Prepares many records and a few, and reads a batch of each in a process of its own.
+    """Prepares a large and a small set, and reads batches of each in a separate process.
 
     Returns:
-      records, few; first_batch_s after the imports, of many; added_mb, resident memory that opening
-      and the first batches took, of many; added_mb_of_few: TensorFlow's own share of it.
+      records, few: The sizes of the two sets.
+      first_batch_s: The time from the end of the imports to the first batch, for the large set.
+      added_mb: The resident memory that opening it and reading the first batches added.
+      added_mb_of_few: The same for the small set, which is TensorFlow's own share.
     """
     found = {}
     for count in (_FEW, records):
@@ -49,7 +51,7 @@ def measure_first_batch(records: int, folder: Path) -> dict[str, float]:
 
 
 def _read_batches(out: Path) -> tuple[float, float]:
-    """Seconds to the first batch, and MB added by then and twenty batches more."""
+    """Returns the seconds to the first batch, and the MB added after twenty more batches."""
     import_tensorflow()
     from pipeline.data.input import Shard, train_dataset
     from pipeline.data.sources.source import open_source

@@ -1,16 +1,17 @@
-"""Training steps of our model and of timm's on one GPU, in bfloat16, in turn in one run.
+"""Compares training steps of our model and of timm's on one GPU, in bfloat16.
 
     KERAS_BACKEND=jax python -m benchmarks.gpu_beside_timm --variants S/16,B/16
 
-Ours is the model stage alone, on Keras's JAX backend, compiled as a whole with AdamW; timm's is
-compiled by torch.compile, with PyTorch's fused AdamW under autocast. Each is timed in processes of
-its own, --rounds times in turn: first at all of --batches that fit, then at its fastest. "of peak"
-is the arithmetic of the matrix products against the product of two matrices of 8192 x 8192 random
-numbers on the same GPU. Prints one JSON object a line. `--who ours` needs no PyTorch.
+Ours is the model without the input stage, on Keras's JAX backend, compiled together with AdamW.
+timm's model is compiled by torch.compile, and trained with PyTorch's fused AdamW under autocast.
+Each is timed in separate processes, --rounds times in turn: first with all of --batches that fit,
+then with the fastest. "of peak" compares the FLOP/s of the matrix products with those of a product
+of two random matrices of 8192 x 8192 on the same GPU. The script prints one JSON object per line.
+`--who ours` does not need PyTorch.
 
-`--feed FOLDER` times ours once more where our input stage makes its batches of FOLDER/train/CLASS/*
-meanwhile (decoded, cut out at random, resized, mirrored). TensorFlow must be installed for it, with
-or without its GPU libraries.
+`--feed FOLDER` times ours once more, with batches that our input stage produces from
+FOLDER/train/CLASS/* (decoding, random crop, resizing, flip). This requires TensorFlow, with or
+without its GPU libraries.
 """
 
 from __future__ import annotations
@@ -33,18 +34,18 @@ NAMES = {"Ti/16": "vit_tiny_patch16_224", "S/16": "vit_small_patch16_224",
 CLASSES = 1000
 LEARNING_RATE, DECAY, BETAS, EPSILON = 1e-3, 0.05, (0.9, 0.999), 1e-8
 
-Step = Callable[[], Any]  # one update; returns what to wait for
-Contender = tuple[Step, Callable[[Any], None]]  # and how to wait for it
+Step = Callable[[], Any]  # Starts one update and returns its result.
+Contender = tuple[Step, Callable[[Any], None]]  # A step, and a function that waits for its result.
 
 
 def measure(who: str, given: argparse.Namespace) -> dict[str, Any]:
-    """Images a second of one contender at the batch where it is fastest."""
+    """Measures the images/s of one implementation at its fastest batch size."""
     make, peak = (_ours, _jax_peak) if who == "ours" else (_timm, _torch_peak)
     rates: dict[int, float] = {}
     for batch in (int(batch) for batch in given.batches.split(",")):
         try:
             rates[batch] = batch / _seconds(make(given.variants, given.image_size, batch), given)
-        except Exception as error:  # each framework has its own for a full memory
+        except Exception as error:  # Each framework has its own error for out of memory.
             if not rates:
                 raise
             print(f"{who}: {batch} images do not fit: {type(error).__name__}", file=sys.stderr)
@@ -59,7 +60,7 @@ def measure(who: str, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _seconds(contender: Contender, given: argparse.Namespace) -> float:
-    """Of a step, with steps as in training: none waits for the one before."""
+    """Returns the seconds per step. Like in training, a step does not wait for the one before."""
     step, wait = contender
     for _ in range(3):
         wait(step())
@@ -106,18 +107,18 @@ def _ours(variant: str, size: int, batch: int, feed: str | None = None) -> Conte
     zeros = [jnp.zeros_like(value) for value in values]
     state = [(jnp.float32(0), values, zeros, [jnp.copy(zero) for zero in zeros])]
 
-    lying = (images, labels)
+    fixed = (images, labels)
     batches = None if feed is None else _fed_batches(feed, size, batch)
 
     def step() -> Any:
-        state[0] = compiled(state[0], *(lying if batches is None else next(batches)))
+        state[0] = compiled(state[0], *(fixed if batches is None else next(batches)))
         return state[0]
 
     return step, jax.block_until_ready
 
 
 def _fed_batches(folder: str, size: int, batch: int) -> Iterator[tuple[Any, Any]]:
-    """Of our input stage: images bfloat16 [batch, size, size, 3] and labels, on the device."""
+    """Yields batches of our input stage: bfloat16 [batch, size, size, 3] and labels, on the GPU."""
     import jax.numpy as jnp
     import tensorflow as tf
 
@@ -125,7 +126,7 @@ def _fed_batches(folder: str, size: int, batch: int) -> Iterator[tuple[Any, Any]
     from pipeline.data.input import Shard, train_dataset
     from pipeline.data.sources.source import open_source
 
-    tf.config.set_visible_devices([], "GPU")  # it would take the memory that JAX has
+    tf.config.set_visible_devices([], "GPU")  # TensorFlow would take the memory that JAX needs.
     augment = AugmentConfig(resized_crop_min_area=0.05, flip=True)
     config = DataConfig(source="image_folder", path=folder, image_size=size,
                         global_batch_size=batch, augment=augment)  # fmt: skip
@@ -140,7 +141,7 @@ def _fed_batches(folder: str, size: int, batch: int) -> Iterator[tuple[Any, Any]
 
 
 def _check_attention() -> None:
-    """The kernel, which takes 16-bit numbers, against plain products in float32."""
+    """Compares the attention kernel, which computes in 16 bits, with products in float32."""
     import jax
     import jax.numpy as jnp
 
@@ -172,7 +173,7 @@ def _timm(variant: str, size: int, batch: int) -> Contender:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = timm.create_model(NAMES[variant], num_classes=CLASSES, img_size=size).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=DECAY, fused=True)
-    # A second size would be compiled for any size, which is slower than what a user compiles.
+    # After a second size, torch.compile would compile for all sizes, which is slower.
     torch._dynamo.reset()  # noqa: SLF001  # there is no public way
     compiled = torch.compile(model, dynamic=False)
     images = torch.randn(batch, 3, size, size, device=device)
@@ -223,7 +224,7 @@ def _peak(contender: Contender, side: int) -> float:
 
 
 def operations_per_image(variant: str, size: int) -> float:
-    """Of a training step: forward, and twice as much back."""
+    """Returns the FLOPs of a training step per image: forward, and twice as many backward."""
     from pipeline.config import ModelConfig
     from pipeline.model.architecture import architecture
     from pipeline.model.flops import flops_per_image
@@ -232,16 +233,20 @@ def operations_per_image(variant: str, size: int) -> float:
 
 
 def main() -> None:
-    """Reads the arguments; starts a process for each timing."""
+    """Starts a process for each timing, and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--variants", default="S/16,B/16")
     parser.add_argument("--who", default=",".join(CONTENDERS))
     parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--batches", default="64,128,256,512,1024", help="up to what fits")
-    parser.add_argument("--steps", type=int, default=20, help="in each timing")
+    parser.add_argument(
+        "--batches",
+        default="64,128,256,512,1024",
+        help="batch sizes; those that do not fit are skipped",
+    )
+    parser.add_argument("--steps", type=int, default=20, help="steps per timing")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--peak-side", type=int, default=8192)
-    parser.add_argument("--feed", metavar="FOLDER", help="of images, for the input stage")
+    parser.add_argument("--feed", metavar="FOLDER", help="images for the input stage")
     parser.add_argument("--one", choices=CONTENDERS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one is not None:
@@ -282,7 +287,7 @@ def _in_a_process(
     for name in ("image_size", "steps", "peak_side"):
         command += [f"--{name.replace('_', '-')}", str(getattr(given, name))]
     command += [] if given.feed is None else ["--feed", given.feed]
-    # A later round finds what the first compiled, as torch.compile does.
+    # Later rounds reuse the compilation cache, like torch.compile does.
     kept = str(Path(tempfile.gettempdir(), "beside_timm_jax"))
     settings = {"JAX_COMPILATION_CACHE_DIR": kept, "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True,

@@ -20,40 +20,44 @@ from pipeline.runtimes.tensorflow_start import import_tensorflow
 from pipeline.strict_json import to_json
 
 _EPILOG = """\
-Each line is a tf.data pipeline that hands out batches as training takes them, without a model. All
-are timed in turn, --rounds times, and figures are medians. The stages add up from line to line. The
-other ways stand below, with how many times as fast ours is at the same work:
-  in memory  Keras's layers and NumPy. "image by image" is the same work as ours, draws for each
-             image; on a batch, Keras crops all images in one place and puts them through the same
-             operations of RandAugment
-  JPEG       the decoding of the same files alone; Pillow; Keras's layers, which have no random
-             resized crop: resize the short side to 8/7 of the size, crop at random
+Each line is a tf.data pipeline that produces batches as in training, without a model. All are timed
+in turn, --rounds times; the results are medians. Each stage includes the stages above it. Other
+implementations follow, with the factor by which ours is faster at the same work:
+  in memory  Keras layers and NumPy. "image by image" does the same work as ours: random numbers for
+             each image. On a batch, Keras crops all images at the same place and applies the same
+             RandAugment operations to all of them
+  JPEG       decoding of the same files only; Pillow; Keras layers, which have no random resized
+             crop: they resize the short side to 8/7 of the size and crop at random
 """
 
-_WARM_UP = 0.3  # as a part of each timing
+_WARM_UP = 0.3  # As a fraction of each timing.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's arguments."""
-    parser.add_argument("recipe", nargs="?", default="cifar10", help="default: cifar10")
+    parser.add_argument("recipe", nargs="?", default="cifar10", help="recipe (default: cifar10)")
     parser.add_argument("settings", nargs="*", default=[], metavar="section.key=value")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--data", metavar="DIR", help="data set, instead of the recipe's")
+    what.add_argument("--data", metavar="DIR", help="use this data set instead of the recipe's")
     what.add_argument(
         "--photographs",
         type=int,
         metavar="N",
-        help="N photographs of 500 x 375, cut from scikit-learn's two, instead of the recipe's",
+        help="use N photographs of 500 x 375 pixels, cut from the two of scikit-learn",
     )
     what.add_argument(
         "--records",
         type=int,
         metavar="N",
-        help="instead of speed: prepare N small records, and measure the time to the first batch "
-        "and the memory they add, in a process of its own",
+        help="instead of the speed, measure the time to the first batch and the memory for N small "
+        "prepared records, in a separate process",
     )
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each timing (default: 3)")
-    parser.add_argument("--rounds", type=int, default=3, help="timings of each line (default: 3)")
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, help="duration of a timing (default: 3)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="number of timings of each line (default: 3)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.epilog = _EPILOG
 
@@ -99,8 +103,8 @@ def _measure(config: Config, seconds: float, rounds: int) -> list[dict[str, Any]
     timings: list[list[_Timing]] = [[] for _ in lines]
     for _ in range(rounds):
         for line, dataset, found in zip(lines, datasets, timings, strict=True):
-            # An iterator of its own each time: one that waits would go on filling its buffers, in
-            # the time of the others, and hand out what it has when it is timed again.
+            # A new iterator each time: a waiting one would fill its buffers during the timings of
+            # the others, and return the buffered batches when it is timed again.
             iterator = iter(dataset)
             _time(iterator, line.batch_size, _WARM_UP * seconds)
             found.append(_time(iterator, line.batch_size, seconds))
@@ -124,7 +128,7 @@ def _measure(config: Config, seconds: float, rounds: int) -> list[dict[str, Any]
 
 
 class _Timing(NamedTuple):
-    """One timing of a line; the processor's time is of all threads of this process."""
+    """One timing of a line. The CPU time is that of all threads of this process."""
 
     images_per_second: float
     cpu_us_per_image: float
@@ -142,7 +146,7 @@ def _time(iterator: Iterator[Any], batch_size: int, seconds: float) -> _Timing:
 def _table(config: Config, rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     data = config.data
     yield f"{data.source}, {data.image_size} px, batches of {data.global_batch_size}"
-    yield f"{'':<52}{'images/s':>10}{'CPU us an image':>17}{'ours is':>10}"
+    yield f"{'':<52}{'images/s':>10}{'CPU us/image':>17}{'ours is':>10}"
     for row in rows:
         rate = row["images_per_second"]
         ratio = f"{row['ours_is']:>9.2f}x" if "ours_is" in row else ""

@@ -1,4 +1,4 @@
-"""What a user would do instead of our input stage, with the same images."""
+"""Other implementations of an input stage, on the same images."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from benchmarks.line import Line
 from pipeline.config import DataConfig
 from pipeline.data.split import Split
 
-# Encoded images kept in memory for the others, so that only their work is timed.
+# Encoded images are kept in memory, so that only the work of the implementation is timed.
 _KEPT = 512
 
 
 def others(data: DataConfig, split: Split, ours: Sequence[Line]) -> list[Line]:
-    """Lines that do the same work in other ways."""
+    """Returns lines that do the same work with other libraries."""
     titles = [line.title for line in ours]
     if split.images is not None:
         return _in_memory(data, split.images, titles) if data.resize == "none" else []
@@ -36,8 +36,8 @@ def others(data: DataConfig, split: Split, ours: Sequence[Line]) -> list[Line]:
 def _in_memory(data: DataConfig, images: npt.NDArray[np.uint8], titles: list[str]) -> list[Line]:
     if AUGMENT not in titles:
         return []
-    # On a batch, Keras draws one crop and one list of operations for all of its images: that is
-    # less work than ours, and faster. Image by image it is the same work.
+    # On a batch, Keras chooses one crop and one list of operations for all images. That is less
+    # work than ours, and faster. Applied to single images, it does the same work.
     lines = []
     with_rand_augment = bool(data.augment.rand_augment_layers)
     work = "crop, flip, RandAugment" if with_rand_augment else "crop, flip"
@@ -128,7 +128,7 @@ def _apply(layers: list[Any], images: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_alone(contents: list[bytes], batch_size: int) -> tf.data.Dataset:
-    """Decodes, and hands on one number an image: a batch of images would have to be copied."""
+    """Decodes, and returns one number per image, which avoids copying a batch of images."""
 
     def decode(content: tf.Tensor) -> tf.Tensor:
         image = tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE")
@@ -139,7 +139,7 @@ def _decode_alone(contents: list[bytes], batch_size: int) -> tf.data.Dataset:
 
 
 def _pillow(data: DataConfig, contents: list[bytes]) -> tf.data.Dataset:
-    """Pillow on as many threads as tf.data wants: it lets go of the interpreter while it works."""
+    """Uses Pillow in threads of tf.data: Pillow releases the interpreter lock while it works."""
     size, min_area = data.image_size, data.augment.resized_crop_min_area
 
     def load(number: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -165,7 +165,7 @@ def _pillow(data: DataConfig, contents: list[bytes]) -> tf.data.Dataset:
 def _box(
     rng: np.random.Generator, width: int, height: int, min_area: float
 ) -> tuple[int, int, int, int]:
-    """A random resized crop, as torchvision draws it; (left, top, right, bottom)."""
+    """Chooses a random resized crop like torchvision: (left, top, right, bottom)."""
     for _ in range(10):
         area = width * height * rng.uniform(min_area, 1.0)
         aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))

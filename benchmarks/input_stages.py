@@ -1,4 +1,4 @@
-"""Our input stage, a stage more a line."""
+"""Our input stage, with one more stage per line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COARSE = "all of it without antialiasing"
 
 
 def stages(config: Config, source: DataSource) -> list[Line]:
-    """Lines from the order of examples to mixed batches, as far as the recipe goes."""
+    """Returns lines from the order of examples up to mixed batches, as far as the recipe goes."""
     data, split = config.data, source.splits["train"]
     crop_only = AugmentConfig(resized_crop_min_area=data.augment.resized_crop_min_area)
     unmixed = {"mixup_alpha": 0.0, "cutmix_alpha": 0.0}

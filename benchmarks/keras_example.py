@@ -1,7 +1,7 @@
-"""The Keras example's Vision Transformer from Keras's own layers: an independent answer.
+"""The Vision Transformer of the Keras example, built from Keras's own layers, as a reference.
 
-After K. Salama's description at keras.io, "Image classification with Vision Transformer"; without
-its preprocessing and augmentation.
+It follows K. Salama's "Image classification with Vision Transformer" at keras.io, without the
+preprocessing and augmentation.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ HEAD = (2048, 1024)
 
 
 class PatchEncoder(layers.Layer):
-    """Patches [B, N, P*P*3] to tokens [B, N, D]: a Dense layer, and an Embedding of the place."""
+    """Maps patches [B, N, P*P*3] to tokens [B, N, D]: a Dense layer and a position Embedding."""
 
     def __init__(self, count: int, name: str) -> None:
         super().__init__(name=name)
@@ -31,7 +31,13 @@ class PatchEncoder(layers.Layer):
 
 
 def keras_example(num_classes: int, image_size: int, *, dropout: bool = True) -> keras.Model:
-    """Images [B, H, W, 3] to logits [B, classes]; `dropout=False` sets all rates to zero."""
+    """Returns a model from images [B, H, W, 3] to logits [B, classes].
+
+    Args:
+      num_classes: The number of classes.
+      image_size: H and W.
+      dropout: False sets all dropout rates to zero.
+    """
 
     def rate(value: float) -> float:
         return value if dropout else 0.0
@@ -60,7 +66,7 @@ def keras_example(num_classes: int, image_size: int, *, dropout: bool = True) ->
 
 
 def paths_in_pipeline() -> dict[str, list[str]]:
-    """For each layer above, the paths of our model's variables in the order of its weights."""
+    """Returns the paths of our model's variables for each layer, in the order of its weights."""
 
     def pair(path: str, first: str = "kernel", second: str = "bias") -> list[str]:
         return [f"vit/{path}/{first}", f"vit/{path}/{second}"]
@@ -87,7 +93,7 @@ def paths_in_pipeline() -> dict[str, list[str]]:
 
 
 def copy_weights(model: keras.Model, reference: keras.Model) -> None:
-    """Puts the weights of our `keras_example` into the model above."""
+    """Copies the weights of our `keras_example` into the reference model."""
     ours = {variable.path: variable for variable in model.variables}
     for name, paths in paths_in_pipeline().items():
         weights = reference.get_layer(name).weights

@@ -1,13 +1,14 @@
-"""The Keras example trained as its authors do it: stock layers and `model.fit`, nothing of ours.
+"""Trains the Keras example as its authors do: stock layers and `model.fit`, none of our code.
 
-After K. Salama's description at keras.io, "Image classification with Vision Transformer": images in
-memory, augmentation inside the model, the last tenth of the training images held out, AdamW at a
-constant rate, the weights that were best on validation at the end. Its optimizer, tfa's AdamW, does
-not multiply weight decay by the learning rate: its 1e-4 at a rate of 1e-3 is 0.1 for Keras's.
+It follows K. Salama's "Image classification with Vision Transformer" at keras.io: images in memory,
+augmentation in the model, the last tenth of the training images held out, AdamW with a constant
+learning rate, and at the end the weights with the best validation accuracy. The optimizer of the
+example, AdamW of tensorflow-addons, does not multiply the weight decay by the learning rate: its
+1e-4 at a learning rate of 1e-3 corresponds to 0.1 in Keras.
 
-As a program: `keras_example_fit.py train DATA OUT --minutes 30`, and `... evaluate DATA OUT`, where
-DATA is a folder with train/<class>/* and test/<class>/*. Files of OUT: weights after some minutes,
-counted from --start; what evaluation found is printed, one JSON object a line.
+Usage: `keras_example_fit.py train DATA OUT --minutes 30`, and `... evaluate DATA OUT`. DATA is a
+folder with train/<class>/* and test/<class>/*. OUT gets the weights after the given minutes,
+counted from --start. `evaluate` prints one JSON object per line.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ BEST = "best.weights.h5"
 
 
 class Clock(keras.callbacks.Callback):
-    """Keeps the weights after so many minutes, and ends training after the last of them."""
+    """Saves the weights after the given minutes, and ends training after the last of them."""
 
     def __init__(self, start_s: float, minutes: list[float], out: Path) -> None:
         super().__init__()
@@ -38,12 +39,17 @@ class Clock(keras.callbacks.Callback):
         while self.minutes and time.time() >= self.start_s + 60 * self.minutes[0]:
             self.model.save_weights(self.out / f"{self.minutes.pop(0):g}.weights.h5")
         if not self.minutes:
-            # With `stop_training` the epoch would go on to its end, and be evaluated.
+            # `stop_training` would finish and evaluate the epoch first.
             raise TimeoutError
 
 
 def build(num_classes: int, images: np.ndarray) -> keras.Model:
-    """Images [B, H, W, 3] in 0..255 to logits; normalised as the given ones are on the whole."""
+    """Returns a model from images [B, H, W, 3] in 0..255 to logits.
+
+    Args:
+      num_classes: The number of classes.
+      images: The images whose mean and variance normalize the input.
+    """
     augmentation = keras.Sequential(
         [
             keras.layers.Normalization(),
@@ -60,7 +66,7 @@ def build(num_classes: int, images: np.ndarray) -> keras.Model:
 
 
 def compile_example(model: keras.Model) -> None:
-    """Its optimizer, loss and metrics."""
+    """Compiles the model with the optimizer, loss and metrics of the example."""
     model.compile(
         optimizer=keras.optimizers.AdamW(LEARNING_RATE, weight_decay=WEIGHT_DECAY),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -72,7 +78,7 @@ def compile_example(model: keras.Model) -> None:
 
 
 def read(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [N, H, W, 3] and class numbers [N], in an order that knows of no class."""
+    """Reads images uint8 [N, H, W, 3] and class numbers [N], in random order."""
     classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
     files = [
         (path, i) for i, name in enumerate(classes) for path in sorted((folder / name).iterdir())
@@ -83,7 +89,7 @@ def read(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def train(data: Path, out: Path, minutes: list[float], seed: int, start_s: float) -> None:
-    """Trains until the last of the minutes."""
+    """Trains until the last of the given minutes."""
     keras.utils.set_random_seed(seed)
     images, labels = read(data / "train")
     model = build(int(labels.max()) + 1, images)
@@ -108,7 +114,7 @@ def train(data: Path, out: Path, minutes: list[float], seed: int, start_s: float
 def evaluate(data: Path, out: Path) -> None:
     """Prints test accuracy and loss of all weights in the folder."""
     images, labels = read(data / "test")
-    # Weights are read into a model without an optimizer, since theirs are in the files as well.
+    # The files also contain the variables of the optimizer, so a model without one reads them.
     model = build(int(labels.max()) + 1, images)
     scored = keras.Model(model.input, model.output)
     compile_example(scored)
@@ -120,12 +126,14 @@ def evaluate(data: Path, out: Path) -> None:
 
 
 def main() -> None:
-    """Reads the arguments."""
+    """Runs one of the two commands."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("train", "evaluate"))
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--minutes", default="30", help="when to keep the weights; last: the end")
+    parser.add_argument(
+        "--minutes", default="30", help="when to save the weights; the last one ends training"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", type=float, default=time.time(), help="seconds since 1970")
     given = parser.parse_args()

@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 
 class Line(NamedTuple):
-    """Something that is timed.
+    """An input pipeline that is timed.
 
     Attributes:
       title: What it does.
-      make: Makes its batches.
-      batch_size: Images in one.
-      against: Title of the line of ours that does the same work, for lines of others.
+      make: Creates the pipeline.
+      batch_size: Images per batch.
+      against: For another implementation, the title of our line that does the same work.
     """
 
     title: str

@@ -27,20 +27,22 @@ if TYPE_CHECKING:
     from pipeline.training.experiment import Experiment
 
 _EPILOG = """\
-The loop that `vit train` runs, with rows of metrics, TensorBoard, the terminal's bars, and three
-checkpoints: one that is still being written at the first step, one half way, one at the end. And a
-bare loop in one graph that takes the same batches through the same gradients and the same update,
-and does nothing else. Both begin with a new iterator, made before the clock starts, and take turns
-in one process; every other pair begins with the bare one. The share is the median of the pairs.
-Before that, both train once from the same weights, and must end with the same: "differ by" is the
-relative distance.
+Compares the training loop of `vit train` with a minimal loop. Ours writes metrics, TensorBoard,
+progress bars and three checkpoints: one that is still being written at the first step, one half way
+and one at the end. The minimal loop is one graph that computes the same gradients and updates for
+the same batches, and does nothing else. Both start with a new iterator, created before timing
+starts. They take turns in one process, and every second pair starts with the minimal loop. The
+share is the median of the pairs. Before the timings, both train once from the same weights and must
+end with the same weights: "differ by" is the relative distance.
 
-What a run does once is left out: the graph of the input stage (python -m benchmarks startup),
-pictures, and the measurement of the machine's peak, all in its first minute. Evaluations are left
-out too, since the bare loop has none.
+One-time costs of a run's first minute are not included: the graph of the input stage (see
+`python -m benchmarks startup`), pictures, and the measurement of the machine's peak speed.
+Evaluations are not included either, because the minimal loop has none.
 """
 
-_MOST_DIFFERENT = 0.05  # rounding in bfloat16, as far as Adam enlarges it; a step more is above it
+_MOST_DIFFERENT = (
+    0.05  # Above rounding in bfloat16 as amplified by Adam; below the effect of one more step.
+)
 _SETTINGS = (
     "data.source=synthetic",
     "data.num_examples=4096",
@@ -54,16 +56,18 @@ _SETTINGS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's arguments."""
-    parser.add_argument("recipe", nargs="?", default="cifar10", help="default: cifar10")
+    parser.add_argument("recipe", nargs="?", default="cifar10", help="recipe (default: cifar10)")
     parser.add_argument("settings", nargs="*", default=[], metavar="section.key=value")
-    parser.add_argument("--steps", type=int, default=100, help="in each timing (default: 100)")
-    parser.add_argument("--rounds", type=int, default=4, help="pairs of timings (default: 4)")
+    parser.add_argument("--steps", type=int, default=100, help="steps per timing (default: 100)")
+    parser.add_argument(
+        "--rounds", type=int, default=4, help="number of pairs of timings (default: 4)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.epilog = _EPILOG
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Times both loops, and prints a line."""
+    """Times both loops and prints a line."""
     check_counts(arguments, steps=2, rounds=1)
     lengths = (
         f"train.max_steps={arguments.steps}",
@@ -71,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     config = load_config(find_recipe(arguments.recipe), [*_SETTINGS, *lengths, *arguments.settings])
     if config.train.precision == "mixed_float16":
-        raise SettingsError("the bare loop knows no loss scale: take mixed_bfloat16 or float32")
+        raise SettingsError("the minimal loop has no loss scale: use mixed_bfloat16 or float32")
     import_tensorflow()
     found = {"recipe": arguments.recipe} | _measure(config, arguments.rounds)
     print(to_json(found) if arguments.json else _line(found))
@@ -83,7 +87,7 @@ def _measure(config: Config, rounds: int) -> dict[str, Any]:
     from pipeline.training.experiment import build
 
     experiment = build(config, start(config.distribute))
-    # The last step is evaluated whatever the settings say, where there is something to evaluate.
+    # If there is a validation split, the last step is evaluated whatever the settings say.
     del experiment.source.splits["validation"]
     loops = {"ours": lambda: _time_ours(experiment), "bare": _bare(experiment)}
     differ_by = _compare(experiment, loops.values())
@@ -92,7 +96,7 @@ def _measure(config: Config, rounds: int) -> dict[str, Any]:
     for _ in range(rounds):
         for name in order:
             seconds[name].append(loops[name]())
-        order.reverse()  # a machine that gets slower or faster all the time favours neither
+        order.reverse()  # A steady drift of the machine's speed then favors neither.
     images = experiment.total_steps * config.data.global_batch_size
     shares = [bare / ours for ours, bare in zip(seconds["ours"], seconds["bare"], strict=True)]
     return {
@@ -106,10 +110,10 @@ def _measure(config: Config, rounds: int) -> dict[str, Any]:
 
 
 def _compare(experiment: Experiment, loops: Iterable[Callable[[], float]]) -> float:
-    """Relative distance of the weights that both loops end with; their graphs are made on the way.
+    """Returns the relative distance of the final weights of both loops; also builds their graphs.
 
     Raises:
-      PipelineError: They have not trained the same.
+      PipelineError: The loops do not train the same weights.
     """
     before, ends = experiment.snapshot(0, {}), []
     for loop in loops:
@@ -122,14 +126,14 @@ def _compare(experiment: Experiment, loops: Iterable[Callable[[], float]]) -> fl
     differ_by = float(np.linalg.norm(ends[0] - ends[1]) / way)
     if not differ_by < _MOST_DIFFERENT:
         raise PipelineError(
-            f"the loops end {differ_by:.2g} of the way apart, so they do not train the same"
+            f"the loops do not train the same weights: the relative distance is {differ_by:.2g}"
         )
     return differ_by
 
 
 def _time_ours(experiment: Experiment) -> float:
-    """Seconds of the loop from its first step to its last, in a run folder of its own."""
-    # Where nobody looks, rich would draw no bars.
+    """Returns the seconds from the first step of our loop to the last, in a new run folder."""
+    # Without a terminal, rich would not draw progress bars.
     os.environ["FORCE_COLOR"] = "1"
     from pipeline.monitor.progress import ProgressDisplay
     from pipeline.runs.folder import RunFolder
@@ -191,7 +195,7 @@ def _bare(experiment: Experiment) -> Callable[[], float]:
 
 def _line(found: dict[str, Any]) -> str:
     return (
-        f"{found['recipe']}: {found['images_per_second']:,.1f} images/s, a bare loop "
-        f"{found['bare_images_per_second']:,.1f}: ours has {found['share']:.1%} of it "
+        f"{found['recipe']}: {found['images_per_second']:,.1f} images/s, minimal loop "
+        f"{found['bare_images_per_second']:,.1f}: ours reaches {found['share']:.1%} of it "
         f"({found['least']:.1%} to {found['most']:.1%}); weights differ by {found['differ_by']:.1e}"
     )

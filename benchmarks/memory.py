@@ -16,12 +16,12 @@ from pipeline.runtimes.interpreter import python_command
 from pipeline.strict_json import to_json
 
 _EPILOG = """\
-The most memory that training adds to a process, and its speed: for the recipe as it is, and with
-settings that need less. Each is measured in a process of its own, --rounds times in turn, on random
-images in memory; the table shows medians. Beside it stand the estimate of `vit train --dry-run`,
-less what TensorFlow itself takes, the estimate as a part of what was measured, and two parts of it:
-weights with gradients and moments, and activations. On a GPU it is the GPU's memory as TensorFlow
-counts it.
+Measures the peak memory that training adds to a process, and its speed: for the recipe as it is,
+and with settings that need less memory. Each is measured in a separate process, --rounds times in
+turn, on random images in memory; the table shows medians. It also shows the estimate of
+`vit train --dry-run` without TensorFlow's own memory, the estimate as a fraction of the measured
+memory, and two parts of the estimate: weights with gradients and moments, and activations. On a
+GPU, the memory is that of the GPU as counted by TensorFlow.
 """
 
 _WAYS = (
@@ -36,16 +36,18 @@ _WAYS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's arguments."""
-    parser.add_argument("recipe", nargs="?", default="cifar10", help="default: cifar10")
+    parser.add_argument("recipe", nargs="?", default="cifar10", help="recipe (default: cifar10)")
     parser.add_argument("settings", nargs="*", default=[], metavar="section.key=value")
-    parser.add_argument("--steps", type=int, default=4, help="in each timing (default: 4)")
-    parser.add_argument("--rounds", type=int, default=2, help="processes each (default: 2)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    parser.add_argument("--steps", type=int, default=4, help="steps per timing (default: 4)")
+    parser.add_argument(
+        "--rounds", type=int, default=2, help="number of processes for each (default: 2)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     parser.epilog = _EPILOG
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measures each way, and prints a table."""
+    """Measures each combination of settings and prints a table."""
     check_counts(arguments, steps=1, rounds=1)
     recipe = str(find_recipe(arguments.recipe))
     found: dict[str, list[dict[str, float]]] = {" ".join(way): [] for way in _WAYS}

@@ -1,6 +1,6 @@
-"""One way to train, in a process of the memory benchmark: RECIPE STEPS [section.key=value ...].
+"""A child process of the memory benchmark: RECIPE STEPS [section.key=value ...].
 
-Prints one JSON object: what training added to the memory at most, what was estimated, and the rate.
+Prints one JSON object: the peak memory that training added, the estimate, and the speed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MIB = 2**20
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Trains, and prints."""
+    """Trains and prints the measurements."""
     recipe, steps, *settings = arguments
     config = load_config(recipe, ["distribute.runtime=single", "data.source=synthetic",
                                   "data.resize=none", "data.augment.resized_crop_min_area=null",
@@ -34,10 +34,12 @@ def main(arguments: Sequence[str]) -> None:
     from pipeline.training.step import empty_train_sums
 
     if tf.config.list_physical_devices("GPU") and config.train.xla == "auto":
-        train = config.train.model_copy(update={"xla": "never"})  # it would try both, and hold more
+        train = config.train.model_copy(
+            update={"xla": "never"}
+        )  # "auto" tries both, which takes more memory.
         config = config.model_copy(update={"train": train})
     runtime = start(config.distribute)
-    # Something is computed first: TensorFlow's threads and libraries come with it.
+    # The first computation starts TensorFlow's threads and loads its libraries.
     tf.reduce_sum(tf.matmul(tf.ones([512, 512]), tf.ones([512, 512]))).numpy()
     before = _resident_bytes()
     experiment = build(config, runtime)

@@ -18,23 +18,23 @@ from pipeline.runtimes.tensorflow_start import import_tensorflow
 from pipeline.strict_json import to_json
 
 _EPILOG = """\
-What the time of a training step goes by, operation by operation, on random images that lie in
-memory: from TensorFlow's trace of --steps steps. An operation's time is its own, without that of
-operations inside it. "of all" is the part of the time of all cores: what is missing to 100 % they
-waited, helped an operation on another core, or did what has no name. "XLA's loops" are chains of
-operations that were compiled.
+Shows the time of each operation in a training step, from a TensorFlow trace of --steps steps on
+random images in memory. The time of an operation does not include operations inside it. "of all"
+is its share of the time of all cores. In the rest of the time, the cores waited, helped an
+operation on another core, or did work that the trace does not name. "XLA's loops" are compiled
+chains of operations.
 
-On a CPU; on a GPU look at the trace of `monitor.profile_steps` in TensorBoard.
+This benchmark is for CPUs. For GPUs, use the trace of `monitor.profile_steps` in TensorBoard.
 """
 
-# The kernel's name in a trace: node, and kind of operation; or what XLA has compiled.
+# The name of a kernel in a trace is NODE:OPERATION; code compiled by XLA has a name of its own.
 _OPERATION = re.compile(r"[^:\s]+:(?P<kind>[A-Za-z_]\w*)$")
 _COMPILED = "CpuExecutable::ExecuteAsyncOnStream"
 _PRODUCTS = re.compile(r"_?(Fused|Mkl|Batch|Native)*_?(MatMul|Conv2D)")
 
 
 class Event(NamedTuple):
-    """A stretch of a thread's time, in seconds; its name as the trace has it."""
+    """A named interval of a thread's time, in seconds."""
 
     name: str
     start_s: float
@@ -43,16 +43,16 @@ class Event(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's arguments."""
-    parser.add_argument("recipe", nargs="?", default="cifar10", help="default: cifar10")
+    parser.add_argument("recipe", nargs="?", default="cifar10", help="recipe (default: cifar10)")
     parser.add_argument("settings", nargs="*", default=[], metavar="section.key=value")
-    parser.add_argument("--steps", type=int, default=4, help="in the trace (default: 4)")
-    parser.add_argument("--most", type=int, default=12, help="rows (default: 12)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    parser.add_argument("--steps", type=int, default=4, help="steps in the trace (default: 4)")
+    parser.add_argument("--most", type=int, default=12, help="maximum number of rows (default: 12)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     parser.epilog = _EPILOG
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Traces, and prints a table."""
+    """Traces some steps and prints a table."""
     check_counts(arguments, steps=1, most=1)
     recipe = find_recipe(arguments.recipe)
     settings = ["distribute.runtime=single", "data.source=synthetic", "data.resize=none",
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _trace(experiment: Any, steps: int) -> tuple[list[list[Event]], float]:
-    """Each thread's events in some steps, and the seconds those steps took."""
+    """Returns the events of each thread in some steps, and the seconds that the steps took."""
     import tensorflow as tf
 
     from pipeline.training.step import empty_train_sums
@@ -108,17 +108,17 @@ def _threads(content: bytes) -> Iterator[list[Event]]:
 
 
 def rows_of(threads: Iterable[list[Event]], available_s: float, steps: int) -> list[dict[str, Any]]:
-    """Seconds and calls a step of each kind of operation, the longest first.
+    """Returns seconds and calls per step for each operation, the slowest first.
 
     Args:
-      threads: The events of each.
-      available_s: Seconds of all cores.
-      steps: In them.
+      threads: The events of each thread.
+      available_s: The time of all cores together, in seconds.
+      steps: The number of steps in the events.
     """
     seconds: dict[str, float] = defaultdict(float)
     calls: dict[str, int] = defaultdict(int)
     for events in threads:
-        # What has no operation's name is a part of the operation that it happens in.
+        # Events that are not operations count for the operation that contains them.
         for kind, own_s in own_seconds(list(_operations(events))):
             seconds[kind] += own_s
             calls[kind] += 1
@@ -143,9 +143,9 @@ def _operations(events: Iterable[Event]) -> Iterator[Event]:
 
 
 def own_seconds(events: list[Event]) -> Iterator[tuple[str, float]]:
-    """Each event's time without that of events inside it, which a thread's events are nested in."""
-    stack: list[tuple[Event, float]] = []  # what is open, and the time of what was in it
-    # What begins at the same time is in what ends later.
+    """Yields the name of each event and its time without the events nested in it."""
+    stack: list[tuple[Event, float]] = []  # Open events, and the time of the events inside them.
+    # Of two events with the same start, the longer one contains the other.
     for event in [*sorted(events, key=lambda e: (e.start_s, -e.end_s)), None]:
         while stack and (event is None or stack[-1][0].end_s <= event.start_s):
             closed, inside_s = stack.pop()
@@ -165,9 +165,9 @@ def _others(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _table(rows: list[dict[str, Any]], step_s: float, threads: int) -> Iterator[str]:
-    side_by_side = f", {threads} parts side by side" if threads > 1 else ""
-    yield f"a step of {step_s:.3f} s{side_by_side}"
-    yield f"{'':<28}{'ms a step':>10}{'of all':>8}{'calls':>8}"
+    parallel = f", {threads} microbatches in parallel" if threads > 1 else ""
+    yield f"step time {step_s:.3f} s{parallel}"
+    yield f"{'':<28}{'ms/step':>10}{'of all':>8}{'calls':>8}"
     for row in rows:
         yield (
             f"{row['operation']:<28}{1e3 * row['seconds']:>10.1f}{row['of_all']:>8.1%}"

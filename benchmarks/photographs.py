@@ -1,4 +1,4 @@
-"""Photographs to measure with: cut from the two that scikit-learn ships."""
+"""Photographs for benchmarks, cut from the two that are part of scikit-learn."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from PIL import Image
 from pipeline.storage.folders import make_folder
 from pipeline.storage.write import replace_file
 
-WIDTH, HEIGHT = 500, 375  # the usual size of ImageNet's
+WIDTH, HEIGHT = 500, 375  # The usual size of images in ImageNet.
 _QUALITY = 90
 
 
 def make_photographs(folder: Path, count: int) -> Path:
-    """Writes `count` JPEG files of 500 x 375 as an image folder of two classes, and returns it."""
+    """Writes `count` JPEGs of 500 x 375 to an image folder with two classes; returns it."""
     from sklearn.datasets import load_sample_images
 
     rng, originals = np.random.default_rng(0), load_sample_images().images

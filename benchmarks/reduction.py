@@ -24,26 +24,26 @@ from pipeline.runtimes.nvidia import find_gpus
 from pipeline.strict_json import to_json
 
 _EPILOG = """\
-Seconds that Horovod takes to sum a tensor over N workers of this machine, by its size, and beside
-them the ring of `vit plan`, with numbers that are fitted to all rows together by the least squares
-of relative errors:
+Measures the time that Horovod takes to sum a tensor over N workers on this machine, for several
+sizes. The ring model of `vit plan` is fitted to all rows together, with least squares of the
+relative errors:
 
   wake + 2 (N - 1) (latency + bytes / N / bandwidth)
 
 "wake" is the time until Horovod's thread looks for tensors (HOROVOD_CYCLE_TIME). Workers with less
-than a core each wait for each other's turns, too: the numbers then are those of a full machine.
+than one core each also wait for a core, so the numbers are those of an overloaded machine.
 """
 
 
 class Model(NamedTuple):
-    """What was fitted: seconds, seconds, bytes a second (None: no size made a difference)."""
+    """The fitted parameters. `bytes_per_s` is None if the size made no difference."""
 
     wake_s: float
     latency_s: float
     bytes_per_s: float | None
 
     def seconds(self, workers: int, size: float) -> float:
-        """Of one sum of `size` bytes."""
+        """Returns the predicted time of one sum of `size` bytes."""
         rate = math.inf if self.bytes_per_s is None else self.bytes_per_s
         return self.wake_s + ring_s(workers, size, rate, self.latency_s)
 
@@ -51,19 +51,21 @@ class Model(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's arguments."""
     parser.add_argument(
-        "--workers", help="numbers (default: those of 2,4,8 that have GPUs, if any)"
+        "--workers", help="numbers of workers (default: 2,4,8; with GPUs, up to their number)"
     )
     parser.add_argument(
-        "--kib", default="1,64,1024,4096,16384,65536", help="sizes of the tensor, in KiB"
+        "--kib", default="1,64,1024,4096,16384,65536", help="sizes of the tensor in KiB"
     )
-    parser.add_argument("--times", type=int, default=10, help="sums in a timing (default: 10)")
-    parser.add_argument("--repeats", type=int, default=3, help="starts of each (default: 3)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    parser.add_argument("--times", type=int, default=10, help="sums per timing (default: 10)")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="number of starts for each (default: 3)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     parser.epilog = _EPILOG
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measures all sizes with each number of workers, and prints a table."""
+    """Measures all sizes with each number of workers and prints a table."""
     check_counts(arguments, times=1, repeats=1)
     gpus = len(find_gpus(os.environ))
     usual = ",".join(str(n) for n in (2, 4, 8) if not gpus or n <= gpus)
@@ -95,14 +97,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def fit(rows: Sequence[tuple[int, float, float]]) -> Model:
-    """The model with the least sum of squared relative errors, none of its numbers below zero.
+    """Fits a model with non-negative parameters by least squares of the relative errors.
 
     Args:
-      rows: Workers, bytes, seconds.
+      rows: Tuples of workers, bytes and seconds.
     """
     from scipy.optimize import nnls
 
-    # Seconds are a sum of three numbers times what is known, each row divided by its seconds.
+    # The time is linear in the three parameters. Each row is divided by its measured time.
     known = [
         [1 / seconds, 2 * (n - 1) / seconds, 2 * (n - 1) / n * size / seconds]
         for n, size, seconds in rows
@@ -114,12 +116,12 @@ def fit(rows: Sequence[tuple[int, float, float]]) -> Model:
 def _numbers(text: str, name: str, least: int) -> list[int]:
     parts = text.split(",")
     if not all(part.isdecimal() and int(part) >= least for part in parts):
-        raise SettingsError(f"--{name} takes numbers of {least} or more. Received: {text!r}")
+        raise SettingsError(f"--{name} must be numbers of {least} or more. Received: {text!r}")
     return [int(part) for part in parts]
 
 
 def _measure(workers: int, sizes: Sequence[int], times: int) -> list[float]:
-    """Seconds of one sum, by size."""
+    """Returns the time of one sum for each size."""
     with tempfile.TemporaryDirectory(prefix="vit-reduction-") as folder:
         result = Path(folder) / "result.json"
         rank = python_command("-m", "benchmarks.reduction_rank", str(result), str(times))
@@ -134,14 +136,14 @@ def _measure(workers: int, sizes: Sequence[int], times: int) -> list[float]:
 
 
 def _table(rows: Sequence[dict[str, Any]], model: Model) -> Iterator[str]:
-    yield f"{'workers':>7}{'KiB':>8}{'ms':>10}{'least':>10}{'most':>10}{'fitted':>10}{'off by':>9}"
+    yield f"{'workers':>7}{'KiB':>8}{'ms':>10}{'least':>10}{'most':>10}{'fitted':>10}{'error':>9}"
     for row in rows:
         times = "".join(f"{1e3 * row[n]:>10.2f}" for n in ("seconds", "least", "most", "fitted_s"))
         yield f"{row['workers']:>7.0f}{row['kib']:>8.0f}{times}{row['off_by']:>9.1%}"
     rate = "no limit" if model.bytes_per_s is None else f"{model.bytes_per_s / 1e9:.2f} GB/s"
     yield (
         f"fitted: wake {1e3 * model.wake_s:.2f} ms, latency {1e6 * model.latency_s:.0f} us, "
-        f"{rate}; off by {_mean_error(rows):.0%} in the mean"
+        f"{rate}; mean error {_mean_error(rows):.0%}"
     )
 
 

@@ -1,6 +1,7 @@
-"""One process of `python -m benchmarks reduction`: python -m benchmarks.reduction_rank
+"""A child process of the reduction benchmark.
 
-RESULT TIMES SIZES: the chief writes the seconds of one sum, by size in KiB, to RESULT, as JSON.
+`python -m benchmarks.reduction_rank RESULT TIMES SIZES`: the chief writes the seconds of one sum
+for each size in KiB to RESULT, as JSON.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Reads the arguments."""
+    """Measures the sizes that the arguments name."""
     result, times, sizes = sys.argv[1:]
     import_tensorflow()
     from pipeline.runtimes.kinds import start
@@ -40,10 +41,10 @@ def _measure(runtime: Runtime, kib: int, times: int) -> float:
     @tf.function
     def add(tensor: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
         for _ in tf.range(count):
-            (tensor,) = runtime.sum_gradients([tensor])  # each sum waits for the last
+            (tensor,) = runtime.sum_gradients([tensor])  # Each sum waits for the one before.
         return tensor
 
-    tensor = tf.zeros([256 * kib])  # of four bytes
+    tensor = tf.zeros([256 * kib])  # Elements of 4 bytes.
     add(tensor, tf.constant(2))
     runtime.barrier()
     start_s = time.perf_counter()

@@ -25,22 +25,22 @@ from pipeline.strict_json import to_json
 RUNTIMES = ("horovod", "multi_worker")
 
 _EPILOG = """\
-Trains on synthetic images, a fixed number a worker. Without GPUs each worker has one core to itself
-and one thread. In the same processes, turn by turn, the step is timed as it is, and with the
-reduction of gradients left out; "reduction" is the reduction alone. Processes are started --repeats
-times, all kinds in turn, and figures are medians. Beside them stand one process on one core, as
-many processes that do not know each other, and, on the CPU, one process that has all those cores
-and the same global batch.
+Trains on synthetic images, with a fixed number of images per worker. Without GPUs, each worker has
+its own core and one thread. The same processes measure in turn the step as it is and the step
+without the reduction of gradients. "reduction" is the reduction alone. Processes are started
+--repeats times, all configurations in turn; the results are medians. For comparison, the table
+shows one process on one core, the same number of independent processes, and on the CPU one process
+with all cores and the same global batch.
 
---variant measures Horovod again with other settings of its own, such as HOROVOD_CYCLE_TIME=5
-(milliseconds) or HOROVOD_FUSION_THRESHOLD=0 (bytes); "grouped" is one operation for all gradients
-instead of one for each.
+--variant measures Horovod again with other Horovod settings, such as HOROVOD_CYCLE_TIME=5
+(milliseconds) or HOROVOD_FUSION_THRESHOLD=0 (bytes). "grouped" reduces all gradients in one
+operation instead of one operation for each.
 """
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Something that is measured: processes of one runtime, with one set of variables."""
+    """A configuration to measure: processes of one runtime, with environment variables."""
 
     runtime: str
     workers: int
@@ -53,31 +53,35 @@ class Kind:
         if self.runtime == "single":
             words = [f"one process, {self.cores} core{'s' if self.cores > 1 else ''}"]
         if self.runtime == "apart":
-            words = [f"{self.workers} processes that know nothing of each other"]
+            words = [f"{self.workers} independent processes"]
         return " ".join(words + [f"{name}={value}" for name, value in self.variables])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's arguments."""
-    parser.add_argument("recipe", nargs="?", default="cifar10", help="default: cifar10")
+    parser.add_argument("recipe", nargs="?", default="cifar10", help="recipe (default: cifar10)")
     parser.add_argument("settings", nargs="*", default=[], metavar="section.key=value")
-    parser.add_argument("--workers", help="numbers (default: 1, and 2 where there is a place)")
+    parser.add_argument("--workers", help="numbers of workers (default: 1, and 2 if possible)")
     parser.add_argument(
-        "--runtimes", default=",".join(RUNTIMES), help=f"some of {','.join(RUNTIMES)}"
+        "--runtimes", default=",".join(RUNTIMES), help=f"a selection of {','.join(RUNTIMES)}"
     )
-    parser.add_argument("--batch", type=int, default=64, help="images a worker (default: 64)")
-    parser.add_argument("--steps", type=int, default=2, help="in each timing (default: 2)")
-    parser.add_argument("--rounds", type=int, default=4, help="timings a start (default: 4)")
-    parser.add_argument("--repeats", type=int, default=3, help="starts of each kind (default: 3)")
+    parser.add_argument("--batch", type=int, default=64, help="images per worker (default: 64)")
+    parser.add_argument("--steps", type=int, default=2, help="steps per timing (default: 2)")
     parser.add_argument(
-        "--variant", action="append", default=[], metavar="NAME=VALUE", help="may be repeated"
+        "--rounds", type=int, default=4, help="number of timings per start (default: 4)"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object a kind")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="number of starts of each configuration (default: 3)"
+    )
+    parser.add_argument(
+        "--variant", action="append", default=[], metavar="NAME=VALUE", help="can be repeated"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     parser.epilog = _EPILOG
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measures every kind, and prints a table."""
+    """Measures all configurations and prints a table."""
     check_counts(arguments, batch=1, steps=1, rounds=1, repeats=1)
     gpus = find_gpus(os.environ)
     cores = [] if gpus else sorted(os.sched_getaffinity(0))
@@ -103,16 +107,16 @@ def _kinds(arguments: argparse.Namespace, places: int, on_gpus: bool) -> Iterato
     runtimes = arguments.runtimes.split(",")
     if len(counts) < len(texts) or min(counts) < 1 or max(counts) > places:
         raise SettingsError(
-            f"--workers takes numbers of 1 to {places}, since each has a core or GPU to itself. "
+            f"--workers must be numbers of 1 to {places}: each worker needs its own core or GPU. "
             f"Received: {arguments.workers!r}"
         )
     if not set(runtimes) <= set(RUNTIMES):
         raise SettingsError(
-            f"--runtimes takes {','.join(RUNTIMES)}. Received: {arguments.runtimes!r}"
+            f"--runtimes must be some of {','.join(RUNTIMES)}. Received: {arguments.runtimes!r}"
         )
     variants = [tuple(text.partition("=")[::2]) for text in arguments.variant]
     if not all(name and value for name, value in variants):
-        raise SettingsError(f"--variant takes NAME=VALUE. Received: {arguments.variant}")
+        raise SettingsError(f"--variant must be NAME=VALUE. Received: {arguments.variant}")
     yield Kind("single", 1, 1)
     for count in (n for n in counts if n > 1):
         if not on_gpus:
@@ -131,7 +135,7 @@ def _measure(
     cores: Sequence[int],
     folder: Path,
 ) -> dict[str, float]:
-    """Starts the processes of a kind; what they measured."""
+    """Starts the processes of a configuration and returns their measurements."""
     recipe = folder / "recipe.yaml"
     replace_file(recipe, dump_config(_config(kind, config, arguments.batch, bool(cores))))
     starts = [list(cores[: kind.cores])]
@@ -161,7 +165,7 @@ def _config(kind: Kind, config: Config, batch: int, on_cpu: bool) -> Config:
     tree["data"] |= {
         "source": "synthetic", "global_batch_size": images, "num_examples": 8 * images,
     }  # fmt: skip
-    if tree["train"]["xla"] == "auto" and not on_cpu:  # each would choose for itself
+    if tree["train"]["xla"] == "auto" and not on_cpu:  # Each process would choose for itself.
         tree["train"]["xla"] = "never"
     tree["distribute"]["runtime"] = "single" if kind.runtime == "apart" else kind.runtime
     if on_cpu:
@@ -178,7 +182,7 @@ def _launcher(kind: Kind) -> list[str]:
 
 
 def _gpu(kind: Kind, index: int) -> dict[str, str]:
-    """Processes that nobody has launched take their GPU themselves."""
+    """Returns the variable that assigns a GPU to a process without a launcher."""
     gpus = find_gpus(os.environ)
     if kind.runtime not in ("single", "apart") or not gpus:
         return {}
@@ -188,7 +192,7 @@ def _gpu(kind: Kind, index: int) -> dict[str, str]:
 def _row(kind: Kind, measured: Sequence[Mapping[str, float]]) -> dict[str, float | str]:
     medians = {name: median(one[name] for one in measured) for name in measured[0]}
     if "without_reduction" in medians:
-        # Of pairs that ran in the same processes, not of medians of different ones.
+        # The median of ratios from the same processes, not a ratio of medians.
         medians["of_without_reduction"] = median(
             one["images_per_second"] / one["without_reduction"] for one in measured
         )

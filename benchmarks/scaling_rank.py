@@ -1,6 +1,7 @@
-"""One process of `python -m benchmarks scaling`: python -m benchmarks.scaling_rank
+"""A child process of the scaling benchmark.
 
-RECIPE RESULT ROUNDS STEPS CORES: the chief writes what was measured to RESULT, as JSON.
+`python -m benchmarks.scaling_rank RECIPE RESULT ROUNDS STEPS CORES`: the chief writes the
+measurements to RESULT, as JSON.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class OtherReduction:
-    """A runtime as it is, but for how gradients are summed."""
+    """A runtime with another function to sum gradients."""
 
     def __init__(self, runtime: Runtime, sum_gradients: Callable[..., Any]) -> None:
         self._runtime = runtime
@@ -39,11 +40,11 @@ class OtherReduction:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measures one kind in this process and those started with it."""
+    """Measures one configuration, in this process and those started with it."""
     recipe, result, rounds, steps, cores = arguments
     place = find_place(os.environ)
     if cores:
-        # Before TensorFlow counts the cores it may use.
+        # Before TensorFlow counts the available cores.
         own = [int(core) for core in cores.split(",")]
         os.sched_setaffinity(0, own if place.world_size == 1 else [own[place.rank]])
     config = load_config(recipe)
@@ -59,11 +60,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def measure(config: Config, runtime: Runtime, rounds: int, steps: int) -> dict[str, float]:
-    """Images a second by how gradients are reduced, and what a reduction alone takes.
+    """Measures images/s for each way to reduce gradients, and the time of a reduction alone.
 
     Returns:
-      images_per_second; for several processes also without_reduction, reduction_ms, and grouped
-      where the runtime has such an operation.
+      images_per_second; for several processes also without_reduction, reduction_ms, and grouped if
+      the runtime has such an operation.
     """
     from pipeline.training.experiment import build
     from pipeline.training.step import make_train_steps
@@ -97,7 +98,7 @@ def measure(config: Config, runtime: Runtime, rounds: int, steps: int) -> dict[s
 def _time_in_turn(
     experiment: Experiment, functions: dict[str, Any], rounds: int, steps: int
 ) -> dict[str, list[float]]:
-    """Seconds of `steps` steps, of the slowest process, once a round for each function."""
+    """Returns the seconds of `steps` steps in the slowest process, per round and function."""
     import tensorflow as tf
 
     from pipeline.training.step import empty_train_sums
@@ -111,16 +112,16 @@ def _time_in_turn(
             start_s = time.perf_counter()
             function(iterator, sums, tf.constant(0), tf.constant(steps if number else 1))[0].numpy()
             slowest_s = max(runtime.all_gather(time.perf_counter() - start_s))
-            if number:  # the first makes the graph
+            if number:  # The first round builds the graph.
                 seconds[name].append(slowest_s)
     return seconds
 
 
 def different_tensors(shapes: Sequence[Any], start: tf.Tensor) -> list[tf.Tensor]:
-    """One of each shape, filled with start, start + 1, ...
+    """Returns one tensor of each shape, filled with start, start + 1, ...
 
-    TensorFlow merges operations of one kind on equal inputs: of 152 tensors of zeros it reduced a
-    dozen, one a shape, and a twelfth of the bytes.
+    The values differ because TensorFlow merges equal operations on equal inputs: of 152 tensors of
+    zeros it reduced a dozen, one per shape, and a twelfth of the bytes.
     """
     import tensorflow as tf
 
@@ -128,7 +129,7 @@ def different_tensors(shapes: Sequence[Any], start: tf.Tensor) -> list[tf.Tensor
 
 
 def _time_reduction(experiment: Experiment, times: int) -> float:
-    """Milliseconds to reduce gradients of the model's shapes, when nothing else is done."""
+    """Returns the milliseconds to reduce tensors with the shapes of all gradients."""
     import tensorflow as tf
 
     runtime = experiment.runtime
@@ -140,7 +141,7 @@ def _time_reduction(experiment: Experiment, times: int) -> float:
         for _ in tf.range(count):
 
             def once(total: tf.Tensor) -> tf.Tensor:
-                # Each round waits for the last, as steps do.
+                # Each round waits for the one before, like training steps.
                 summed = runtime.sum_gradients(different_tensors(shapes, total))
                 return tf.minimum(tf.add_n([tf.reshape(v, [-1])[0] for v in summed]), 1.0)
 

@@ -22,18 +22,18 @@ from pipeline.storage.write import replace_file
 from pipeline.strict_json import to_json
 
 _EPILOG = """\
-Images a second of training steps on random images that lie in memory: forward and backward pass,
-clipping where the recipe has it, and the optimizer. The contenders take turns, each in a process of
-its own that has made its graph before; figures are medians, with the smallest and the largest.
+Measures images/s of training steps on random images in memory: forward and backward pass, gradient
+clipping if the recipe has it, and the optimizer. The implementations take turns, each in a separate
+process that has built its graph before. The results are medians, with minimum and maximum.
 
-  ours       this pipeline's step, as it is
-  ours-xla   with train.xla=always
-  example    the Keras example's layers with Keras's AdamW, by model.fit (case keras_example)
-  keras-hub  keras_hub.models.ViTImageClassifier of the same sizes by model.fit, where keras-hub is
-             installed (not case keras_example: its heads are longer than keras-hub's can be)
+  ours       the training step of this package
+  ours-xla   the same with train.xla=always
+  example    the layers of the Keras example with Keras's AdamW and model.fit (case keras_example)
+  keras-hub  keras_hub.models.ViTImageClassifier of the same size with model.fit, if keras-hub is
+             installed (not for case keras_example: keras-hub does not support such large heads)
 
-"of peak" is the arithmetic of the network (matrix products alone) against a product of two large
-matrices on the same device, measured in the same run: what the machine could do at most.
+"of peak" compares the FLOP/s of the network (matrix products only) with those of a product of two
+large matrices on the same device, measured in the same run, as an upper limit.
 """
 
 
@@ -41,9 +41,10 @@ class Case(NamedTuple):
     """A network to measure.
 
     Attributes:
-      variant: Of `model.variant`.
-      image_size: Pixels a side.
-      batch: Images a step on a CPU; --batch replaces it.
+      variant: The value of `model.variant`.
+      image_size: Height and width in pixels.
+      batch: Images per step; --batch replaces it.
+      num_classes: The number of classes.
     """
 
     variant: str
@@ -59,7 +60,7 @@ CASES = {
     "B/16": Case("B/16", 224, 8, 1000),
 }
 _PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
-# The child processes import the repository's modules from wherever they are started.
+# Child processes import the repository's modules whatever their current folder is.
 _ROOT = str(Path(__file__).parents[1])
 
 
@@ -67,10 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's arguments."""
     parser.add_argument("--cases", default="keras_example,cifar,S/16", help=", ".join(CASES))
     parser.add_argument("--precisions", default="float32,bfloat16")
-    parser.add_argument("--batch", type=int, help="images a step (default: by case)")
-    parser.add_argument("--steps", type=int, default=2, help="in each timing (default: 2)")
-    parser.add_argument("--rounds", type=int, default=5, help="timings (default: 5)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    parser.add_argument("--batch", type=int, help="images per step (default: depends on the case)")
+    parser.add_argument("--steps", type=int, default=2, help="steps per timing (default: 2)")
+    parser.add_argument("--rounds", type=int, default=5, help="number of timings (default: 5)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     parser.epilog = _EPILOG
 
 
@@ -78,9 +79,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Measures each case in each precision."""
     cases, precisions = arguments.cases.split(","), arguments.precisions.split(",")
     if unknown := [name for name in cases if name not in CASES]:
-        raise SettingsError(f"--cases takes {', '.join(CASES)}. Received: {unknown[0]}")
+        raise SettingsError(f"--cases must be some of {', '.join(CASES)}. Received: {unknown[0]}")
     if unknown := [name for name in precisions if name not in _PRECISIONS]:
-        raise SettingsError(f"--precisions takes {', '.join(_PRECISIONS)}. Received: {unknown[0]}")
+        raise SettingsError(
+            f"--precisions must be some of {', '.join(_PRECISIONS)}. Received: {unknown[0]}"
+        )
     check_counts(arguments, batch=1, steps=1, rounds=1)
     import_tensorflow()
     for name in cases:
@@ -154,7 +157,7 @@ def _ask_in_turn(
 
 
 class _Contender:
-    """A process that waits for its turns."""
+    """A process that runs some steps whenever it is asked to."""
 
     def __init__(self, who: str, recipe: Path, steps: int) -> None:
         path = os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))
@@ -179,14 +182,14 @@ class _Contender:
             self._process.communicate()
 
     def ask(self) -> float:
-        """Seconds of its steps."""
-        with suppress(BrokenPipeError):  # it has ended, and has said why
+        """Runs the steps and returns the seconds that they took."""
+        with suppress(BrokenPipeError):  # It has exited; its output says why.
             self._process.stdin.write("\n")
             self._process.stdin.flush()
         return float(self._wait_for("took "))
 
     def _wait_for(self, start: str) -> str:
-        """The rest of the next line that begins so; what libraries print is passed over."""
+        """Returns the rest of the next line with this start, and skips the output of libraries."""
         other: deque[str] = deque(maxlen=40)
         for line in self._process.stdout:
             if line.startswith(start):

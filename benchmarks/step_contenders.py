@@ -1,10 +1,10 @@
-"""What takes turns in the step benchmark, each in a process of its own.
+"""The implementations of the step benchmark, each run in a separate process.
 
-How many threads TensorFlow has is chosen once a process, and not all choose the same.
+A process can choose the number of TensorFlow's threads only once, and the choices differ.
 
-`python -m benchmarks.step_contenders RECIPE WHO STEPS` makes the graph, prints "ready", and
-then for each line that it reads does so many steps and prints "took" and the seconds. WHO may be
-"peak": then it is a product of two large matrices, and FLOP/s.
+`python -m benchmarks.step_contenders RECIPE WHO STEPS` builds the graph and prints "ready". For
+each line on its standard input, it runs the steps and prints "took" and the seconds. If WHO is
+"peak", it multiplies two large matrices instead, and prints FLOP/s.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from pipeline.training.experiment import build
 from pipeline.training.step import empty_train_sums
 from pipeline.training.step_statistics import measure_peak
 
-Steps = Callable[[], float]  # does them; seconds they took
+Steps = Callable[[], float]  # Runs the steps and returns the seconds that they took.
 
 
 def main() -> None:
-    """Reads the arguments."""
+    """Runs the implementation that the arguments name."""
     recipe, who, steps = sys.argv[1:]
     for gpu in tf.config.list_physical_devices("GPU"):
-        # Else the first process takes all of its memory.
+        # Otherwise the first process would take all memory of the GPU.
         tf.config.experimental.set_memory_growth(gpu, True)
     make = {"ours": _ours, "ours-xla": _ours_with_xla, "example": _example,
             "keras-hub": _keras_hub, "peak": _peak}[who]  # fmt: skip
@@ -50,25 +50,27 @@ def main() -> None:
 
 
 def contenders(case: str) -> list[str]:
-    """Who there is for a case."""
+    """Returns the implementations that exist for a case."""
     if case == "keras_example":
         return ["ours", "ours-xla", "example"]
     return ["ours", "ours-xla"] + ["keras-hub"] * (find_spec("keras_hub") is not None)
 
 
 def flops_of(config: Config) -> float:
-    """Operations of a training step on one image: forward, and twice as much back."""
+    """Returns the FLOPs of a training step per image: forward, and twice as many backward."""
     arch, data = architecture(config.model), config.data
     return 3 * flops_per_image(arch, data.image_size, data.num_classes)
 
 
 def _peak(config: Config, steps: int) -> Steps:
-    """In the numbers that the network computes in, with all threads; `steps` is not read."""
+    """Measures the peak in the compute dtype of the network, with all threads."""
 
     def do() -> float:
         peak = measure_peak(keras.DTypePolicy(config.train.precision).compute_dtype)
         if peak is None:
-            raise PipelineError("no memory is left for two large matrices, to measure the peak")
+            raise PipelineError(
+                "there is not enough memory for two large matrices to measure the peak"
+            )
         return peak
 
     return do
@@ -94,14 +96,14 @@ def _ours_with_xla(config: Config, steps: int) -> Steps:
 
 
 def _fit(model: keras.Model, config: Config, steps: int) -> Steps:
-    """`model.fit` on one random batch that lies in memory, from the end of a first step on."""
+    """Runs `model.fit` on one random batch in memory, timed from the end of the first step."""
     data = config.data
     rng = np.random.default_rng(0)
     shape = (data.global_batch_size, data.image_size, data.image_size, 3)
     images = rng.normal(size=shape).astype("float32")
     labels = rng.integers(0, data.num_classes, data.global_batch_size)
     batches = tf.data.Dataset.from_tensors((images, labels)).repeat()
-    # Keras's top-5 metric takes float32 alone.
+    # Keras's top-5 metric requires float32.
     logits = keras.layers.Activation("linear", dtype="float32")(model.outputs[0])
     model = keras.Model(model.inputs, logits)
     model.compile(
@@ -119,18 +121,18 @@ def _fit(model: keras.Model, config: Config, steps: int) -> Steps:
 
 
 class _AfterFirst(keras.callbacks.Callback):
-    """Notes when the first step is done: before it, `fit` makes what it needs each time."""
+    """Records the end of the first step, which excludes the preparations of `fit`."""
 
     start_s = 0.0
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if batch == 0:
-            float((logs or {})["loss"])  # waits for the device
+            float((logs or {})["loss"])  # Waits for the device.
             self.start_s = time.perf_counter()
 
 
 def _example(config: Config, steps: int) -> Steps:
-    """The Keras example's network from Keras's layers, in the precision of the settings."""
+    """Trains the network of the Keras example, built of Keras layers."""
     with _policy(config.train.precision):
         model = keras_example(config.data.num_classes, config.data.image_size)
     return _fit(model, config, steps)
@@ -158,7 +160,7 @@ def _keras_hub(config: Config, steps: int) -> Steps:
 
 @contextmanager
 def _policy(name: str) -> Iterator[None]:
-    """Keras's dtype policy for the layers that are made inside."""
+    """Sets Keras's dtype policy for the layers that are created in the context."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name)
     try:

@@ -74,10 +74,10 @@ def test_the_plot_is_a_picture(tmp_path):
     ("arguments", "said"),
     [
         (["--data=nowhere"], "nowhere/train is not there"),
-        (["--data={}", "--seeds=one"], "--seeds takes numbers, as 0,1,2"),
+        (["--data={}", "--seeds=one"], "--seeds must be numbers such as 0,1,2"),
         (["--data={}", "--minutes=0"], "--minutes must be above 0"),
-        (["--data={}/uneven"], "must hold images of one size. Found: 8 x 8"),
-        (["--data={}/torn"], "torn/test/a/0.png is no image that Pillow reads"),
+        (["--data={}/uneven"], "must contain images of one size. Found: 8 x 8"),
+        (["--data={}/torn"], "torn/test/a/0.png is not an image that Pillow can read"),
     ],
 )
 def test_wrong_arguments_are_explained(arguments, said, photographs, tmp_path):

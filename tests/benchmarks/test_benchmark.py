@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 def benchmark(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "jobs.cli", "benchmark", *arguments],
+        [sys.executable, "-m", "benchmarks", *arguments],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
@@ -37,7 +37,7 @@ def test_scaling_measures_every_kind_with_and_without_the_reduction():
     assert list(rows) == [
         "one process, 1 core",
         "one process, 2 cores",
-        "2 processes that know nothing of each other",
+        "2 independent processes",
         "horovod, 2 workers",
     ]
     for kind, row in rows.items():
@@ -49,7 +49,7 @@ def test_scaling_measures_every_kind_with_and_without_the_reduction():
 @pytest.mark.parametrize(
     ("argument", "message"),
     [("--workers=0", "numbers of 1 to"), ("--workers=9999", "numbers of 1 to"),
-     ("--runtimes=mpi", "--runtimes takes")],
+     ("--runtimes=mpi", "--runtimes must be some of")],
 )  # fmt: skip
 def test_wrong_arguments_are_explained(argument, message):
     done = benchmark("scaling", argument)
@@ -184,16 +184,16 @@ def test_step_times_ours_beside_the_example_in_both_precisions():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("step", "--cases=XL/2"), "--cases takes keras_example"),
-     (("step", "--precisions=float8"), "--precisions takes float32"),
+    [(("step", "--cases=XL/2"), "--cases must be some of keras_example"),
+     (("step", "--precisions=float8"), "--precisions must be some of float32"),
      (("step", "--steps=0"), "--steps must be at least 1"),
      (("startup", "--repeats=0"), "--repeats must be at least 1"),
-     (("all", "--out=nowhere/page.md"), "nothing can be written in nowhere"),
+     (("all", "--out=nowhere/page.md"), "--out: nowhere is not writable"),
      (("kernels", "--images=0"), "--images must be at least 1"),
      (("loop", "--steps=1"), "--steps must be at least 2"),
-     (("reduction", "--workers=1"), "--workers takes numbers of 2 or more"),
-     (("reduction", "--kib=0"), "--kib takes numbers of 1 or more"),
-     (("all", "--only=accuracy"), "--only takes step")],
+     (("reduction", "--workers=1"), "--workers must be numbers of 2 or more"),
+     (("reduction", "--kib=0"), "--kib must be numbers of 1 or more"),
+     (("all", "--only=accuracy"), "--only must be some of step")],
 )  # fmt: skip
 def test_benchmarks_refuse_what_they_do_not_have(arguments, message):
     done = benchmark(*arguments)

@@ -42,7 +42,7 @@ def test_what_xla_has_compiled_is_one_kind():
 
 
 def test_a_real_step_updates_each_variable_once_and_is_named_for_the_most_part():
-    command = [sys.executable, "-m", "jobs.cli", "benchmark", "operations", "cifar10",
+    command = [sys.executable, "-m", "benchmarks", "operations", "cifar10",
                "data.global_batch_size=32", "distribute.intra_op_threads=1",
                "--steps=2", "--most=100", "--json"]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
