@@ -1,4 +1,4 @@
-"""`vit VERB ...`: finds the verb, runs it, and turns an error into one message and a code."""
+"""`vit VERB ...`: runs the verb, and turns an error into one message and an exit code."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from pipeline.errors import PipelineError, SettingsError, without_settings
 from pipeline.recipes import is_recipe
 from pipeline.runtimes.environment import Place, find_place
 
-# Each is a module of this package with add_arguments(parser) and run(arguments) -> exit code.
-# Their modules are imported only when needed, and TensorFlow only inside run().
+# Each verb is a module of this package with add_arguments(parser) and run(arguments) -> exit code.
+# The module is imported only when it is needed, and TensorFlow only inside run().
 VERBS = {
-    "train": "train a recipe, or go on with its run",
-    "evaluate": "evaluate a run's best weights, each example once",
-    "predict": "name what images show",
-    "export": "write a run's model as SavedModel, ONNX, Keras file or safetensors",
-    "report": "write what a run did into one HTML page, or compare runs",
+    "train": "train a recipe, or resume its run",
+    "evaluate": "evaluate the best weights of a run, counting each example once",
+    "predict": "classify images",
+    "export": "export the model of a run as SavedModel, ONNX, Keras file or safetensors",
+    "report": "write an HTML report of a run, or compare runs",
     "board": "show the curves of runs in TensorBoard",
-    "pretrained": "list published weights to start from: where they are, and their settings",
-    "prepare": "write images into shards that are read by index",
-    "doctor": "say what will go wrong before it does; show that N workers train what one trains",
-    "plan": "predict what N GPUs will give: time, cost, memory, and what limits them",
-    "launch": "start a command as many processes, on one node or on several",
-    "submit": "start a recipe, or another verb, on Kubernetes",
-    "jobs": "show the jobs of a Kubernetes namespace, and how far they are",
-    "logs": "print what a job's processes print",
-    "stop": "save a job's run and suspend it",
-    "resume": "let a stopped job go on",
-    "delete": "delete a job; what it wrote stays on the claim",
-    "mpi-launch": "run horovodrun as an MPIJob's launcher, and end as the run did",
+    "pretrained": "list published weights to start from, with their addresses and settings",
+    "prepare": "write images into shards with random access",
+    "doctor": "check a recipe before training; show that N workers train what one trains",
+    "plan": "predict time, cost, memory and the limiting factor on N GPUs",
+    "launch": "start a command as several processes, on one or several nodes",
+    "submit": "run a recipe, or another verb, on Kubernetes",
+    "jobs": "list the jobs of a Kubernetes namespace and their progress",
+    "logs": "print the logs of a job",
+    "stop": "save a checkpoint of a job's run and suspend the job",
+    "resume": "resume a stopped job",
+    "delete": "delete a job; the files on the claim are kept",
+    "mpi-launch": "run horovodrun in an MPIJob's launcher, and return the run's exit code",
 }
 
-# They look at a run as it is: what a message advises must not be a setting.
+# These verbs use a run as it is, so their messages must not advise changing settings.
 _WITHOUT_SETTINGS = ("vit evaluate", "vit predict", "vit export", "vit report")
 
-# What they print is their result: they end where it cannot be written. The others go on.
+# The result of these verbs is what they print: they end if it cannot be written. Others continue.
 _FOR_OUTPUT = {"evaluate", "predict", "pretrained", "doctor", "plan", "jobs", "logs"}
 _PRINTS = {"-h", "--help", "--dry-run"}
 
@@ -59,8 +59,8 @@ EXIT_CODES = """exit codes:
   0   done
   2   wrong usage or settings
   3   the data is missing or wrong
-  75  stopped on request, with a checkpoint: give the same command to go on
-  76  another process of the job was lost: start all of them again
+  75  stopped on request, with a checkpoint: run the same command to continue
+  76  another process of the job was lost: start all processes again
 """
 
 
@@ -78,14 +78,14 @@ def run_process(
     arguments: Sequence[str] | None = None,
     command: Callable[[Sequence[str] | None], int] | None = None,
 ) -> NoReturn:
-    """Runs one command as this process, and ends the process with the command's exit code.
+    """Runs one command, and exits this process with the command's exit code.
+
+    The process exits before the interpreter is finalized. During finalization, a thread of tf.data
+    that asks for the interpreter would block forever, and so would the deletion of its iterator.
 
     Args:
       arguments: By default those of this process.
       command: Takes the arguments and returns the exit code; by default `main`.
-
-    It ends before Python takes itself apart. A thread of tf.data that asks for the interpreter by
-    then never comes back, and its iterator, which is freed there, would wait for it for ever.
     """
     code = 1
 
@@ -97,27 +97,27 @@ def run_process(
 
     words = sys.argv[1:] if arguments is None else arguments
     is_result = _is_for_its_output(words)
-    # One of several processes goes on in any case: the others wait for it.
+    # One of several processes continues in any case, because the others wait for it.
     output = take_over_output(ends=is_result and _place().world_size == 1)
     if words[:1] != ["launch"]:
-        # No file of the current folder takes the place of a module in a Python that this process
-        # starts: `python -m` and multiprocessing search that folder first. What `vit launch` starts
-        # is the user's own, and may need it.
+        # In Python processes that this process starts, files in the current folder must not replace
+        # modules: `python -m` and multiprocessing search that folder first. A command that
+        # `vit launch` starts is the user's own, and may need the folder.
         os.environ["PYTHONSAFEPATH"] = "1"
         _import_matplotlib_elsewhere()
-    # What is registered first runs last: Horovod, for one, has shut down by then.
+    # What is registered first runs last, for example after the shutdown of Horovod.
     atexit.register(end)
     try:
         code = (command or main)(arguments)
-    except SystemExit as usage:  # argparse or the output has said what is wrong
+    except SystemExit as usage:  # argparse or the output has printed the message.
         code = int(usage.code or 0)
     sys.exit(code)
 
 
 def _import_matplotlib_elsewhere() -> None:
-    """Keeps matplotlib from the settings of the current folder, which it reads before all others.
+    """Prevents matplotlib from reading its settings from the current folder, which it prefers.
 
-    They could name a module to import, have LaTeX started, or be a FIFO.
+    These settings could import a module or start LaTeX, and the file could be a FIFO.
     """
     if os.path.lexists("matplotlibrc"):
         with chdir("/"):
@@ -125,8 +125,8 @@ def _import_matplotlib_elsewhere() -> None:
 
 
 def _is_for_its_output(words: Sequence[str]) -> bool:
-    """Whether the command is there for what it prints, and is useless where that is lost."""
-    # Behind these two verbs comes a command with options of its own.
+    """Whether the output is the purpose of the command, which is useless without it."""
+    # These two verbs are followed by a command with options of its own.
     own = words[:2] if words[:1] in (["launch"], ["mpi-launch"]) else words
     verb = next(iter(words), "")
     return verb not in VERBS or verb in _FOR_OUTPUT or not _PRINTS.isdisjoint(own)
@@ -150,8 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     module.add_arguments(parser)
     _add_verbosity(parser)
-    # Intermixed, so that options may stand before, between and after settings; argparse cannot do
-    # so where a verb ends in a command or has sub-commands.
+    # Intermixed, so that options can stand before, between and after settings. argparse cannot do
+    # this for verbs that end with a command.
     in_order = getattr(module, "PARSES_IN_ORDER", False)
     parse = parser.parse_known_args if in_order else parser.parse_known_intermixed_args
     parsed, unknown = parse(rest)
@@ -199,14 +199,14 @@ def _run(program: str, module: ModuleType, parsed: argparse.Namespace, place: Pl
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return 130
-    except Exception:  # a fault of the program, which has this exit code
+    except Exception:  # A bug: exit code 1.
         traceback.print_exc()
         print(f"{program}: {where}failed, see the traceback above", file=sys.stderr)
         return 1
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to the current `sys.stderr`: a live display replaces it while it is shown."""
+    """Writes to the current `sys.stderr`, which a live display replaces while it is shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -251,7 +251,7 @@ def _log_to_stderr(program: str, place: Place, verbose: bool, quiet: bool) -> No
 
 
 def _place() -> Place:
-    """Which process this is, for messages; a broken TF_CONFIG is for the verb to complain of."""
+    """Returns the place of this process, for messages. The verb reports a wrong TF_CONFIG."""
     try:
         return find_place(os.environ)
     except SettingsError:
@@ -259,21 +259,21 @@ def _place() -> Place:
 
 
 def _explain(arguments: Sequence[str]) -> int:
-    """Answers `vit --help`, `vit --version` and what is no verb."""
+    """Handles `vit --help`, `vit --version` and unknown verbs."""
     word = arguments[0]
     if word in ("-h", "--help", "--version"):
-        _help().parse_args(arguments)  # answers, and exits with 0
+        _help().parse_args(arguments)  # Prints the answer and exits with 0.
     message = explain_verb(word, VERBS, is_recipe(word))
     print(f"vit: {message}", file=sys.stderr)
     return SettingsError.exit_code
 
 
 def _help() -> argparse.ArgumentParser:
-    """The parser of `vit` itself, without a verb."""
+    """Returns the parser of `vit` without a verb."""
     verbs = "\n".join(f"  {name:<12}{summary}" for name, summary in VERBS.items())
     parser = argparse.ArgumentParser(
         prog="vit",
-        usage="vit VERB ...   (vit VERB --help: its arguments)",
+        usage="vit VERB ...   (vit VERB --help shows its arguments)",
         description="Trains Vision Transformers from one recipe file.",
         epilog=f"verbs:\n{verbs}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,4 +1,4 @@
-"""`vit doctor RECIPE [section.key=value ...]`: finds problems before training does."""
+"""`vit doctor RECIPE [section.key=value ...]`"""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pipeline.errors import SettingsError
 from pipeline.recipes import find_recipe
 
 _EPILOG = """\
-A line a check: ok, warning or error, what was found, and what to do. Exit code 0 where there is no
-error, else that of the first: 2 settings or the machine, 3 data. Nothing is trained and nothing is
-left in the run folder. Up to 256 training images are read and decoded, for 5 s at most. What
-training keeps beside the data, the index of TFRecord files and what Keras downloads, is kept here
-too. Started as a job is, it looks at every process, and compares the clocks of the hosts:
+Each check prints one line: ok, warning or error, the finding, and what to do. The exit code is 0 if
+there is no error, and otherwise that of the first error: 2 for settings or the machine, 3 for data.
+Nothing is trained, and no file is left in the run folder. Up to 256 training images are read and
+decoded, for at most 5 s. Files that training keeps beside the data (the index of TFRecord files,
+and downloads of Keras) are kept. Started like a job, the command checks every process, and compares
+the clocks of the hosts:
 
   vit launch --hosts localhost --processes-per-node 2 -- vit doctor RECIPE
 
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         default=[],
         metavar="section.key=value",
-        help="settings over the recipe's",
+        help="settings that override the recipe's",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--json", action="store_true", help="print one JSON object")
@@ -41,21 +42,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trace",
         type=Path,
         metavar="FILE",
-        help="what --parity starts in each process: train 20 steps as the recipe says, and have "
-        "the chief write weights and losses to FILE",
+        help="used by --parity in each process: train the recipe for 20 steps, and let the chief "
+        "write weights and losses to FILE",
     )
     parser.add_argument(
         "--runtimes",
-        help=f"with --parity: some of {','.join(parity.RUNTIMES)} (default: all)",
+        help=f"with --parity: a selection of {','.join(parity.RUNTIMES)} (default: all)",
     )
     parser.add_argument(
-        "--workers", help="with --parity: numbers of workers, as 1,2,4 (default: 2)"
+        "--workers", help="with --parity: numbers of workers, such as 1,2,4 (default: 2)"
     )
     parser.epilog = _EPILOG + parity.EPILOG
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Examines a recipe, or shows whether runtimes train the same."""
+    """Checks a recipe, or shows whether all runtimes train the same weights."""
     if arguments.trace is not None or arguments.parity:
         config = load_config(find_recipe(arguments.recipe), arguments.settings)
         if arguments.trace is not None:
@@ -63,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         runtimes = arguments.runtimes or ",".join(parity.RUNTIMES)
         return parity.prove_parity(config, runtimes, arguments.workers or "2")
     if arguments.runtimes is not None or arguments.workers is not None:
-        raise SettingsError("--runtimes and --workers belong to --parity: add it, or drop them")
+        raise SettingsError("--runtimes and --workers need --parity: add it, or leave them out")
     from pipeline.doctor.examine import examine
 
     return examine(arguments.recipe, arguments.settings, arguments.json)

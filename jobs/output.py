@@ -1,7 +1,7 @@
-"""Standard output and error that may fail: a full disk, a reader that left, a terminal that closed.
+"""Standard output and error that may fail: full disk, closed pipe, closed terminal.
 
-`Output` takes the place of the lowest layer of `sys.stdout` and `sys.stderr`, so that whatever
-prints (print, rich, logging, warnings) needs no care of its own.
+`Output` replaces the lowest layer of `sys.stdout` and `sys.stderr`, so that callers (print, rich,
+logging, warnings) need not handle these errors.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from pipeline.printable import EscapedStream
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-# As a shell reports a program that a closed pipe has ended.
-_READER_LEFT = 128 + signal.SIGPIPE
+# The exit code with which a shell reports a program that was ended by a closed pipe.
+_CLOSED_PIPE = 128 + signal.SIGPIPE
 
 
 class Output(io.FileIO):
-    """A standard stream. What cannot be written is dropped; later writes are tried again.
+    """A standard stream that drops what cannot be written, and tries later writes again.
 
-    Where one succeeds again, a line says that output is missing before it.
+    When a write succeeds again, a line is inserted that says that output is missing.
 
     Args:
       descriptor: 1 or 2.
-      ends: Whether the first failure ends the command, with `SystemExit`, which unlike `OSError` no
-        caller takes for an error of its own.
-      report: Is told of the first failure, except of a closed pipe that ends the command.
+      ends: Whether the first failure ends the command. It does so with `SystemExit`, because
+        callers may handle an `OSError` as one of their own.
+      report: Called with a message on the first failure, unless a closed pipe ends the command.
 
     Attributes:
-      lost: The exit code of a command whose result this was: 141 after a closed pipe, 1 after
-        another failure, and 0 where nothing was lost.
+      lost: The exit code of a command whose result was written here: 141 after a closed pipe, 1
+        after another failure, and 0 if nothing was lost.
     """
 
     def __init__(self, descriptor: int, ends: bool, report: Callable[[str], None]) -> None:
@@ -48,7 +48,7 @@ class Output(io.FileIO):
         self.lost = 0
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Writes all of `data`, or drops the rest of it; returns its size in bytes."""
+        """Writes `data`, or drops what cannot be written; returns the size of `data` in bytes."""
         content = memoryview(data).cast("B")
         try:
             if self._is_missing:
@@ -64,7 +64,7 @@ class Output(io.FileIO):
         rest = memoryview(content)
         while rest:
             written = super().write(rest)
-            if written is None:  # another program has made the terminal non-blocking
+            if written is None:  # Another program has made the terminal non-blocking.
                 select.select([], [self], [])
             else:
                 rest = rest[written:]
@@ -72,36 +72,35 @@ class Output(io.FileIO):
     def _fail(self, error: OSError) -> None:
         if self.lost:
             return
-        self.lost = _READER_LEFT if error.errno == errno.EPIPE else 1
+        self.lost = _CLOSED_PIPE if error.errno == errno.EPIPE else 1
         text = f"cannot write to standard output: {error.strerror}"
         if not self._ends:
-            self._report(f"{text}. The command goes on, and what it prints there is lost")
+            self._report(f"{text}. The command continues without this output")
             return
-        if self.lost != _READER_LEFT:  # a reader such as `head` ends on purpose
+        if self.lost != _CLOSED_PIPE:  # A reader such as `head` exits on purpose.
             self._report(text)
         raise SystemExit(self.lost)
 
 
 def take_over_output(ends: bool) -> Output:
-    """Replaces `sys.stdout` and `sys.stderr`; returns what is below standard output.
+    """Replaces `sys.stdout` and `sys.stderr`; returns the lowest layer of standard output.
 
-    A name of a file or folder that is not UTF-8 is shown escaped, and so is what would be a command
-    to a terminal, whoever prints it.
+    File names that are not UTF-8, and control sequences for terminals, are printed escaped.
 
     Args:
-      ends: Whether the command ends where standard output cannot be written.
+      ends: Whether the command ends if standard output cannot be written.
     """
     for descriptor in (0, 1, 2):
         _open_if_closed(descriptor)
     below = Output(1, ends, lambda text: print(f"vit: {text}", file=sys.stderr, flush=True))
-    # EscapedStream has all of a TextIO's methods, by delegation.
+    # EscapedStream has all methods of a TextIO, by delegation.
     sys.stdout = cast(TextIO, EscapedStream(_text(sys.stdout, below)))
     sys.stderr = cast(TextIO, EscapedStream(_text(sys.stderr, Output(2, False, lambda text: None))))
     return below
 
 
 def _open_if_closed(descriptor: int) -> None:
-    """Without it, the next file that is opened would get the number, and what is printed."""
+    """Opens a closed descriptor: otherwise the next opened file would get its number and output."""
     try:
         os.fstat(descriptor)
     except OSError:
@@ -112,13 +111,13 @@ def _open_if_closed(descriptor: int) -> None:
 
 
 def _text(before: object, below: Output) -> io.TextIOWrapper:
-    """A text stream over `below` that buffers like `before`, which is None where it was closed."""
+    """Returns a text stream over `below` that buffers like `before`, which is None if closed."""
     if isinstance(before, io.TextIOWrapper):
         encoding, by_line, at_once = before.encoding, before.line_buffering, before.write_through
     else:
         encoding, by_line, at_once = "utf-8", False, False
     return io.TextIOWrapper(
-        # As Python itself does it, with -u nothing is between.
+        # Like in Python itself, there is no buffer with -u.
         below if at_once else io.BufferedWriter(below),
         encoding=encoding,
         errors="backslashreplace",

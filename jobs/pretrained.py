@@ -14,20 +14,20 @@ from pipeline.model.weights.catalog import CATALOG, Entry
 from pipeline.strict_json import to_json
 
 _EPILOG = """\
-Nothing is downloaded: fetch the file, or the folder's files, with what you fetch files with, and
-start from it with model.pretrained=FILE and the settings shown. Files of the same layouts that are
-not listed are taken as well.
+Nothing is downloaded. Download the file, or the files of the folder, yourself, and start from it
+with model.pretrained=FILE and the settings that are shown. Other files with the same layout can be
+used as well.
 
-  vit pretrained list                      all
-  vit pretrained list augreg-b16-384       one
+  vit pretrained list                      all weights
+  vit pretrained list augreg-b16-384       one entry
   vit pretrained list --json               one JSON array, with the address of each file
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this verb's arguments."""
-    parser.add_argument("what", choices=("list",), help="show the table")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="only these")
+    parser.add_argument("what", choices=("list",), help="list the weights")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="show only these entries")
     parser.add_argument("--json", action="store_true", help="print a JSON array")
     parser.epilog = _EPILOG
 
@@ -54,7 +54,7 @@ def _describe(entry: Entry) -> dict[str, Any]:
 
 
 def _table(entries: Sequence[Entry]) -> Iterator[str]:
-    """Three lines a checkpoint: what it is, where it is, and the settings it needs."""
+    """Yields three lines per checkpoint: description, address, and the settings that it needs."""
     width = max(len(entry.name) for entry in entries)
     for entry in entries:
         classes = f"{entry.num_classes:,} classes" if entry.num_classes else "no head"

@@ -1,4 +1,4 @@
-"""What somebody most likely meant whose verb, recipe or option does not exist."""
+"""Suggestions for verbs and options that do not exist."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 from pipeline.errors import SettingsError
 
 _SETTINGS = "section.key=value"
-# How MPI, torchrun and horovodrun call the number of processes on a node, and how `vit` does.
+# The names that MPI, torchrun and horovodrun have for the number of processes on a node.
 _PROCESSES_ELSEWHERE = {"--slots", "--nproc-per-node", "--nproc_per_node", "--num-proc", "-np"}
 _PROCESSES = "--processes-per-node"
 
 
 def explain_verb(word: str, verbs: Collection[str], is_recipe: bool) -> str:
-    """Why `vit WORD` cannot run.
+    """Explains why `vit WORD` cannot run.
 
     Args:
-      word: What was given as the verb.
-      verbs: Those that exist.
+      word: The word given as the verb.
+      verbs: The existing verbs.
       is_recipe: Whether there is a recipe of that name.
     """
     close = difflib.get_close_matches(word.lower(), verbs, n=1)
@@ -31,11 +31,11 @@ def explain_verb(word: str, verbs: Collection[str], is_recipe: bool) -> str:
         hint = f"did you mean {close[0]}?"
     else:
         hint = f"the verbs are {', '.join(verbs)}."
-    return f"no verb {word!r}: {hint} `vit --help` says what each one does"
+    return f"no verb {word!r}: {hint} `vit --help` describes them"
 
 
 def paths_of(arguments: argparse.Namespace) -> Iterator[Path]:
-    """The arguments of a verb that are of the type Path, and those in its lists."""
+    """Yields the arguments of a verb that are paths, including those in lists."""
     for value in vars(arguments).values():
         for path in value if isinstance(value, list) else [value]:
             if isinstance(path, Path):
@@ -43,12 +43,13 @@ def paths_of(arguments: argparse.Namespace) -> Iterator[Path]:
 
 
 def check_paths(paths: Iterable[str | Path]) -> None:
-    """Refuses URLs where local paths are meant; they would be read as folders named `s3:`.
+    """Refuses URLs in place of local paths, which would be used as folders named `s3:`.
 
     Raises:
-      SettingsError: One is a URL. `Path` has dropped one of its slashes.
+      SettingsError: A path is a URL. `Path` removes one of its slashes.
     """
-    from pipeline.config import URL  # half of the time of `vit --help`, if at the top
+    # At the top of the file, this import would double the time of `vit --help`.
+    from pipeline.config import URL
 
     for path in paths:
         if match := URL.match(str(path)):
@@ -59,11 +60,11 @@ def check_paths(paths: Iterable[str | Path]) -> None:
 
 
 def explain_options(unknown: Sequence[str], arguments: Sequence[str], help_text: str) -> str:
-    """What to write instead of options that a verb does not have.
+    """Explains what to write instead of options that a verb does not have.
 
     Args:
-      unknown: What the parser could not use.
-      arguments: All that it was given.
+      unknown: The arguments that the parser does not know.
+      arguments: All arguments of the parser.
       help_text: The verb's help, which lists its options.
     """
     option = next((word for word in unknown if word.startswith("-")), None)
@@ -75,7 +76,8 @@ def explain_options(unknown: Sequence[str], arguments: Sequence[str], help_text:
         return f"no option {name}; did you mean {_PROCESSES}?"
     if close := difflib.get_close_matches(name, known, n=1, cutoff=0.75):
         return f"no option {name}; did you mean {close[0]}?"
-    from pipeline.config import suggest_setting  # half of the time of `vit --help`, if at the top
+    # See check_paths.
+    from pipeline.config import suggest_setting
 
     key = suggest_setting(name.lstrip("-"), cutoff=0.8)
     if key is None or _SETTINGS not in help_text:

@@ -24,10 +24,14 @@ def summarize(facts: SetFacts, out: Path) -> str:
     counts = ", ".join(f"{split.examples:,} {name}" for name, split in facts.splits.items())
     shards = [shard for split in facts.splits.values() for shard in split.shards]
     lines = [
-        f"{counts} images of {len(facts.classes)} classes in {len(shards)} shards, "
-        f"{sum(shard.size for shard in shards) / 1e6:,.1f} MB",
-        f"height {facts.smallest[0]} to {facts.largest[0]}, width {facts.smallest[1]} to "
-        f"{facts.largest[1]}, mean {_numbers(facts.mean)}, deviation {_numbers(facts.std)}",
+        (
+            f"{counts} images of {len(facts.classes)} classes in {len(shards)} shards, "
+            f"{sum(shard.size for shard in shards) / 1e6:,.1f} MB"
+        ),
+        (
+            f"height {facts.smallest[0]} to {facts.largest[0]}, width {facts.smallest[1]} to "
+            f"{facts.largest[1]}, mean {_numbers(facts.mean)}, deviation {_numbers(facts.std)}"
+        ),
     ]
     if facts.converted:
         lines.append(f"{facts.converted} images in other formats were converted to PNG")
