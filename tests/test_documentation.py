@@ -171,6 +171,8 @@ def test_files_modules_and_targets_that_a_page_names_exist(page):
     folders = "pipeline|jobs|k8s|benchmarks|tests|tools|docs"
     for path in re.findall(rf"`((?:{folders})/[\w./-]+)`", text):
         assert (ROOT / path).exists() or "NAME" in path, path
+    for file in re.findall(r"`(test_\w+\.py)`", text):
+        assert list((ROOT / "tests").rglob(file)), file
     for module in re.findall(rf"python -m ((?:{folders})[\w.]*)", text):
         assert importlib.util.find_spec(module), module
 
