@@ -69,7 +69,7 @@ def test_a_class_folder_without_images(doctor_here, photographs):
     report = doctor_here(*images(photographs))
     assert (report.code, report.complaints) == (3, [("error", "data")])
     text = report.text("error", "data")
-    assert f"class folder {photographs}/train/fox has no image" in text
+    assert f"class folder {photographs}/train/fox contains no images" in text
     assert "remove the folder" in text
 
 

@@ -459,11 +459,11 @@ def case_no_such_setting(images, out):
 
 
 def case_a_folder_without_class_folders(images, out):
-    return [images / "train" / CLASSES[0], out], 2, "say it with data.source=image_folder"
+    return [images / "train" / CLASSES[0], out], 2, "Set data.source to image_folder"
 
 
 def case_verify_nothing(images, out):
-    return [out, "--verify"], 3, f"{out} does not exist. Name a folder that `vit prepare` has"
+    return [out, "--verify"], 3, f"{out} does not exist. Name a folder that `vit prepare` wrote"
 
 
 def case_verify_what_was_not_prepared(images, out):
@@ -527,7 +527,7 @@ def test_a_larger_limit_of_pixels_counts_for_what_was_refused_before(tmp_path, i
     command = ("prepare", tmp_path / "images", tmp_path / "out")
     refused = vit(*command, "data.max_pixels=1000")
     assert refused.returncode == 3
-    assert f"{large}: it says it has 300 x 300 pixels, more than data.max_pixels" in refused.stderr
+    assert f"{large}: it declares 300 x 300 pixels, more than data.max_pixels" in refused.stderr
     assert vit(*command, "data.max_pixels=90000").returncode == 0
     assert not (tmp_path / "out/unreadable.txt").exists()
 
@@ -541,7 +541,7 @@ def test_a_bomb_ends_training_from_a_folder_or_is_left_out(spoiled, tmp_path):
         train("image_folder", root, tmp_path / "skipped", "data.on_bad_image=skip"),
     )
     assert raised.returncode == 3
-    assert f"{only_bomb}/train/{CLASSES[0]}/bomb.png: it says it has 30000 x 30000" in raised.stderr
+    assert f"{only_bomb}/train/{CLASSES[0]}/bomb.png: it declares 30000 x 30000" in raised.stderr
     assert len(raised.stderr.splitlines()) == 1
     assert skipped.returncode == 0, skipped.stderr  # TensorFlow itself complains of half a JPEG
     listed = (tmp_path / "skipped/skipped.txt").read_text().splitlines()

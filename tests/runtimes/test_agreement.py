@@ -249,7 +249,7 @@ def test_tfrecord_files_of_the_same_sizes_and_other_records_are_refused(tmp_path
 
     found = on_ranks(work, 2)
     assert [one.exit_code for one in found] == [3, 3]
-    assert "train-00000-of-00001 has other records here than on rank 0" in str(found[0])
+    assert "train-00000-of-00001 has different records here than on rank 0" in str(found[0])
 
 
 def test_a_rank_without_the_data_ends_all(tmp_path):
