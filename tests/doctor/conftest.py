@@ -1,4 +1,4 @@
-"""Set-ups of the doctor's tests."""
+"""Fixtures of the doctor's tests."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tests.doctor.doctors import read_report
 
 @pytest.fixture
 def doctor_here(tmp_path, monkeypatch, capfd):
-    """`vit doctor ...` in this process, which has TensorFlow already: a second, not six."""
+    """Runs `vit doctor` in this process, which has imported TensorFlow: one second, not six."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
@@ -22,7 +22,7 @@ def doctor_here(tmp_path, monkeypatch, capfd):
 
 @pytest.fixture
 def photographs(tmp_path):
-    """An image folder of three classes of noise, all images different, and settings that fit."""
+    """An image folder with three classes of noise and distinct images, and matching settings."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 16), ("test", 4)):
         for name in ("cat", "dog", "eel"):

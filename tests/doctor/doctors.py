@@ -1,4 +1,4 @@
-"""`vit doctor` as people run it, and what it printed, by line."""
+"""Runs `vit doctor` as a command, and returns its output by line."""
 
 import os
 import re
@@ -20,7 +20,7 @@ class Line(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a doctor printed."""
+    """The output of a doctor."""
 
     code: int
     lines: list
@@ -29,11 +29,11 @@ class Report(NamedTuple):
 
     @property
     def complaints(self):
-        """(level, subject) of all that is not well, in order."""
+        """(level, subject) of all warnings and errors, in order."""
         return [(line.level, line.subject) for line in self.lines if line.level != "ok"]
 
     def text(self, level, subject):
-        """The one line of a level and a subject."""
+        """The only line with a level and a subject."""
         (line,) = [x for x in self.lines if (x.level, x.subject) == (level, subject)]
         return line.text
 
@@ -44,7 +44,7 @@ def environment(**changes):
 
 
 def doctor(*arguments, cwd, env=None, **options):
-    """Runs it to its end; it never prints a traceback."""
+    """Runs a command to its end and checks that it prints no traceback."""
     done = subprocess.run(
         [*COMMAND, *map(str, arguments)],
         cwd=cwd, text=True, capture_output=True, timeout=300, check=False,
@@ -60,7 +60,7 @@ def read_report(code, output, errors):
 
 
 def read_line(line):
-    """level, subject and text, which stand in columns."""
+    """Parses level, subject and text from the columns."""
     found = re.fullmatch(r"(ok     |warning|error  )  (\S.{13})  (.+)", line)
     assert found, line
     return Line(found[1].strip(), found[2].strip(), found[3])

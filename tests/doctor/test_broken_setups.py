@@ -1,4 +1,4 @@
-"""Set-ups that are broken as people break them: one line names the problem and what to do."""
+"""Typical broken set-ups: one line names the problem and the remedy."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def images(path, *settings):
     return ["image_folder", f"data.path={path}", *FOLDER, *settings]
 
 
-def test_digits_are_well_and_nothing_is_left(tmp_path):
+def test_digits_pass_and_leave_no_files(tmp_path):
     report = doctor("digits", cwd=tmp_path)
     assert report.complaints == []
     assert report.code == 0
@@ -50,13 +50,13 @@ def test_digits_are_well_and_nothing_is_left(tmp_path):
     assert "2,700 steps" in report.text("ok", "length")
 
 
-def test_photographs_are_well(doctor_here, photographs):
+def test_photographs_pass(doctor_here, photographs):
     report = doctor_here(*images(photographs))
     assert report.complaints == []
     assert report.text("ok", "images") == "a sample of 60 was read and decoded"
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_a_missing_folder(tmp_path):
     report = doctor(*images(tmp_path / "nowhere"), cwd=tmp_path)
     assert report.code == 3
     assert report.complaints == [("error", "data")]
@@ -94,7 +94,7 @@ def test_an_image_in_two_splits(doctor_here, photographs):
     assert str(twice) in report.text("warning", "duplicates")
 
 
-def test_pictures_far_brighter_than_the_settings_say(doctor_here, photographs):
+def test_images_much_brighter_than_the_settings_assume(doctor_here, photographs):
     for file in photographs.rglob("*.png"):
         with Image.open(file) as image:
             bright = image.point(lambda value: 235 + value * 20 // 255)
@@ -110,7 +110,7 @@ def test_pictures_far_brighter_than_the_settings_say(doctor_here, photographs):
 
 @pytest.fixture
 def shards(photographs, tmp_path):
-    """The photographs, one a shard."""
+    """The photographs, one per shard."""
     data = DataConfig(source="image_folder", path=str(photographs))
     prepare_into(tmp_path / "shards", data, shard_size=1)
     return tmp_path / "shards"
@@ -160,7 +160,7 @@ def test_a_batch_that_three_devices_cannot_share(tmp_path):
     assert report.text("error", "batch").endswith("Use 99 or 102")
 
 
-def test_a_warm_up_longer_than_the_run_and_a_rate_beyond_reason(doctor_here):
+def test_a_warm_up_longer_than_the_run_and_a_high_learning_rate(doctor_here):
     settings = ["train.max_steps=100", "optim.warmup_steps=400"]
     report = doctor_here("digits", *settings)
     assert (report.code, report.complaints) == (0, [("warning", "learning rate")])
@@ -203,7 +203,7 @@ def test_a_disk_without_room_for_checkpoints_and_a_full_one(doctor_here, small_d
     assert [f.name for f in small_disk.iterdir()] == ["full"]
 
 
-def test_a_folder_that_may_not_be_written_to(doctor_here, small_disk):
+def test_a_read_only_folder(doctor_here, small_disk):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     report = doctor_here("digits", f"run.dir={small_disk / 'run'}")
     assert (report.code, report.complaints[0]) == (2, ("error", "run folder"))
@@ -299,7 +299,7 @@ def test_horovod_is_missing(tmp_path):
     assert "tools/build_horovod.sh builds it" in report.text("error", "Horovod")
 
 
-def test_horovod_is_of_another_tensorflow(tmp_path):
+def test_horovod_was_built_for_another_tensorflow(tmp_path):
     package = tmp_path / "site/horovod"
     (package / "tensorflow").mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -341,7 +341,7 @@ def test_gpus_that_tensorflow_does_not_see(tmp_path):
     assert "pip install 'vit-pipeline[gpu]'" in text
 
 
-def test_a_wrong_tf_config_is_said_once(doctor_here, monkeypatch):
+def test_a_wrong_tf_config_is_reported_once(doctor_here, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", "{")
     report = doctor_here("digits")
     assert (report.code, report.complaints) == (2, [("error", "processes")])

@@ -1,4 +1,4 @@
-"""The doctor's checks, given what they look at."""
+"""The checks of the doctor, called directly."""
 
 import sys
 from fractions import Fraction
@@ -34,7 +34,7 @@ def the(findings):
 
 
 def versions(**changes):
-    """What is installed, changed; None: not installed."""
+    """The installed versions with changes; None means not installed."""
     names = {name.replace("_", "-"): found for name, found in changes.items()}
     return lambda name: names.get(name, installation.installed_version(name))
 
@@ -87,7 +87,7 @@ def test_horovod_is_an_error_only_where_it_is_needed():
     assert horovod(BUILD._replace(library=None)).text == "0.28.1 was built without TensorFlow"
 
 
-def test_horovod_without_nccl_is_told_where_there_are_gpus():
+def test_horovod_without_nccl_is_reported_with_gpus():
     assert horovod().text == "0.28.1, built for TensorFlow 2.21.0, with Gloo"
     slow = horovod(gpus=2)
     assert (slow.level, "without NCCL" in slow.text) == ("warning", True)
@@ -166,7 +166,7 @@ def make_host(root, files):
 MEMINFO = "MemTotal:       16000000 kB\nMemAvailable:    8000000 kB\n"
 
 
-def test_memory_is_that_of_the_host_where_nothing_limits_it(tmp_path):
+def test_memory_is_that_of_the_host_without_a_limit(tmp_path):
     files = {"proc/meminfo": MEMINFO, "proc/self/cgroup": "0::/a/b\n"}
     make_host(tmp_path, files | {"sys/fs/cgroup/a/memory.max": "max"})
     assert machine.host_memory(tmp_path) == (8_000_000 * 1024, "free on this host")
@@ -199,7 +199,7 @@ def test_memory_under_the_first_kind_of_control_group(tmp_path):
     assert machine.host_memory(tmp_path).available_bytes == 3 * GIB // 4
 
 
-def test_clocks_that_are_apart_are_named_with_their_host():
+def test_clock_differences_are_reported_by_host():
     times = [("a", 1000.0), ("a", 1000.2), ("b", 1007.5), ("c", 999.4)]
     wrong = the(machine.check_clocks(times, round_trip_s=0.1))
     assert (wrong.level, "b is 7.5 s ahead of a" in wrong.text) == ("warning", True)
@@ -240,7 +240,7 @@ def test_mean_and_deviation_against_the_settings(value, normalize, level):
     assert the(data.check_normalization(sample, source, config)).level == level
 
 
-def test_a_search_for_duplicates_that_was_not_finished_says_so(monkeypatch):
+def test_an_unfinished_search_for_duplicates_is_reported(monkeypatch):
     pixels = np.arange(2 * 12, dtype=np.uint8).reshape(2, 2, 2, 3)
     train, test = (Split(np.zeros(1, np.int32), pixels[i : i + 1]) for i in (0, 1))
     source = DataSource(("a",), {"train": train, "test": test})
@@ -261,7 +261,7 @@ def test_a_search_for_duplicates_that_was_not_finished_says_so(monkeypatch):
     assert "the first 5 of 9 images were compared" in found.text
 
 
-def test_a_sample_ends_when_its_time_is_over():
+def test_a_sample_stops_at_its_time_limit():
     config = Config().data
     paths = [f"nowhere/{i}.png" for i in range(100)]
     split = Split(np.zeros(100, np.int32), paths=paths)
@@ -352,7 +352,7 @@ def test_a_stop_must_have_time_to_save():
     assert "a crash loses all" in the(training.check_saving(never, 4_000_000, 100)).text
 
 
-def test_a_batch_larger_than_the_data_is_told():
+def test_a_batch_larger_than_the_data_is_reported():
     config = digits("data.global_batch_size=960")
     found = list(training.check_length(schedule_of(config, 100), config, 500))
     assert [f.level for f in found] == ["ok", "warning"]
@@ -375,7 +375,7 @@ def test_a_check_that_fails_is_an_error_and_the_next_one_runs():
     assert exit_code(shown) == 1
 
 
-def test_an_error_keeps_its_code_and_what_to_do_stands_apart():
+def test_an_error_keeps_its_exit_code_and_has_a_separate_remedy():
     found = from_error("data", DataError("x.jpg is damaged: a.b. Copy it again. Or not"))
     assert (found.text, found.remedy) == ("x.jpg is damaged: a.b", "Copy it again. Or not")
     first = from_error("batch", SettingsError("no"))

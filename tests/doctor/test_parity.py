@@ -1,4 +1,4 @@
-"""`vit doctor --parity`: it passes where N workers train what one trains, and only there."""
+"""`vit doctor --parity` passes only if N workers train what one worker trains."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ needs_horovod = pytest.mark.skipif(
 
 
 def parity(runtimes, workers="2", root=ROOT, cwd=None):
-    """Runs the doctor on the digits; its code and the verdict by row."""
+    """Runs the doctor on digits. Returns its exit code and the verdict by row."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", "jobs.cli", "doctor", "digits", "--parity",
          "--runtimes", runtimes, "--workers", workers],
@@ -119,17 +119,17 @@ def test_the_measure_is_the_largest_difference_over_the_largest_weight():
         {"curves": {"examples": np.full(20, 192.0)}},
     ],
 )
-def test_any_difference_is_seen(changes):
+def test_any_difference_is_detected(changes):
     assert compare(trace(), trace()).is_same
     assert not compare(trace(**changes), trace()).is_same
 
 
-def test_key_biases_do_not_count():
+def test_key_biases_are_ignored():
     changed = trace(weights={"model/attention/key/bias": np.ones(4, np.float32)})
     assert compare(changed, trace()).is_same
 
 
-def test_ranks_that_differ_are_no_pass():
+def test_ranks_that_differ_do_not_pass():
     ours = trace()
     assert not compare(Trace(ours.weights, ours.curves, 1e-3), trace()).is_same
 

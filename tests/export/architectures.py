@@ -1,4 +1,4 @@
-"""Small networks that between them have all that an Architecture can say, with random weights."""
+"""Small networks with random weights that together cover all options of an Architecture."""
 
 import numpy as np
 
@@ -24,7 +24,7 @@ ARCHITECTURES = {
 
 
 def random_model(arch):
-    """A network none of whose weights is zero or one, so that a missing one is noticed."""
+    """A network without weights of zero or one, so that a missing weight is detected."""
     model = VisionTransformer(arch, SIZE, len(CLASSES))
     model.build((None, SIZE, SIZE, 3))
     draw = np.random.default_rng(0)
@@ -50,7 +50,7 @@ def random_pixels(count=5):
 
 
 def expected(model, pixels):
-    """The network's probabilities, with normalisation and softmax in NumPy's float64."""
+    """The probabilities of the network, with normalization and softmax in float64."""
     normal = (pixels / 255 - (0.1, 0.5, 0.7)) / (0.2, 0.3, 0.4)
     logits = np.asarray(model(normal.astype(np.float32), training=False), np.float64)
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))

@@ -1,4 +1,4 @@
-"""What each format says when it is read back, beside the network it was made of."""
+"""The predictions of each format against those of the network."""
 
 import json
 import os
@@ -34,7 +34,7 @@ print(json.dumps({"ours": ours, "classes": classes, "answers": answers}))
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(("form", "arch"), OF_ONE_ARCHITECTURE + OF_ALL)
-def test_it_answers_as_the_network_it_was_made_of(form, arch, tmp_path):
+def test_an_export_predicts_like_its_network(form, arch, tmp_path):
     model = cases.random_model(cases.ARCHITECTURES[arch])
     metadata, pixels = cases.metadata_of(cases.ARCHITECTURES[arch]), cases.random_pixels()
     path = tmp_path / NAMES[form]
@@ -64,7 +64,7 @@ def saved_model(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", REFUSED_BY_SAVED_MODEL)
-def test_a_saved_model_refuses_images_that_tensorflow_does_not_read_correctly(kind, saved_model):
+def test_a_saved_model_rejects_images_that_tensorflow_misreads(kind, saved_model):
     import tensorflow as tf
 
     mode, form = REFUSED_BY_SAVED_MODEL[kind]
@@ -136,7 +136,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_no_export_is_refused(case, tmp_path):
+def test_a_path_that_is_not_an_export_is_rejected(case, tmp_path):
     name, make, message = WRONG[case]
     make(tmp_path / name)
     with pytest.raises(SettingsError, match=message):
@@ -147,7 +147,7 @@ def test_what_is_no_export_is_refused(case, tmp_path):
     ("name", "value"),
     [("resize", "stretch"), ("image_size", -8), ("crop_fraction", 5.0), ("max_pixels", 0)],
 )
-def test_damaged_facts_are_named(name, value, tmp_path):
+def test_damaged_metadata_is_reported(name, value, tmp_path):
     model = cases.random_model(cases.ARCHITECTURES["token"])
     FORMATS["safetensors"].write(model, cases.metadata_of(model.arch), tmp_path / "out")
     config = tmp_path / "out/config.json"

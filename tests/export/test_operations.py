@@ -1,4 +1,4 @@
-"""The lists of what exports consist of are those of the exports that are written."""
+"""The lists of allowed operations and classes equal those in written exports."""
 
 import json
 import zipfile
@@ -20,7 +20,7 @@ def metadata_of(arch, resize, antialias):
 
 
 def operations_of_saved_model(path):
-    """Operations of all functions but those that save and restore, which are never called."""
+    """The operations of all functions except those that save and restore variables."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     model = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
@@ -44,7 +44,7 @@ def test_saved_models_have_the_operations_of_the_list(tmp_path):
     assert found == operations.SAVED_MODEL
 
 
-def test_none_of_the_operations_has_to_do_with_files_or_python():
+def test_no_operation_uses_files_or_python():
     for name in operations.SAVED_MODEL | operations.ONNX:
         assert not any(
             word in name for word in ("File", "Save", "Restore", "Py", "Dataset", "Table")

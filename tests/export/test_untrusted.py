@@ -1,4 +1,4 @@
-"""Exports that are programs from elsewhere are refused before anything of them runs."""
+"""Exports with untrusted programs are rejected before they run."""
 
 import io
 import json
@@ -28,7 +28,7 @@ def exports(tmp_path_factory):
 
 
 class Thief(tf.Module):
-    """Answers as an export would, and copies a file of its user."""
+    """A module that predicts like an export, and copies a file of the user."""
 
     def __init__(self, source, target):
         super().__init__()
@@ -169,7 +169,7 @@ def test_a_damaged_saved_model_is_one_error(exports, tmp_path):
 
 
 def rewrite(source, target, **changes):
-    """A copy of a Keras file with other members; None leaves one out."""
+    """Copies a Keras file with other members; None removes one."""
     with zipfile.ZipFile(source) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     for name, change in changes.items():
@@ -181,7 +181,7 @@ def rewrite(source, target, **changes):
 
 
 def with_class(**entry):
-    """Puts another class in the place of the last layer."""
+    """Replaces the class of the last layer."""
 
     def change(content):
         config = json.loads(content)
@@ -232,7 +232,7 @@ def _change_weights(change):
 
 
 def _replace_weights(file, make):
-    """Replaces the first of the weights by what `make` puts under its name."""
+    """Replaces the first weight by the result of `make`."""
     names = []
     file.visititems(lambda name, item: names.append(name) if hasattr(item, "shape") else None)
     shape = file[names[0]].shape
@@ -267,14 +267,14 @@ WEIGHTS = {
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_weights_of_a_keras_file_come_from_nowhere_else(name, exports, tmp_path):
+def test_weights_of_a_keras_file_are_in_that_file(name, exports, tmp_path):
     change = _change_weights(lambda file: _replace_weights(file, WEIGHTS[name]))
     path = rewrite(exports / "a.keras", tmp_path / "a.keras", **{"model.weights.h5": change})
     with pytest.raises(SettingsError, match=r"weights .*, which no export|weights than its file"):
         load_export(path)
 
 
-def test_other_members_of_a_keras_file_and_packed_ones_are_refused(exports, tmp_path):
+def test_unknown_or_compressed_members_of_a_keras_file_are_rejected(exports, tmp_path):
     path = rewrite(
         exports / "a.keras", tmp_path / "a.keras", **{"assets/../../x": lambda content: b""}
     )
@@ -300,7 +300,7 @@ def test_an_untouched_keras_file_is_read(exports, tmp_path):
 
 
 def onnx_file(path, change):
-    """A small ONNX file of an allowed operation, as it is before `change`."""
+    """A small ONNX file with an allowed operation, after `change`."""
     onnx = pytest.importorskip("onnx")
     helper, numpy_helper = onnx.helper, onnx.numpy_helper
     kind = onnx.TensorProto.FLOAT

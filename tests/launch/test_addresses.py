@@ -1,4 +1,4 @@
-"""Which address node 0 listens at, on a host of its own: a network namespace."""
+"""The address at which node 0 listens, tested in a network namespace."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ needs_namespaces = pytest.mark.skipif(bool(reason := why_not()), reason=reason o
 
 @pytest.fixture
 def host():
-    """A host with the addresses 198.51.100.1 and 203.0.113.1; returns a way to ask it."""
+    """A host with the addresses 198.51.100.1 and 203.0.113.1; returns a query function."""
     space = f"vit{os.getpid()}a"
     run("ip", "netns", "add", space)
     for link, address in (("front", "198.51.100.1"), ("back", "203.0.113.1")):
@@ -70,17 +70,17 @@ def test_node_0_listens_where_the_others_look_for_it(host, names, hosts, address
 
 
 @needs_namespaces
-def test_a_host_from_which_nothing_leads_to_the_others_is_told_so(host):
+def test_a_host_without_a_route_to_the_others_is_an_error(host):
     said = host("", "node-0", "node-1")
     assert said.startswith("no network interface of this host leads to the other nodes (node-1)")
     assert "Give its IPv4 address first in --hosts" in said
 
 
-def test_a_name_that_cannot_be_one_is_a_clear_error():
+def test_an_invalid_host_name_is_a_clear_error():
     for name in ("no-such.invalid", "a..b", "x" * 300):
         with pytest.raises(OSError, match="does not resolve"):
             resolve(name)
 
 
-def test_one_host_is_not_looked_up():
+def test_a_single_host_is_not_resolved():
     assert find_own_address(["no-such.invalid"]) == "127.0.0.1"

@@ -1,4 +1,4 @@
-"""The launcher's decisions, without processes: places, codes, and who belongs to an attempt."""
+"""Decisions of the launcher, without processes: ranks, exit codes and membership."""
 
 import json
 import socket
@@ -43,14 +43,14 @@ JOB = Job(hosts=("h0", "h1"), slots=2, index=1, command=("vit", "train", "digits
         ([0, 120], 120),
     ],
 )
-def test_the_code_of_many_processes_is_the_causes(statuses, code):
+def test_the_exit_code_of_several_processes_is_that_of_the_cause(statuses, code):
     assert exit_code(End(rank, status) for rank, status in enumerate(statuses)) == code
 
 
 @pytest.mark.parametrize(
     ("status", "code"), [(-15, 76), (-9, 76), (75, 76), (1, 76), (0, 0), (2, 2)]
 )
-def test_what_the_launcher_had_to_end_is_a_consequence(status, code):
+def test_a_process_that_the_launcher_ended_is_a_consequence(status, code):
     assert End(0, status, by_launcher=True).code == code
     assert exit_code([End(0, status, by_launcher=True), End(1, 5)]) in (2, 5)
 
@@ -69,7 +69,7 @@ def test_what_the_launcher_had_to_end_is_a_consequence(status, code):
         (0, [0, 3], 3),
     ],
 )
-def test_a_node_is_done_only_when_all_are(own, nodes, code):
+def test_a_node_succeeds_only_if_all_do(own, nodes, code):
     assert job_exit_code(own, nodes) == code
 
 
@@ -84,7 +84,7 @@ def test_tensorflow_is_told_a_port_of_its_own_for_each_process():
     assert own == {"CUDA_VISIBLE_DEVICES": "6", "VIT_LAUNCH_HOSTS": "h0,h1"}
 
 
-def test_what_an_outer_launcher_set_goes_and_what_the_user_chose_stays():
+def test_variables_of_an_outer_launcher_are_removed_and_the_users_are_kept():
     inherited = {
         "PATH": "/bin",
         "HOROVOD_RANK": "7",
@@ -110,7 +110,7 @@ def test_the_interface_is_the_one_with_the_address():
         find_interface("192.0.2.77")
 
 
-def test_a_port_that_is_served_is_not_free():
+def test_a_port_in_use_is_not_free():
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         assert not is_free(server.getsockname()[1])
 
@@ -129,7 +129,7 @@ def clock():
 
 @pytest.fixture
 def registry(clock):
-    """Of two nodes, of which node 0 has come."""
+    """A registry of two nodes, of which node 0 has arrived."""
     registry = Registry(("h0", "h1"), "attempt", {"--processes-per-node": "2"}, clock)
     registry.update(report(0))
     return registry
@@ -141,7 +141,7 @@ def report(index, uid=None, slots="2", **rest):
     )
 
 
-def test_the_job_starts_when_all_have_come(registry):
+def test_the_job_starts_when_all_nodes_have_arrived(registry):
     assert registry.update(report(0)).phase == "waiting"
     assert registry.update(report(0)).missing == [1]
     assert registry.update(report(1)).phase == "running"
@@ -179,7 +179,7 @@ def test_before_the_start_a_silent_launcher_is_replaced(registry, clock):
     assert registry.update(report(2)).phase == "running"
 
 
-def test_before_the_start_two_living_launchers_of_an_index_both_hear_of_it(registry, clock):
+def test_before_the_start_two_launchers_with_one_index_both_fail(registry, clock):
     registry = Registry(("h0", "h1", "h2"), "attempt", {"--processes-per-node": "2"}, clock)
     registry.update(report(0))
     registry.update(report(1, "first"))
@@ -189,13 +189,13 @@ def test_before_the_start_two_living_launchers_of_an_index_both_hear_of_it(regis
     assert registry.all_nodes_know()
 
 
-def test_other_settings_are_named_and_end_an_attempt_that_has_not_started(registry):
+def test_different_settings_are_named_and_end_the_attempt_before_the_start(registry):
     for view in (registry.update(report(1, slots="3")), registry.update(report(0))):
         assert view.error_code == 2
         assert "--processes-per-node 3, and node 0 with --processes-per-node 2" in view.error
 
 
-def test_a_launcher_that_keeps_a_fact_to_itself_is_refused(registry):
+def test_a_launcher_that_omits_a_setting_is_rejected(registry):
     view = registry.update(Report(1, "uid-1", "host-1", {}))
     assert view.error_code == 2
     assert "--processes-per-node not given" in view.error
@@ -222,14 +222,14 @@ def test_a_silent_node_is_lost_but_not_when_it_has_ended(registry, clock):
     assert "node 1 (h1, on host-1) was lost" in view.error
 
 
-def test_a_node_that_has_ended_need_not_speak(registry, clock):
+def test_a_node_that_has_ended_may_be_silent(registry, clock):
     registry.update(report(1, code=0))
     clock.now_s += LOST_AFTER_S + 1
     assert registry.update(report(0)).error is None
 
 
 def read(*words, **environment):
-    """The Job that a command line gives."""
+    """Parses a command line to a Job."""
     import argparse
 
     parser = argparse.ArgumentParser()
@@ -316,14 +316,14 @@ def test_one_node_draws_a_token_of_its_own():
     assert first != second
 
 
-def test_the_token_is_not_shown_and_not_inherited():
+def test_the_token_is_neither_shown_nor_inherited():
     job = read("--hosts=a,b", "--index=0")
     assert job.token == TOKEN
     assert TOKEN not in repr(job)
     assert "VIT_LAUNCH_TOKEN" not in environment({"VIT_LAUNCH_TOKEN": TOKEN}, {})
 
 
-def test_options_of_the_command_are_the_commands(capsys):
+def test_options_after_the_command_belong_to_it(capsys):
     code = cli.main(
         [
             "launch",
@@ -340,7 +340,7 @@ def test_options_of_the_command_are_the_commands(capsys):
     assert "--processes-per-node must be 1 or more. Received: 0" in capsys.readouterr().err
 
 
-def test_the_launcher_does_without_tensorflow():
+def test_the_launcher_does_not_import_tensorflow():
     code = (
         "import sys, jobs.launch\n"
         "sys.exit(not {'tensorflow', 'numpy', 'horovod'}.isdisjoint(sys.modules))"

@@ -1,4 +1,4 @@
-"""Node 0's server and the local store under attack, on real sockets."""
+"""Attacks on the server of node 0 and the local store, on real sockets."""
 
 import contextlib
 import json
@@ -59,7 +59,7 @@ def connect(port, token=TOKEN):
 
 
 def send(port, data, timeout_s=10):
-    """All that the server answers to these bytes, until it closes the connection."""
+    """The response of the server to these bytes, until it closes the connection."""
     with socket.create_connection(("127.0.0.1", port), timeout_s) as connection:
         with contextlib.suppress(OSError):  # it need not take all
             connection.sendall(data)
@@ -119,7 +119,7 @@ JSON = {"Content_Type": "application/json"}
     ],
     ids=lambda value: str(value)[:60],
 )
-def test_what_a_stranger_sends_is_refused_without_a_word(server, registry, sent, status):
+def test_unauthenticated_requests_are_rejected_without_details(server, registry, sent, status):
     answer = send(server.port, sent)
     if status is None:
         assert answer == b""
@@ -132,7 +132,7 @@ def test_what_a_stranger_sends_is_refused_without_a_word(server, registry, sent,
     assert (view.phase, view.missing, view.error) == ("waiting", [1], None)
 
 
-def test_a_member_is_told_what_is_known_and_admitted(server):
+def test_a_member_is_admitted_and_gets_the_view(server):
     with connect(server.port) as connection:
         view = send_report(connection, report(1))
         assert (view.phase, view.attempt) == ("running", ATTEMPT)
@@ -141,7 +141,7 @@ def test_a_member_is_told_what_is_known_and_admitted(server):
         assert connection.ask("GET", "/store/a/b") == (200, b"\0value")
 
 
-def test_another_token_is_not_admitted(server, registry):
+def test_a_different_token_is_rejected(server, registry):
     with connect(server.port, "another" * 5) as connection, pytest.raises(TokenMismatch) as caught:
         send_report(connection, report(1))
     assert "uses a different VIT_LAUNCH_TOKEN" in str(caught.value)
@@ -149,7 +149,7 @@ def test_another_token_is_not_admitted(server, registry):
 
 
 class Relay:
-    """Stands between a client and the server, keeps what passes, and may change the answers."""
+    """Relays between a client and the server, records messages, and may change responses."""
 
     def __init__(self, port, change):
         self.requests, self._change = [], change
@@ -168,7 +168,7 @@ class Relay:
                 client.sendall(self._change(self._server.recv(1 << 20)))
 
     def replay(self):
-        """Sends the last request again, on the connection on which it came."""
+        """Repeats the last request on its connection."""
         self._server.sendall(self.requests[-1])
         return self._server.recv(1 << 16)
 
@@ -213,7 +213,7 @@ def test_a_recorded_request_is_refused_on_its_own_connection_and_on_every_other(
         lambda answer: b"SSH-2.0-OpenSSH\r\n",
     ],
 )
-def test_a_forged_response_is_not_believed(relay, change):
+def test_a_forged_response_is_rejected(relay, change):
     def change_signed(answer):
         return change(answer) if b"vit-launch" not in answer else answer
 
@@ -222,7 +222,7 @@ def test_a_forged_response_is_not_believed(relay, change):
         connection.ask("GET", "/store/a/b")
 
 
-def test_an_earlier_response_is_not_believed_for_a_later_request(relay):
+def test_an_earlier_response_is_rejected_for_a_later_request(relay):
     answers = []
 
     def repeat(answer):
@@ -237,7 +237,7 @@ def test_an_earlier_response_is_not_believed_for_a_later_request(relay):
 
 
 def wire(**changes):
-    """A report as it is sent, with some entries changed, or left out where they are None."""
+    """A serialized report with some entries changed or left out."""
     entries = json.loads(write(report(1))) | changes
     return json.dumps({name: value for name, value in entries.items() if value != "left out"})
 
@@ -286,7 +286,7 @@ def test_a_malformed_report_of_a_member_is_one_line_and_changes_nothing(server, 
     assert registry.update(report(0)).missing == [1]
 
 
-def test_text_of_other_nodes_is_escaped_where_it_comes_in():
+def test_text_from_other_nodes_is_escaped_on_arrival():
     hostile = "\x1b]0;owned\x07\x1b[2J"
     seen = read(Report, write(report(1, hostname=hostile, failure=(1, f"a\n{hostile}\n\tb"))))
     assert seen.hostname == r"\x1b]0;owned\x07\x1b[2J"
@@ -296,7 +296,7 @@ def test_text_of_other_nodes_is_escaped_where_it_comes_in():
     assert "\x1b" not in seen.error + seen.failures[0][1]
 
 
-def test_a_request_that_drips_ends_at_its_deadline(server, monkeypatch):
+def test_a_slow_request_ends_at_its_deadline(server, monkeypatch):
     monkeypatch.setattr(bounded_http, "UNAUTHENTICATED_S", 1.0)
     start_s = time.monotonic()
     with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
@@ -310,7 +310,7 @@ def test_a_request_that_drips_ends_at_its_deadline(server, monkeypatch):
 
 
 @pytest.mark.parametrize("slow", [b"", b"POST /report HTTP/1.1\r\nContent-Length: 999\r\n\r\nx"])
-def test_400_slow_connections_take_no_place_of_a_member(server, slow):
+def test_400_slow_connections_do_not_displace_a_member(server, slow):
     with contextlib.ExitStack() as stack:
         member = stack.enter_context(connect(server.port))
         assert send_report(member, report(1)).phase == "running"
@@ -329,7 +329,7 @@ def test_400_slow_connections_take_no_place_of_a_member(server, slow):
         assert time.monotonic() - start_s < 2
 
 
-def test_600_mb_are_neither_read_nor_kept(server):
+def test_a_request_of_600_mb_is_not_read(server):
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     piece = b"x" * (1 << 20)
     for length in ("-1", "629145600"):
@@ -372,13 +372,11 @@ def test_the_store_is_bounded_and_forgets_what_is_deleted():
 
 
 @pytest.mark.parametrize("path", ["/", "/a", "/a/", "/a/b/c", "//b", f"/{'a' * 300}/b"])
-def test_the_store_has_scopes_and_keys_alone(path):
+def test_the_store_has_only_scopes_and_keys(path):
     assert Store(1).answer("PUT", path, b"").status == 400
 
 
-def test_the_store_of_node_0_is_asked_again_where_an_idle_connection_was_closed(
-    server, monkeypatch
-):
+def test_a_request_is_retried_after_an_idle_connection_was_closed(server, monkeypatch):
     monkeypatch.setattr(bounded_http, "_IDLE_S", 0.2)
     made = []
 
@@ -404,7 +402,7 @@ def local():
     local.close()
 
 
-def test_the_local_store_takes_what_horovod_sends(local):
+def test_the_local_store_accepts_requests_of_horovod(local):
     address, port = local.address
     path = f"/{address.partition('/')[2]}:{port}"  # as Horovod puts it together
     put = request("PUT", f"{path}/global_/0", b"\0\r\n\r\n", host="127.0.0.1")
@@ -427,7 +425,7 @@ def test_the_local_store_takes_what_horovod_sends(local):
         ("/{secret}:{port}/global_/0", {"host": "localhost.example.com"}),
     ],
 )
-def test_the_local_store_refuses_who_does_not_know_its_path(local, path, headers):
+def test_the_local_store_rejects_clients_without_its_path(local, path, headers):
     address, port = local.address
     path = path.format(port=port, secret=address.partition("/")[2])
     for method in ("PUT", "GET", "DELETE", "HEAD"):

@@ -1,4 +1,4 @@
-"""What several of the model's tests need."""
+"""Fixtures of the model's tests."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from pipeline.model import backend
 
 @pytest.fixture(params=["plain", "fused"])
 def plain_and_compiled(request, monkeypatch):
-    """As in training, where chains of operations are compiled by XLA; and as everywhere else."""
+    """Runs a test with operations compiled by XLA, as in training, and without."""
     if request.param == "plain":
         yield request.param
         return

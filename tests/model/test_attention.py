@@ -1,4 +1,4 @@
-"""Attention's core against the same formula in small steps, with automatic gradients."""
+"""Attention against the same formula in small steps with automatic gradients."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def normal(seed):
 
 
 def plain(query, key, value, rate):
-    """The formula, with the masks that `attend` draws."""
+    """The formula with the masks that `attend` draws."""
     shares = tf.nn.softmax(tf.einsum("bntd,bnsd->bnts", query, key))
     if rate:
         shares *= tf.cast(keep_mask(shares.shape, rate, SEED, "place"), tf.float32)

@@ -1,4 +1,4 @@
-"""What the backend does its own way on a CPU gives what the plain operations give."""
+"""The CPU implementations of the backend against plain operations."""
 
 from contextlib import nullcontext
 
@@ -18,13 +18,13 @@ def normal(*shape, seed=0):
 
 
 def compiles(function):
-    """Whether the graph holds a function that must be compiled by XLA."""
+    """Whether the graph contains a function compiled by XLA."""
     graph = tf.function(function).get_concrete_function().graph.as_graph_def(add_shapes=False)
     functions = graph.library.function
     return any("_XlaMustCompile" in f.attr and f.attr["_XlaMustCompile"].b for f in functions)
 
 
-def test_many_words_are_splitmix64_from_the_seeds_bits():
+def test_large_draws_are_splitmix64_of_the_seed():
     shape = (3, 11, 10_001)  # odd: the last number's bits are not all needed
     with fusing():
         words = random_uint16(shape, SEED).numpy()
@@ -37,7 +37,7 @@ def test_many_words_are_splitmix64_from_the_seeds_bits():
 
 
 @pytest.mark.parametrize("shape", [(1000, 1000), (100, 100)])
-def test_words_are_uniform_and_another_seeds_do_not_correlate_with_them(shape):
+def test_words_are_uniform_and_independent_of_other_seeds(shape):
     with fusing():
         one, other = (random_uint16(shape, tf.constant([1, s])).numpy().ravel() for s in (1, 2))
     count = len(one)
@@ -75,7 +75,7 @@ def test_outside_fusing_bias_and_softmax_are_plain_operations(monkeypatch):
         assert kinds() == {"Cast"}
 
 
-def test_a_batch_of_unknown_size_is_taken_for_large():
+def test_a_batch_of_unknown_size_counts_as_large():
     unknown = tf.TensorSpec([None, 4])
     with fusing():
         assert backend._compiles(unknown.shape)
@@ -113,7 +113,7 @@ def test_softmax_is_rounded_once(dtype):
         np.testing.assert_allclose(found, exact, rtol=near, atol=1e-7)
 
 
-def test_a_softmax_that_adds_in_16_bits_is_noticed(monkeypatch):
+def test_a_softmax_that_sums_in_16_bits_is_detected(monkeypatch):
     def adding_in_16_bits(x):
         shares = tf.exp(x)
         return shares / tf.cast(tf.cumsum(shares, axis=-1)[..., -1:], x.dtype)

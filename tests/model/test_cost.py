@@ -1,4 +1,4 @@
-"""Closed forms against hand counts and published figures."""
+"""Closed-form counts against hand counts and published values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GELU and layer normalization against closed forms, and gradients against automatic ones."""
+"""GELU and layer normalization against their formulas, and gradients against automatic ones."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""Arithmetic in closed form against hand counts, published figures and traced graphs."""
+"""Closed-form operation counts against hand counts, published values and traced graphs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_stem_is_counted_by_hand() -> None:
 
 
 def multiply_adds(op: tf.Operation) -> int:
-    """Of a matrix product or a convolution, or of one of a convolution's gradients."""
+    """Counts a matrix product, a convolution, or a gradient of a convolution."""
     if not any(name in op.type for name in ("MatMul", "Conv2D")):
         return 0
     shapes, result = [list(tensor.shape) for tensor in op.inputs], list(op.outputs[0].shape)
@@ -67,7 +67,7 @@ def multiply_adds(op: tf.Operation) -> int:
 
 
 def flops_of_graph(graph: tf.Graph) -> int:
-    """Operations of what the graph's results need; what they do not need is never computed."""
+    """Counts the operations on which the results of a graph depend."""
     needed, to_do = set(), [tensor.op for tensor in graph.outputs]
     while to_do:
         op = to_do.pop()
@@ -94,7 +94,7 @@ def flops_of_graph(graph: tf.Graph) -> int:
     ],
 )
 @pytest.mark.parametrize("stem", ["patches", "convolutions"])
-def test_a_training_step_takes_what_its_graph_computes(stem: str, patterns: list[str]) -> None:
+def test_training_flops_equal_those_of_the_graph(stem: str, patterns: list[str]) -> None:
     arch = replace(
         TINY, patch_size=4, depth=2, stem=stem, pool="token", head_dims=(6,), pre_logits=7
     )
@@ -117,7 +117,7 @@ def test_a_training_step_takes_what_its_graph_computes(stem: str, patterns: list
     assert counted * images == flops_of_graph(graph)
 
 
-def test_a_linear_probe_takes_the_forward_pass_and_the_head_once_more() -> None:
+def test_a_linear_probe_costs_the_forward_pass_plus_the_head() -> None:
     arch = architecture(ModelConfig(variant="B/16"))
     probe = training_flops_per_image(arch, 224, 1000, ["vit/head/kernel", "vit/head/bias"])
     assert probe == flops_per_image(arch, 224, 1000) + 2 * 768 * 1000

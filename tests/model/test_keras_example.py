@@ -1,4 +1,4 @@
-"""Our `keras_example` against the same network from Keras's own layers, with the same weights."""
+"""The variant `keras_example` against a network of stock Keras layers with equal weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IMAGES = np.random.default_rng(1).normal(size=(4, 24, 24, 3)).astype("float32")
 
 @pytest.fixture(scope="module")
 def example() -> tuple[VisionTransformer, keras.Model]:
-    """Ours and the one from stock layers, on 24 px (16 patches), with the same weights."""
+    """Our network and the one of stock layers on 24 px (16 patches), with equal weights."""
     config = ModelConfig(variant="keras_example", dropout=0.0, attention_dropout=0.0)
     model = build_vit(config, image_size=24, num_classes=10)
     reference = keras_example(10, 24, dropout=False)

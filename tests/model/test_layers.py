@@ -188,7 +188,7 @@ def test_masks_are_a_function_of_seed_and_place(dtype: str) -> None:
         assert abs(both - 0.09) < 5 * math.sqrt(0.09 * 0.91 / one.size)
 
 
-def test_no_two_places_and_steps_share_a_seed() -> None:
+def test_places_and_steps_have_different_seeds() -> None:
     folded = {
         tuple(np.asarray(fold_in(seed(7, step), f"vit/block_{block}/mlp/{part}")))
         for step in range(40)
@@ -210,7 +210,7 @@ def test_the_seed_is_an_argument_of_the_graph_not_frozen_into_it() -> None:
 
 
 def block(stochastic_depth: float, **rates: float) -> EncoderBlock:
-    """A block of width 8 whose weights are random, built for 5 tokens."""
+    """A block of width 8 with random weights, built for 5 tokens."""
     rates = {"attention": 0.0, "output": 0.0, "mlp": 0.0, **rates}
     attention = SelfAttention(
         2,
@@ -249,7 +249,7 @@ def test_stochastic_depth_leaves_out_the_branches_of_whole_examples() -> None:
     assert abs(kept.mean() - 0.6) < 5 * math.sqrt(0.6 * 0.4 / 4000)
 
 
-def test_the_two_branches_are_left_out_independently() -> None:
+def test_the_two_branches_are_skipped_independently() -> None:
     layer = block(0.5)
     x = np.tile(normal(1, 5, 8), (4000, 1, 1))
     y = np.asarray(layer(x, seed(3)))

@@ -1,4 +1,4 @@
-"""The estimate of memory against sums by hand."""
+"""The memory estimate against sums by hand."""
 
 import pytest
 
@@ -12,7 +12,7 @@ PARAMETERS = 1_000_000
 
 
 def config(**sections):
-    """The digits' network with 96 images an update, in four parts where nothing else is said."""
+    """The network for digits with 96 images per update, in four parts by default."""
     given = {"data": {"image_size": 8, "global_batch_size": 96}, "model": {"variant": "digits"}}
     return Config.model_validate(given | sections)
 
@@ -44,7 +44,9 @@ def test_frozen_parameters_have_weights_alone():
         (4, 2, 5, 24),
     ],
 )
-def test_parts_have_gradients_beside_their_sum(in_turn, parallel_parts, gradients, images):
+def test_each_part_has_gradients_in_addition_to_their_sum(
+    in_turn, parallel_parts, gradients, images
+):
     settings = config(optim={"accumulate_steps": in_turn})
     need = estimate_memory(settings, PARAMETERS, 1, parallel_parts=parallel_parts)
     assert need["gradients"] == 4_000_000 * gradients

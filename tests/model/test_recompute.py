@@ -1,4 +1,4 @@
-"""Activations computed again: the same gradients, from more operations and less memory."""
+"""Recomputed activations give the same gradients with more operations and less memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def gradients_of(recompute: bool, dtype: str) -> tuple[VisionTransformer, Any]:
 
 @pytest.mark.usefixtures("plain_and_compiled")
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
-def test_gradients_are_the_same_also_where_something_is_dropped(dtype: str) -> None:
+def test_gradients_are_equal_with_dropout_too(dtype: str) -> None:
     (model, plain), (_, again) = (gradients_of(recompute, dtype) for recompute in (False, True))
     for variable, one, other in zip(
         model.trainable_variables, plain(IMAGES), again(IMAGES), strict=True
@@ -50,7 +50,7 @@ def test_every_block_but_the_last_is_computed_again() -> None:
     assert counts == [3, 3 + 2]
 
 
-def test_evaluation_keeps_nothing_and_computes_nothing_again() -> None:
+def test_evaluation_does_not_recompute() -> None:
     plain, again = (
         build_vit(CONFIG, image_size=8, num_classes=10, recompute=recompute)
         for recompute in (False, True)

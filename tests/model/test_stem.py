@@ -1,4 +1,4 @@
-"""The convolutional stem against loops in NumPy, and what it refuses."""
+"""The convolutional stem against loops in NumPy, and the settings it rejects."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def convolve(x, kernel):
     return out
 
 
-def test_tokens_are_those_of_loops_over_pixels():
+def test_tokens_equal_loops_over_pixels():
     stem = ConvolutionalStem(4, 16, kernel=Draw("lecun", seed=3), name="stem")
     stem.build((None, 8, 12, 3))
     rng = np.random.default_rng(0)
@@ -47,7 +47,7 @@ def test_channels_double_up_to_the_width():
     assert stem_channels(2, 10) == [10]
 
 
-def test_a_model_has_as_many_tokens_as_with_patches_and_learns_in_the_stem():
+def test_a_stem_gives_as_many_tokens_as_patches_and_is_trained():
     config = ModelConfig(variant="digits", depth=1, stem="convolutions")
     model = build_vit(config, image_size=8, num_classes=3)
     paths = [v.path for v in model.trainable_variables if "/patch_embedding/" in v.path]

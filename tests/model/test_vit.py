@@ -1,4 +1,4 @@
-"""The whole model against the paper's equations, published figures and itself."""
+"""The model against the equations of the paper, published values and itself."""
 
 from __future__ import annotations
 
@@ -259,14 +259,14 @@ def test_no_two_kernels_are_alike() -> None:
     assert len({np.asarray(kernel.value).tobytes() for kernel in kernels}) == 4
 
 
-def test_the_first_loss_is_that_of_a_guess() -> None:
+def test_the_initial_loss_is_that_of_guessing() -> None:
     np.testing.assert_array_equal(small(seed=3)(images(2)), np.zeros((2, 10)))
 
 
 # --------------------------------------------------------------------------- variants and settings
 
 
-def test_the_settings_know_the_variants_of_the_table() -> None:
+def test_the_settings_accept_the_variants_of_the_table() -> None:
     words = set(re.findall(r"[A-Za-z_]+", VARIANT_PATTERN.replace(r"\d", "")))
     assert words == set(SIZES) | set(NAMED)
     for name in [*NAMED, *(f"{size}/{patch}" for size in SIZES for patch in (2, 14, 32))]:
@@ -275,7 +275,7 @@ def test_the_settings_know_the_variants_of_the_table() -> None:
         assert arch.patch_size == int(name.partition("/")[2] or arch.patch_size)
 
 
-def test_overrides_carry_the_mlp_and_the_heads_along() -> None:
+def test_a_changed_width_scales_the_mlp_and_the_heads() -> None:
     arch = architecture(ModelConfig(variant="S/16", width=192, num_heads=3, patch_size=8))
     assert (arch.patch_size, arch.mlp_dim, arch.head_size, arch.num_heads) == (8, 768, 64, 3)
     assert architecture(ModelConfig(variant="S/16", mlp_dim=100)).mlp_dim == 100

@@ -1,4 +1,4 @@
-"""What the terminal shows, on a real pseudo-terminal and without one."""
+"""The output on a pseudo-terminal and without a terminal."""
 
 import io
 import os
@@ -57,7 +57,7 @@ STYLE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
 def on_terminal(columns, **variables):
-    """All that is written to a terminal of so many columns."""
+    """The output on a terminal with a number of columns."""
     leader, follower = pty.openpty()
     environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm-256color"} | variables
     process = subprocess.Popen(
@@ -114,7 +114,7 @@ def test_the_bar_of_an_epoch_is_full_at_its_last_step_and_begins_anew_after_it()
     assert shown[25] == ("epoch 3/3", 5, 5, 25)
 
 
-def test_without_colour_where_that_is_asked_for():
+def test_no_color_disables_colours():
     colour = re.compile(r"\x1b\[[0-9;]*3[0-9]")
     assert colour.search(on_terminal(140))
     assert not colour.search(on_terminal(140, NO_COLOR="1"))
@@ -146,7 +146,7 @@ def test_elsewhere_it_writes_plain_lines_that_are_not_wrapped(columns):
 
 
 class Clock:
-    """Time that passes only when told to."""
+    """A clock that advances only on request."""
 
     def __init__(self, monkeypatch):
         self.now_s = 1000.0
@@ -154,7 +154,7 @@ class Clock:
 
 
 def train(display, clock, step_s, steps, first_step_s=12.0):
-    """Trains in stretches of a step or a second, as the loop does; yields when a stretch ends."""
+    """Trains in groups of steps like the loop, and yields at the end of each group."""
     display.doing("compiling the training step")
     clock.now_s += first_step_s
     done, stretch = 1, 1
@@ -169,7 +169,7 @@ def train(display, clock, step_s, steps, first_step_s=12.0):
 
 
 @pytest.mark.parametrize("step_s", [0.003, 0.3, 0.9, 2.0, 25.0])
-def test_a_line_comes_within_three_seconds_of_the_first_step_and_then_by_time(
+def test_a_line_is_printed_within_three_seconds_of_the_first_step_and_then_by_time(
     step_s, monkeypatch, capsys
 ):
     clock = Clock(monkeypatch)
@@ -192,7 +192,7 @@ def test_a_line_comes_within_three_seconds_of_the_first_step_and_then_by_time(
     assert left == duration((10**6 - steps) * at_s / (steps - 1))
 
 
-def test_a_long_evaluation_shows_how_far_it_is(monkeypatch, capsys):
+def test_a_long_evaluation_shows_its_progress(monkeypatch, capsys):
     clock = Clock(monkeypatch)
     display = ProgressDisplay(500, Fraction(100))
     for _ in train(display, clock, 0.5, 20):
@@ -211,7 +211,7 @@ def test_a_long_evaluation_shows_how_far_it_is(monkeypatch, capsys):
     assert [b - a for a, b in pairwise(done)] == [10, 10, 10]
 
 
-def test_what_is_printed_in_between_puts_the_next_line_off(monkeypatch, capsys):
+def test_other_output_delays_the_next_line(monkeypatch, capsys):
     clock = Clock(monkeypatch)
     display = ProgressDisplay(500, Fraction(100))
     for _ in train(display, clock, 0.5, 20):
@@ -227,7 +227,7 @@ def test_what_is_printed_in_between_puts_the_next_line_off(monkeypatch, capsys):
     assert "step  22/500" in capsys.readouterr().out
 
 
-def test_the_time_left_begins_anew_where_a_run_goes_on(monkeypatch, capsys):
+def test_the_remaining_time_restarts_when_a_run_resumes(monkeypatch, capsys):
     clock = Clock(monkeypatch)
     display = ProgressDisplay(1000, Fraction(100))
     display.advance(900)
@@ -239,7 +239,7 @@ def test_the_time_left_begins_anew_where_a_run_goes_on(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("top_5", "times"), [(True, 2), (False, 0)])
-def test_top_5_is_left_out_where_it_says_nothing(top_5, times, capsys):
+def test_top_5_is_omitted_with_few_classes(top_5, times, capsys):
     display = ProgressDisplay(500, Fraction(100), top_5=top_5)
     row = {"step": 20, "split": "test", "loss": 1.0, "accuracy": 0.5, "top_5_accuracy": 1.0}
     display.evaluated(row, best=False)

@@ -75,7 +75,7 @@ def test_pictures_text_and_settings(tmp_path):
     assert data.hparams["data.augment.flip"].bool_value is True
 
 
-def test_a_start_on_a_host_whose_clock_is_behind_is_the_newer_one(tmp_path, monkeypatch):
+def test_a_start_on_a_host_with_a_slow_clock_is_the_newer_one(tmp_path, monkeypatch):
     for number, now_s in enumerate((1_800_000_000.5, 1_799_990_000.0, 1_799_990_060.0)):
         monkeypatch.setattr("pipeline.monitor.tensorboard.time.time", lambda now_s=now_s: now_s)
         start = 10 * number
@@ -89,7 +89,7 @@ def test_a_start_on_a_host_whose_clock_is_behind_is_the_newer_one(tmp_path, monk
     assert points(tmp_path / "train", "loss") == expected
 
 
-def test_many_starts_on_a_host_whose_clock_is_behind_lose_no_points(tmp_path, monkeypatch):
+def test_many_starts_on_a_host_with_a_slow_clock_lose_no_points(tmp_path, monkeypatch):
     clocks_s = [1_800_000_000.5, *(1_799_990_000.0 + 60 * number for number in range(11))]
     for number, now_s in enumerate(clocks_s):
         monkeypatch.setattr("pipeline.monitor.tensorboard.time.time", lambda now_s=now_s: now_s)

@@ -1,4 +1,4 @@
-"""Text from elsewhere is text to a terminal, whoever prints it: no command, markup or link."""
+"""Untrusted text is plain text on a terminal: no escape sequence, markup or link."""
 
 import ast
 import os
@@ -101,7 +101,7 @@ def test_on_a_terminal_only_the_displays_colour_and_move_the_cursor(tmp_path):
     assert found <= set("mAKhlGH")
 
 
-def test_without_a_terminal_there_is_no_command_at_all(tmp_path):
+def test_without_a_terminal_there_are_no_escape_sequences(tmp_path):
     script = tmp_path / "prints.py"
     script.write_text(PRINTS, encoding="utf-8")
     done = subprocess.run(

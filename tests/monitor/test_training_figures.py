@@ -1,4 +1,4 @@
-"""Pictures: what they say is computed from what they show."""
+"""Figures of a run: the content is computed from the data."""
 
 import io
 
@@ -42,7 +42,7 @@ def size(png):
 
 
 @pytest.mark.parametrize("count", [1, 5, 32])
-def test_a_page_holds_as_many_rows_as_it_has_eights(count):
+def test_a_page_has_a_row_for_every_eight_images(count):
     images = DRAW.integers(0, 256, (count, 6, 6, 3), np.uint8)
     targets = np.eye(4, dtype=np.float32)[np.arange(count) % 4]
     width, height = size(draw_batch(images, targets, CLASSES))

@@ -1,4 +1,4 @@
-"""A process that hangs says where, and ends."""
+"""A process that hangs prints its stacks and ends."""
 
 import subprocess
 import sys
@@ -35,7 +35,7 @@ def hang(timeout_s, extra_s, block):
     return done.returncode, done.stderr, time.monotonic() - start_s
 
 
-def test_it_names_the_process_what_it_did_and_every_threads_stack():
+def test_it_prints_the_process_its_activity_and_all_stacks():
     code, err, seconds = hang(0.7, 0, "time.sleep(100)")
     assert code == 1
     assert 1.4 < seconds < 5
@@ -53,7 +53,7 @@ def test_it_ends_a_process_that_holds_the_interpreter(monkeypatch):
     assert "in stuck_in_a_collective" in err
 
 
-def test_it_waits_longer_where_that_was_said():
+def test_it_waits_longer_for_announced_activities():
     done = subprocess.run(
         [sys.executable, "-c",
          ("import time\nfrom pipeline.monitor.watchdog import Watchdog\n"

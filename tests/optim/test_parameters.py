@@ -20,7 +20,7 @@ PATHS = [
 ]
 
 
-def test_each_block_learns_at_a_part_of_the_next_one_s_rate():
+def test_the_rate_of_each_block_is_a_fraction_of_the_next_ones():
     # BEiT's code: scale of layer i of n + 2 is d^(n + 1 - i), the tokens being layer 0 and the
     # norm and head layer n + 1; here n = 3.
     layers = [0, 0, 0, 1, 2, 3, 4, 4]
@@ -76,7 +76,7 @@ def named(paths):
         ({"freeze": ["vit/[!h]*"]}, PATHS[-1:]),
     ],
 )
-def test_what_is_frozen_is_not_trained(settings, trained):
+def test_frozen_parameters_are_not_trained(settings, trained):
     variables = named(PATHS)
     freeze(variables, OptimConfig(**settings))
     assert [v.path for v in variables if v.trainable] == trained
@@ -85,11 +85,11 @@ def test_what_is_frozen_is_not_trained(settings, trained):
     assert list(optimizer.averages) == list(optimizer.rate_factors) == trained
 
 
-def test_a_pattern_that_fits_nothing_is_refused():
+def test_a_pattern_without_a_match_is_rejected():
     with pytest.raises(SettingsError, match=r"'vit/block_7/\*' matches no parameter"):
         freeze(named(PATHS), OptimConfig(freeze=["vit/block_7/*"]))
 
 
-def test_with_nothing_left_to_train_there_is_no_training():
+def test_training_without_trainable_parameters_is_rejected():
     with pytest.raises(SettingsError, match="leave nothing to train"):
         freeze(named(PATHS), OptimConfig(freeze=["*"]))

@@ -1,4 +1,4 @@
-"""Numbers of updates, against integer arithmetic."""
+"""Numbers of updates against integer arithmetic."""
 
 import random
 from fractions import Fraction
@@ -9,7 +9,7 @@ from pipeline.config import TrainConfig
 from pipeline.optim.steps import count_steps, in_steps
 
 
-def test_epochs_that_divide_evenly_take_no_step_more():
+def test_epochs_that_divide_evenly_need_no_extra_step():
     # In floating point it is 15,625.000000000002.
     assert count_steps(TrainConfig(epochs=30), Fraction(50_000, 96)) == 15_625
 
@@ -25,7 +25,7 @@ def test_a_run_sees_all_its_images_and_no_batch_more(seed):
         assert (steps - 1) * batch * 10 < examples * tenths <= steps * batch * 10
 
 
-def test_the_number_of_steps_is_taken_as_it_is():
+def test_the_number_of_steps_is_used_unchanged():
     assert count_steps(TrainConfig(max_steps=7), Fraction(50_000, 96)) == 7
 
 

@@ -1,4 +1,4 @@
-"""Real workers on links of known bandwidth, beside what the plan's model says of them.
+"""Real workers on links of known bandwidth, compared with the prediction of the plan.
 
     python -m tests.plan.check_shaped_links --workers 2,4,8 --mbit 200,500,1000
 
@@ -70,7 +70,7 @@ def main():
 
 
 def compare(switch, mbit, compute, given):
-    """Prints a line; how far the prediction is off, as a part of what was measured."""
+    """Prints a line. Returns the relative error of the prediction."""
     workers, cores = len(switch.names), sorted(os.sched_getaffinity(0))
     own = [cores[i % len(cores)] for i in range(workers)]
     # Before and after: this machine is not equally fast from minute to minute.
@@ -100,7 +100,7 @@ def compare(switch, mbit, compute, given):
 
 
 def measure_apart(compute, given, own):
-    """Seconds of a step of one worker among as many that know nothing of each other."""
+    """Seconds per step of one worker among as many independent ones."""
     with ExitStack() as stack:
         folders = [Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in own]
         started = [
@@ -115,7 +115,7 @@ def measure_apart(compute, given, own):
 
 
 def measure_together(switch, compute, given, own):
-    """Of a worker on each host, each on its core."""
+    """Starts a worker on each host, each on its own core."""
     with tempfile.TemporaryDirectory() as folder:
         workers = len(switch.names)
         rank = rank_command(Path(folder), "horovod", compute, given, workers, own)

@@ -1,4 +1,4 @@
-"""Hosts of one machine behind a switch, whose links carry no more than so many bits a second."""
+"""Hosts on one machine behind a switch with links of limited bandwidth in bits per second."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ class Switch:
             raise
 
     def shape(self, bits_per_s):
-        """Limits what each host sends; None: no limit."""
+        """Limits the rate at which each host sends; None means no limit."""
         for space in self._spaces:
             command = ["ip", "netns", "exec", space, "tc", "qdisc"]
             subprocess.run([*command, "del", "dev", "eth0", "root"], capture_output=True)
@@ -41,7 +41,7 @@ class Switch:
         return start_in(self._spaces[index], *command)
 
     def close(self):
-        """Ends all that runs on the hosts, and takes them away."""
+        """Ends all processes on the hosts, and removes the hosts."""
         remove([*self._spaces, self._middle])
 
     def _join(self):

@@ -1,4 +1,4 @@
-"""A step's time by hand, against chance, and against scaling that others have published."""
+"""The predicted step time against hand computation, simulation and published scaling."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ WORK = Work(
 FAST, SLOW = (Links(1, rate, 0.0) for rate in (1e12, 1e9))
 
 
-def test_without_a_network_to_speak_of_n_workers_are_n_times_as_fast():
+def test_with_a_negligible_network_n_workers_are_n_times_as_fast():
     one, many = (step_time(n, WORK, FAST) for n in (1, 16))
     assert one.total_s == pytest.approx(1.024)
     assert many.efficiency(one) == pytest.approx(1, abs=1e-2)
@@ -35,13 +35,13 @@ def test_only_the_last_part_of_a_batch_hides_the_reduction():
     assert step.reduction_s == pytest.approx(0.4 - 0.512 * 2 / 3 / 4)
 
 
-def test_what_is_computed_again_hides_more_and_gradients_that_come_at_once_hide_nothing():
+def test_recomputation_hides_more_and_late_gradients_hide_nothing():
     again = step_time(2, replace(WORK, passes=4), Links(1, 5e8, 0.0))  # 0.8 s to sum
     assert again.reduction_s == pytest.approx(0.8 - 0.512 * 3 / 4)
     assert step_time(2, replace(WORK, overlaps=False), SLOW).reduction_s == pytest.approx(0.4)
 
 
-def test_a_small_batch_waits_for_the_host_and_horovods_cycle_is_waited_for():
+def test_a_small_batch_waits_for_the_host_and_for_horovods_cycle():
     work = Work(64, 1e-3, 4e-3, 1e-3, gradient_bytes=0, last_fraction=0.1, wake_s=1e-3)
     step = step_time(32, work, FAST)
     assert (step.arithmetic_s, step.host_s) == pytest.approx((2e-3, 3e-3))
@@ -52,7 +52,7 @@ def test_a_small_batch_waits_for_the_host_and_horovods_cycle_is_waited_for():
 
 
 @pytest.mark.parametrize("workers", [2, 8, 512])
-def test_the_slowest_of_n_is_as_slow_as_chance_makes_it(workers):
+def test_the_slowest_of_n_follows_the_normal_distribution(workers):
     work = Work(workers, 1.0, 0.0, 0.0, 0.0, 0.1, spread=0.05)
     drawn = np.random.default_rng(0).normal(1, 0.05, (4000, workers)).max(axis=1).mean()
     assert step_time(workers, work, FAST).total_s == pytest.approx(drawn, rel=5e-3)

@@ -1,4 +1,4 @@
-"""Closed forms of all-reduce against a simulation, message by message."""
+"""Closed-form all-reduce times against a simulation of each message."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from pipeline.plan.reduction import all_reduce_s, ring_s, tree_s
 
 
 def simulate_ring(workers, size, bytes_per_s, latency_s):
-    """Sums N numbers of each worker by passing parts around; the time, if all sums are right."""
+    """Sums N numbers of each worker in a ring. Returns the time if all sums are right."""
     values = [[worker + 1] * workers for worker in range(workers)]
     now = [0.0] * workers
     part_s = size / workers / bytes_per_s + latency_s
@@ -26,12 +26,12 @@ def simulate_ring(workers, size, bytes_per_s, latency_s):
 
 
 @pytest.mark.parametrize("workers", [2, 3, 8, 17])
-def test_a_ring_takes_what_its_messages_take(workers):
+def test_the_time_of_a_ring_is_that_of_its_messages(workers):
     given = 4e6, 1e9, 2e-5
     assert ring_s(workers, *given) == pytest.approx(simulate_ring(workers, *given))
 
 
-def test_a_tree_has_a_rings_bytes_and_fewer_messages_in_a_row():
+def test_a_tree_has_the_bytes_of_a_ring_and_fewer_sequential_messages():
     assert ring_s(64, 1e9, 1e9, 0) == tree_s(64, 1e9, 1e9, 0)
     assert tree_s(64, 0, 1e9, 1e-5) == pytest.approx(12e-5)
     assert ring_s(64, 0, 1e9, 1e-5) == pytest.approx(126e-5)

@@ -1,4 +1,4 @@
-"""A worker that waits where others compute, as a GPU's host does, and sums real gradients.
+"""A worker that sleeps in place of computing, like the host of a GPU, and sums real gradients.
 
     python -m tests.plan.waiting_rank RECIPE RESULT ROUNDS STEPS SECONDS
 
@@ -47,7 +47,7 @@ def main(recipe, result, rounds, steps, step_s):
 
 
 def shapes_by_block(config):
-    """Of the network's variables, those of a block together, in the order of the forward pass."""
+    """The sizes of the network's variables, grouped by block, in the order of the forward pass."""
     from pipeline.model.vit import build_vit
 
     model = build_vit(config.model, image_size=config.data.image_size, num_classes=10)
@@ -56,13 +56,13 @@ def shapes_by_block(config):
 
 
 def make_steps(runtime, blocks, step_s):
-    """The graph of n steps; with 0 seconds all that remains is the sum."""
+    """The graph of n steps. With 0 seconds only the reduction remains."""
     import tensorflow as tf
 
     from benchmarks.scaling_rank import different_tensors
 
     def after(value, seconds):
-        """The scalar `value`, that much later."""
+        """The scalar `value` after a delay."""
         if not seconds:
             return value
 

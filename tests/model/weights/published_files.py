@@ -18,7 +18,7 @@ MODEL = {
 
 
 def draw(shapes, seed=0):
-    """Numbers for each name; norms' scales lie about one, so that none vanishes."""
+    """Random numbers for each name. Scales of norms are near one, so that none vanishes."""
     rng = np.random.default_rng(seed)
     return {
         name: np.float32(
@@ -120,7 +120,7 @@ def timm(grid=2, norm_name="norm"):
 
 
 def save(file, arrays, **config):
-    """Writes tensors by the file's extension, and config.json beside them."""
+    """Writes tensors in the format of the extension, and config.json."""
     if file.suffix == ".npz":
         np.savez(file, **arrays)
     else:

@@ -1,4 +1,4 @@
-"""The table of published checkpoints against the networks it speaks of."""
+"""The table of published checkpoints against the networks."""
 
 import re
 import shlex
@@ -26,7 +26,7 @@ def config_of(entry) -> Config:
 
 
 @EACH
-def test_the_parameters_are_the_networks_with_the_settings(entry):
+def test_the_catalog_has_the_parameters_of_the_networks(entry):
     config = config_of(entry)
     arch = architecture(config.model)
     # No head: nothing is added for no classes.
@@ -34,7 +34,7 @@ def test_the_parameters_are_the_networks_with_the_settings(entry):
 
 
 @EACH
-def test_addresses_are_of_one_file_each_and_agree_with_the_rest_of_the_row(entry):
+def test_each_url_is_one_file_and_matches_its_row(entry):
     hosts = ("https://storage.googleapis.com/vit_models/", "https://huggingface.co/")
     assert all(url.startswith(hosts) for url in entry.urls)
     assert all(url.endswith((".npz", ".safetensors", ".json")) for url in entry.urls)
@@ -51,9 +51,7 @@ def test_names_are_unique():
 
 
 @EACH
-def test_a_name_given_as_the_path_is_answered_with_the_download_and_the_settings(
-    entry, tmp_path, monkeypatch
-):
+def test_a_catalog_name_as_path_shows_the_download_and_settings(entry, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SettingsError, match="is the name of a published checkpoint") as caught:
         read_published(Path(entry.name))
@@ -66,7 +64,7 @@ def test_a_name_given_as_the_path_is_answered_with_the_download_and_the_settings
     assert set(settings.split()[1:]) == {f"{k}={v}" for k, v in entry.settings.items()}
 
 
-def test_what_resembles_a_published_name_suggests_it(tmp_path, monkeypatch):
+def test_a_similar_name_suggests_the_published_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SettingsError, match=r"Did you mean .* augreg-b16-i21k"):
         read_published(Path("augreg-b16-21k"))

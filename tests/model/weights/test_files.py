@@ -1,4 +1,4 @@
-"""Which file a path means, what is said of those that cannot be read, and their kinds."""
+"""Finding and reading files of weights: formats and errors."""
 
 import json
 import pickle
@@ -19,14 +19,14 @@ def refused(path):
     return str(error.value)
 
 
-def test_a_kind_is_known_by_content_whatever_the_name(tmp_path):
+def test_a_format_is_detected_by_content_not_by_name(tmp_path):
     npz = files.save(tmp_path / "a.npz", files.google())
     tensors = files.save(tmp_path / "b.safetensors", files.timm())
     for file, origin in ((npz, "Google's ViT"), (tensors, "timm's ViT")):
         assert read_published(file.rename(tmp_path / "weights")).origin == origin
 
 
-def test_a_folder_means_its_one_file_and_what_json_says_beside_it(tmp_path):
+def test_a_folder_with_one_file_and_json_is_read(tmp_path):
     files.save(tmp_path / "model.safetensors", files.hugging_face(), **files.HUGGING_FACE_CONFIG)
     (tmp_path / "preprocessor_config.json").write_text(
         json.dumps({"image_mean": [0.5] * 3, "image_std": [0.4] * 3})
@@ -37,7 +37,7 @@ def test_a_folder_means_its_one_file_and_what_json_says_beside_it(tmp_path):
     assert published.normalization == ((0.5,) * 3, (0.4,) * 3)
 
 
-def test_timms_config_of_the_hub_is_read(tmp_path):
+def test_the_config_of_timm_is_read(tmp_path):
     trained = {"mean": [0.1] * 3, "std": [0.2] * 3}
     files.save(
         tmp_path / "model.safetensors", files.timm(), pretrained_cfg=trained, global_pool="avg"
@@ -47,7 +47,7 @@ def test_timms_config_of_the_hub_is_read(tmp_path):
     assert published.pool == "mean"
 
 
-def test_a_path_that_is_not_there_is_told_where_the_list_is(tmp_path):
+def test_a_missing_path_gets_a_hint_to_the_catalog(tmp_path):
     assert "`vit pretrained list`" in refused(tmp_path / "B_16.npz")
 
 
@@ -60,14 +60,14 @@ def test_a_folder_without_weights_or_with_several(tmp_path):
 
 @pytest.mark.parametrize("name", ["B_16.npz", "model.safetensors"])
 @pytest.mark.parametrize("part", [0.5, 0.99])
-def test_a_truncated_file_is_said_to_be_so(tmp_path, name, part):
+def test_a_truncated_file_is_reported(tmp_path, name, part):
     file = files.save(tmp_path / name, files.google() if "npz" in name else files.timm())
     content = file.read_bytes()
     file.write_bytes(content[: int(part * len(content))])
     assert "damaged or incomplete" in refused(file)
 
 
-def test_an_altered_npz_is_said_to_be_damaged(tmp_path):
+def test_an_altered_npz_is_reported_as_damaged(tmp_path):
     file = files.save(tmp_path / "B_16.npz", files.google())
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -93,13 +93,13 @@ def test_pickles_are_not_opened(tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_folder_with_a_pickle_alone_is_told_to_convert_it(tmp_path):
+def test_a_folder_with_only_a_pickle_gets_advice_to_convert_it(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02")
     with pytest.raises(SettingsError, match=r"pytorch_model\.bin: it is a PyTorch pickle"):
         read_published(tmp_path)
 
 
-def test_what_is_no_file_of_weights(tmp_path):
+def test_a_file_without_weights_is_rejected(tmp_path):
     page = tmp_path / "B_16.npz"
     page.write_text("<!doctype html><title>404</title>")
     assert "neither .npz nor .safetensors" in refused(page)
@@ -115,7 +115,7 @@ def test_other_networks_and_our_own_checkpoints(tmp_path):
     assert "Give the run folder" in refused(ours)
 
 
-def test_hugging_faces_without_config_json(tmp_path):
+def test_hugging_face_files_without_config_json(tmp_path):
     file = files.save(tmp_path / "model.safetensors", files.hugging_face())
     assert "config.json in the same folder" in refused(file)
 
@@ -152,7 +152,7 @@ def test_a_forged_config_json_is_one_error(tmp_path, name):
     assert said in refused(file)
 
 
-def test_weights_that_unpack_to_much_more_than_their_file_are_refused(tmp_path):
+def test_weights_with_a_high_compression_ratio_are_rejected(tmp_path):
     file = tmp_path / "B_16.npz"
     np.savez_compressed(file, **files.google(), zeros=np.zeros(2**28, np.uint8))
     assert "bytes of memory" in refused(file)

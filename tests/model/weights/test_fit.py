@@ -1,4 +1,4 @@
-"""What a network takes of a file, what it says of it, and what it refuses."""
+"""Fitting weights of a file to a network: the result, the report and the errors."""
 
 import re
 
@@ -36,7 +36,7 @@ def test_positions_of_another_image_size_are_resampled_with_and_without_a_class_
 
 
 def test_patches_of_another_size_give_the_same_logits_on_a_larger_picture(save):
-    """FlexiViT's promise: patches of 4 enlarged to 8 pixels make the tokens that they made."""
+    """FlexiViT's property: patches of 4 pixels enlarged to 8 give the same tokens."""
     arrays = files.google()
     model, fitted = load(save(arrays), image_size=16, variant="Ti/8", gelu="tanh")
     large = np.zeros((len(IMAGES), 16, 16, 3), "float32")
@@ -52,7 +52,7 @@ def test_patches_of_another_size_give_the_same_logits_on_a_larger_picture(save):
     assert "resampled: vit/patch_embedding/kernel 4x4 -> 8x8 pixels" in fitted.describe()
 
 
-def test_a_head_of_other_classes_is_dropped_and_begins_anew(save):
+def test_a_head_with_other_classes_is_dropped_and_initialized(save):
     model, fitted = load(save(files.google(classes=1000)), classes=5, gelu="tanh")
     said = fitted.describe()
     assert "dropped: head/kernel, head/bias (1,000 classes in the file, 5 here)" in said
@@ -60,8 +60,8 @@ def test_a_head_of_other_classes_is_dropped_and_begins_anew(save):
     assert not np.any(np.asarray(model.head.kernel))
 
 
-def test_pre_logits_that_the_network_lacks_are_left_out_and_the_head_on_them_is_dropped(save):
-    """Even where the head has the network's shape: it was trained on other features."""
+def test_extra_pre_logits_are_ignored_and_their_head_is_dropped(save):
+    """Even if the head has the right shape: it was trained on other features."""
     _, fitted = load(save(files.google(pre_logits=files.WIDTH)), gelu="tanh")
     said = fitted.describe()
     assert "left out: pre_logits/kernel, pre_logits/bias" in said
@@ -69,13 +69,13 @@ def test_pre_logits_that_the_network_lacks_are_left_out_and_the_head_on_them_is_
     assert f"model.pre_logits={files.WIDTH} would load" in said
 
 
-def test_pre_logits_that_the_file_lacks_begin_anew_and_so_does_the_head(save):
+def test_missing_pre_logits_are_initialized_and_so_is_the_head(save):
     _, fitted = load(save(files.google()), pre_logits=files.WIDTH, gelu="tanh")
     assert [name.split("/")[1] for name in fitted.initial] == 2 * ["pre_logits"] + 2 * ["head"]
     assert fitted.dropped
 
 
-def test_pre_logits_stay_where_only_the_classes_differ(save):
+def test_pre_logits_are_loaded_if_only_the_classes_differ(save):
     arrays = files.google(pre_logits=7, classes=9)
     model, fitted = load(save(arrays), pre_logits=7, gelu="tanh")
     np.testing.assert_array_equal(model.pre_logits.kernel, arrays["pre_logits/kernel"])
@@ -97,7 +97,7 @@ def test_a_class_token_is_left_out_of_a_network_that_takes_the_mean(save):
     )
 
 
-def test_loaded_names_are_given_as_a_line(save):
+def test_loaded_names_are_one_line(save):
     _, fitted = load(save(files.google()), gelu="tanh")
     assert fitted.describe() == (
         "  loaded 40: vit/patch_embedding/*, vit/class_token/*, vit/position_embedding/*, "
@@ -110,12 +110,12 @@ def test_a_layer_that_is_partly_loaded_is_named_by_its_parameters():
     assert group_names(names, [*names, "vit/b/kernel"]) == ["vit/a/*", "vit/b/bias"]
 
 
-def test_the_other_gelu_is_said(save):
+def test_a_different_gelu_is_reported(save):
     _, fitted = load(save(files.google()))
     assert "trained with model.gelu=tanh, but this recipe uses exact" in fitted.describe()
 
 
-def test_a_norm_behind_the_mean_is_said():
+def test_a_norm_after_the_mean_is_reported():
     notes = read_timm(files.timm(norm_name="fc_norm"), {}).notes
     assert any("normalizes the mean" in note for note in notes)
 
@@ -140,7 +140,7 @@ def test_another_network_is_refused_with_sizes_parameters_and_settings(save):
     )
 
 
-def test_the_variant_that_would_fit_is_named(save):
+def test_the_matching_variant_is_named(save):
     arrays = {
         "embedding/kernel": np.zeros((16, 16, 3, 192)),
         "embedding/bias": np.zeros(192),
@@ -184,7 +184,7 @@ def test_a_file_without_one_of_the_parameters_is_refused_by_its_name(save):
         ("never.heard.of", (1,), "Unsupported tensors: never.heard.of"),
     ],
 )
-def test_what_this_network_does_not_have_is_refused_and_named(name, shape, what):
+def test_unsupported_parts_are_rejected_by_name(name, shape, what):
     arrays = files.timm() | {name: np.zeros(shape)}
     with pytest.raises(SettingsError, match=what) as error:
         read_timm(arrays, {})
@@ -205,7 +205,7 @@ def test_attention_pooling_and_hybrids_are_refused():
         ({"num_attention_heads": None}, "num_attention_heads"),
     ],
 )
-def test_hugging_faces_config_is_believed(change, said):
+def test_the_config_of_hugging_face_is_used(change, said):
     with pytest.raises(SettingsError, match=said):
         read_hugging_face(files.hugging_face(), files.HUGGING_FACE_CONFIG | change)
 
@@ -213,7 +213,7 @@ def test_hugging_faces_config_is_believed(change, said):
 # -------------------------------------------------------------------------------- normalisation
 
 
-def test_another_normalization_of_pixels_is_said():
+def test_a_different_pixel_normalization_is_reported():
     imagenet = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     published = read_timm(files.timm(), {"pretrained_cfg": imagenet})
     said = normalization_note(published.normalization, HALF, KNOWN)
@@ -227,7 +227,7 @@ def test_another_normalization_of_pixels_is_said():
     assert normalization_note(read_timm(files.timm(), {}).normalization, IMAGENET, KNOWN) is None
 
 
-def test_a_mean_that_no_setting_has_is_said_without_one():
+def test_a_mean_without_a_matching_setting_is_reported():
     odd = {"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]}
     published = read_hugging_face(files.hugging_face(), files.HUGGING_FACE_CONFIG | odd)
     said = normalization_note(published.normalization, HALF, KNOWN)

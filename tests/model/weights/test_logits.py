@@ -1,4 +1,4 @@
-"""A network with a published file's weights computes what the papers' equations do with them."""
+"""A network with published weights against the equations of the papers."""
 
 import ml_dtypes
 import numpy as np
@@ -15,7 +15,7 @@ IMAGES = np.random.default_rng(1).uniform(-1, 1, size=(3, 8, 8, 3)).astype("floa
 
 
 def load(path, image_size=8, classes=files.CLASSES, **changes):
-    """The network of the settings with the file's weights, and the report."""
+    """The network of the settings with the weights of the file, and the report."""
     config = ModelConfig(**files.MODEL | changes)
     model = build_vit(config, image_size=image_size, num_classes=classes)
     variables = {v.path: v for v in model.variables}
@@ -34,7 +34,7 @@ def assert_same(model, expected, images=IMAGES):
 @pytest.mark.parametrize("pre_logits", [0, 7])
 @pytest.mark.parametrize("pool", ["token", "mean"])
 @pytest.mark.parametrize("form", ["tanh", "exact"])
-def test_googles(tmp_path, pool, pre_logits, form):
+def test_google_files(tmp_path, pool, pre_logits, form):
     arrays = files.google(token=pool == "token", pre_logits=pre_logits)
     path = files.save(tmp_path / "B_16.npz", arrays)
     model, fitted = load(path, pool=pool, pre_logits=pre_logits, gelu=form)
@@ -44,7 +44,7 @@ def test_googles(tmp_path, pool, pre_logits, form):
 
 
 @pytest.mark.parametrize("prefix", ["params/", "opt/target/"])
-def test_googles_below_a_prefix_with_an_optimizer_beside_it(tmp_path, prefix):
+def test_google_files_with_a_prefix_and_an_optimizer(tmp_path, prefix):
     arrays = files.google()
     stored = {prefix + name: array for name, array in arrays.items()}
     stored |= {"opt/state/step": np.int64(3), "opt/state/param_states/head/mu": np.ones(3)}
@@ -53,8 +53,8 @@ def test_googles_below_a_prefix_with_an_optimizer_beside_it(tmp_path, prefix):
     assert "opt/state/*" in fitted.left_out
 
 
-def test_big_visions_of_today(tmp_path):
-    """The position of the class token is added to it; names have changed."""
+def test_current_big_vision(tmp_path):
+    """The layout of current big_vision: the class token includes its position, and names differ."""
     arrays = files.google()
     positions = arrays["Transformer/posembed_input/pos_embedding"]
     stored = dict(arrays) | {"cls": arrays["cls"] + positions[:, :1]}
@@ -73,7 +73,7 @@ def test_big_visions_of_today(tmp_path):
 
 
 @pytest.mark.parametrize("named", ["file", "folder"])
-def test_hugging_faces(tmp_path, named):
+def test_hugging_face_files(tmp_path, named):
     arrays = files.hugging_face()
     file = files.save(tmp_path / "model.safetensors", arrays, **files.HUGGING_FACE_CONFIG)
     model, fitted = load(file if named == "file" else tmp_path)
@@ -82,7 +82,7 @@ def test_hugging_faces(tmp_path, named):
     assert not fitted.describe().count("note")
 
 
-def test_hugging_faces_without_a_head_but_with_its_pooler(tmp_path):
+def test_hugging_face_files_with_a_pooler_and_no_head(tmp_path):
     arrays = files.hugging_face(head=False)
     files.save(tmp_path / "model.safetensors", arrays, **files.HUGGING_FACE_CONFIG)
     model, fitted = load(tmp_path, pre_logits=files.WIDTH)
@@ -91,7 +91,7 @@ def test_hugging_faces_without_a_head_but_with_its_pooler(tmp_path):
     assert fitted.initial == ["vit/head/kernel", "vit/head/bias"]
 
 
-def test_timms(tmp_path):
+def test_timm_files(tmp_path):
     arrays = files.timm()
     model, fitted = load(files.save(tmp_path / "any.safetensors", arrays))
     assert_same(model, numpy_vit.timm_logits(arrays, IMAGES, files.DEPTH, files.HEADS))
