@@ -8,11 +8,12 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from jobs.submit_options import ONE_POD_VERBS, add_job_arguments, parse_job
 from k8s.api import ClusterApi
 from k8s.api_errors import ClusterError, NoCluster, Unreachable
+from k8s.cluster_job import ClusterJob
 from k8s.create import create
 from k8s.manifests import Manifest
-from k8s.options import ONE_POD_VERBS, ClusterJob, add_job_arguments, read_job
 from k8s.render import render, settings_for_cluster
 from k8s.training_checks import check_training
 from k8s.yaml_text import to_yaml
@@ -60,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Renders the job, and prints or creates it."""
-    job = read_job(arguments, arguments.verb)
+    job = parse_job(arguments, arguments.verb)
     manifests = _manifests(job, arguments.words)
     for warning in _warnings(job):
         print(f"vit submit: {warning}", file=sys.stderr)

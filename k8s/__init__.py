@@ -2,7 +2,7 @@
 
 job/, mpijob/, tensorboard/   Kustomize bases
 slurm.sbatch         the same training under Slurm
-options.py           the options of a job, checked without a cluster
+cluster_job.py       a job, and the checks of it that need no cluster
 manifests.py         the parts that manifests have in common
 render.py            the manifests of a job
 mpijob_manifests.py  the manifests of a job for the MPI operator

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from k8s.api import ClusterApi, Manifest
 from k8s.api_errors import Forbidden, KindMissing
+from k8s.cluster_job import ClusterJob
 from k8s.manifests import CONTENT, manifests_of_kind
-from k8s.options import ClusterJob
 from pipeline.errors import PipelineError, SettingsError
 
 OURS = ("app.kubernetes.io/name", "vit-pipeline")

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from k8s.options import ClusterJob
+from k8s.cluster_job import ClusterJob
 from pipeline.config import Config, dump_config
 
 SHARED, DATA, RECIPE = "/shared", "/data", "/etc/vit/recipe.yaml"

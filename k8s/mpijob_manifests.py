@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from k8s.cluster_job import ClusterJob
 from k8s.manifests import (
     RECIPE,
     Manifest,
@@ -14,7 +15,6 @@ from k8s.manifests import (
     set_pod,
     set_volume,
 )
-from k8s.options import ClusterJob
 from pipeline.config import Config
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from k8s.cluster_job import ClusterJob
 from k8s.manifests import (
     CONTENT,
     DATA,
@@ -29,7 +30,6 @@ from k8s.manifests import (
     set_volume,
 )
 from k8s.mpijob_manifests import render_mpijob
-from k8s.options import ClusterJob
 from pipeline.config import Config, value_of
 from pipeline.errors import SettingsError
 from pipeline.launch.signatures import TOKEN

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from k8s.options import ClusterJob
+from k8s.cluster_job import ClusterJob
 from pipeline.config import Config
 from pipeline.errors import SettingsError
 from pipeline.runtimes.tensorflow_start import import_tensorflow

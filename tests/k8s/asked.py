@@ -2,7 +2,7 @@
 
 import argparse
 
-from k8s.options import add_job_arguments, read_job
+from jobs.submit_options import add_job_arguments, parse_job
 from k8s.render import render, settings_for_cluster
 from pipeline.config import load_config
 from pipeline.recipes import find_recipe
@@ -15,7 +15,7 @@ def asked(options, verb="train"):
     """The job of these options; those of COMMON are given before them."""
     parser = argparse.ArgumentParser()
     add_job_arguments(parser)
-    return read_job(parser.parse_args(f"{COMMON} {options}".split()), verb)
+    return parse_job(parser.parse_args(f"{COMMON} {options}".split()), verb)
 
 
 def rendered(options, *settings):

@@ -12,8 +12,8 @@ import pytest
 
 from jobs.cli import main
 from k8s.api import ClusterApi
+from k8s.cluster_job import ClusterJob
 from k8s.create import create
-from k8s.options import ClusterJob
 from k8s.render import render, settings_for_cluster
 from pipeline.config import load_config
 from pipeline.recipes import find_recipe

@@ -6,7 +6,7 @@ import pytest
 
 from jobs.cli import main
 from jobs.submit import add_arguments
-from k8s.options import read_job
+from jobs.submit_options import parse_job
 from tests.k8s.api_server import kubeconfig as write_kubeconfig
 from tests.k8s.conftest import vit_process
 
@@ -118,14 +118,14 @@ def test_a_job_without_a_name_has_that_of_its_recipe(given, name):
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     arguments = parser.parse_args([*given, "--image", "vit:1", "--claim", "shared"])
-    assert read_job(arguments, arguments.verb).name == name.rstrip("-")
+    assert parse_job(arguments, arguments.verb).name == name.rstrip("-")
 
 
 def test_one_process_of_multi_worker_uses_all_gpus_of_its_pod():
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     options = "--nodes 2 --gpus-per-node 8 --processes-per-node 1 --runtime multi_worker"
-    job = read_job(parser.parse_args(["digits", *OPTIONS, *options.split()]), "train")
+    job = parse_job(parser.parse_args(["digits", *OPTIONS, *options.split()]), "train")
     assert (job.slots, job.num_replicas) == (1, 16)
 
 
