@@ -27,6 +27,10 @@ BENCHMARKS = {
     "step": "images/s of training steps, compared with Keras layers and model.fit",
 }
 
+_GPU = """on a GPU, with JAX:
+  python -m benchmarks.gpu_beside_timm   training steps compared with timm's
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one benchmark and returns its exit code."""
@@ -52,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks",
         usage="python -m benchmarks WHAT ...   (WHAT --help shows its arguments)",
         description="Measures the numbers in the documentation.",
-        epilog=f"benchmarks:\n{lines}\n\n{EXIT_CODES}",
+        epilog=f"benchmarks:\n{lines}\n\n{_GPU}\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", choices=BENCHMARKS, metavar="WHAT", help=argparse.SUPPRESS)
