@@ -1,8 +1,10 @@
 """Set-up shared by all tests. TensorFlow is not imported here: many tests do not need it."""
 
+import multiprocessing.util
 import os
 import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -15,6 +17,36 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 # Where the runner ignores them, under nohup or in a shell's background, all its processes would.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What Python reports before a process starts. multiprocessing reports nothing: see below.
+_STARTS_PROCESS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
+_unmarked_test = None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Lets only tests marked `processes` start a process: `make check` leaves those out."""
+    global _unmarked_test
+    _unmarked_test = None if item.get_closest_marker("processes") else item.nodeid
+    try:
+        return (yield)
+    finally:
+        _unmarked_test = None
+
+
+def _refuse_unmarked(event, arguments):
+    if event in _STARTS_PROCESS and _unmarked_test is not None:
+        pytest.fail(f"{_unmarked_test} starts a process: mark it with @pytest.mark.processes")
+
+
+def _spawn(*arguments):
+    _refuse_unmarked("os.posix_spawn", arguments)
+    return _spawn_of_multiprocessing(*arguments)
+
+
+sys.addaudithook(_refuse_unmarked)
+_spawn_of_multiprocessing = multiprocessing.util.spawnv_passfds
+multiprocessing.util.spawnv_passfds = _spawn
 
 
 @pytest.fixture

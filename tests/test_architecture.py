@@ -118,6 +118,7 @@ def test_the_library_logs_and_does_not_print():
     assert not printing
 
 
+@pytest.mark.processes
 def test_settings_and_help_come_without_tensorflow():
     code = (
         "import sys, jobs.train, jobs.evaluate, jobs.predict, jobs.doctor, jobs.export;"

@@ -126,6 +126,7 @@ def test_a_malformed_line_is_ignored(machine, line):
     assert available_cores(root) == 2
 
 
+@pytest.mark.processes
 def test_a_real_group_with_a_limit(tmp_path):
     group = V1_CPU / f"vit-test-{os.getpid()}"
     try:

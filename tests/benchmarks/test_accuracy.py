@@ -70,6 +70,7 @@ def test_the_plot_is_a_picture(tmp_path):
         assert len(picture.convert("RGB").getcolors(2**20)) > 20
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -115,6 +116,7 @@ def test_the_example_keeps_its_weights_in_time_and_evaluates_them(photographs, t
     assert (found["dark"], found["light"]) == (9 / 12, 3 / 12)
 
 
+@pytest.mark.processes
 def test_ours_is_trained_for_the_time_and_measured_on_the_way(photographs, tmp_path):
     """With the example's result in place, so that only ours is trained, and half of a start of ours
     that was cut off."""

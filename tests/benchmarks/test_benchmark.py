@@ -14,6 +14,8 @@ from PIL import Image
 from benchmarks.reduction import Model, fit
 from benchmarks.scaling_rank import different_tensors
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parent.parent.parent
 
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks.operations import Event, own_seconds, rows_of
 
 ROOT = Path(__file__).parent.parent.parent
@@ -41,6 +43,7 @@ def test_what_xla_has_compiled_is_one_kind():
     assert (row["operation"], row["seconds"]) == ("XLA's loops", 2.0)
 
 
+@pytest.mark.processes
 def test_a_real_step_updates_each_variable_once_and_is_named_for_the_most_part():
     command = [sys.executable, "-m", "benchmarks", "operations", "cifar10",
                "data.global_batch_size=32", "distribute.intra_op_threads=1",

@@ -228,6 +228,7 @@ def test_no_message_about_a_file_of_a_hostile_name_has_a_control_character(recip
     assert r"\x1b]0;pwned\x07" in error_of(recipe("seed: x", f"{ESCAPE}.yaml"))
 
 
+@pytest.mark.processes
 def test_vit_report_of_a_hostile_run_folder_ends_with_one_message(tmp_path):
     (tmp_path / "config.yaml").write_text(laughs(30))
     done = subprocess.run(

@@ -36,6 +36,7 @@ def parity(runtimes, workers="2", root=ROOT, cwd=None):
     return done.returncode, verdicts, done.stdout + done.stderr
 
 
+@pytest.mark.processes
 @needs_horovod
 def test_every_runtime_trains_what_one_worker_trains():
     code, verdicts, output = parity("single,mirrored,multi_worker,horovod")
@@ -44,6 +45,7 @@ def test_every_runtime_trains_what_one_worker_trains():
     assert code == 0
 
 
+@pytest.mark.processes
 def test_one_and_four_workers_train_the_same_whatever_lies_in_the_current_folder(tmp_path):
     shadow_modules(tmp_path)
     code, verdicts, output = parity("multi_worker", "1,4", cwd=tmp_path)
@@ -71,6 +73,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.processes
 @needs_horovod
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_broken_runtime_does_not_pass(tmp_path, mistake):

@@ -75,6 +75,7 @@ def test_a_saved_model_rejects_images_that_tensorflow_misreads(kind, saved_model
         saved_model(images=tf.constant([good, other]))
 
 
+@pytest.mark.processes
 def test_keras_reads_its_file_without_this_project(tmp_path):
     arch = cases.ARCHITECTURES["token"]
     model, pixels = cases.random_model(arch), cases.random_pixels()

@@ -100,6 +100,7 @@ def test_what_the_packages_require_in_turn_is_there():
     assert looked_at > len(found) / 2
 
 
+@pytest.mark.processes
 def test_pip_refuses_a_package_whose_content_was_changed(tmp_path):
     """A mirror serves another six of the same version."""
     wheel = tmp_path / "six-1.17.0-py2.py3-none-any.whl"

@@ -14,6 +14,8 @@ import pytest
 
 from tests.jobs.boards import ROOT, board, wait_until, write_run
 
+pytestmark = pytest.mark.processes
+
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 

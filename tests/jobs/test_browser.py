@@ -128,6 +128,7 @@ def pages(tmp_path_factory):
     return folder
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [PHONE, DESKTOP])
 @pytest.mark.parametrize("page", ["report-3", "report-10", "report-1000", "comparison"])
@@ -145,6 +146,7 @@ def test_a_page_fits_its_width_in_dark_and_in_light(pages, tmp_path, page, width
     assert (np.abs(pixels.astype(int) - blue).max(axis=2) < 12).sum() > 50
 
 
+@pytest.mark.processes
 def test_tensorboard_shows_the_reports_pictures_and_text(tmp_path):
     run = write_run(tmp_path / "run")
     invented = with_pictures(invented_run([LONG, "b", "c"]), 8)
@@ -164,6 +166,7 @@ def test_tensorboard_shows_the_reports_pictures_and_text(tmp_path):
     assert (np.abs(pixels - cell).max(axis=2) < 4).sum() > 500
 
 
+@pytest.mark.processes
 def test_tensorboard_shows_the_curves_by_name(tmp_path):
     runs = [write_run(tmp_path / name, shift) for name, shift in (("one", 0.0), ("two", 0.1))]
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)

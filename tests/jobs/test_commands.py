@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parent.parent.parent
 SHORT = ["train.max_steps=12", "train.log_every_steps=4", "train.evaluate_every_steps=6"]
 

@@ -11,6 +11,8 @@ from PIL import Image
 
 from tests.jobs.commands import AS_INSTALLED, ROOT, shadow_modules, vit
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def folder(tmp_path):

@@ -17,6 +17,8 @@ from pipeline.runs.checkpoints.store import CheckpointStore
 from pipeline.runs.folder import RunFolder
 from pipeline.training.data_record import data_record
 
+pytestmark = pytest.mark.processes
+
 
 def evaluate(capsys, *arguments):
     code = main(["evaluate", *map(str, arguments)])

@@ -16,6 +16,8 @@ from sklearn.datasets import load_digits
 from jobs.cli import main
 from tests.jobs.commands import vit
 
+pytestmark = pytest.mark.processes
+
 # No module of this project: the folder is not on the path.
 USE = """
 import json, sys

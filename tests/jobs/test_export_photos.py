@@ -14,6 +14,8 @@ from sklearn.datasets import load_sample_images
 from jobs.cli import main
 from tests.jobs.commands import ROOT, vit
 
+pytestmark = pytest.mark.processes
+
 TINY = (
     "model.variant=digits", "model.width=16", "model.depth=1", "model.num_heads=2",
     "model.mlp_dim=32", "model.patch_size=8", "model.stem=patches", "data.image_size=32",

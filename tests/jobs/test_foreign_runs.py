@@ -11,6 +11,8 @@ from PIL import Image
 
 from tests.jobs.commands import ROOT, vit
 
+pytestmark = pytest.mark.processes
+
 EVENTS = "events.out.tfevents.1700000000.0"
 
 

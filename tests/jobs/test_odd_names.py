@@ -14,6 +14,8 @@ from PIL import Image
 from jobs.cli import main
 from tests.jobs.commands import vit
 
+pytestmark = pytest.mark.processes
+
 TINY = (
     "train.max_steps=2", "train.evaluate_every_steps=2", "train.log_every_steps=1",
     "data.global_batch_size=8", "data.on_bad_image=skip", "data.source=image_folder",

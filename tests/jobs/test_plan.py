@@ -182,6 +182,7 @@ def test_a_measured_rate_replaces_the_models_and_a_batch_a_gpu_keeps_the_gpus_bu
     assert grown["efficiency"] > fixed["efficiency"]
 
 
+@pytest.mark.processes
 def test_the_limit_and_the_setting_that_moves_it_are_named():
     done = vit("plan", "imagenet_b16_300ep", "--gpus=64", "--network=10Gbit", "--price=2")
     assert done.returncode == 0, done.stderr

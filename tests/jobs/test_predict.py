@@ -15,6 +15,8 @@ from sklearn.datasets import load_digits
 
 from jobs.cli import main
 
+pytestmark = pytest.mark.processes
+
 COUNT = 40  # more than a batch
 
 

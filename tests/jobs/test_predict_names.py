@@ -80,6 +80,7 @@ def is_plain(text):
     return not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("form", [[], ["--json"], ["--csv"]], ids=str)
 def test_predictions_of_a_hostile_run_are_text(hostile, form):
     # From the folder itself, so that a path can begin with a formula.
@@ -106,6 +107,7 @@ def test_predictions_of_a_hostile_run_are_text(hostile, form):
     assert all(not name.startswith("on") for i in page.find("img") for name in i.attributes)
 
 
+@pytest.mark.processes
 def test_the_evaluation_of_a_hostile_run_is_text(hostile):
     words = ["evaluate", "run", "--details", "--html", "evaluation.html"]
     done = vit(*words, cwd=hostile, start=AS_INSTALLED)

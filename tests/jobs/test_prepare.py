@@ -20,6 +20,8 @@ from PIL import Image
 from pipeline.data.sources.example import IMAGE_KEY, bytes_feature
 from tests.data.prepared import write_tfrecord
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parent.parent.parent
 CLASSES = ("dark ones", "größer")
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

@@ -10,6 +10,8 @@ from pipeline.model.weights.catalog import CATALOG
 from tests.jobs.commands import vit
 from tests.model.weights import published_files as files
 
+pytestmark = pytest.mark.processes
+
 NETWORK = [f"model.{key}={value}" for key, value in files.MODEL.items()]
 TINY = [
     *NETWORK, "model.gelu=tanh", "data.image_size=16", "data.resize=squash",

@@ -12,6 +12,8 @@ from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 from tests.jobs.commands import vit
 from tests.report.parsed import parse, section
 
+pytestmark = pytest.mark.processes
+
 SHORT = ["train.max_steps=30", "train.log_every_steps=10", "train.evaluate_every_steps=15"]
 # Fails where TensorFlow is imported, as it does where it is not installed.
 WITHOUT_TENSORFLOW = (

@@ -164,6 +164,7 @@ def test_a_wrong_setting_of_the_command_line_is_not_blamed_on_the_recipe_s_file(
     assert "digits.yaml" not in err
 
 
+@pytest.mark.processes
 def test_the_help_comes_without_what_only_settings_need():
     code = "import sys, jobs.cli; sys.exit('pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -15,6 +15,8 @@ import pytest
 from k8s.mpi_launcher import read_hostfile
 from pipeline.errors import SettingsError
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 
 

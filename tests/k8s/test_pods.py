@@ -51,6 +51,7 @@ def assert_same_result(run, single):
     assert row["accuracy"] > 0.85
 
 
+@pytest.mark.processes
 @needs_horovod
 def test_two_pods_train_what_one_trains_through_a_kill_and_a_stop(cluster, single):
     settings = [*SHORT, "checkpoint.every_steps=50", "train.log_every_steps=10"]
@@ -88,6 +89,7 @@ def read_logs(cluster):
     return [file.read_text(errors="replace") for file in cluster.folder.glob("*/log")]
 
 
+@pytest.mark.processes
 @needs_horovod
 @pytest.mark.parametrize(
     ("setting", "code", "said"),
@@ -106,6 +108,7 @@ def test_what_is_wrong_with_settings_or_data_fails_the_job_at_once(cluster, sett
     assert any(said in log for log in read_logs(cluster))
 
 
+@pytest.mark.processes
 def test_multi_worker_pods_train_together(cluster, single):
     manifests = rendered(f"--nodes 2 --runtime multi_worker {SMALL}", *SHORT)
     job = IndexedJob(cluster, cluster.apply(manifests)["Job"])
@@ -115,6 +118,7 @@ def test_multi_worker_pods_train_together(cluster, single):
     assert_same_result(cluster.claim / "runs/digits", single)
 
 
+@pytest.mark.processes
 @needs_horovod
 @pytest.mark.skipif(SSHD is None, reason="apt-get install openssh-server")
 def test_an_mpijob_trains_over_ssh_and_saves_when_it_is_suspended(cluster, single):
@@ -140,6 +144,7 @@ def test_an_mpijob_trains_over_ssh_and_saves_when_it_is_suspended(cluster, singl
     assert [start["checkpoint_step"] for start in starts] == [None, saved]
 
 
+@pytest.mark.processes
 @needs_horovod
 @pytest.mark.skipif(SSHD is None, reason="apt-get install openssh-server")
 def test_an_mpijobs_launcher_ends_with_the_outcome_of_the_run(cluster):

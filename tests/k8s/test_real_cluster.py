@@ -100,6 +100,7 @@ def pod_of(found, index):
     return [pod["name"] for pod in found["pods"] if pod["index"] == str(index)][-1]
 
 
+@pytest.mark.processes
 def test_a_job_runs_to_its_end_and_its_name_is_free_again(vit, submit, core, namespace):
     done = submit("short", *SHORT)
     assert (done.code, done.err) == (0, "")
@@ -111,6 +112,7 @@ def test_a_job_runs_to_its_end_and_its_name_is_free_again(vit, submit, core, nam
     assert core.read_namespaced_persistent_volume_claim("shared", namespace).status.phase == "Bound"
 
 
+@pytest.mark.processes
 def test_an_evicted_pod_is_replaced_and_the_run_goes_on(vit, submit, core, namespace):
     assert submit("evicted", *LONG).code == 0
     before = wait_for(vit, "evicted", trains)
@@ -122,6 +124,7 @@ def test_an_evicted_pod_is_replaced_and_the_run_goes_on(vit, submit, core, names
     wait_for(vit, "evicted", trains_past(before))
 
 
+@pytest.mark.processes
 def test_a_killed_rank_starts_all_again_from_the_checkpoint(vit, submit, namespace):
     assert submit("killed", *LONG).code == 0
     before = wait_for(vit, "killed", trains)
@@ -137,6 +140,7 @@ def test_a_killed_rank_starts_all_again_from_the_checkpoint(vit, submit, namespa
     assert found["restarts"] >= 1
 
 
+@pytest.mark.processes
 def test_a_stopped_job_goes_on_where_it_was(vit, submit, core, namespace):
     assert submit("stopped", *LONG, "--tensorboard").code == 0
     before = wait_for(vit, "stopped", trains)
@@ -153,6 +157,7 @@ def test_a_stopped_job_goes_on_where_it_was(vit, submit, core, namespace):
     wait_for(vit, "stopped", lambda found: trains(found) and found["step"] > step)
 
 
+@pytest.mark.processes
 def test_suspending_the_job_itself_does_the_same(vit, submit, namespace):
     from kubernetes import client
 
@@ -167,6 +172,7 @@ def test_suspending_the_job_itself_does_the_same(vit, submit, namespace):
     wait_for(vit, "suspended", trains_past(before))
 
 
+@pytest.mark.processes
 def test_data_that_is_not_there_fails_at_once(vit, submit):
     assert submit("missing", "data.source=records", "data.path=nowhere", nodes=1).code == 0
     found = wait_for(vit, "missing", lambda found: found["state"].startswith("failed"))
@@ -174,6 +180,7 @@ def test_data_that_is_not_there_fails_at_once(vit, submit):
     assert found["restarts"] == 0
 
 
+@pytest.mark.processes
 def test_settings_that_the_run_folder_refuses_fail_at_once(vit, submit):
     assert submit("first", *SHORT, nodes=1).code == 0
     wait_for(vit, "first", lambda found: found["state"] == "done")
@@ -184,6 +191,7 @@ def test_settings_that_the_run_folder_refuses_fail_at_once(vit, submit):
     assert found["restarts"] == 0
 
 
+@pytest.mark.processes
 def test_tensorboard_answers_through_a_tunnel(vit, submit, namespace):
     assert submit("curves", *LONG, "--tensorboard", nodes=1).code == 0
     wait_for(vit, "curves", trains)
@@ -203,6 +211,7 @@ def test_tensorboard_answers_through_a_tunnel(vit, submit, namespace):
             process.send_signal(signal.SIGINT)
 
 
+@pytest.mark.processes
 def test_what_the_namespace_does_not_allow_is_said_before(vit, submit):
     done = submit("pinned", *SHORT, "--rdma")
     assert (done.code, "IPC_LOCK" in done.err) == (0, True)
@@ -210,6 +219,7 @@ def test_what_the_namespace_does_not_allow_is_said_before(vit, submit):
     assert "violates PodSecurity" in found["state"] or "rdma/hca" in found["state"]
 
 
+@pytest.mark.processes
 def test_a_name_that_runs_with_other_settings_is_refused(vit, submit):
     assert submit("named", *LONG).code == 0
     assert "already exists" in submit("named", *LONG).out

@@ -163,6 +163,7 @@ def test_what_is_rendered_is_what_was_reviewed(name):
     assert text == file.read_text()
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl kustomize is not here")
 @pytest.mark.parametrize("base", ["job", "mpijob", "tensorboard"])
 def test_a_base_is_of_use_alone(base):

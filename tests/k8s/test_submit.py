@@ -13,6 +13,7 @@ from tests.k8s.conftest import vit_process
 OPTIONS = ["--name", "digits", "--image", "registry.example/vit:1", "--claim", "shared"]
 
 
+@pytest.mark.processes
 def test_a_recipe_is_submitted_watched_and_deleted(server, vit):
     settings = ["train.epochs=2", "--nodes", 2, "--tensorboard"]
     done = vit_process("submit", "digits", *settings, *OPTIONS)
@@ -155,6 +156,7 @@ def test_a_dry_run_and_a_rendering_create_nothing(server, vit):
     assert server.names() == []
 
 
+@pytest.mark.processes
 def test_a_forbidden_verb_is_an_error_in_a_process_too(server):
     server.forbidden.add(("list", "jobs"))
     done = vit_process("jobs")

@@ -67,6 +67,7 @@ def test_an_mpijobs_logs_are_the_launchers(server, vit):
     assert len(vit("logs", "digits").out.splitlines()) == 2
 
 
+@pytest.mark.processes
 def test_logs_follow_until_the_pod_ends(server):
     submit()
     pod = server.add_pod("digits", 0)
@@ -227,6 +228,7 @@ def board(server, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.processes
 def test_board_says_where_once_it_answers_and_ends_with_kubectl(board, tmp_path, monkeypatch):
     # kubectl's tunnel needs a kubelet. What is tried here is what is asked of kubectl.
     kubectl = tmp_path / "kubectl"

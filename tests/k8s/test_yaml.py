@@ -96,6 +96,7 @@ def test_the_bases_mean_the_same_to_every_parser(base):
     assert misread(base.read_text()) == set()
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl kustomize is not here")
 def test_every_text_is_text_to_the_parser_of_kubectl(tmp_path):
     # It reads all of them, and cannot write control characters.

@@ -49,6 +49,7 @@ def host():
 NODE_1 = "198.51.100.2 node-1\n"
 
 
+@pytest.mark.processes
 @needs_namespaces
 @pytest.mark.parametrize(
     ("names", "hosts", "address"),
@@ -69,6 +70,7 @@ def test_node_0_listens_where_the_others_look_for_it(host, names, hosts, address
     assert host(names, *hosts) == address
 
 
+@pytest.mark.processes
 @needs_namespaces
 def test_a_host_without_a_route_to_the_others_is_an_error(host):
     said = host("", "node-0", "node-1")

@@ -340,6 +340,7 @@ def test_options_after_the_command_belong_to_it(capsys):
     assert "--processes-per-node must be 1 or more. Received: 0" in capsys.readouterr().err
 
 
+@pytest.mark.processes
 def test_the_launcher_does_not_import_tensorflow():
     code = (
         "import sys, jobs.launch\n"

@@ -433,6 +433,7 @@ def test_the_local_store_rejects_clients_without_its_path(local, path, headers):
         assert send(port, sent).startswith(b"HTTP/1.1 403")
 
 
+@pytest.mark.processes
 def test_the_rendezvous_starts_without_tensorflow_and_horovod():
     code = (
         "import sys, pipeline.launch.rendezvous_client\n"

@@ -204,6 +204,7 @@ def test_mixed_precision_gives_close_logits_in_float32(dtype: str) -> None:
     assert 0 < error < 0.1
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
 def test_the_jax_backend_gives_the_same_logits_and_gradients(tmp_path: Path) -> None:
     model = small(pool="token")
@@ -231,6 +232,7 @@ def fingerprint(model: VisionTransformer) -> str:
     return digest.hexdigest()
 
 
+@pytest.mark.processes
 def test_another_process_builds_the_same_bits() -> None:
     code = (
         "from tests.model.test_vit import fingerprint, small; import keras;"

@@ -75,6 +75,7 @@ def on_terminal(columns, **variables):
     return b"".join(pieces).decode()
 
 
+@pytest.mark.processes
 def test_a_wide_terminal_shows_a_bar_for_the_epoch_and_one_for_the_run_and_a_table_at_the_end():
     text = STYLE.sub("", on_terminal(140))
     assert "building the model ..." in text
@@ -91,6 +92,7 @@ def test_a_wide_terminal_shows_a_bar_for_the_epoch_and_one_for_the_run_and_a_tab
     assert re.search(r"test +50\.00% +90\.00% +1\.2500 +60", table)
 
 
+@pytest.mark.processes
 def test_on_a_narrow_terminal_each_bar_has_one_line():
     lines = re.split(r"[\r\n]", STYLE.sub("", on_terminal(60)))
     bars = [line for line in lines if re.match(r"(epoch \d+/40|run) ", line)]
@@ -114,12 +116,14 @@ def test_the_bar_of_an_epoch_is_full_at_its_last_step_and_begins_anew_after_it()
     assert shown[25] == ("epoch 3/3", 5, 5, 25)
 
 
+@pytest.mark.processes
 def test_no_color_disables_colours():
     colour = re.compile(r"\x1b\[[0-9;]*3[0-9]")
     assert colour.search(on_terminal(140))
     assert not colour.search(on_terminal(140, NO_COLOR="1"))
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("columns", ["40", "200"])
 def test_elsewhere_it_writes_plain_lines_that_are_not_wrapped(columns):
     done = subprocess.run(

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parent.parent.parent
 HOSTILE = (
     "\x1b]0;pwned\x07|\x1b[2J|\x1b]8;;http://evil\x1b\\link\x1b]8;;\x1b\\|\x1b[8mhidden|"

@@ -13,6 +13,8 @@ from PIL import Image
 
 from tests.parallel.launches import ROOT, end, needs_horovod
 
+pytestmark = pytest.mark.processes
+
 HOST = gethostname()
 EITHER = [pytest.param("horovod", marks=needs_horovod), "multi_worker"]
 TRAIN = f"{sys.executable} -m jobs.cli train"

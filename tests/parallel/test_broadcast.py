@@ -9,6 +9,8 @@ import pytest
 
 from tests.parallel.launches import Launches, end
 
+pytestmark = pytest.mark.processes
+
 LIMITS = (2**20, 400)
 TWO_RANKS = "--hosts localhost --processes-per-node 2 --runtime multi_worker --"
 

@@ -17,6 +17,7 @@ def start(vit, folder, callback, *settings):
     return Training(vit, folder / "log", train_command(*words, *settings, slots=2))
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("callback", "code", "message"),
     [
@@ -44,6 +45,7 @@ def test_an_error_in_a_callback_ends_all_ranks_with_one_message(
     assert "hangs" not in text
 
 
+@pytest.mark.processes
 def test_a_callback_stops_all_ranks(vit, tmp_path):
     text = start(vit, tmp_path, f"{MODULE}:StopsAfterTwoEpochs").succeed()
     # 90 examples in batches of 12: the second epoch ends at step 15.

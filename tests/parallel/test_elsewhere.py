@@ -12,6 +12,8 @@ from jobs.cli import main
 from tests.parallel.launches import end, needs_horovod
 from tests.parallel.trainings import Training
 
+pytestmark = pytest.mark.processes
+
 RECIPE = """
 seed: 3
 data: {source: image_folder, path: PHOTOS, image_size: 8, global_batch_size: 12}

@@ -9,6 +9,8 @@ import pytest
 
 from tests.parallel.launches import HERE, end, needs_horovod
 
+pytestmark = pytest.mark.processes
+
 HOST = gethostname()
 
 

@@ -62,6 +62,7 @@ def assert_trained_together(hosts, run, single, outputs):
         assert hosts.sent_bytes(index, "lo") < 2**20
 
 
+@pytest.mark.processes
 @needs_horovod
 def test_horovodrun_over_ssh(hosts, single, tmp_path):
     run = tmp_path / "run"
@@ -72,6 +73,7 @@ def test_horovodrun_over_ssh(hosts, single, tmp_path):
     assert_trained_together(hosts, run, single, [end(process)])
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("hosts", [("eth0", "net1")], indirect=True)
 @pytest.mark.parametrize("runtime", [pytest.param("horovod", marks=needs_horovod), "multi_worker"])
 def test_a_launcher_on_each_host_without_ssh(hosts, single, tmp_path, runtime):
@@ -87,6 +89,7 @@ def test_a_launcher_on_each_host_without_ssh(hosts, single, tmp_path, runtime):
     assert_trained_together(hosts, run, single, outputs[::-1])
 
 
+@pytest.mark.processes
 @needs_horovod
 def test_a_link_that_goes_down_ends_the_job_on_both_hosts(hosts, tmp_path):
     train = vit("train", "digits", f"run.dir={tmp_path}/run")

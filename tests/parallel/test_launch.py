@@ -11,6 +11,8 @@ import pytest
 
 from tests.parallel.launches import ROOT, TWO, end, needs_horovod, wait_until
 
+pytestmark = pytest.mark.processes
+
 # What runs without Horovod runs with --runtime multi_worker, whose processes need no rendezvous.
 ALONE = "--hosts localhost --processes-per-node 2 --runtime multi_worker"
 TRUSTED = "--runtime multi_worker --trust-network"

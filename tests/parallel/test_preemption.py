@@ -20,6 +20,8 @@ from tests.parallel.trainings import (
 )
 from tests.runtimes.test_parity import differences
 
+pytestmark = pytest.mark.processes
+
 # Some seconds for the steps, in which to meet them.
 SLOW = "slow=0.15"
 

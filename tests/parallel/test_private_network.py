@@ -13,6 +13,8 @@ import pytest
 from pipeline.launch.processes import _START
 from tests.parallel.launches import HERE, ROOT, end
 
+pytestmark = pytest.mark.processes
+
 ALONE = "--hosts localhost --processes-per-node 2 --runtime multi_worker"
 IS_ROOT = os.geteuid() == 0
 # Root in a container may not make namespaces of the network, and makes one of users first.

@@ -12,6 +12,8 @@ from pipeline.data.order import positions_to_examples
 from tests.parallel.launches import needs_horovod
 from tests.parallel.trainings import Training, newest, read_rows, train_command, write_recipe
 
+pytestmark = pytest.mark.processes
+
 HOST = gethostname()
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from tests.parallel.launches import ROOT, needs_horovod
 
+pytestmark = pytest.mark.processes
+
 SRUN = """
 while [[ $1 == --* ]]; do shift; done
 for node in 0 1; do SLURM_NODEID=$node "$@" & done

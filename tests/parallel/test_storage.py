@@ -20,6 +20,8 @@ from tests.parallel.trainings import (
     write_recipe,
 )
 
+pytestmark = pytest.mark.processes
+
 SLOW = "slow=0.1"
 
 

@@ -12,6 +12,8 @@ import pytest
 
 from tests.parallel.launches import TOKEN, TWO, end, needs_horovod, wait_until
 
+pytestmark = pytest.mark.processes
+
 HERE = Path(__file__).parent
 ONE_RANK = "--processes-per-node 1"
 

@@ -13,6 +13,8 @@ import pytest
 from pipeline.runtimes.ports import find_free_ports
 from tests.parallel.launches import ROOT
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def proxy():

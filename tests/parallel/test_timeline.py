@@ -4,9 +4,12 @@ import json
 import sys
 from collections import Counter
 
+import pytest
 from safetensors.numpy import load_file
 
 from tests.parallel.launches import end, needs_horovod
+
+pytestmark = pytest.mark.processes
 
 STEPS = 3
 

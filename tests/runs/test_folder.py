@@ -39,12 +39,14 @@ def test_a_file_in_the_way_is_named(tmp_path, opened):
         opened(tmp_path / "run")
 
 
+@pytest.mark.processes
 def test_a_read_only_file_system_is_named(small_disk, opened):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(SettingsError, match="Read-only file system"):
         opened(small_disk / "run")
 
 
+@pytest.mark.processes
 def test_two_checkpoints_must_have_room_and_one_once_there_are_some(small_disk, opened):
     folder = opened(small_disk / "run")
     folder.check_free_space(400_000)

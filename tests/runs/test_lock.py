@@ -47,6 +47,7 @@ def said():
     return []
 
 
+@pytest.mark.processes
 def test_who_trains_in_a_folder_is_told_without_touching_it(tmp_path):
     assert RunLock(tmp_path / "nowhere").find_holder() is None
     process = hold(tmp_path)
@@ -73,6 +74,7 @@ def test_a_holder_on_another_host_trains_while_its_beat_changes(tmp_path):
     beats.join()
 
 
+@pytest.mark.processes
 def test_a_running_holder_is_named_and_stays(tmp_path, said):
     process = hold(tmp_path)
     try:
@@ -86,6 +88,7 @@ def test_a_running_holder_is_named_and_stays(tmp_path, said):
         end(process)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("reaped", [True, False])
 def test_a_holder_that_was_killed_is_replaced_at_once(tmp_path, said, reaped):
     process = hold(tmp_path)
@@ -151,6 +154,7 @@ def test_a_holder_that_gives_the_lock_back_while_it_is_waited_for_makes_room(
     second.release()
 
 
+@pytest.mark.processes
 def test_of_many_that_come_at_once_one_has_it(tmp_path):
     dead = hold(tmp_path)
     end(dead)
@@ -185,6 +189,7 @@ def test_of_many_that_come_at_once_one_has_it(tmp_path):
             assert "another process is training" in err
 
 
+@pytest.mark.processes
 def test_a_lock_that_is_being_taken_over_is_not_taken_from_the_new_holder(tmp_path, said):
     end(hold(tmp_path))
     # The moment between the two steps of taking over: the new name, and still the old content.
@@ -199,6 +204,7 @@ def test_a_lock_that_is_being_taken_over_is_not_taken_from_the_new_holder(tmp_pa
     second.check()
 
 
+@pytest.mark.processes
 def test_a_process_with_the_number_of_a_dead_holder_is_not_taken_for_it(tmp_path, said):
     process = hold(tmp_path)
     end(process)
@@ -221,6 +227,7 @@ def test_a_folder_that_is_gone_is_told_from_one_that_was_taken(tmp_path):
     lock.release()
 
 
+@pytest.mark.processes
 def test_a_paused_holder_on_this_host_keeps_it(tmp_path, said):
     process = hold(tmp_path)
     os.kill(process.pid, signal.SIGSTOP)
@@ -247,6 +254,7 @@ except Exception as error:
 """
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts /proc with hidepid=2")
 def test_a_holder_that_proc_hides_from_another_user_keeps_the_lock():
     with tempfile.TemporaryDirectory() as name:
@@ -273,6 +281,7 @@ def test_a_holder_that_proc_hides_from_another_user_keeps_the_lock():
     assert "SettingsError another process is training" in done.stdout
 
 
+@pytest.mark.processes
 def test_a_holder_that_can_neither_be_looked_up_nor_ruled_out_is_watched(
     tmp_path, said, monkeypatch
 ):

@@ -62,6 +62,7 @@ def test_vit_launch_starts_nothing_with_a_driver_that_fails(nvidia_smi, tmp_path
     assert not started.exists()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("script", "words", "code", "said"),
     [

@@ -15,6 +15,8 @@ import pytest
 
 from pipeline.runs.checkpoints.store import CheckpointStore
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parent.parent.parent
 
 # Everything that a reduction in the wrong place would show: clipping that always bites, decay,

@@ -18,6 +18,7 @@ def fill(folder):
             pass
 
 
+@pytest.mark.processes
 def test_what_cannot_be_written_waits_and_nothing_half_written_is_left(small_disk):
     said = []
     path = small_disk / "file"

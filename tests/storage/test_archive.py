@@ -84,6 +84,7 @@ def test_gzip_is_unpacked_up_to_its_limit():
             gunzip(content, limit)
 
 
+@pytest.mark.processes
 def test_a_gzip_bomb_takes_no_more_memory_than_its_limit(tmp_path):
     bomb = tmp_path / "bomb.gz"
     bomb.write_bytes(gzip.compress(bytes(2**30), 9))  # 1 MB

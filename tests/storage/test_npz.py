@@ -164,6 +164,7 @@ def test_an_archive_of_a_million_members_is_an_error():
         read_npz(io.BytesIO(npz(members, zipfile.ZIP_STORED)), 2**20)
 
 
+@pytest.mark.processes
 def test_an_archive_that_unpacks_to_gigabytes_takes_little_memory(tmp_path):
     file = tmp_path / "bomb.npz"
     np.savez_compressed(file, a=np.zeros(2**29, np.uint8))

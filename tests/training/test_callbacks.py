@@ -357,6 +357,7 @@ def test_without_callbacks_an_epoch_s_end_needs_no_reduction(tmp_path, monkeypat
     assert len(reduced) - without == 4  # epochs that end
 
 
+@pytest.mark.processes
 def test_a_module_in_the_current_folder_is_found_and_shadows_nothing(tmp_path):
     (tmp_path / "my_callbacks.py").write_text(
         "import sys\n"

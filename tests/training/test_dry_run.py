@@ -88,6 +88,7 @@ def test_what_a_start_refuses_a_dry_run_refuses_alike(tmp_path, monkeypatch, lea
     assert dry.value.exit_code == real.value.exit_code in (2, 3)
 
 
+@pytest.mark.processes
 def test_a_folder_in_use_and_a_read_only_one_are_refused(tmp_path, small_disk):
     first = RunFolder(tmp_path / "run")
     first.open(Config(), print)

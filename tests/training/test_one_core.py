@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parent.parent.parent
 SETTINGS = ["train.max_steps=60", "train.log_every_steps=20", "monitor.report=false",
             "monitor.pictures=false", "model.depth=8", "data.augment={}"]  # fmt: skip

@@ -10,6 +10,8 @@ import pytest
 from pipeline.config import Config
 from pipeline.training.memory import estimate_memory, out_of_memory
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parent.parent.parent
 # The first tensor of attention between 1,025 tokens takes 4 GiB, more than the limit leaves. One
 # that just fitted would end the process: TensorFlow's allocator then takes nearly all that is left,

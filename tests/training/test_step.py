@@ -161,6 +161,7 @@ TIMED = """if True:
 """
 
 
+@pytest.mark.processes
 def test_waiting_for_input_and_for_the_sum_of_gradients_is_timed(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", TIMED, str(tmp_path)],

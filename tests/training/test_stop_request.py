@@ -10,6 +10,8 @@ import pytest
 
 from pipeline.training.stop_request import StopRequest
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parent.parent.parent
 
 # Stands in for TensorFlow that compiles: one call of minutes, which gives the interpreter to other

@@ -141,6 +141,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("kind", LARGE)
 def test_a_large_image_takes_a_few_bytes_a_pixel(tmp_path, kind):
     make, channels, most = LARGE[kind]

@@ -207,6 +207,7 @@ def test_the_order_of_classes_is_that_of_the_set_of_names(names):
     assert orders == {expected}
 
 
+@pytest.mark.processes
 def test_the_order_of_classes_is_the_same_in_every_process(tmp_path):
     text = "path,label\n" + "\n".join(f"{i}.png,{('1', '01', '2')[i % 3]}" for i in range(30))
     write(tmp_path / "a.csv", text)

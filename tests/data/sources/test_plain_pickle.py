@@ -129,6 +129,7 @@ ATTACKS = {
 }  # fmt: skip
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_forged_pickle_is_refused_in_one_message(name):
     done = read_in_a_child(ATTACKS[name])
@@ -143,6 +144,7 @@ DEEP = {
 }
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", DEEP)
 def test_a_strange_pickle_takes_little_memory_and_no_recursion(name):
     done = read_in_a_child(DEEP[name])

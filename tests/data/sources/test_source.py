@@ -66,6 +66,7 @@ def write_idx(folder, packed=True, num=(30, 10), labels=None):
     return written
 
 
+@pytest.mark.processes
 def test_opening_a_source_does_not_import_tensorflow():
     code = (
         "import sys; from pipeline.config import DataConfig; "
