@@ -1,9 +1,16 @@
-"""Starts commands as a user does, in processes of their own."""
+"""Runs commands to their end, in this process or in one of their own."""
 
+import contextlib
+import io
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+from jobs.cli import main
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -22,8 +29,42 @@ def shadow_modules(folder):
         (folder / f"{name}.py").write_text(f"raise SystemExit('{name} of the current folder')\n")
 
 
-def vit(*arguments, start=("-m", "jobs.cli"), cwd=ROOT):
-    """Runs a command to its end; `start` is what Python is given before its arguments."""
+class Done(NamedTuple):
+    """What a command that has ended left, by the names of subprocess.CompletedProcess."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def vit(*arguments, cwd=ROOT):
+    """Runs a command in this process, which has TensorFlow already: its import takes seconds.
+
+    For what depends on the process itself (signals, imports, standard streams, threads and
+    devices), and for what TensorFlow prints, there is `vit_process`.
+    """
+    words = [str(argument) for argument in arguments]
+    logger = logging.getLogger("pipeline")
+    logging_before = logger.handlers, logger.level
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.dict(os.environ),
+        mock.patch.object(sys, "argv", ["vit", *words]),
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            code = main(words)
+        except SystemExit as usage:  # argparse has said what is wrong
+            code = int(usage.code or 0)
+        finally:
+            logger.handlers, logger.level = logging_before
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def vit_process(*arguments, start=("-m", "jobs.cli"), cwd=ROOT):
+    """Runs a command as a process; `start` is what Python is given before its arguments."""
     return subprocess.run(
         [sys.executable, *start, *map(str, arguments)],
         cwd=cwd,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.jobs.commands import AS_INSTALLED, ROOT, shadow_modules, vit
+from tests.jobs.commands import AS_INSTALLED, ROOT, shadow_modules, vit_process
 
 pytestmark = pytest.mark.processes
 
@@ -30,7 +30,7 @@ def test_the_processes_of_vit_prepare_are_not_led_astray(folder, tmp_path):
         Image.fromarray(image).save(file)
     options = ["--shard-size", 3, "--processes", 2]
     words = ["prepare", tmp_path / "images", tmp_path / "out", *options]
-    done = vit(*words, start=AS_INSTALLED, cwd=folder)
+    done = vit_process(*words, start=AS_INSTALLED, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "of the current folder" not in done.stderr
 
@@ -41,7 +41,7 @@ def test_what_vit_launch_starts_finds_the_modules_beside_it(folder):
     for name in ("random", "json", "threading"):
         (folder / f"{name}.py").unlink()
     launch = ["launch", "--hosts", "localhost", "--runtime", "multi_worker"]
-    done = vit(*launch, "--", sys.executable, "script.py", start=AS_INSTALLED, cwd=folder)
+    done = vit_process(*launch, "--", sys.executable, "script.py", start=AS_INSTALLED, cwd=folder)
     assert (done.returncode, done.stdout) == (0, "found 42\n"), done.stderr
 
 
@@ -72,7 +72,7 @@ def hostile(tmp_path):
 
 
 def vit_in(folder, *words):
-    done = vit(*words, start=AS_INSTALLED, cwd=folder)
+    done = vit_process(*words, start=AS_INSTALLED, cwd=folder)
     executed = folder.parent / "executed"
     assert not executed.exists(), executed.read_text()
     assert "Traceback" not in done.stderr, done.stderr
@@ -113,14 +113,14 @@ def test_what_looks_into_horovod_executes_no_module_of_the_current_folder(hostil
         "try: load_controllers(Path('no.so'))\n"
         "except OSError as error: print(error)\n"
     )
-    done = vit(start=("-c", code), cwd=hostile)
+    done = vit_process(start=("-c", code), cwd=hostile)
     assert "no.so: cannot open shared object file" in done.stdout, done.stderr
     assert not (hostile.parent / "executed").exists()
 
 
 def test_a_fifo_of_matplotlib_s_settings_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "matplotlibrc")
-    done = vit("plan", "digits", "--plot", "plan.png", start=AS_INSTALLED, cwd=tmp_path)
+    done = vit_process("plan", "digits", "--plot", "plan.png", start=AS_INSTALLED, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.jobs.commands import ROOT, vit
+from tests.jobs.commands import ROOT, vit, vit_process
 
 pytestmark = pytest.mark.processes
 
@@ -103,7 +103,9 @@ def test_code_that_a_run_names_is_not_imported_by_any_verb(run, tmp_path):
         ("predict", run, image),
         train(run),  # resumes, with a recipe that names no callbacks
     ):
-        done = vit(*command, cwd=work, start=("-c", START.format(root=str(ROOT), work=str(work))))
+        done = vit_process(
+            *command, cwd=work, start=("-c", START.format(root=str(ROOT), work=str(work)))
+        )
         assert done.returncode == 0, done.stderr
         assert not marker.exists(), command
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from jobs.cli import main
-from tests.jobs.commands import vit
+from tests.jobs.commands import vit_process
 
 pytestmark = pytest.mark.processes
 
@@ -39,7 +39,7 @@ def place(tmp_path_factory):
     with open(place + b"/set/train/dog/bad\xfe.png", "wb") as file:
         file.write(b"no image")
     name = os.fsdecode(place)
-    done = vit("train", "digits", f"data.path={name}/set", f"run.dir={name}/run", *TINY)
+    done = vit_process("train", "digits", f"data.path={name}/set", f"run.dir={name}/run", *TINY)
     assert done.returncode == 0, done.stderr
     return name
 
@@ -84,7 +84,7 @@ def test_predictions_name_the_files_and_classes_escaped(place, form, here):
     page = f"{place}/gallery{form}.html"
     command = "predict", f"{place}/run", f"{place}/set/test", form, "--gallery", page
     if form == "--json":
-        done = vit(*command)  # a process of its own, which escapes what it prints
+        done = vit_process(*command)  # a process of its own, which escapes what it prints
         assert done.returncode == 0, done.stderr
         rows = list(map(json.loads, done.stdout.splitlines()))
         images, classes = [r["image"] for r in rows], [t["class"] for r in rows for t in r["top"]]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from jobs.predict import as_cell
-from tests.jobs.commands import AS_INSTALLED, vit
+from tests.jobs.commands import AS_INSTALLED, vit_process
 from tests.report.parsed import parse
 
 FORMULAS = [
@@ -86,7 +86,7 @@ def test_predictions_of_a_hostile_run_are_text(hostile, form):
     # From the folder itself, so that a path can begin with a formula.
     words = ["predict", "run", *FILES, f"broken{ESCAPE}.png", *form, "--top", "10"]
     words += ["--gallery", "page.html"]
-    done = vit(*words, cwd=hostile, start=AS_INSTALLED)
+    done = vit_process(*words, cwd=hostile, start=AS_INSTALLED)
     assert done.returncode == 3, done.stderr  # of the broken one
     assert "Traceback" not in done.stderr
     assert is_plain(done.stdout)
@@ -110,10 +110,10 @@ def test_predictions_of_a_hostile_run_are_text(hostile, form):
 @pytest.mark.processes
 def test_the_evaluation_of_a_hostile_run_is_text(hostile):
     words = ["evaluate", "run", "--details", "--html", "evaluation.html"]
-    done = vit(*words, cwd=hostile, start=AS_INSTALLED)
+    done = vit_process(*words, cwd=hostile, start=AS_INSTALLED)
     assert "Traceback" not in done.stderr
     assert is_plain(done.stdout + done.stderr)
-    done = vit("report", "run", cwd=hostile, start=AS_INSTALLED)
+    done = vit_process("report", "run", cwd=hostile, start=AS_INSTALLED)
     assert "Traceback" not in done.stderr
     assert is_plain(done.stdout + done.stderr)
     for file in hostile.glob("**/*.html"):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 
-from tests.jobs.commands import vit
+from tests.jobs.commands import vit, vit_process
 from tests.report.parsed import parse, section
 
 pytestmark = pytest.mark.processes
@@ -23,7 +23,7 @@ WITHOUT_TENSORFLOW = (
 
 
 def without_tensorflow(*arguments):
-    return vit(*arguments, start=("-c", WITHOUT_TENSORFLOW))
+    return vit_process(*arguments, start=("-c", WITHOUT_TENSORFLOW))
 
 
 def rows(run):
@@ -88,7 +88,7 @@ def test_predictions_are_what_keras_says_of_the_same_images(finished):
         "said = model.predict(test.images[:60]).tolist()\n"
         "print(json.dumps([test.labels.tolist(), said]))\n"
     )
-    done = vit(finished, start=("-c", code))
+    done = vit_process(finished, start=("-c", code))
     assert done.returncode == 0, done.stderr
     labels, said = map(np.array, json.loads(done.stdout))
     with np.load(finished / "predictions.npz") as found:
@@ -157,7 +157,7 @@ def test_a_run_that_is_stopped_and_goes_on_has_both_starts(tmp_path):
 
 def test_several_devices_say_what_one_says(run, tmp_path):
     other = tmp_path / "two"
-    done = vit("train", "digits", *SHORT, f"run.dir={other}", "distribute.cpu_devices=2")
+    done = vit_process("train", "digits", *SHORT, f"run.dir={other}", "distribute.cpu_devices=2")
     assert done.returncode == 0, done.stderr
     with np.load(run / "predictions.npz") as one, np.load(other / "predictions.npz") as two:
         np.testing.assert_array_equal(one["index"], two["index"])

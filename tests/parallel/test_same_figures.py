@@ -34,19 +34,6 @@ EACH, DAMAGED = 5, 2
 FIGURES = ("loss", "accuracy", "top_5_accuracy")
 CASES = [("float32", "null"), ("float32", "0.9"), ("mixed_bfloat16", "null"),
          ("mixed_bfloat16", "0.9")]  # fmt: skip
-# Runs several commands in one process, which has no settings of another test, and says of each its
-# exit code and what it printed.
-SEVERAL = """
-import contextlib, io, json, sys
-from jobs.cli import main
-done = []
-for command in json.loads(sys.argv[1]):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(command)
-    done.append([code, out.getvalue(), err.getvalue()])
-print(json.dumps(done))
-"""
 # Logits of an image depend on its batch in their last bits, which are few in bfloat16: other
 # batches are those of two processes and of vit predict.
 ROUNDING = {"float32": 1e-5, "mixed_bfloat16": 3e-2}
@@ -88,10 +75,7 @@ def own_row(run):
 
 def run_all(*commands):
     """Exit code, standard output and standard error of each."""
-    words = [[str(word) for word in command] for command in commands]
-    done = run_vit(json.dumps(words), start=("-c", SEVERAL))
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return [tuple(run_vit(*command)) for command in commands]
 
 
 def check_one_process(run, photos, precision):
