@@ -1,4 +1,4 @@
-# Two commands: `make train` on a fresh machine, `make test` before a change lands.
+# `make train` on a fresh machine, `make check` while the code changes, `make test` before a change lands.
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,14 +13,19 @@ $(error nvidia-smi fails: $(shell timeout 30 nvidia-smi -L 2>&1 | head -n 3). \
     Repair the driver, or name what to install: make FLAVOUR=cpu or FLAVOUR=gpu)
 endif
 
-.PHONY: train test lint chaos check-security audit benchmark benchmark-accuracy check-plan image requirements test-image test-cluster docs horovod horovod-gpu-build clean
+.PHONY: train check test lint chaos check-security audit benchmark benchmark-accuracy check-plan image requirements test-image test-cluster docs horovod horovod-gpu-build clean
 
 train: $(VENV)/installed-$(FLAVOUR)
 	$(BIN)/vit train digits
 
+# The tests that start no process: for use while the code changes.
+check: lint
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not processes"
+
 test: lint horovod $(if $(NVCC),horovod-gpu-build)
-	# One test at a time is handed out: some take a minute, and at the end both cores have one.
-	$(BIN)/python -m pytest -n 2 --maxschedchunk 1
+	# Each core begins with one half in order, so that what a file prepares is prepared once, and takes
+	# tests from the other when it is done.
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

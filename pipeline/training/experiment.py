@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework.config import disable_op_determinism
 
 from pipeline.config import Config
 from pipeline.data.batch import check_batch, check_examples
@@ -343,6 +344,10 @@ def build(
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(config.seed)
+    else:
+        # An earlier training in this process may have been deterministic. Then no step could read
+        # the clock.
+        disable_op_determinism()
     if opened is None:
         tell("reading the data")
         source, mean, std = open_data(config, runtime, first_label)

@@ -9,9 +9,10 @@ from PIL import Image
 
 from benchmarks.accuracy import summarize, table
 from benchmarks.accuracy_plot import draw
+from benchmarks.command import main
 from benchmarks.keras_example_fit import build, compile_example, evaluate, train
 from pipeline.config import Config, dump_config
-from tests.jobs.commands import vit
+from tests.jobs.commands import vit, vit_process
 
 
 def training(who, *points, final, curve=None):
@@ -70,7 +71,6 @@ def test_the_plot_is_a_picture(tmp_path):
         assert len(picture.convert("RGB").getcolors(2**20)) > 20
 
 
-@pytest.mark.processes
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -89,7 +89,7 @@ def test_wrong_arguments_are_explained(arguments, said, photographs, tmp_path):
         Image.new("RGB", size).save(tmp_path / name / "test" / "a" / "0.png")
     (tmp_path / "torn" / "test" / "a" / "0.png").write_bytes(b"no picture")
     filled = [a.replace("{}/", f"{tmp_path}/").format(photographs) for a in arguments]
-    done = vit("benchmark", "accuracy", *filled, "--out", tmp_path / "out")
+    done = vit("accuracy", *filled, "--out", tmp_path / "out", command=main)
     assert done.returncode == 2
     assert said in done.stderr
     assert not (tmp_path / "out").exists()
@@ -128,10 +128,10 @@ def test_ours_is_trained_for_the_time_and_measured_on_the_way(photographs, tmp_p
     left.parent.mkdir(parents=True)
     left.write_text(dump_config(Config(seed=7)))
     command = [
-        "benchmark", "accuracy", "digits", "data.source=image_folder", "--data", photographs,
+        "accuracy", "digits", "data.source=image_folder", "--data", photographs,
         "--minutes=0.6", "--out", tmp_path, "--json",
     ]  # fmt: skip
-    done = vit(*command)
+    done = vit_process(*command, start=("-m", "benchmarks"))
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     ours, theirs = found["runs"]
@@ -142,7 +142,7 @@ def test_ours_is_trained_for_the_time_and_measured_on_the_way(photographs, tmp_p
     assert ours["steps"] > 1
     assert (tmp_path / "accuracy.png").is_file()
 
-    other = vit(*command, "optim.base_lr=1e-4")
+    other = vit(*command, "optim.base_lr=1e-4", command=main)
     assert other.returncode == 2
     assert "was measured with settings" in other.stderr
     assert "give another --out" in other.stderr

@@ -2,31 +2,31 @@
 
 import json
 import os
-import subprocess
-import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import tensorflow as tf
 from PIL import Image
 
+from benchmarks.command import main
 from benchmarks.reduction import Model, fit
 from benchmarks.scaling_rank import different_tensors
-
-pytestmark = pytest.mark.processes
-
-ROOT = Path(__file__).parent.parent.parent
+from tests.jobs.commands import vit, vit_process
 
 
 def benchmark(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    return vit_process(*arguments, start=("-m", "benchmarks"))
 
 
+def refused(*arguments):
+    """What is said to arguments that are refused, before anything is measured."""
+    done = vit(*arguments, command=main)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.mark.processes
 @pytest.mark.skipif(find_spec("horovod") is None, reason="Horovod is not built: make horovod")
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers need two cores")
 def test_scaling_measures_every_kind_with_and_without_the_reduction():
@@ -54,12 +54,10 @@ def test_scaling_measures_every_kind_with_and_without_the_reduction():
      ("--runtimes=mpi", "--runtimes must be some of")],
 )  # fmt: skip
 def test_wrong_arguments_are_explained(argument, message):
-    done = benchmark("scaling", argument)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    assert message in refused("scaling", argument)
 
 
+@pytest.mark.processes
 def test_checkpoint_measures_the_whole_state_and_says_how_long_training_stood(tmp_path):
     done = benchmark("checkpoint", "--variants=Ti/32", "--rounds=1", f"--dir={tmp_path}", "--json")
     assert done.returncode == 0, done.stderr
@@ -89,6 +87,7 @@ def input_rows(*arguments):
     return {row["line"]: row.get("ours") for row in rows}
 
 
+@pytest.mark.processes
 def test_input_in_memory_measures_each_stage_and_the_other_ways():
     stages = dict.fromkeys(["order, fetch, decode, resize, normalise", "and augment"])
     assert input_rows("digits") == stages | {
@@ -104,6 +103,7 @@ def test_input_in_memory_measures_each_stage_and_the_other_ways():
     }
 
 
+@pytest.mark.processes
 def test_input_of_photographs_stands_beside_decoding_them_and_pillow():
     rows = input_rows("image_folder", "--photographs=20", "data.global_batch_size=4")
     assert rows == {
@@ -118,6 +118,7 @@ def test_input_of_photographs_stands_beside_decoding_them_and_pillow():
     }
 
 
+@pytest.mark.processes
 def test_input_of_files_that_are_not_resized_has_no_line_about_antialiasing(tmp_path):
     for number in range(40):
         path = tmp_path / "train" / "ab"[number % 2] / f"{number}.jpg"
@@ -132,6 +133,7 @@ def test_input_of_files_that_are_not_resized_has_no_line_about_antialiasing(tmp_
     }
 
 
+@pytest.mark.processes
 def test_records_are_measured_in_a_process_of_their_own():
     done = benchmark("input", "--records=300", "--json")
     assert done.returncode == 0, done.stderr
@@ -143,16 +145,13 @@ def test_records_are_measured_in_a_process_of_their_own():
 
 @pytest.mark.parametrize("argument", ["--seconds=0", "--rounds=0"])
 def test_input_refuses_to_measure_nothing(argument):
-    done = benchmark("input", "digits", argument)
-    assert done.returncode == 2
-    assert "--seconds must be above 0 and --rounds at least 1" in done.stderr
-    assert "Traceback" not in done.stderr
+    said = refused("input", "digits", argument)
+    assert "--seconds must be above 0 and --rounds at least 1" in said
 
 
 def test_input_takes_settings_behind_options_and_refuses_too_few():
-    done = benchmark("input", "cifar10", "--photographs=3", "data.source=digits")
-    assert done.returncode == 2
-    assert "--photographs must be at least 20. Received: 3" in done.stderr
+    said = refused("input", "cifar10", "--photographs=3", "data.source=digits")
+    assert "--photographs must be at least 20. Received: 3" in said
 
 
 def json_rows(*arguments):
@@ -161,6 +160,7 @@ def json_rows(*arguments):
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
+@pytest.mark.processes
 def test_step_times_ours_beside_the_example_in_both_precisions():
     rows = json_rows(
         "step", "--cases=keras_example", "--batch=2", "--steps=1", "--rounds=1"
@@ -198,12 +198,10 @@ def test_step_times_ours_beside_the_example_in_both_precisions():
      (("all", "--only=accuracy"), "--only must be some of step")],
 )  # fmt: skip
 def test_benchmarks_refuse_what_they_do_not_have(arguments, message):
-    done = benchmark(*arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    assert message in refused(*arguments)
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(find_spec("horovod") is None, reason="Horovod is not built: make horovod")
 def test_reduction_measures_sums_and_fits_the_plans_ring():
     *rows, model = json_rows(
@@ -231,6 +229,7 @@ def test_tensors_to_reduce_are_all_different():
     assert len({float(tf.reshape(tensor, [-1])[0]) for tensor in tensors}) == 3
 
 
+@pytest.mark.processes
 def test_kernels_are_timed_in_two_ways_in_both_precisions():
     rows = {row["what"]: row for row in json_rows("kernels", "--images=4", "--rounds=1")}
     assert len(rows) == 2 * 8
@@ -241,6 +240,7 @@ def test_kernels_are_timed_in_two_ways_in_both_precisions():
         assert row["ours_is"] == pytest.approx(ratio)
 
 
+@pytest.mark.processes
 def test_loop_times_the_loop_of_users_and_a_bare_one():
     (row,) = json_rows("loop", "digits", "--steps=4", "--rounds=1")
     assert row["share"] == row["least"] == row["most"]
@@ -250,6 +250,7 @@ def test_loop_times_the_loop_of_users_and_a_bare_one():
     assert row["differ_by"] < 1e-3
 
 
+@pytest.mark.processes
 def test_memory_measures_what_each_way_adds_and_stands_beside_the_estimate():
     rows = json_rows("memory", "cifar10", "--steps=1", "--rounds=1", "data.global_batch_size=64")
     sizes = {row["settings"]: row for row in rows}
@@ -278,6 +279,7 @@ def test_memory_measures_what_each_way_adds_and_stands_beside_the_estimate():
         assert 0.5 < row["estimated_of_measured"] < 2, row["settings"]
 
 
+@pytest.mark.processes
 def test_startup_names_the_parts_of_a_new_start_and_of_one_that_goes_on():
     rows = {row["what"]: row for row in json_rows("startup", "digits", "--repeats=1")}
     assert list(rows) == [
@@ -290,6 +292,7 @@ def test_startup_names_the_parts_of_a_new_start_and_of_one_that_goes_on():
         assert sum(parts) == pytest.approx(row["seconds"])
 
 
+@pytest.mark.processes
 def test_all_writes_a_page_a_picture_and_the_rows(tmp_path):
     out = tmp_path / "PAGE.md"
     done = benchmark("all", "--quick", "--only=startup", f"--out={out}")

@@ -1,15 +1,11 @@
 """`python -m benchmarks operations`: own time of nested events, and the trace of real steps."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from benchmarks.operations import Event, own_seconds, rows_of
-
-ROOT = Path(__file__).parent.parent.parent
+from tests.jobs.commands import vit_process
 
 
 def test_an_events_own_time_is_without_what_is_in_it():
@@ -45,10 +41,11 @@ def test_what_xla_has_compiled_is_one_kind():
 
 @pytest.mark.processes
 def test_a_real_step_updates_each_variable_once_and_is_named_for_the_most_part():
-    command = [sys.executable, "-m", "benchmarks", "operations", "cifar10",
-               "data.global_batch_size=32", "distribute.intra_op_threads=1",
-               "--steps=2", "--most=100", "--json"]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    settings = "data.global_batch_size=32", "distribute.intra_op_threads=1"
+    done = vit_process(
+        "operations", "cifar10", *settings, "--steps=2", "--most=100", "--json",
+        start=("-m", "benchmarks"),
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = {row["operation"]: row for row in map(json.loads, done.stdout.splitlines())}
     # Nine blocks of 16 variables, two of the patches, one of positions, one token, norm and head.

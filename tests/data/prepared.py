@@ -1,10 +1,15 @@
 """Small data sets on disk for tests, in all forms that are read by index."""
 
+from contextlib import contextmanager
+from unittest import mock
+
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
 from pipeline.config import DataConfig
+from pipeline.data.prepare import prepare as prepare_module
+from pipeline.data.prepare import verify as verify_module
 from pipeline.data.prepare.prepare import prepare
 from pipeline.data.sources.source import open_source
 
@@ -24,11 +29,24 @@ def make_folder(root, per_class=6, size=(9, 12), test=3, kind="png"):
     return DataConfig(source="image_folder", path=str(root), validation_fraction=0.3)
 
 
-def prepare_into(out, config, shard_size=4, processes=2):
+def prepare_into(out, config, shard_size=4):
     return prepare(
         open_source(config, 0), out, config,
-        shard_size=shard_size, processes=processes, on_done=lambda count: None,
+        shard_size=shard_size, processes=2, on_done=lambda count: None,
     )  # fmt: skip
+
+
+@contextmanager
+def in_this_process():
+    """Shards are written and verified one after the other, without processes, which take seconds."""
+
+    def run(function, arguments, processes, on_result):
+        for argument in arguments:
+            on_result(argument, function(argument))
+
+    name = "run_in_processes"
+    with mock.patch.object(prepare_module, name, run), mock.patch.object(verify_module, name, run):
+        yield
 
 
 def write_tfrecord(path, images, labels, image_key="image/encoded", label_key="image/class/label"):

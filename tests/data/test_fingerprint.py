@@ -10,7 +10,7 @@ from pipeline.config import DataConfig
 from pipeline.data.fingerprint import fingerprint
 from pipeline.data.sources.source import open_source
 from pipeline.data.split import Split
-from tests.data.prepared import make_folder, prepare_into
+from tests.data.prepared import in_this_process, make_folder, prepare_into
 
 
 @pytest.fixture
@@ -81,7 +81,8 @@ def test_pixels_in_memory_count():
 
 def test_prepared_shards_count_by_their_checksums_wherever_they_are(tmp_path):
     first, copy = tmp_path / "first", tmp_path / "elsewhere"
-    prepare_into(first, make_folder(tmp_path / "photos"), processes=1)
+    with in_this_process():
+        prepare_into(first, make_folder(tmp_path / "photos"))
     shutil.copytree(first, copy)
 
     def marks(root):

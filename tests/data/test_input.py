@@ -15,7 +15,7 @@ from pipeline.data.prepare.prepare import prepare
 from pipeline.data.sources.source import open_source
 from pipeline.data.split import DataSource, Split
 from pipeline.errors import DataError, SettingsError
-from tests.data.prepared import write_tfrecord
+from tests.data.prepared import in_this_process, write_tfrecord
 
 RNG = np.random.default_rng(0)
 NUM = 30
@@ -34,10 +34,11 @@ def forms(tmp_path_factory):
     for image, path in zip(images, paths, strict=True):
         Image.fromarray(image).save(path)
     files = Split(LABELS, paths=paths)
-    prepare(
-        DataSource(("a", "b", "c"), {"train": files}), folder / "prepared", DataConfig(),
-        shard_size=7, processes=2, on_done=lambda count: None,
-    )  # fmt: skip
+    with in_this_process():
+        prepare(
+            DataSource(("a", "b", "c"), {"train": files}), folder / "prepared", DataConfig(),
+            shard_size=7, processes=1, on_done=lambda count: None,
+        )  # fmt: skip
     contents = [files.content(i) for i in range(NUM)]
     for i, part in enumerate((slice(0, 11), slice(11, None))):
         path = folder / "tf" / f"train-{i:05d}-of-00002"

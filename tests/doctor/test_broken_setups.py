@@ -19,7 +19,7 @@ from pipeline.runs.checkpoints.snapshot import Snapshot
 from pipeline.runs.checkpoints.store import CheckpointStore
 from pipeline.runs.folder import RunFolder
 from pipeline.training.data_record import data_record
-from tests.data.prepared import prepare_into
+from tests.data.prepared import in_this_process, prepare_into
 from tests.doctor.doctors import COMMAND, ROOT, doctor, environment
 
 FOLDER = [
@@ -114,7 +114,8 @@ def test_images_much_brighter_than_the_settings_assume(doctor_here, photographs)
 def shards(photographs, tmp_path):
     """The photographs, one per shard."""
     data = DataConfig(source="image_folder", path=str(photographs))
-    prepare_into(tmp_path / "shards", data, shard_size=1)
+    with in_this_process():
+        prepare_into(tmp_path / "shards", data, shard_size=1)
     return tmp_path / "shards"
 
 

@@ -37,8 +37,11 @@ class Done(NamedTuple):
     stderr: str
 
 
-def vit(*arguments, cwd=ROOT):
+def vit(*arguments, cwd=ROOT, command=main):
     """Runs a command in this process, which has TensorFlow already: its import takes seconds.
+
+    Args:
+      command: Takes the arguments and returns the exit code; by default that of `vit`.
 
     For what depends on the process itself (signals, imports, standard streams, threads and
     devices), and for what TensorFlow prints, there is `vit_process`.
@@ -55,7 +58,7 @@ def vit(*arguments, cwd=ROOT):
         contextlib.redirect_stderr(err),
     ):
         try:
-            code = main(words)
+            code = command(words)
         except SystemExit as usage:  # argparse has said what is wrong
             code = int(usage.code or 0)
         finally:

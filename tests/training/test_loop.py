@@ -51,6 +51,15 @@ def test_rows_hold_what_scripts_rely_on_each_step_once(undisturbed):
     assert got[0]["loss"] > got[4]["loss"]
 
 
+def test_a_run_after_a_deterministic_one_in_the_same_process_measures_its_times(tmp_path):
+    for name in ("true", "false"):
+        folder = tmp_path / name
+        folder.mkdir()
+        # Operations that read the clock fail where operations are deterministic.
+        train(folder, f"train.deterministic={name}", "train.max_steps=2")
+    assert (tmp_path / "false/run/checkpoints/step-00000002").is_dir()
+
+
 # It looks before each stretch of steps, of which there are some 8, and of evaluation batches: the
 # last of these looks are in the evaluations at steps 10 and 20 and of the test split.
 @pytest.mark.parametrize("looks", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])

@@ -23,7 +23,7 @@ from pipeline.data.sources.records import read_facts
 from pipeline.data.sources.source import open_source
 from pipeline.errors import DataError, SettingsError
 from tests.data.decode.test_integrity import REPAIRED
-from tests.data.prepared import CLASSES, make_folder, prepare_into, write_tfrecord
+from tests.data.prepared import CLASSES, in_this_process, make_folder, prepare_into, write_tfrecord
 
 
 def open_(out, **settings):
@@ -51,6 +51,16 @@ def second_shard(out):
 
 def verified(out):
     return verify(out, 2, lambda count: None)[1]
+
+
+@pytest.fixture(autouse=True)
+def processes(request):
+    """Only tests marked so write and verify in processes."""
+    if "processes" in request.keywords:
+        yield
+    else:
+        with in_this_process():
+            yield
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +260,7 @@ def test_a_set_from_before_conflicts_were_counted_is_read(tmp_path, folder):
     assert not source.compared  # images under two labels were not looked for
 
 
+@pytest.mark.processes
 def test_what_is_done_stays_done_unless_it_was_spoiled(tmp_path):
     config = make_folder(tmp_path / "images")
     out, once = tmp_path / "out", tmp_path / "once"
@@ -461,15 +472,15 @@ def test_a_set_of_other_records_of_the_same_names_and_sizes_is_another_set(tmp_p
         write_tfrecord(files / "test.tfrecord", contents[:2], [0, 1])
         if kind == "records":
             shutil.rmtree(root, ignore_errors=True)
-            prepare_into(root, DataConfig(source="tfrecord", path=str(files)), processes=1)
+            prepare_into(root, DataConfig(source="tfrecord", path=str(files)))
 
     write([1, 2, 3, 4, 5])
     config = DataConfig(source=kind, path=str(root))
     before = os.stat(root / "train.tfrecord") if kind == "tfrecord" else None
-    prepare_into(tmp_path / "out", config, processes=1)
-    prepare_into(tmp_path / "out", config, processes=1)
+    prepare_into(tmp_path / "out", config)
+    prepare_into(tmp_path / "out", config)
     write([5, 4, 3, 2, 1])
     if before is not None:
         os.utime(root / "train.tfrecord", ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(DataError, match="already contains a prepared data set with other images"):
-        prepare_into(tmp_path / "out", config, processes=1)
+        prepare_into(tmp_path / "out", config)
