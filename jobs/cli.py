@@ -21,6 +21,7 @@ from jobs.usage import check_paths, explain_options, explain_verb, paths_of
 from pipeline.errors import PipelineError, SettingsError, without_settings
 from pipeline.recipes import is_recipe
 from pipeline.runtimes.environment import Place, find_place
+from pipeline.runtimes.tensorflow_start import leave_out_extras_of_keras
 
 # Each verb is a module of this package with add_arguments(parser) and run(arguments) -> exit code.
 # The module is imported only when it is needed, and TensorFlow only inside run().
@@ -105,6 +106,7 @@ def run_process(
         # `vit launch` starts is the user's own, and may need the folder.
         os.environ["PYTHONSAFEPATH"] = "1"
         _import_matplotlib_elsewhere()
+    leave_out_extras_of_keras()
     # What is registered first runs last, for example after the shutdown of Horovod.
     atexit.register(end)
     try:

@@ -38,7 +38,7 @@ def prepare_into(out, config, shard_size=4):
 
 @contextmanager
 def in_this_process():
-    """Shards are written and verified one after the other, without processes, which take seconds."""
+    """Shards are written and verified without processes, whose start takes seconds."""
 
     def run(function, arguments, processes, on_result):
         for argument in arguments:
