@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.config import Config
-from pipeline.doctor.parity import Run, read_runs
+from pipeline.config import Config, load_config
+from pipeline.doctor.parity import Run, _train, read_runs
 from pipeline.errors import SettingsError
+from pipeline.recipes import find_recipe
 from pipeline.training.parity import Trace, compare, compare_weights, proof_config
 from tests.jobs.commands import shadow_modules
 
 ROOT = Path(__file__).parents[2]
+# Workers differ in how they share a batch, not in how many blocks a network has.
+SMALL = "model.depth=1"
 needs_horovod = pytest.mark.skipif(
     find_spec("horovod") is None, reason="Horovod is not built: make horovod"
 )
@@ -25,7 +28,7 @@ needs_horovod = pytest.mark.skipif(
 def parity(runtimes, workers="2", root=ROOT, cwd=None):
     """Runs the doctor on digits. Returns its exit code and the verdict by row."""
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "jobs.cli", "doctor", "digits", "--parity",
+        [sys.executable, "-P", "-m", "jobs.cli", "doctor", "digits", SMALL, "--parity",
          "--runtimes", runtimes, "--workers", workers],
         cwd=cwd or root, env=os.environ | {"PYTHONPATH": str(root)},
         capture_output=True, text=True, timeout=500, check=False,
@@ -73,10 +76,20 @@ MISTAKES = {
 }
 
 
+@pytest.fixture(scope="module")
+def proof(tmp_path_factory):
+    """The settings of the proof, and what one worker trains with them, as `vit doctor` does it."""
+    folder = tmp_path_factory.mktemp("proof")
+    config, alone = load_config(find_recipe("digits"), [SMALL]), Run("single", 1)
+    norms = _train(proof_config(config, None), alone, folder).curves["gradient_norm"]
+    settings = proof_config(config, float(np.median(norms)))
+    return settings, _train(settings, alone, folder)
+
+
 @pytest.mark.processes
 @needs_horovod
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_broken_runtime_does_not_pass(tmp_path, mistake):
+def test_a_broken_runtime_does_not_pass(proof, tmp_path, monkeypatch, mistake):
     for package in ("pipeline", "jobs"):
         shutil.copytree(ROOT / package, tmp_path / package)
     for name, (right, wrong) in MISTAKES[mistake].items():
@@ -85,9 +98,16 @@ def test_a_broken_runtime_does_not_pass(tmp_path, mistake):
         assert text.count(right) == 1
         file.write_text(text.replace(right, wrong))
     runtimes = [name.removesuffix(".py") for name in MISTAKES[mistake]]
-    code, verdicts, output = parity(",".join(runtimes), root=tmp_path)
-    assert verdicts == {f"{name}, 2 workers": ["DIFFERENT"] for name in runtimes}, output
-    assert code == 1
+    if mistake == "nothing is averaged":
+        code, verdicts, output = parity(",".join(runtimes), root=tmp_path)
+        assert verdicts == {f"{name}, 2 workers": ["DIFFERENT"] for name in runtimes}, output
+        assert code == 1
+        return
+    config, reference = proof
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")  # else the current folder comes first
+    for name in runtimes:
+        assert not compare(_train(config, Run(name, 2), tmp_path), reference).is_same, name
 
 
 def trace(**changes):

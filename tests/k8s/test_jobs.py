@@ -35,6 +35,7 @@ def end(server, kind, **condition):
     }
 
 
+@pytest.mark.processes
 def test_a_running_job_shows_how_far_it_is(server, vit):
     submit()
     write_run(server)
@@ -45,6 +46,7 @@ def test_a_running_job_shows_how_far_it_is(server, vit):
     assert row[:-1] == ["digits", "running", "0", "2", "60", "0.1667", "1,234", "40"]
 
 
+@pytest.mark.processes
 def test_the_json_has_the_same_with_full_precision(server, vit):
     submit()
     write_run(server)
@@ -59,6 +61,7 @@ def test_the_json_has_the_same_with_full_precision(server, vit):
     assert "pods" not in row
 
 
+@pytest.mark.processes
 def test_the_board_reads_the_run_where_no_pod_of_the_job_runs(server, vit):
     submit(cluster_job(tensorboard=True))
     write_run(server)
@@ -69,6 +72,7 @@ def test_the_board_reads_the_run_where_no_pod_of_the_job_runs(server, vit):
     assert (row["step"], row["checkpoint_step"]) == (60, 40)
 
 
+@pytest.mark.processes
 def test_a_run_that_has_not_begun_leaves_its_columns_empty(server, vit):
     submit()
     server.add_pod("digits", 0)
@@ -85,6 +89,7 @@ def test_who_may_not_exec_gets_a_note_and_the_rest(server, vit):
     assert "cannot read the progress: you are not allowed to create pods/exec" in done.err
 
 
+@pytest.mark.processes
 def test_a_name_shows_its_pods(server, vit):
     submit()
     server.add_pod("digits", 0, "digits-0-abcde")
@@ -120,6 +125,7 @@ def test_an_unknown_name_is_an_error_with_those_there_are(server, vit):
     assert "there is no job cifar in namespace" in vit("delete", "cifar").err
 
 
+@pytest.mark.processes
 def test_states_of_the_whole_job(server, vit):
     submit()
     assert state(vit) == "starting"
@@ -217,6 +223,7 @@ def test_pods_that_may_not_be_made_say_why(server, vit, message):
     assert state(vit) == "starting"
 
 
+@pytest.mark.processes
 def test_an_mpijob_is_read_through_its_launcher(server, vit):
     server.mpi_operator = True
     submit(cluster_job(backend="mpijob"))

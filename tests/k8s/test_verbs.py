@@ -87,6 +87,7 @@ def test_logs_follow_until_the_pod_ends(server):
     assert process.returncode == 0
 
 
+@pytest.mark.processes
 def test_stop_waits_for_the_pods_and_says_where_it_goes_on(server, vit):
     run_job(server)
     write_run(server)
@@ -102,6 +103,7 @@ def test_stop_waits_for_the_pods_and_says_where_it_goes_on(server, vit):
     assert vit("resume", "digits").out == "digits is not stopped\n"
 
 
+@pytest.mark.processes
 def test_stop_reads_the_checkpoint_that_was_saved_where_tensorboard_runs(server, vit):
     run_job(server, tensorboard=True)
     write_run(server)
@@ -114,6 +116,7 @@ def test_stop_reads_the_checkpoint_that_was_saved_where_tensorboard_runs(server,
     timer.join()
 
 
+@pytest.mark.processes
 def test_stop_gives_up_where_pods_do_not_end(server, vit):
     run_job(server)
     server.pods_end_after_s = 60
@@ -177,6 +180,7 @@ def test_somebody_elses_job_is_not_deleted(server, vit):
     assert server.find("Job", "digits")
 
 
+@pytest.mark.processes
 def test_who_may_not_gets_the_verb_and_the_kind(server, vit):
     run_job(server)
     server.forbidden |= {("patch", "jobs"), ("delete", "jobs"), ("get", "pods/log")}
@@ -249,6 +253,7 @@ def test_board_says_where_once_it_answers_and_ends_with_kubectl(board, tmp_path,
     assert not answers(line.split()[1])
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not there")
 def test_what_kubectl_complains_of_is_shown(board, vit):
     done = vit("board", "--kubernetes", "digits")

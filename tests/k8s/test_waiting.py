@@ -9,6 +9,8 @@ from tests.k8s.conftest import submit
 from tests.k8s.test_jobs import write_run
 from tests.k8s.waiting import starts, wait_for, wait_for_start
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def begin(server):

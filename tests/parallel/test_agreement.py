@@ -18,6 +18,8 @@ pytestmark = pytest.mark.processes
 HOST = gethostname()
 EITHER = [pytest.param("horovod", marks=needs_horovod), "multi_worker"]
 TRAIN = f"{sys.executable} -m jobs.cli train"
+# What is compared here does not depend on the network: the smallest starts soonest.
+DIGITS = "digits model.depth=1 monitor.pictures=false monitor.report=false"
 # Rank of the process that a shell command runs in, for either runtime.
 RANK = "${HOROVOD_RANK-$(echo $TF_CONFIG | grep -o '[0-9]*}}$' | tr -d '}')}"
 
@@ -30,7 +32,7 @@ def shell(vit, runtime, command, slots=2):
 
 @pytest.mark.parametrize("runtime", EITHER)
 def test_a_rank_with_other_settings_is_named(vit, tmp_path, runtime):
-    command = f"exec {TRAIN} digits run.dir={tmp_path}/run seed={RANK}"
+    command = f"exec {TRAIN} {DIGITS} run.dir={tmp_path}/run seed={RANK}"
     code, _, err = shell(vit, runtime, command)
     assert code == 2
     assert f"rank 1 on {HOST} has other settings than rank 0 on {HOST}" in err
@@ -46,7 +48,7 @@ def test_a_rank_with_other_code_is_named(vit, tmp_path):
             shutil.copytree(ROOT / package, tmp_path / rank / package)
     with (tmp_path / "1/pipeline/optim/schedule.py").open("a") as stream:
         stream.write("# changed\n")
-    command = f"cd {tmp_path}/{RANK}; PYTHONPATH=. exec {TRAIN} digits run.dir={tmp_path}/run"
+    command = f"cd {tmp_path}/{RANK}; PYTHONPATH=. exec {TRAIN} {DIGITS} run.dir={tmp_path}/run"
     code, _, err = shell(vit, "horovod", command)
     assert code == 2
     assert f"rank 1 on {HOST} runs another version of the code than rank 0" in err
@@ -55,7 +57,9 @@ def test_a_rank_with_other_code_is_named(vit, tmp_path):
 def test_ranks_on_different_cpus_train_in_the_precision_that_suits_all(vit, tmp_path):
     tampered = f"{sys.executable} {ROOT}/tests/parallel/tampered_train.py"
     short = "train.max_steps=2 train.evaluate_every_steps=2 train.precision=auto"
-    command = f"exec {tampered} cpu=avx512_bf16@0,cpu=avx2@1 digits {short} run.dir={tmp_path}/run"
+    command = (
+        f"exec {tampered} cpu=avx512_bf16@0,cpu=avx2@1 {DIGITS} {short} run.dir={tmp_path}/run"
+    )
     code, out, err = shell(vit, "multi_worker", command)
     assert code == 0, err
     assert err.count("train.precision=auto is float32 here: a CPU without avx512_bf16") == 1
@@ -69,7 +73,7 @@ def test_only_the_chief_writes_and_each_rank_says_when_it_joins_and_ends(vit, tm
     for rank in "01":
         (tmp_path / rank).mkdir()
     short = "train.max_steps=4 train.evaluate_every_steps=2 train.log_every_steps=1"
-    command = f"cd {tmp_path}/{RANK}; exec {TRAIN} digits {short}"
+    command = f"cd {tmp_path}/{RANK}; exec {TRAIN} {DIGITS} {short}"
     code, out, err = shell(vit, runtime, command)
     assert code == 0, err
     assert "test accuracy" in out
@@ -89,9 +93,8 @@ def test_17_examples_on_4_workers_in_batches_of_8_are_each_counted_once(vit, tmp
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).save(folder / f"{i}.png")
     common = (
-        f"{TRAIN} digits data.source=image_folder data.path={tmp_path}/images train.max_steps=1 "
-        "data.global_batch_size=8 data.eval_batch_size=8 optim.base_lr=1e-3 "
-        "monitor.pictures=false monitor.report=false"
+        f"{TRAIN} {DIGITS} data.source=image_folder data.path={tmp_path}/images train.max_steps=1 "
+        "data.global_batch_size=8 data.eval_batch_size=8 optim.base_lr=1e-3"
     )
     rows = []
     for number, slots in ((0, 4), (1, 1)):
@@ -109,7 +112,7 @@ def test_17_examples_on_4_workers_in_batches_of_8_are_each_counted_once(vit, tmp
 @pytest.mark.parametrize("runtime", EITHER)
 def test_more_workers_than_examples_are_refused(vit, tmp_path, runtime):
     options = "data.source=synthetic data.num_examples=3 data.global_batch_size=12"
-    code, _, err = shell(vit, runtime, f"exec {TRAIN} digits {options} run.dir={tmp_path}/run", 4)
+    code, _, err = shell(vit, runtime, f"exec {TRAIN} {DIGITS} {options} run.dir={tmp_path}/run", 4)
     assert code == 2
     assert "4 replicas would train on 3 example(s): start at most 3 worker(s)" in err
 
@@ -122,7 +125,7 @@ def test_ranks_whose_folders_differ_are_refused_before_they_train(vit, tmp_path)
             for i in range(8):
                 Image.new("RGB", (8, 8), (i, 0, 0)).save(folder / f"{i}.png")
     settings = f"data.source=image_folder data.path=images run.dir={tmp_path}/run"
-    command = f"cd {tmp_path}/{RANK}; exec {TRAIN} digits {settings}"
+    command = f"cd {tmp_path}/{RANK}; exec {TRAIN} {DIGITS} {settings}"
     code, _, err = shell(vit, "multi_worker", command)
     assert code == 3
     assert f"rank 1 on {HOST} has other data than rank 0 on {HOST}" in err

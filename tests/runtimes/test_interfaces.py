@@ -95,6 +95,7 @@ def test_whether_horovod_uses_gloo(variables, answer):
     assert uses_gloo(variables) is answer
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("variable", ["HOROVOD_GLOO_IFACE", "NCCL_SOCKET_IFNAME"])
 def test_vit_launch_starts_nothing_on_a_wrong_interface(variable, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv(variable, "nosuch0")

@@ -10,6 +10,8 @@ from pipeline.errors import SettingsError
 from pipeline.runtimes import nvidia
 from pipeline.runtimes.nvidia import find_gpus
 
+pytestmark = pytest.mark.processes
+
 MISMATCH = "Failed to initialize NVML: Driver/library version mismatch"
 ROOT = Path(__file__).parent.parent.parent
 
@@ -62,7 +64,6 @@ def test_vit_launch_starts_nothing_with_a_driver_that_fails(nvidia_smi, tmp_path
     assert not started.exists()
 
 
-@pytest.mark.processes
 @pytest.mark.parametrize(
     ("script", "words", "code", "said"),
     [

@@ -26,9 +26,10 @@ RECIPE = """
 seed: 5
 data: {source: digits, image_size: 8, resize: none, global_batch_size: 96, label_smoothing: 0.1,
        augment: {flip: true, crop_padding: 1, rotation: 0.05, zoom: 0.1}}
-model: {variant: digits}
+model: {variant: digits, depth: 2}
 optim: {base_lr: 8e-3, warmup_steps: 5, weight_decay: 0.1, clip_norm: 0.1, ema_momentum: 0.9}
 train: {max_steps: 20, log_every_steps: 1, evaluate_every_steps: 20}
+monitor: {pictures: false, report: false}
 """
 
 
