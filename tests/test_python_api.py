@@ -135,6 +135,7 @@ def test_an_unknown_split_is_an_error_that_names_the_splits(run):
         pipeline.evaluate(run.folder, split="other")
 
 
+@pytest.mark.processes
 def test_importing_pipeline_imports_neither_tensorflow_nor_keras_nor_pydantic():
     code = (
         "import sys, pipeline; assert 'train' in dir(pipeline);"

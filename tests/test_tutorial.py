@@ -56,6 +56,7 @@ def printed(notebook, wanted):
     return "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
 
 
+@pytest.mark.processes
 def test_the_tutorial_trains_evaluates_predicts_and_exports(executed):
     evaluated = printed(executed, "vit evaluate")
     accuracy = float(re.search(r"accuracy (\d+\.\d+)%", evaluated)[1])

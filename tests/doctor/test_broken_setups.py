@@ -22,6 +22,9 @@ from pipeline.training.data_record import data_record
 from tests.data.prepared import in_this_process, prepare_into
 from tests.doctor.doctors import COMMAND, ROOT, doctor, environment
 
+# The doctor tries some libraries in processes of their own.
+pytestmark = pytest.mark.processes
+
 FOLDER = [
     "data.image_size=16",
     "data.global_batch_size=12",
@@ -36,7 +39,6 @@ def images(path, *settings):
     return ["image_folder", f"data.path={path}", *FOLDER, *settings]
 
 
-@pytest.mark.processes
 def test_digits_pass_and_leave_no_files(tmp_path):
     report = doctor("digits", cwd=tmp_path)
     assert report.complaints == []
@@ -57,7 +59,6 @@ def test_photographs_pass(doctor_here, photographs):
     assert report.text("ok", "images") == "a sample of 60 was read and decoded"
 
 
-@pytest.mark.processes
 def test_a_missing_folder(tmp_path):
     report = doctor(*images(tmp_path / "nowhere"), cwd=tmp_path)
     assert report.code == 3
@@ -145,7 +146,6 @@ def test_a_record_that_was_altered(doctor_here, shards):
     assert f"{shard}[0]: the file was altered" in report.text("error", "images")
 
 
-@pytest.mark.processes
 def test_more_shards_than_files_may_be_open(shards, tmp_path):
     count = len(list(shards.glob("*-of-*")))
     limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))  # noqa: E731
@@ -156,7 +156,6 @@ def test_more_shards_than_files_may_be_open(shards, tmp_path):
     assert f"nofile={256 + count}" in text
 
 
-@pytest.mark.processes
 def test_a_batch_that_three_devices_cannot_share(tmp_path):
     settings = ["distribute.cpu_devices=3", "data.global_batch_size=100"]
     report = doctor("digits", *settings, cwd=tmp_path)
@@ -191,7 +190,6 @@ def test_a_batch_of_a_million(doctor_here):
     assert cured.complaints == [("warning", "length")]
 
 
-@pytest.mark.processes
 def test_a_disk_without_room_for_checkpoints_and_a_full_one(doctor_here, small_disk):
     target = f"run.dir={small_disk / 'run'}"
     report = doctor_here("digits", target)
@@ -209,7 +207,6 @@ def test_a_disk_without_room_for_checkpoints_and_a_full_one(doctor_here, small_d
     assert [f.name for f in small_disk.iterdir()] == ["full"]
 
 
-@pytest.mark.processes
 def test_a_read_only_folder(doctor_here, small_disk):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     report = doctor_here("digits", f"run.dir={small_disk / 'run'}")
@@ -226,7 +223,6 @@ HOLD = (
 )
 
 
-@pytest.mark.processes
 def test_a_run_folder_in_use(doctor_here, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
@@ -295,7 +291,6 @@ importlib.machinery.PathFinder.find_spec = classmethod(find)
 """
 
 
-@pytest.mark.processes
 def test_horovod_is_missing(tmp_path):
     site = tmp_path / "site"
     site.mkdir()
@@ -308,7 +303,6 @@ def test_horovod_is_missing(tmp_path):
     assert "tools/build_horovod.sh builds it" in report.text("error", "Horovod")
 
 
-@pytest.mark.processes
 def test_horovod_was_built_for_another_tensorflow(tmp_path):
     package = tmp_path / "site/horovod"
     (package / "tensorflow").mkdir(parents=True)
@@ -322,7 +316,6 @@ def test_horovod_was_built_for_another_tensorflow(tmp_path):
     assert f"built for TensorFlow 2.20.0, but {version('tensorflow-cpu')} is installed" in text
 
 
-@pytest.mark.processes
 def test_a_tensorflow_that_cannot_be_imported(tmp_path):
     package = tmp_path / "site/tensorflow"
     package.mkdir(parents=True)
@@ -335,7 +328,6 @@ def test_a_tensorflow_that_cannot_be_imported(tmp_path):
     assert "pip install --force-reinstall" in text
 
 
-@pytest.mark.processes
 def test_gpus_that_tensorflow_does_not_see(tmp_path):
     program = tmp_path / "bin/nvidia-smi"
     program.parent.mkdir()
@@ -367,7 +359,6 @@ def test_a_misspelt_setting_does_not_hide_the_rest(doctor_here):
     assert report.text("ok", "TensorFlow")
 
 
-@pytest.mark.processes
 def test_json_is_one_object_with_all_lines(tmp_path):
     done = subprocess.run(
         [*COMMAND, "digits", "--json", "data.global_batch_size=100", "distribute.cpu_devices=3"],
@@ -380,7 +371,6 @@ def test_json_is_one_object_with_all_lines(tmp_path):
     assert wrong["remedy"] == "Use 99 or 102"
 
 
-@pytest.mark.processes
 def test_the_processes_of_a_job_are_checked(tmp_path):
     low_on_rank_1 = (
         'case "$TF_CONFIG" in *\'"index": 1\'*) ulimit -n 200;; esac; '
@@ -398,7 +388,6 @@ def test_the_processes_of_a_job_are_checked(tmp_path):
     assert re.search(r"open files +rank 1 on \S+: the limit is 200", low)
 
 
-@pytest.mark.processes
 @pytest.mark.parametrize("no_color", [False, True])
 def test_a_terminal_gets_colour_and_lines_that_fit(tmp_path, no_color):
     shown = bytearray()
@@ -420,7 +409,6 @@ def test_a_terminal_gets_colour_and_lines_that_fit(tmp_path, no_color):
     assert any(line.startswith("warning  learning rate") for line in lines)
 
 
-@pytest.mark.processes
 def test_wrong_usage(tmp_path):
     done = subprocess.run(
         [*COMMAND, "digits", "--workers", "2"],

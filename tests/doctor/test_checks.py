@@ -96,6 +96,7 @@ def test_horovod_without_nccl_is_reported_with_gpus():
     assert "neither Gloo nor MPI" in horovod(built_with=()).text
 
 
+@pytest.mark.processes
 def test_a_library_that_cannot_be_loaded_ends_another_process(tmp_path):
     library = tmp_path / "mpi_lib.so"
     library.write_bytes(b"no library")
@@ -119,6 +120,7 @@ def test_gpus_are_counted_against_what_is_visible():
     assert "CUDA_VISIBLE_DEVICES=" in full.remedy
 
 
+@pytest.mark.processes
 def test_a_driver_that_fails_is_quoted(tmp_path, monkeypatch):
     program = tmp_path / "nvidia-smi"
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
