@@ -31,8 +31,9 @@ class _KerasWithoutExtras(MetaPathFinder):
     ) -> None:
         if fullname not in _ONLY_FOR_EXTRAS:
             return
-        spec = getattr(sys.modules.get("keras"), "__spec__", None)
-        if getattr(spec, "_initializing", False):
+        # Keras is imported by itself or in the course of TensorFlow.
+        specs = (getattr(sys.modules.get(x), "__spec__", None) for x in ("keras", "tensorflow"))
+        if any(getattr(spec, "_initializing", False) for spec in specs):
             raise ModuleNotFoundError(f"{fullname} is not imported for Keras", name=fullname)
 
 
