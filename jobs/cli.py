@@ -228,11 +228,12 @@ def _add_verbosity(parser: argparse.ArgumentParser) -> None:
     """Adds the options that every verb has."""
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
-        "-v", "--verbose", action="store_true", help="debug messages, and tracebacks of errors"
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="print debug messages, and tracebacks of errors",
     )
-    group.add_argument(
-        "-q", "--quiet", action="store_true", help="of the messages only warnings and errors"
-    )
+    group.add_argument("-q", "--quiet", action="store_true", help="print only warnings and errors")
 
 
 def _log_to_stderr(program: str, place: Place, verbose: bool, quiet: bool) -> None:

@@ -44,21 +44,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this verb's arguments."""
     add = parser.add_argument
     add("recipe", help="name of a shipped recipe, or path of a YAML file")
-    add("settings", nargs="*", default=[], metavar="section.key=value")
+    add(
+        "settings",
+        nargs="*",
+        default=[],
+        metavar="section.key=value",
+        help="settings that override the recipe's",
+    )
     add("--gpus", help="numbers of GPUs (default: those of 1, 8, 64, 512 that divide the batch)")
     add("--gpu", choices=GPUS, default="h100", help="type of GPU (default: h100)")
     add("--network", default="400Gbit", help="bandwidth of a node (default: 400Gbit)")
-    add("--latency-us", type=float, default=10.0, help="latency between nodes (default: 10)")
-    add("--gpus-per-node", type=int, default=8, help="default: 8")
+    add("--latency-us", type=float, default=10.0, help="latency between nodes in us (default: 10)")
+    add("--gpus-per-node", type=int, default=8, help="GPUs per node (default: 8)")
     add("--batch-per-gpu", type=int, help="images per GPU (default: the recipe's batch / N)")
     add("--images-per-second", type=float, help="measured speed of one GPU")
     add("--spread", type=float, default=0.02,
         help="standard deviation of a GPU's step time, as a fraction of it (default: 0.02)",
     )  # fmt: skip
-    add("--cycle-ms", type=float, default=1.0, help="HOROVOD_CYCLE_TIME (default: 1)")
+    add("--cycle-ms", type=float, default=1.0, help="HOROVOD_CYCLE_TIME in ms (default: 1)")
     add("--images", type=int, help="number of images (default: counted at data.path)")
     add("--classes", type=int, help="number of classes (default: counted at data.path)")
-    add("--image-kb", type=float, default=110.0, help="size of an image file (default: 110)")
+    add("--image-kb", type=float, default=110.0, help="size of an image file in kB (default: 110)")
     add("--price", type=float, help="price of one GPU for an hour, to show the cost")
     add("--plot", type=Path, metavar="FILE.png", help="draw the plan")
     add("--json", action="store_true", help="print one JSON object per line")

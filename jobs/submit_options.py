@@ -26,14 +26,19 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     add("--claim", required=True, metavar="PVC", help="ReadWriteMany claim, mounted at /shared")
     add("--data-claim", metavar="PVC", help="claim with data, mounted read-only at /data")
     add("--nodes", type=int, default=1, help="number of pods, one per node (default: 1)")
-    add("--gpus-per-node", type=int, default=0, metavar="G", help="GPUs (default: 0, use the CPU)")
+    add("--gpus-per-node", type=int, default=0, metavar="G", help="GPUs per pod (default: 0)")
     add(
         "--processes-per-node",
         type=int,
         metavar="N",
         help="processes in each pod (default: one per GPU, or 1)",
     )
-    add("--backend", choices=("job", "mpijob"), default="job", help="(default: job)")
+    add(
+        "--backend",
+        choices=("job", "mpijob"),
+        default="job",
+        help="job: an Indexed Job; mpijob: an MPIJob of the MPI operator (default: job)",
+    )
     add(
         "--runtime",
         choices=("horovod", "multi_worker", "mirrored"),
@@ -45,15 +50,21 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     add("--cpu", default="4", help="CPUs of each pod (default: 4)")
     add("--memory", default="16Gi", help="memory of each pod, including --shm (default: 16Gi)")
     add("--shm", default="2Gi", help="size of /dev/shm (default: 2Gi)")
-    add("--node-selector", action="append", default=[], metavar="KEY=VALUE", help="can be repeated")
+    add(
+        "--node-selector",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="label that nodes must have; can be repeated",
+    )
     add(
         "--toleration",
         action="append",
         default=[],
         metavar="KEY[=VALUE][:EFFECT]",
-        help="can be repeated",
+        help="taint that the pods tolerate; can be repeated",
     )
-    add("--priority-class", metavar="NAME")
+    add("--priority-class", metavar="NAME", help="PriorityClass of the pods")
     add(
         "--max-restarts",
         type=int,
