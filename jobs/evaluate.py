@@ -26,18 +26,20 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 _EPILOG = """\
---data evaluates on another data set, or on the run's own where it has moved: a folder with
-train/, validation/, test/ and in each a folder a class, or class folders alone, or what `vit
-prepare` takes. Classes are matched by their names; it may have some of them only. Details are
-printed then: classes, the worst confusions, and the calibration error (15 bins, Guo et al. 2017).
-Class folders alone are one split, "all"; but if they are those that the run was trained on, they
-have the run's own validation split.
+--data evaluates on another data set, or on the run's own data set if it has moved. DATA is a folder
+that contains train/, validation/ or test/ with one folder per class, or a folder of class folders,
+or any source that `vit prepare` accepts. Classes are matched by name; some may be missing. With
+--data, details are printed: classes, the worst confusions, and the calibration error (15 bins, Guo
+et al. 2017). A folder of class folders is a single split named "all", unless it is the data that
+the run was trained on: then the run's own validation split is used.
 
 The run's own data set must have the classes that the run recorded, in the same order. If its images
-have changed, a line on stderr says so, and "same_images" in the output of --json is false.
+have changed, a message is written to standard error, and "same_images" in the output of --json is
+false.
 
-Only the run folder and the data set are needed, whatever trained the run. Evaluation uses the
-devices of this machine; under `vit launch` or horovodrun, all processes share the images.
+Only the run folder and the data set are needed, whatever runtime trained the run. Evaluation uses
+the devices of this machine. With `vit launch` or horovodrun, the images are divided among all
+processes.
 """
 
 
@@ -47,24 +49,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split",
         choices=("train", "validation", "test", "all"),
-        help="only this one; default: validation, and test where there is one; all: class folders "
-        "alone",
+        help="evaluate only this split (default: validation, and test if there is one); all: a "
+        "folder of class folders",
     )
-    parser.add_argument("--data", help="another data set, or where the run's own is now")
+    parser.add_argument("--data", help="another data set, or the new place of the run's own")
     parser.add_argument(
-        "--details", action="store_true", help="classes, confusions, calibration of the run's data"
+        "--details", action="store_true", help="print classes, confusions and calibration"
     )
-    parser.add_argument("--every-class", action="store_true", help="not the 20 worst alone")
     parser.add_argument(
-        "--html", type=Path, metavar="FILE.html", help="draw the confusion matrix and the rest"
+        "--every-class", action="store_true", help="print all classes, not only the 20 worst"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object a split")
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE.html",
+        help="write a page with the confusion matrix and all details",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object per split")
     add_setting_argument(parser)
     parser.epilog = _EPILOG
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Evaluates the weights that were best on validation."""
+    """Evaluates the weights with the best validation result."""
     check_paths([arguments.data or ""])
     folder = RunFolder(arguments.run)
     config = read_settings(folder, arguments.given)

@@ -26,40 +26,48 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-Top = Sequence[tuple[str, float]]  # names and probabilities, the likeliest first
+Top = Sequence[tuple[str, float]]  # Names and probabilities, the most probable class first.
 
 _EPILOG = """\
-MODEL is a run folder, whose best weights are taken, or what `vit export` wrote, in any format.
-IMAGE is a file, a folder, of which all images below it are meant, or a pattern in quotes, such as
-'photos/**/*.jpg'. Answers come in this order. What cannot be read is named on standard error, the
-others go on, and the exit code is 3.
+MODEL is a run folder, whose best weights are used, or a file or folder that `vit export` wrote, in
+any format. IMAGE is a file, a folder (including all images below it), or a quoted pattern such as
+'photos/**/*.jpg'. Results are printed in this order. Images that cannot be read are reported on
+standard error and skipped, and the exit code is 3.
 
-A single image gets its classes a line each; of several, each has a line with the likeliest and the
-second. --json prints {"image": ..., "top": [{"class": ..., "probability": ...}, ...]} a line, --csv
-the columns image, class_1, probability_1, class_2, probability_2, ...
+For a single image, each class is printed on its own line. For several images, each has one line
+with the two most probable classes. --json prints lines of the form {"image": ..., "top": [{"class":
+..., "probability": ...}, ...]}. --csv prints the columns image, class_1, probability_1, class_2,
+probability_2, ...
 """
 
-# What spreadsheets evaluate, also in the full width of East Asian input.
+# The start of text that spreadsheets evaluate, including full-width characters.
 _FORMULA = re.compile("'*[=+\\-@\uff1d\uff0b\uff0d\uff20\t\r]")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this verb's arguments."""
-    parser.add_argument("model", type=Path, metavar="MODEL", help="run folder, or an export")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder or pattern")
-    parser.add_argument("--top", type=int, default=5, help="classes an image (default: 5)")
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help="run folder, or an exported model"
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file, folder or pattern")
+    parser.add_argument(
+        "--top", type=int, default=5, help="number of classes per image (default: 5)"
+    )
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print one JSON object an image")
+    form.add_argument("--json", action="store_true", help="print one JSON object per image")
     form.add_argument("--csv", action="store_true", help="print comma-separated values")
     parser.add_argument(
-        "--gallery", type=Path, metavar="FILE.html", help="draw the images and answers on one page"
+        "--gallery",
+        type=Path,
+        metavar="FILE.html",
+        help="write a page with the images and predictions",
     )
     add_setting_argument(parser)
     parser.epilog = _EPILOG
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the likeliest classes of each image; reports unreadable ones and goes on."""
+    """Prints the most probable classes of each image; reports and skips unreadable images."""
     check_paths(arguments.images)
     check_top(arguments.top, "--top")
     if arguments.gallery is not None and arguments.gallery.is_dir():
@@ -88,12 +96,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _problem(path: str, problem: str) -> str:
-    """One line that names the file; errors of data do so themselves."""
+    """Returns one line that names the file, which errors of data already do."""
     return problem if path in problem else f"cannot read {path}: {problem}"
 
 
 def _writer(arguments: argparse.Namespace, classes: int, alone: bool) -> Callable[[str, Top], None]:
-    """What prints the answer for one image."""
+    """Returns the function that prints the result for one image."""
     if arguments.json:
         return _write_json
     if arguments.csv:
@@ -108,9 +116,9 @@ def _writer(arguments: argparse.Namespace, classes: int, alone: bool) -> Callabl
 
 
 def as_cell(text: str) -> str:
-    """Text that a spreadsheet takes for text: an apostrophe stands before what would be a formula.
+    """Escapes text that a spreadsheet would evaluate as a formula, with a leading apostrophe.
 
-    One stands also before the apostrophes of such text, so that it is always the first to remove.
+    Such text that already starts with apostrophes gets one more, so removing the first restores it.
 
     References:
       OWASP, CSV injection: https://owasp.org/www-community/attacks/CSV_Injection
@@ -129,7 +137,7 @@ def _write_block(path: str, top: Top) -> None:
 
 
 def _write_line(path: str, top: Top) -> None:
-    # The path comes last, since nobody knows how long the longest is.
+    # The path is printed last, because the longest path is not known.
     print("  ".join(f"{p:7.2%}  {name:<16.16}" for name, p in top[:2]) + f"  {path}")
 
 

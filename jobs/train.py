@@ -22,20 +22,20 @@ _LOG = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds this verb's arguments, and every setting to its help."""
+    """Adds this verb's arguments, and lists every setting in its help."""
     parser.add_argument("recipe", help="name of a shipped recipe, or path of a YAML file")
     parser.add_argument(
         "settings",
         nargs="*",
         default=[],
         metavar="section.key=value",
-        help="settings over the recipe's",
+        help="settings that override the recipe's",
     )
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="build everything, check the run folder, print settings, model, rate and memory, and "
-        "train and write nothing",
+        help="build everything, check the run folder, and print settings, model, speed and memory, "
+        "without training or writing",
     )
     lines = [f"  {s.key}  {s.type}, default {s.default}\n      {s.doc}" for s in all_settings()]
     parser.epilog = "settings:\n" + "\n".join(lines)

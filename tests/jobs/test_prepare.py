@@ -701,9 +701,9 @@ def test_help_says_everything():
         "usage: vit prepare SOURCE OUT [section.key=value ...]",
         *("--recipe", "--shard-size", "--processes", "--verify", "--preview FILE.png"),
         *("train/<class>/*", ".csv", ".jsonl", "TFRecord", "cifar10", "digits"),
-        *("dataset.json", "unreadable.txt", "duplicates.txt", "CMYK", "16 bits", "GIF"),
+        *("dataset.json", "unreadable.txt", "duplicates.txt", "CMYK", "16-bit", "GIF"),
         *("AVIF", "JPEG 2000", "repaired.txt"),
         *("data.max_pixels", "data.on_bad_image=skip", "data.source=records data.path=OUT"),
-        "the same command goes on",
+        "run it again: it continues",
     ):
         assert part in text
