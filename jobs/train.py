@@ -12,7 +12,7 @@ from typing import Any
 from jobs.cli import run_process
 from pipeline.api.training import Start, describe_run, finished_row, train_run
 from pipeline.config import all_settings, load_config
-from pipeline.monitor.bars import figure
+from pipeline.monitor.bars import format_number
 from pipeline.recipes import find_recipe
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.metrics_file import shows_top_5
@@ -71,8 +71,8 @@ def _print_result(folder: RunFolder, row: Mapping[str, Any]) -> None:
     if row:
         top_5 = ""
         if shows_top_5(len(folder.dataset()["classes"])):
-            top_5 = f"top-5 {figure(row['top_5_accuracy'], '.2%')}, "
-        accuracy, loss = figure(row["accuracy"], ".2%"), figure(row["loss"], ".4f")
+            top_5 = f"top-5 {format_number(row['top_5_accuracy'], '.2%')}, "
+        accuracy, loss = format_number(row["accuracy"], ".2%"), format_number(row["loss"], ".4f")
         result = f"{row['split']} accuracy {accuracy}, {top_5}loss {loss}"
     report = f"report       {folder.report}\n" if folder.report.is_file() else ""
     print(

@@ -20,7 +20,7 @@ from types import FrameType
 from pipeline.errors import SettingsError
 from pipeline.launch.job import Job, environment, rank_variables
 from pipeline.launch.private_network import PrivateNetwork
-from pipeline.launch.processes import End, Guard, Process, exit_code
+from pipeline.launch.processes import Guard, Process, ProcessExit, exit_code
 from pipeline.launch.rendezvous_client import RendezvousClient
 from pipeline.runtimes.interfaces import (
     GLOO,
@@ -119,12 +119,12 @@ class Node:
         self.note = ""
         self._job, self._processes = job, processes
         self._rendezvous, self._received = rendezvous, received
-        self._ends: list[End] = []
+        self._ends: list[ProcessExit] = []
         self._failed = self._terminated = False
         self._terminate_at_s = self._kill_at_s = math.inf
         self._interrupts = 0
 
-    def run(self) -> list[End]:
+    def run(self) -> list[ProcessExit]:
         """Waits for all processes. Returns how they ended, in that order."""
         while len(self._ends) < len(self._processes):
             self._forward_signals()
@@ -265,17 +265,17 @@ def _check_ports(job: Job, first: int) -> None:
             )
 
 
-def _cause(ends: Sequence[End]) -> End:
+def _cause(ends: Sequence[ProcessExit]) -> ProcessExit:
     """The exit of the process that caused the others to fail."""
     code = exit_code(ends)
     return min((end for end in ends if end.code == code), key=lambda end: end.by_launcher)
 
 
-def _name(job: Job, end: End) -> str:
+def _name(job: Job, end: ProcessExit) -> str:
     return f"rank {end.rank} of {len(job.hosts) * job.slots} on {job.host}"
 
 
-def _describe(job: Job, end: End, tail: Sequence[str]) -> str:
+def _describe(job: Job, end: ProcessExit, tail: Sequence[str]) -> str:
     text = f"rank {end.rank} on {job.host} {end.describe()}"
     if tail:
         lines = "\n".join(f"  | {line[:_MAX_TAIL_LINE]}" for line in tail)
@@ -283,7 +283,9 @@ def _describe(job: Job, end: End, tail: Sequence[str]) -> str:
     return text
 
 
-def _outcome(job: Job, ends: Sequence[End], rendezvous: RendezvousClient, note: str) -> Outcome:
+def _outcome(
+    job: Job, ends: Sequence[ProcessExit], rendezvous: RendezvousClient, note: str
+) -> Outcome:
     own = exit_code(ends)
     job_error = rendezvous.job_error()
     failures = sorted(rendezvous.failures(), key=_severity)

@@ -39,7 +39,7 @@ except OSError as error:
 """
 
 
-class End(NamedTuple):
+class ProcessExit(NamedTuple):
     """How a process ended.
 
     Attributes:
@@ -70,7 +70,7 @@ class End(NamedTuple):
         return f"was killed by {name}{whose}"
 
 
-def exit_code(ends: Iterable[End]) -> int:
+def exit_code(ends: Iterable[ProcessExit]) -> int:
     """Combines the exit codes of several processes into one; causes come before consequences.
 
     2 (settings) and 3 (data) come first, because a restart cannot help. Then come the code of the
@@ -162,7 +162,7 @@ class Process:
         namespaces: Sequence[int] = (),
     ) -> None:
         self.rank = rank
-        self.end: End | None = None
+        self.end: ProcessExit | None = None
         self._ended_by_launcher = False
         self._guard = guard
         self._prefix = prefix.encode()
@@ -193,7 +193,7 @@ class Process:
         for pump in self._pumps:
             pump.start()
 
-    def poll(self) -> End | None:
+    def poll(self) -> ProcessExit | None:
         """Returns how the process ended, or None while it runs."""
         if self.end is None and (status := self._popen.poll()) is not None:
             # Children that it left behind are killed too, which closes the pipes.
@@ -201,7 +201,7 @@ class Process:
             self._guard.remove(self._popen.pid)
             for pump in self._pumps:
                 pump.join(timeout=1.0)
-            self.end = End(self.rank, status, self._ended_by_launcher)
+            self.end = ProcessExit(self.rank, status, self._ended_by_launcher)
         return self.end
 
     def forward(self, number: int) -> None:

@@ -10,7 +10,7 @@ from pipeline.model.cost import activation_bytes_per_image
 _MIB = 2**20
 # Measured on a CPU with `python -m benchmarks memory` and networks of 3 to 18 blocks: the process
 # before it builds a model; the graphs, in total and per block; code compiled by XLA; RandAugment.
-_LIBRARIES, _GRAPHS, _GRAPHS_A_BLOCK = 620 * _MIB, 55 * _MIB, 11 * _MIB
+_LIBRARIES, _GRAPHS, _GRAPH_PER_BLOCK = 620 * _MIB, 55 * _MIB, 11 * _MIB
 _COMPILED, _RAND_AUGMENT = 35 * _MIB, 35 * _MIB
 # TensorFlow's allocator does not return memory, and cannot fill every gap between tensors.
 _GAPS = 0.07
@@ -80,5 +80,5 @@ def _code_bytes(config: Config, images: int) -> int:
     largest = images * arch.num_tokens(config.data.image_size) * max(arch.width, arch.mlp_dim)
     compiles = largest >= MIN_COMPILED_SIZE and config.train.xla != "never"
     augments = config.data.augment.rand_augment_layers > 0
-    graphs = _GRAPHS + arch.depth * _GRAPHS_A_BLOCK
+    graphs = _GRAPHS + arch.depth * _GRAPH_PER_BLOCK
     return graphs + compiles * _COMPILED + augments * _RAND_AUGMENT

@@ -22,7 +22,7 @@ _REFRESHES_PER_SECOND = 2
 _NARROW = 100  # terminal width in columns below which the bar shows only two values
 
 
-class EpochAndRun:
+class EpochAndRunBars:
     """A bar for the epoch and a bar for the run, each with the remaining time and metrics."""
 
     def __init__(self, console: Terminal, total_steps: int, steps_per_epoch: Fraction) -> None:
@@ -47,22 +47,27 @@ class EpochAndRun:
         self._bar.update(self._current, completed=done)
         self._bar.update(self._run, completed=step)
 
-    def tell(self, row: Mapping[str, Any], validation: float | None) -> None:
+    def show_metrics(self, row: Mapping[str, Any], validation: float | None) -> None:
         """Shows training metrics and the accuracy of the last validation."""
         self.advance(row["step"])
         if self._console.width < _NARROW:
-            facts = f"loss {figure(row['loss'], '.3f')} {figure(row['accuracy'], '.0%')}"
+            facts = (
+                f"loss {format_number(row['loss'], '.3f')} {format_number(row['accuracy'], '.0%')}"
+            )
             self._below = ""
         else:
-            loss, accuracy = figure(row["loss"], ".4f"), figure(row["accuracy"], ".1%")
-            facts = f"loss {loss}  accuracy {accuracy}  {speed(row)}"
+            loss, accuracy = (
+                format_number(row["loss"], ".4f"),
+                format_number(row["accuracy"], ".1%"),
+            )
+            facts = f"loss {loss}  accuracy {accuracy}  {format_speed(row)}"
             self._below = f"step {row['step']}/{self._total_steps}"
         if validation is not None:
             self._below += f"  validation {validation:.1%}"
         self._bar.update(self._current, facts=facts.rstrip())
         self._bar.update(self._run, facts=self._below.strip())
 
-    def doing(self, text: str) -> None:
+    def show_activity(self, text: str) -> None:
         """Shows the current activity in place of the metrics, while no step ends."""
         self._bar.update(self._run, facts=text or self._below.strip())
 
@@ -75,12 +80,12 @@ class EpochAndRun:
         return f"epoch {epoch + 1}/{self._epochs}", float(min(self._steps_per_epoch, left))
 
 
-def figure(value: float | None, form: str) -> str:
+def format_number(value: float | None, form: str) -> str:
     """Formats a number; "-" if it is unknown."""
     return "-" if value is None else format(value, form)
 
 
-def speed(row: Mapping[str, Any]) -> str:
+def format_speed(row: Mapping[str, Any]) -> str:
     """Images per second and the learning rate, if they are known."""
     facts = []
     if row.get("examples_per_second"):

@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.monitor.bars import EpochAndRun, figure, make_bar, speed
+from pipeline.monitor.bars import EpochAndRunBars, format_number, format_speed, make_bar
 from pipeline.monitor.terminal import Terminal
 
 LINE_EVERY_S = 10.0
@@ -42,7 +42,7 @@ class ProgressDisplay:
         self._top_5 = top_5
         self._console = Terminal(quiet=not enabled, soft_wrap=True)
         self._bars = (
-            EpochAndRun(self._console, total_steps, steps_per_epoch)
+            EpochAndRunBars(self._console, total_steps, steps_per_epoch)
             if enabled and self._console.is_terminal
             else None
         )
@@ -59,11 +59,11 @@ class ProgressDisplay:
         self._console.print(Text(text))
         self._timer.printed()
 
-    def doing(self, text: str) -> None:
+    def show_activity(self, text: str) -> None:
         """Shows the current activity, which may delay the next step."""
         self._compiling_since_s = time.monotonic()
         if self._bars is not None:
-            self._bars.doing(text)
+            self._bars.show_activity(text)
         else:
             self._print_line(text)
 
@@ -84,16 +84,16 @@ class ProgressDisplay:
         if self._began is None or self._step < self._began[1]:
             self._began = time.monotonic(), self._step
         if self._bars is not None:
-            self._bars.tell(row, self._last_validation)
+            self._bars.show_metrics(row, self._last_validation)
         elif self._timer.is_first:
             self._say_first()
         elif self._timer.is_due:
             last = self._last_validation
             validation = "" if last is None else f" (validation {last:.1%})"
             self._print_line(
-                f"{self._place()}  loss {figure(row['loss'], '.4f')}  "
-                f"accuracy {figure(row['accuracy'], '.1%')}"
-                f"{validation}  {speed(row)}{self._left()}"
+                f"{self._place()}  loss {format_number(row['loss'], '.4f')}  "
+                f"accuracy {format_number(row['accuracy'], '.1%')}"
+                f"{validation}  {format_speed(row)}{self._left()}"
             )
             self._timer.settle()
 
@@ -102,7 +102,7 @@ class ProgressDisplay:
         if done == 0:
             self._evaluation_began_s = time.monotonic()
         if self._bars is not None:
-            self._bars.doing(f"{split} {done}/{total}" if done < total else "")
+            self._bars.show_activity(f"{split} {done}/{total}" if done < total else "")
         elif done and self._timer.is_due:
             batch_s = (time.monotonic() - self._evaluation_began_s) / done
             left = duration((total - done) * batch_s)
@@ -114,10 +114,11 @@ class ProgressDisplay:
         self._step = row["step"]
         if row["split"] == "validation":
             self._last_validation = row["accuracy"]
-        top_5 = f"  top-5 {figure(row['top_5_accuracy'], '.2%')}" if self._top_5 else ""
+        top_5 = f"  top-5 {format_number(row['top_5_accuracy'], '.2%')}" if self._top_5 else ""
         self._print_line(
-            f"{self._place()}  {row['split']}: loss {figure(row['loss'], '.4f')}  "
-            f"accuracy {figure(row['accuracy'], '.2%')}{top_5}" + ("  best so far" if best else "")
+            f"{self._place()}  {row['split']}: loss {format_number(row['loss'], '.4f')}  "
+            f"accuracy {format_number(row['accuracy'], '.2%')}{top_5}"
+            + ("  best so far" if best else "")
         )
 
     def finished(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -129,9 +130,9 @@ class ProgressDisplay:
         for row in rows:
             table.add_row(
                 row["split"],
-                figure(row["accuracy"], ".2%"),
-                *([figure(row["top_5_accuracy"], ".2%")] if self._top_5 else []),
-                figure(row["loss"], ".4f"),
+                format_number(row["accuracy"], ".2%"),
+                *([format_number(row["top_5_accuracy"], ".2%")] if self._top_5 else []),
+                format_number(row["loss"], ".4f"),
                 f"{row.get('weights_of_step', row['step']):,}",
             )
         self._console.print(table)

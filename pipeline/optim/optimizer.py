@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.config import OptimConfig
-from pipeline.optim.parameters import decays, rate_factors
+from pipeline.optim.parameters import decays, learning_rate_factors
 
 # Runs `update(variable, *values)` on every copy of each variable, in the same way on all replicas.
 Update = Callable[[Callable[..., None], Sequence[tf.Variable], Sequence[Sequence[Any]]], None]
@@ -88,7 +88,7 @@ class AdamW:
     def __init__(self, config: OptimConfig) -> None:
         self._config = config
         self._parameters: list[keras.Variable] = []
-        self._rate_factors: list[float] = []
+        self._learning_rate_factors: list[float] = []
         self._momentum: list[keras.Variable] = []
         self._velocity: list[keras.Variable] = []
         self._average: list[keras.Variable] = []
@@ -101,10 +101,10 @@ class AdamW:
         """
         self.iterations = _counter("iterations")
         self.applied_updates = _counter("applied_updates")
-        factors = rate_factors([v.path for v in variables], self._config.layer_decay)
+        factors = learning_rate_factors([v.path for v in variables], self._config.layer_decay)
         trained = [(v, f) for v, f in zip(variables, factors, strict=True) if v.trainable]
         self._parameters = parameters = [v for v, _ in trained]
-        self._rate_factors = [f for _, f in trained]
+        self._learning_rate_factors = [f for _, f in trained]
         self._momentum = [_slot(p, "momentum") for p in parameters]
         self._velocity = [_slot(p, "velocity") for p in parameters]
         if self._config.ema_momentum is not None:
@@ -119,9 +119,11 @@ class AdamW:
         return named
 
     @property
-    def rate_factors(self) -> dict[str, float]:
+    def learning_rate_factors(self) -> dict[str, float]:
         """The learning-rate factors by the path of the parameter."""
-        return {p.path: f for p, f in zip(self._parameters, self._rate_factors, strict=True)}
+        return {
+            p.path: f for p, f in zip(self._parameters, self._learning_rate_factors, strict=True)
+        }
 
     @property
     def averages(self) -> dict[str, keras.Variable]:
@@ -188,7 +190,9 @@ class AdamW:
         decays_by = [config.weight_decay if decays(p) else 0.0 for p in self._parameters]
         slots = [[s.value for s in slots] for slots in (self._momentum, self._velocity)]
         averages = [a.value for a in self._average] or [None] * len(self._parameters)
-        arguments = zip(self._rate_factors, decays_by, gradients, *slots, averages, strict=True)
+        arguments = zip(
+            self._learning_rate_factors, decays_by, gradients, *slots, averages, strict=True
+        )
         update(update_one, [p.value for p in self._parameters], list(arguments))
 
     def swap_averages(self) -> None:

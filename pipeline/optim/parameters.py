@@ -66,7 +66,7 @@ def trained_paths(paths: Sequence[str], config: OptimConfig) -> list[str]:
     return trained
 
 
-def rate_factors(paths: Sequence[str], layer_decay: float | None) -> list[float]:
+def learning_rate_factors(paths: Sequence[str], layer_decay: float | None) -> list[float]:
     """The factors by which the learning rate of each parameter is multiplied.
 
     With layer-wise decay d and n blocks, the factor is 1 for the last norm and the head, d for the

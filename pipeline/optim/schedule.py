@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import tensorflow as tf
 
 from pipeline.config import Config, OptimConfig
-from pipeline.optim.steps import count_steps, in_steps
+from pipeline.optim.steps import count_steps, epochs_to_steps
 
 REFERENCE_BATCH_SIZE = 256
 
@@ -72,7 +72,7 @@ def build_schedule(
     peak_lr = scale_learning_rate(config.base_lr, global_batch_size, config.lr_scaling)
     warmup_steps = config.warmup_steps
     if warmup_steps is None:
-        warmup_steps = round(in_steps(config.warmup_epochs, steps_per_epoch))
+        warmup_steps = round(epochs_to_steps(config.warmup_epochs, steps_per_epoch))
     return Schedule(
         peak_lr=peak_lr,
         floor_lr=peak_lr * config.final_lr_fraction,

@@ -15,13 +15,13 @@ from pipeline.model.cost import variable_sizes
 from pipeline.model.flops import flops_per_image, training_flops_per_image
 from pipeline.model.memory import estimate_memory
 from pipeline.optim.parameters import trained_paths
-from pipeline.optim.steps import count_steps, in_steps
+from pipeline.optim.steps import count_steps, epochs_to_steps
 from pipeline.plan.hardware import Gpu, Links
 from pipeline.plan.predict import StepTime, Work, smallest_parts, step_time, training_s
 
 # Kernels of a block in the forward and the backward pass, kernels of a variable's update, and the
 # time to launch one. Rough counts from the graph, not measured on a GPU.
-_KERNELS_FORWARD, _KERNELS_BACK, _KERNELS_A_VARIABLE, _KERNEL_S = 25, 50, 4, 4e-6
+_KERNELS_FORWARD, _KERNELS_BACK, _KERNELS_PER_VARIABLE, _KERNEL_S = 25, 50, 4, 4e-6
 # Core seconds of the input pipeline, from docs/performance.md: a JPEG file of 500 x 375 pixels,
 # whose time depends on the decoded pixels and not on the image size; a pixel from memory; and for
 # each operation of RandAugment a pixel more (8 ns at 224 px, 14 at 32). Flip and crop are included.
@@ -82,7 +82,7 @@ class Row:
     efficiency: float
     training_s: float
     memory_bytes: float
-    cores_a_node: float
+    cores_per_node: float
     storage_bytes_per_s: float
     checkpoint_bytes: float
     checkpoint_bytes_per_s: float
@@ -112,7 +112,7 @@ class Row:
             "training_s": self.training_s,
             "gpu_hours": self.training_s * self.gpus / 3600,
             "memory_bytes": self.memory_bytes,
-            "cores_per_node": self.cores_a_node,
+            "cores_per_node": self.cores_per_node,
             "storage_bytes_per_s": self.storage_bytes_per_s,
             "checkpoint_bytes": self.checkpoint_bytes,
             "checkpoint_bytes_per_s": self.checkpoint_bytes_per_s,
@@ -160,7 +160,7 @@ def make_plan(
         start_s=_START_S,
     )
     rate = batch / step.total_s
-    of_a_node = min(gpus, cluster.links.per_node) / gpus  # share of a fully used node
+    node_share = min(gpus, cluster.links.per_node) / gpus  # share of a fully used node
     saved = _checkpoint_bytes(config, network)
     bottleneck, advice = _bottleneck(step, config, gpus, batch // gpus)
     if parts > config.optim.accumulate_steps:
@@ -175,7 +175,7 @@ def make_plan(
         efficiency=step.efficiency(alone),
         training_s=total_s,
         memory_bytes=_memory_bytes(config, network, batch // gpus, parts),
-        cores_a_node=rate * of_a_node * _input_core_s(config, data),
+        cores_per_node=rate * node_share * _input_core_s(config, data),
         storage_bytes_per_s=0.0 if data.in_memory else rate * cluster.image_bytes,
         checkpoint_bytes=saved,
         checkpoint_bytes_per_s=saved / _checkpoint_interval_s(config, step, steps_per_epoch),
@@ -276,7 +276,7 @@ def _work(config: Config, cluster: GpuCluster, network: _Network, batch: int) ->
         global_batch_size=batch,
         image_s=1 / measured if measured else network.training_flops / reached,
         part_kernels_s=kernels * _KERNEL_S,
-        update_kernels_s=len(network.trained) * _KERNELS_A_VARIABLE * _KERNEL_S,
+        update_kernels_s=len(network.trained) * _KERNELS_PER_VARIABLE * _KERNEL_S,
         gradient_bytes=network.trained_parameters * sent,
         last_fraction=1 / (network.blocks_back + 1),
         passes=network.training_flops / network.forward_flops,
@@ -292,7 +292,7 @@ def _evaluations(config: Config, steps: int, steps_per_epoch: Fraction) -> int:
     if train.evaluate_every_steps is not None:
         period = Fraction(train.evaluate_every_steps)
     elif train.evaluate_every_epochs is not None:
-        period = in_steps(train.evaluate_every_epochs, steps_per_epoch)
+        period = epochs_to_steps(train.evaluate_every_epochs, steps_per_epoch)
     else:
         return 1
     whole = steps // period
@@ -307,7 +307,7 @@ def _checkpoint_interval_s(config: Config, step: StepTime, steps_per_epoch: Frac
         None if saves.every_steps is None else saves.every_steps * step.total_s,
         None
         if saves.every_epochs is None
-        else in_steps(saves.every_epochs, steps_per_epoch) * step.total_s,
+        else epochs_to_steps(saves.every_epochs, steps_per_epoch) * step.total_s,
     ]
     return min((s for s in intervals_s if s is not None), default=math.inf)
 

@@ -66,7 +66,7 @@ def _requirements(row: Row, price: float | None) -> str:
     advice = f": {row.advice}" if row.advice else ""
     stored = f"{row.storage_bytes_per_s / 1e6:,.0f} MB/s of images, "
     return (
-        f"{row.gpus:>6} GPU{'s' if row.gpus > 1 else ''}: {row.cores_a_node:,.1f} cores per node "
+        f"{row.gpus:>6} GPU{'s' if row.gpus > 1 else ''}: {row.cores_per_node:,.1f} cores per node "
         f"for the input, {stored if row.storage_bytes_per_s else ''}checkpoints of "
         f"{row.checkpoint_bytes / 1e6:,.0f} MB at {row.checkpoint_bytes_per_s / 1e6:,.1f} MB/s or "
         f"more{cost}; limit: {row.bottleneck}{advice}"

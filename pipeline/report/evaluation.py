@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.monitor.bars import figure
+from pipeline.monitor.bars import format_number
 from pipeline.report.calibration import Bin, calibration_error, reliability
 from pipeline.report.confusion import (
     Counts,
@@ -91,7 +91,7 @@ class Evaluation:
         rows = [row for row in self.class_rows() if everything or row["examples"]]
         shown = rows if everything else rows[:_SHOWN]
         width = max(len("class"), *(len(name) for name in self.classes))
-        error = figure(self.metrics["calibration_error"], ".2%")
+        error = format_number(self.metrics["calibration_error"], ".2%")
         text = [
             f"calibration error {error} ({len(self.bins)} bins)",
             "",
@@ -136,4 +136,4 @@ def _known(value: float) -> float | None:
 
 
 def _share(value: float | None) -> str:
-    return figure(value, ".1%")
+    return format_number(value, ".1%")

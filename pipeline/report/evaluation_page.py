@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.monitor.bars import figure
+from pipeline.monitor.bars import format_number
 from pipeline.report.page import render
 from pipeline.report.per_class import ClassFacts, class_facts
 from pipeline.report.run_page import Tile
@@ -56,7 +56,7 @@ def _split(
         "accuracy": f"{metrics['accuracy']:.2%}",
         **({"top-5": f"{metrics['top_5_accuracy']:.2%}"} if shows_top_5(len(classes)) else {}),
         "loss": f"{metrics['loss']:.4f}",
-        "calibration error": figure(metrics["calibration_error"], ".2%"),
+        "calibration error": format_number(metrics["calibration_error"], ".2%"),
     }
     tiles = [Tile(f"{predictions.split} {name}", value) for name, value in values.items()]
     return SplitFacts(tiles, class_facts(predictions, classes), _calibration(bins))

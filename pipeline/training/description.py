@@ -125,7 +125,7 @@ def _flops(experiment: Experiment) -> str:
 
 def _table(experiment: Experiment) -> str:
     table = Table("parameters", "shape", "count", title="model", title_justify="left")
-    factors = experiment.optimizer.rate_factors
+    factors = experiment.optimizer.learning_rate_factors
     if len(factors) < len(experiment.model.variables) or min(factors.values()) < 1:
         table.add_column("learning rate")
     for variable in experiment.model.variables:

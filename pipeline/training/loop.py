@@ -250,7 +250,7 @@ class Loop:
         start_s = time.monotonic()
         progress = self._progress
         if not self._clock.compiled:
-            self._display.doing("compiling the training step")
+            self._display.show_activity("compiling the training step")
         stretch = self._experiment.train(
             iterator, np.asarray(progress.sums), steps, progress.bad_steps
         )
@@ -408,7 +408,7 @@ class Loop:
                 clock.add(steps, time.monotonic() - start_s)
                 done = min(total, done + steps)
             elif not clock.compiled:
-                self._display.doing("compiling the evaluation")
+                self._display.show_activity("compiling the evaluation")
             self._display.evaluating(split, done, total)
             steps = self._next.agree(clock, f"evaluating {split}").steps
             last.append((time.monotonic(), steps))

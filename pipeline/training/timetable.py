@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from pipeline.config import CheckpointConfig, TrainConfig
-from pipeline.optim.steps import in_steps
+from pipeline.optim.steps import epochs_to_steps
 
 
 class Timetable:
@@ -30,7 +30,7 @@ class Timetable:
         also: Sequence[int] = (),
     ) -> None:
         def period_of(epochs: float | None) -> list[Fraction]:
-            return [] if epochs is None else [in_steps(epochs, steps_per_epoch)]
+            return [] if epochs is None else [epochs_to_steps(epochs, steps_per_epoch)]
 
         self._total_steps = total_steps
         self._also = also

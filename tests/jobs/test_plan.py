@@ -104,9 +104,9 @@ def test_a_batch_that_does_not_fit_is_planned_in_parts_and_says_so():
 def test_images_in_memory_need_no_storage_and_few_cores():
     for row in rows("cifar10"):
         assert row["storage_bytes_per_s"] == 0
-        of_a_node = row["images_per_second"] / math.ceil(row["gpus"] / 8)
+        node_share = row["images_per_second"] / math.ceil(row["gpus"] / 8)
         core_s = 32**2 * (9.6e-9 + 2 * 11e-9)  # read, and two operations of RandAugment
-        assert row["cores_per_node"] == pytest.approx(of_a_node * core_s)
+        assert row["cores_per_node"] == pytest.approx(node_share * core_s)
 
 
 def test_other_images_than_the_known_sets_have_as_many_to_test_on_as_are_held_out():

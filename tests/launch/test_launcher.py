@@ -13,7 +13,7 @@ from jobs import cli, launch
 from pipeline.errors import SettingsError
 from pipeline.launch.job import Job, environment, rank_variables
 from pipeline.launch.launcher import job_exit_code
-from pipeline.launch.processes import End, exit_code
+from pipeline.launch.processes import ProcessExit, exit_code
 from pipeline.launch.registry import LOST_AFTER_S, Registry
 from pipeline.launch.reports import Report
 from pipeline.runtimes.interfaces import find_interface
@@ -44,15 +44,15 @@ JOB = Job(hosts=("h0", "h1"), slots=2, index=1, command=("vit", "train", "digits
     ],
 )
 def test_the_exit_code_of_several_processes_is_that_of_the_cause(statuses, code):
-    assert exit_code(End(rank, status) for rank, status in enumerate(statuses)) == code
+    assert exit_code(ProcessExit(rank, status) for rank, status in enumerate(statuses)) == code
 
 
 @pytest.mark.parametrize(
     ("status", "code"), [(-15, 76), (-9, 76), (75, 76), (1, 76), (0, 0), (2, 2)]
 )
 def test_a_process_that_the_launcher_ended_is_a_consequence(status, code):
-    assert End(0, status, by_launcher=True).code == code
-    assert exit_code([End(0, status, by_launcher=True), End(1, 5)]) in (2, 5)
+    assert ProcessExit(0, status, by_launcher=True).code == code
+    assert exit_code([ProcessExit(0, status, by_launcher=True), ProcessExit(1, 5)]) in (2, 5)
 
 
 @pytest.mark.parametrize(

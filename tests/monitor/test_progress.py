@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.monitor import progress
-from pipeline.monitor.bars import EpochAndRun
+from pipeline.monitor.bars import EpochAndRunBars
 from pipeline.monitor.phase import PhaseDisplay
 from pipeline.monitor.progress import ProgressDisplay, duration
 
@@ -40,7 +40,7 @@ wait(0.6, phases._status and phases._status._live)
 phases.close()
 display = progress.ProgressDisplay(540, Fraction(27, 2))
 live = display._bars and display._bars._bar
-display.doing("compiling the training step")
+display.show_activity("compiling the training step")
 wait(1.2, live)
 display.trained({"step": 1, "loss": 1.5, "accuracy": 0.25, "examples_per_second": None})
 wait(0.9, live)
@@ -103,7 +103,7 @@ def test_on_a_narrow_terminal_each_bar_has_one_line():
 
 def test_the_bar_of_an_epoch_is_full_at_its_last_step_and_begins_anew_after_it():
     console = Console(force_terminal=True, width=140, file=io.StringIO())
-    bars = EpochAndRun(console, total_steps=25, steps_per_epoch=Fraction(10))
+    bars = EpochAndRunBars(console, total_steps=25, steps_per_epoch=Fraction(10))
     shown = {}
     for step in range(26):
         bars.advance(step)
@@ -159,7 +159,7 @@ class Clock:
 
 def train(display, clock, step_s, steps, first_step_s=12.0):
     """Trains in groups of steps like the loop, and yields at the end of each group."""
-    display.doing("compiling the training step")
+    display.show_activity("compiling the training step")
     clock.now_s += first_step_s
     done, stretch = 1, 1
     while True:
@@ -267,7 +267,7 @@ def test_other_ranks_show_nothing(capsys):
     )
     phases.message("run folder")
     phases.show("reading the data")
-    display.doing("compiling")
+    display.show_activity("compiling")
     display.trained({"step": 1, "loss": 2.0, "accuracy": 0.5})
     phases.close()
     assert capsys.readouterr().out == ""
@@ -281,8 +281,8 @@ def test_lines_carry_the_date_from_the_second_day_on(monkeypatch, capsys):
         progress.time, "strftime", lambda form, when=None: strftime(form, when or at[0])
     )
     display = ProgressDisplay(500, Fraction(100))
-    display.doing("reading")
+    display.show_activity("reading")
     at.pop(0)
-    display.doing("reading")
+    display.show_activity("reading")
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["23:59:58  reading", "2026-11-29 23:59:58  reading"]

@@ -49,7 +49,7 @@ say("beside a phase")
 phase.close()
 progress = ProgressDisplay(10, Fraction(5))
 progress.message("message " + name)
-progress.doing("doing " + name)
+progress.show_activity("doing " + name)
 say("beside bars")
 progress.evaluating(name, 0, 3)
 numbers = {{"accuracy": 0.5, "top_5_accuracy": 0.5, "loss": 1.0, "step": 1}}

@@ -5,7 +5,7 @@ import pytest
 from pipeline.config import OptimConfig
 from pipeline.errors import SettingsError
 from pipeline.optim.optimizer import AdamW
-from pipeline.optim.parameters import freeze, rate_factors
+from pipeline.optim.parameters import freeze, learning_rate_factors
 from tests.optim.test_optimizer import gradients, make_variables, update
 
 PATHS = [
@@ -24,8 +24,8 @@ def test_the_rate_of_each_block_is_a_fraction_of_the_next_ones():
     # BEiT's code: scale of layer i of n + 2 is d^(n + 1 - i), the tokens being layer 0 and the
     # norm and head layer n + 1; here n = 3.
     layers = [0, 0, 0, 1, 2, 3, 4, 4]
-    np.testing.assert_allclose(rate_factors(PATHS, 0.7), [0.7 ** (4 - i) for i in layers])
-    assert rate_factors(PATHS, None) == [1.0] * len(PATHS)
+    np.testing.assert_allclose(learning_rate_factors(PATHS, 0.7), [0.7 ** (4 - i) for i in layers])
+    assert learning_rate_factors(PATHS, None) == [1.0] * len(PATHS)
 
 
 def test_every_parameter_of_a_network_has_the_factor_of_its_layer():
@@ -35,7 +35,7 @@ def test_every_parameter_of_a_network_has_the_factor_of_its_layer():
     model = build_vit(ModelConfig(variant="Ti/8", depth=2), image_size=16, num_classes=3)
     paths = [v.path for v in model.variables]
     found = {}
-    for path, factor in zip(paths, rate_factors(paths, 0.5), strict=True):
+    for path, factor in zip(paths, learning_rate_factors(paths, 0.5), strict=True):
         found.setdefault(path.split("/")[1], set()).add(factor)
     tokens = {key: {0.125} for key in ("patch_embedding", "class_token", "position_embedding")}
     blocks = {"block_0": {0.25}, "block_1": {0.5}}
@@ -52,7 +52,7 @@ def test_a_factor_of_the_rate_is_the_update_at_that_rate():
     whole = AdamW(OptimConfig(weight_decay=0.1))
     ours.build(layered)
     whole.build(plain)
-    assert list(ours.rate_factors.values()) == [0.25, 0.5]
+    assert list(ours.learning_rate_factors.values()) == [0.25, 0.5]
     for step, values in enumerate(gradients(3)):
         update(ours, step, values, rate=0.01)
         update(whole, step, values, rate=0.0025)
@@ -82,7 +82,7 @@ def test_frozen_parameters_are_not_trained(settings, trained):
     assert [v.path for v in variables if v.trainable] == trained
     optimizer = AdamW(OptimConfig(**settings, ema_momentum=0.9))
     optimizer.build(variables)
-    assert list(optimizer.averages) == list(optimizer.rate_factors) == trained
+    assert list(optimizer.averages) == list(optimizer.learning_rate_factors) == trained
 
 
 def test_a_pattern_without_a_match_is_rejected():

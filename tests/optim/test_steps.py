@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 
 from pipeline.config import TrainConfig
-from pipeline.optim.steps import count_steps, in_steps
+from pipeline.optim.steps import count_steps, epochs_to_steps
 
 
 def test_epochs_that_divide_evenly_need_no_extra_step():
@@ -30,5 +30,5 @@ def test_the_number_of_steps_is_used_unchanged():
 
 
 def test_a_tenth_of_an_epoch_is_a_tenth():
-    assert in_steps(0.1, Fraction(30)) == 3
-    assert in_steps(1e-05, Fraction(100_000)) == 1
+    assert epochs_to_steps(0.1, Fraction(30)) == 3
+    assert epochs_to_steps(1e-05, Fraction(100_000)) == 1
