@@ -121,8 +121,8 @@ def test_without_a_terminal_there_are_no_escape_sequences(tmp_path):
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_nothing_writes_to_a_terminal_but_the_streams_and_the_one_console(path):
-    # describe.py draws a table into a text.
-    if path.name in ("terminal.py", "describe.py"):
+    # description.py draws a table into a string.
+    if path.name in ("terminal.py", "description.py"):
         return
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
