@@ -242,6 +242,12 @@ def test_every_page_is_in_the_site():
                 "training",
                 "report",
                 "doctor",
+                "model",
+                "model/weights",
+                "optim",
+                "monitor",
+                "plan",
+                "export",
             )
         ),
     ],
