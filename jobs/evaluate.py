@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 from jobs.cli import run_process
 from jobs.run_settings import add_setting_argument
 from jobs.usage import check_paths
-from pipeline.api.evaluation import open_evaluation
+from pipeline.api.evaluation import evaluation_settings, open_evaluation
 from pipeline.errors import SettingsError
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.metrics_file import shows_top_5
-from pipeline.runs.saved_settings import read_settings
 from pipeline.storage.folders import make_folder
 from pipeline.storage.write import replace_file
 from pipeline.strict_json import to_json
@@ -74,7 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluates the weights with the best validation result."""
     check_paths([arguments.data or ""])
     folder = RunFolder(arguments.run)
-    config = read_settings(folder, arguments.given)
+    config = evaluation_settings(
+        folder, arguments.given, arguments.data is not None, trust_code=arguments.trust_code
+    )
     details = arguments.details or arguments.every_class or arguments.html is not None
     with open_evaluation(folder, config, arguments.data, _LOG.info) as evaluation:
         found = []

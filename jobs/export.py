@@ -66,7 +66,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Exports the weights with the best validation result."""
     folder = RunFolder(arguments.run)
     check_links(folder.path)
-    config, dataset = read_settings(folder, arguments.given), folder.dataset()
+    config = read_settings(
+        folder, arguments.given, trust_code=arguments.trust_code, needs=("model.builder",)
+    )
+    dataset = folder.dataset()
     form = arguments.format
     require(*NEEDED.get(form, ()))
     out = arguments.out or folder.path / _PLACES[form]
@@ -82,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     data = with_first_label(config.data, recorded_first_label(folder))
     config = config.model_copy(update={"data": data})
     check_out(form, out)
-    model, step = load_model(folder, arguments.weights)
+    model, step = load_model(folder, config, arguments.weights)
     metadata = ExportMetadata.of_run(config, dataset, model.arch, step)
     reference, images = compare_with_run(
         config, wrap_model(model, metadata), ignored_data_path(folder)

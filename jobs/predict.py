@@ -72,7 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
     check_top(arguments.top, "--top")
     if arguments.gallery is not None and arguments.gallery.is_dir():
         raise SettingsError(f"--gallery {arguments.gallery} is a folder: give a file")
-    model = load_predictor(arguments.model, arguments.given, _LOG.info)
+    model = load_predictor(
+        arguments.model, arguments.given, _LOG.info, trust_code=arguments.trust_code
+    )
     from pipeline.export.predictions import find_images, predict_files
     from pipeline.report.prediction_gallery import Shown, gallery_entry
 

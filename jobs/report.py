@@ -64,7 +64,11 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if len(folders) == 1:
         predicted, left_out = find_examples(
-            folders[0], arguments.data, arguments.given, use_data=not arguments.no_examples
+            folders[0],
+            arguments.data,
+            arguments.given,
+            use_data=not arguments.no_examples,
+            trust_code=arguments.trust_code,
         )
         file = write_report(folders[0], out, left_out, predicted)
     else:

@@ -1,4 +1,4 @@
-"""The option `--set` of verbs that read the settings of an existing run."""
+"""The options `--set` and `--trust-code` of verbs that read the settings of an existing run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pipeline.runs.saved_settings import GIVEN
 
 
 def add_setting_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds `--set KEY=VALUE`, for the settings that are not taken from the run."""
+    """Adds `--set KEY=VALUE`, for settings that are not taken from the run, and `--trust-code`."""
     parser.add_argument(
         "--set",
         action="append",
@@ -17,4 +17,10 @@ def add_setting_argument(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="a setting that is not taken from the run, which may belong to another user: "
         f"{', '.join(GIVEN)}; can be repeated",
+    )
+    parser.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="import the code that the settings of the run name, such as model.builder; it runs as "
+        "your user",
     )

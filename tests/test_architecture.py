@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A package imports packages of lower levels only, never one of its own level.
 LEVELS = (
-    {"errors", "splitmix", "cores", "printable", "strict_json", "recipes"},
+    {"errors", "splitmix", "cores", "printable", "strict_json", "recipes", "plugins"},
     {"storage"},
     {"config"},
     {"data", "model", "optim", "runtimes", "runs", "monitor"},

@@ -6,7 +6,7 @@ Importing this module does not import TensorFlow.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -36,6 +36,7 @@ def evaluate(
     *,
     data: str | PathLike[str] | None = None,
     settings: Mapping[str, Any] | None = None,
+    trust_code: bool = False,
 ) -> Evaluation:
     """Evaluates the best weights of a run on one split. Every example counts exactly once.
 
@@ -49,18 +50,39 @@ def evaluate(
       data: Another data set, or the new place of the run's own. Classes are matched by name.
       settings: Settings that are not taken from a run, as with `vit evaluate --set`, such as
         {"data.max_pixels": 10**9}.
+      trust_code: Whether to import the code that the run names, such as `model.builder`.
 
     Raises:
       SettingsError: It is not a run folder, the run has no checkpoint, or there is no such split.
       DataError: The data set is missing or wrong, or its classes are not those of the run.
     """
     folder = RunFolder(Path(run))
-    config = read_settings(folder, as_overrides(settings))
+    config = evaluation_settings(
+        folder, as_overrides(settings), data is not None, trust_code=trust_code
+    )
     with open_evaluation(folder, config, None if data is None else fspath(data)) as evaluation:
         found = evaluation.choose(split)
         chosen = next(name for name in ("test", *found) if name in found)
         row, _ = next(evaluation.evaluate([chosen], details=data is not None))
     return Evaluation.of_row(row)
+
+
+def evaluation_settings(
+    folder: RunFolder, given: Sequence[str], other_data: bool, *, trust_code: bool
+) -> Config:
+    """The settings of a run that its evaluation needs.
+
+    Args:
+      folder: The run folder.
+      given: Settings that are not taken from a run, as `section.key=value`.
+      other_data: Whether the data set is given, so that `data.source` is not needed.
+      trust_code: Whether to import the code that the run names.
+
+    Raises:
+      SettingsError: It is not a run folder, a given setting is wrong, or the run names code.
+    """
+    needs = ("model.builder",) if other_data else ("data.source", "model.builder")
+    return read_settings(folder, given, trust_code=trust_code, needs=needs)
 
 
 @contextmanager

@@ -26,10 +26,15 @@ if TYPE_CHECKING:
     from pipeline.export.predictions import FilePrediction
 
 _LOG = logging.getLogger(__name__)
+# Settings that may name code. The data of the run is not needed.
+_NEEDS = ("model.builder",)
 
 
 def load_model(
-    run: str | PathLike[str], weights: Literal["evaluated", "averaged", "plain"] = "evaluated"
+    run: str | PathLike[str],
+    weights: Literal["evaluated", "averaged", "plain"] = "evaluated",
+    *,
+    trust_code: bool = False,
 ) -> keras.Model:
     """The model of a run, with the weights that were best on validation.
 
@@ -41,14 +46,17 @@ def load_model(
       run: The run folder.
       weights: evaluated: the weights that the run evaluated. averaged: their moving average.
         plain: the weights without averaging.
+      trust_code: Whether to import the code that the run names as `model.builder`.
 
     Raises:
       SettingsError: It is not a run folder, or the run has no such weights.
     """
+    folder = RunFolder(Path(run))
+    config = read_settings(folder, trust_code=trust_code, needs=_NEEDS)
     import_tensorflow()
     from pipeline.training import best_weights
 
-    model, _ = best_weights.load_model(RunFolder(Path(run)), weights)
+    model, _ = best_weights.load_model(folder, config, weights)
     return model
 
 
@@ -58,6 +66,7 @@ def predict(
     *,
     top: int = 5,
     settings: Mapping[str, Any] | None = None,
+    trust_code: bool = False,
 ) -> list[Prediction]:
     """The most likely classes of images.
 
@@ -67,6 +76,7 @@ def predict(
         "photos/**/*.jpg".
       top: Number of classes per image.
       settings: Settings that are not taken from a run, as with `vit predict --set`.
+      trust_code: Whether to import the code that the run names as `model.builder`.
 
     Returns:
       A prediction for each image, in this order. An image that cannot be read has a `problem`.
@@ -77,7 +87,7 @@ def predict(
     """
     check_top(top, "top")
     words = [images] if isinstance(images, (str, PathLike)) else images
-    loaded = load_predictor(Path(model), as_overrides(settings))
+    loaded = load_predictor(Path(model), as_overrides(settings), trust_code=trust_code)
     from pipeline.export.predictions import find_images, predict_files
 
     files = find_images(fspath(word) for word in words)
@@ -91,7 +101,11 @@ def check_top(top: int, name: str) -> None:
 
 
 def load_predictor(
-    path: Path, given: Sequence[str] = (), say: Callable[[str], None] = _LOG.info
+    path: Path,
+    given: Sequence[str] = (),
+    say: Callable[[str], None] = _LOG.info,
+    *,
+    trust_code: bool = False,
 ) -> Exported:
     """The best weights of a run, or an export, as a function from pixels to probabilities.
 
@@ -99,24 +113,27 @@ def load_predictor(
       path: The run folder or the export.
       given: Settings that are not taken from a run, as `section.key=value`.
       say: Shows a message.
+      trust_code: Whether to import the code that the run names as `model.builder`.
 
     Raises:
       SettingsError: It is neither, or the run has no checkpoint yet.
     """
     if path.suffix == ".onnx":
         require("onnx", "onnxruntime")
+    folder = RunFolder(path)
+    config = (
+        read_settings(folder, given, trust_code=trust_code, needs=_NEEDS) if folder.is_run else None
+    )
     import_tensorflow()
     from pipeline.export.exported import wrap_model
     from pipeline.export.formats import load_export
     from pipeline.export.metadata import ExportMetadata
     from pipeline.training import best_weights
 
-    folder = RunFolder(path)
-    if not folder.is_run:
+    if config is None:
         return load_export(path)
-    config = read_settings(folder, given)
     precision = config.train.precision
-    model, step = best_weights.load_model(folder, precision=precision)
+    model, step = best_weights.load_model(folder, config, precision=precision)
     if precision != "float32":
         say(f"computes in {precision}, as the run did")
     facts = ExportMetadata.of_run(config, folder.dataset(), model.arch, step)

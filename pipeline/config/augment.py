@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.config.section import Section, setting
+from pipeline.config.value_parser import PluginName
 
 
 class AugmentConfig(Section):
@@ -42,3 +43,8 @@ class AugmentConfig(Section):
         le=1,
     )
     erasing: float = setting(0.0, "Probability of erasing a random rectangle.", ge=0, le=1)
+    extra: tuple[PluginName, ...] = setting(
+        (),
+        "Augmentation functions of your own, each as module:function. They are applied after the "
+        "others and before normalization.",
+    )

@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import PlainSerializer, ValidatorFunctionWrapHandler, WrapValidator
 
 from pipeline.config.augment import AugmentConfig
 from pipeline.config.section import Section, setting
 from pipeline.config.value_parser import LocalPath
+from pipeline.plugins import is_plugin
+
+_SourceKind = Literal[
+    "digits",
+    "cifar10",
+    "cifar100",
+    "fashion_mnist",
+    "image_folder",
+    "list",
+    "records",
+    "tfrecord",
+    "synthetic",
+]
+
+
+def _kind_or_plugin(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    return value if isinstance(value, str) and is_plugin(value) else validate(value)
+
+
+# A kind of data set, or module:Class.
+SourceName = Annotated[_SourceKind, WrapValidator(_kind_or_plugin), PlainSerializer(str)]
 
 
 class DataConfig(Section):
     """Where the examples come from and how they are processed."""
 
-    source: Literal[
+    source: SourceName = setting(
         "digits",
-        "cifar10",
-        "cifar100",
-        "fashion_mnist",
-        "image_folder",
-        "list",
-        "records",
-        "tfrecord",
-        "synthetic",
-    ] = setting("digits", "Kind of data set. records: shards written by `vit prepare`.")
+        "Kind of data set. records: shards written by `vit prepare`. A class of your own is given "
+        "as module:Class.",
+    )
     path: LocalPath | None = setting(
         None, "Folder, archive or list file of the data set.", may_change=True
     )

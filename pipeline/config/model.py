@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from pipeline.config.section import Section, setting
-from pipeline.config.value_parser import LocalPath
+from pipeline.config.value_parser import LocalPath, PluginName
 from pipeline.printable import received
 
 # The named variants. pipeline/model/architecture.py defines their sizes.
@@ -67,6 +67,11 @@ class ModelConfig(Section):
         lt=1,
     )
 
+    builder: PluginName | None = setting(
+        None,
+        "Model of your own, as module:function. The settings above are not used then. null: the "
+        "Vision Transformer.",
+    )
     pretrained: LocalPath | None = setting(
         None,
         "Initial weights: a run folder (its best weights are used), or a published ViT as an .npz "

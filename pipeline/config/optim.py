@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pipeline.config.section import Section, setting
+from pipeline.config.value_parser import PluginName
 
 
 class OptimConfig(Section):
@@ -57,4 +58,9 @@ class OptimConfig(Section):
         may_change=True,
         ge=1,
         le=2**20,
+    )
+    loss: PluginName | None = setting(
+        None,
+        "Training loss of your own, as module:function. null: softmax cross-entropy. Evaluation "
+        "always reports cross-entropy.",
     )

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_orig
 
 from pydantic import AfterValidator, BaseModel
 
+from pipeline.plugins import is_plugin
 from pipeline.printable import shortened
 
 _DIGITS = r"[0-9]+(?:_[0-9]+)*"
@@ -58,6 +59,16 @@ def _local_path(text: str) -> str:
 
 # The path of a file or folder: text that is not a URL. A leading ~/ is the home folder.
 LocalPath = Annotated[str, AfterValidator(_local_path)]
+
+
+def _plugin_name(text: str) -> str:
+    if not is_plugin(text):
+        raise ValueError("must be module:name, for example my_module:make")
+    return text
+
+
+# Code of the user, as module:name.
+PluginName = Annotated[str, AfterValidator(_plugin_name)]
 
 
 def inner_type(kind: Any) -> tuple[Any, bool]:
@@ -132,7 +143,7 @@ def _parse_section(value: Any, kind: type[BaseModel]) -> Any:
 
 def _parse_list(value: Any, kind: Any) -> tuple[Any, ...]:
     item, *more = get_args(kind)
-    if isinstance(value, str) and item is str:
+    if isinstance(value, str) and inner_type(item)[0] is str:
         return (value,)  # a single name needs no brackets
     if not isinstance(value, (list, tuple)):
         raise ValueError("must be a list in brackets, such as [1,2]")

@@ -12,6 +12,7 @@ import tensorflow as tf
 from pipeline.config import DataConfig
 from pipeline.cores import available_cores
 from pipeline.data.augment.augment import augment, erase_some
+from pipeline.data.augment.custom import apply_augmentations, load_augmentations
 from pipeline.data.augment.mix import GROUP, mix, one_hot
 from pipeline.data.crop_box import random_box
 from pipeline.data.decode.problems import SkippedImages
@@ -115,6 +116,7 @@ def train_dataset(
     with tf.device("CPU:0"):
         labels = tf.constant(check_labels(split.labels, num_classes, split.title))
     reader = make_reader(split, config, piece_size, skipped)
+    extra = load_augmentations(config.augment.extra, config.image_size)
 
     def look(number: tf.Tensor) -> Batch:
         positions = _positions(number, batch_size, piece_size, shard)
@@ -129,6 +131,7 @@ def train_dataset(
     def finish(batch: Batch) -> Batch:
         index = batch["index"]
         images = augment(batch["image"], config.augment, seed, batch["epoch"], index)
+        images = apply_augmentations(images, extra, seed, batch["epoch"], index)
         images = normalize(images, mean, std)
         if config.augment.erasing:
             images = erase_some(images, config.augment.erasing, seed, batch["epoch"], index)
@@ -221,6 +224,7 @@ def augmented_examples(
     """
     size, count = config.image_size, len(indices) * epochs
     reader = make_reader(split, config, count, None)
+    extra = load_augmentations(config.augment.extra, size)
 
     @tf.function(autograph=False)
     def make() -> tf.Tensor:
@@ -228,9 +232,9 @@ def augmented_examples(
         epoch = tf.tile(tf.range(epochs, dtype=tf.int64), [len(indices)])
         batch = {"index": index, "epoch": epoch}
         images, _ = reader.decode(batch | reader.look(index), _train_boxes(batch, config, seed))
-        images = normalize(
-            augment(images, config.augment, seed, epoch, index), (0.5,) * 3, (0.5,) * 3
-        )
+        images = augment(images, config.augment, seed, epoch, index)
+        images = apply_augmentations(images, extra, seed, epoch, index)
+        images = normalize(images, (0.5,) * 3, (0.5,) * 3)
         if config.augment.erasing:
             images = erase_some(images, config.augment.erasing, seed, epoch, index)
         return tf.saturate_cast(tf.round((images + 1.0) * 127.5), tf.uint8)

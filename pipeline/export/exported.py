@@ -12,6 +12,7 @@ from scipy.special import softmax
 
 from pipeline.errors import PipelineError, SettingsError
 from pipeline.export.metadata import ExportMetadata
+from pipeline.model.architecture import Architecture
 
 Pixels = npt.NDArray[np.uint8]  # [B, S, S, 3], cropped and resized
 Probabilities = npt.NDArray[np.floating]  # [B, C]
@@ -28,6 +29,20 @@ def untrusted_error(where: str, what: str) -> SettingsError:
         "another source, and is not loaded. Export the run again with this version. If you trust "
         "its author, load it in Python yourself"
     )
+
+
+def known_architecture(metadata: ExportMetadata, form: str) -> Architecture:
+    """The architecture, for a format that stores the network layer by layer.
+
+    Raises:
+      ExportError: The model is one of `model.builder`.
+    """
+    if metadata.architecture is None:
+        raise ExportError(
+            f"--format {form} is for the Vision Transformers of this package, and this run has a "
+            "model of model.builder"
+        )
+    return metadata.architecture
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from keras import layers, ops
 
 from pipeline.errors import SettingsError
-from pipeline.export.exported import Exported, Pixels, Probabilities
+from pipeline.export.exported import Exported, Pixels, Probabilities, known_architecture
 from pipeline.export.keras_checks import checked_copy
 from pipeline.export.metadata import FILE, ExportMetadata, from_json, missing_metadata
 from pipeline.model.architecture import Architecture
@@ -72,7 +72,7 @@ def load(path: Path) -> Exported:
 
 def stock_model(metadata: ExportMetadata) -> keras.Model:
     """Builds the network with preprocessing from stock Keras layers, with untrained weights."""
-    arch, given = metadata.architecture, metadata.preprocessing
+    arch, given = known_architecture(metadata, "keras"), metadata.preprocessing
     size, width = given.image_size, arch.width
     pixels = keras.Input((size, size, 3), name="pixels")
     x = layers.Rescaling(1 / 255, name="to_unit_range")(pixels)

@@ -50,18 +50,18 @@ class ExportMetadata(_FrozenModel):
     Attributes:
       classes: C names, in the order of the probabilities.
       preprocessing: From an image file to the input of the network.
-      architecture: Shape of the network.
+      architecture: Shape of the network; None for a model of `model.builder`.
       weights_of_step: Training step of the weights.
     """
 
     classes: tuple[str, ...]
     preprocessing: Preprocessing
-    architecture: Architecture
+    architecture: Architecture | None
     weights_of_step: int
 
     @classmethod
     def of_run(
-        cls, config: Config, dataset: dict[str, Any], architecture: Architecture, step: int
+        cls, config: Config, dataset: dict[str, Any], architecture: Architecture | None, step: int
     ) -> ExportMetadata:
         """Collects the metadata of a run.
 
@@ -124,6 +124,8 @@ def has_parameter_count(metadata: ExportMetadata, numbers: int) -> bool:
       numbers: Number of parameters in the file.
     """
     arch, size = metadata.architecture, metadata.preprocessing.image_size
+    if arch is None:
+        return False
     positive = (size, arch.patch_size, arch.width, arch.depth, arch.num_heads, arch.mlp_dim)
     sizes = (*positive, arch.head_size, arch.pre_logits, *arch.head_dims)
     if min(positive) < 1 or min(sizes) < 0 or max(sizes) > _MAX_SIZE or arch.depth > _MAX_DEPTH:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from pipeline.errors import SettingsError
-from pipeline.export.exported import Exported, wrap_model
+from pipeline.export.exported import Exported, known_architecture, wrap_model
 from pipeline.export.metadata import (
     MAX_METADATA_BYTES,
     ExportMetadata,
@@ -31,6 +31,7 @@ _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 
 def write(model: keras.Model, metadata: ExportMetadata, path: Path) -> None:
     """Writes the folder."""
+    known_architecture(metadata, "safetensors")
     make_folder(path)
     try:
         save_file(read_variables({v.path: v for v in model.variables}), path / _WEIGHTS)
@@ -64,7 +65,9 @@ def load(path: Path) -> Exported:
             f"{path}: {_CONFIG} does not match {_WEIGHTS}, which has {numbers:,} parameters. "
             "Export the run again"
         )
-    model = VisionTransformer(metadata.architecture, size, len(metadata.classes))
+    model = VisionTransformer(
+        known_architecture(metadata, "safetensors"), size, len(metadata.classes)
+    )
     model.build((None, size, size, 3))
     restore_variables({v.path: v for v in model.variables}, weights, "model")
     return wrap_model(model, metadata)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -90,7 +91,17 @@ def _write_and_compare(
     name: str, model: keras.Model, metadata: ExportMetadata, path: Path, reference: Reference
 ) -> float:
     FORMATS[name].write(model, metadata, path)
-    difference = largest_difference(FORMATS[name].load(path), reference)
+    try:
+        exported = FORMATS[name].load(path)
+    except SettingsError as error:
+        if metadata.architecture is not None:
+            raise
+        found = re.search(r" has (.+), which no export", str(error))
+        raise ExportError(
+            f"--format {name} cannot have this model of model.builder: "
+            f"{found[1] + ' is not among those of exports' if found else error}"
+        ) from None
+    difference = largest_difference(exported, reference)
     if not difference <= TOLERANCE:
         raise ExportError(
             f"the probabilities of the exported model differ from those of the run by "

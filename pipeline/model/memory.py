@@ -50,10 +50,6 @@ def estimate_memory(
     """
     one = 4 * (parameters - frozen)
     images = config.data.global_batch_size // (num_replicas * config.optim.accumulate_steps)
-    arch = architecture(config.model)
-    per_image = activation_bytes_per_image(
-        arch, config.data.image_size, config.train.precision, recompute=config.train.recompute
-    )
     in_turn, half = config.optim.accumulate_steps, config.train.precision != "float32"
     gradients = 1 + parallel_parts * ((in_turn * parallel_parts > 1) + (in_turn > 1))
     tensors = {
@@ -63,7 +59,13 @@ def estimate_memory(
     }
     if config.optim.ema_momentum is not None:
         tensors["averaged weights"] = one
-    tensors[f"activations of {images} images"] = images * per_image
+    if config.model.builder is None:  # nothing is known about the activations of other models
+        tensors[f"activations of {images} images"] = images * activation_bytes_per_image(
+            architecture(config.model),
+            config.data.image_size,
+            config.train.precision,
+            recompute=config.train.recompute,
+        )
     if on_gpu:
         return tensors | {LIBRARIES: _GPU_LIBRARIES}
     tensors = {what: local_replicas * size for what, size in tensors.items()}
@@ -76,9 +78,11 @@ def estimate_memory(
 
 def _code_bytes(config: Config, images: int) -> int:
     """Memory of the graphs for training and input, and of code compiled for parts of this size."""
+    augments = config.data.augment.rand_augment_layers > 0
+    if config.model.builder is not None:
+        return _GRAPHS + augments * _RAND_AUGMENT
     arch = architecture(config.model)
     largest = images * arch.num_tokens(config.data.image_size) * max(arch.width, arch.mlp_dim)
     compiles = largest >= MIN_COMPILED_SIZE and config.train.xla != "never"
-    augments = config.data.augment.rand_augment_layers > 0
     graphs = _GRAPHS + arch.depth * _GRAPH_PER_BLOCK
     return graphs + compiles * _COMPILED + augments * _RAND_AUGMENT

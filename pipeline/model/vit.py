@@ -16,6 +16,7 @@ from pipeline.config import ModelConfig
 from pipeline.errors import SettingsError
 from pipeline.model.architecture import Architecture, architecture, check_patches
 from pipeline.model.backend import Tensor
+from pipeline.model.custom import CustomModel, build_custom
 from pipeline.model.dropout import dropout
 from pipeline.model.elementwise import gelu
 from pipeline.model.initial import InitialWeights, keras_weights, vit_weights
@@ -44,7 +45,7 @@ def build_vit(
     dtype: str = "float32",
     seed: int = 0,
     recompute: bool = False,
-) -> VisionTransformer:
+) -> VisionTransformer | CustomModel:
     """Builds the model that the settings describe, and creates its variables.
 
     Args:
@@ -58,10 +59,14 @@ def build_vit(
     Raises:
       SettingsError: The settings are inconsistent, or do not match the image size.
     """
-    arch = architecture(config)
-    check_patches(image_size, arch.patch_size)
     if num_classes < 1:
         raise SettingsError(f"The model needs at least one class. Received: {num_classes}")
+    if config.builder is not None:
+        return build_custom(
+            config.builder, image_size=image_size, num_classes=num_classes, seed=seed, dtype=dtype
+        )
+    arch = architecture(config)
+    check_patches(image_size, arch.patch_size)
     model = VisionTransformer(
         arch, image_size, num_classes, dtype=dtype, seed=seed, recompute=recompute
     )

@@ -18,7 +18,12 @@ _SECTIONS = "confusion matrix, accuracy per class and examples"
 
 
 def find_examples(
-    folder: RunFolder, data: str | None, given: Sequence[str], *, use_data: bool
+    folder: RunFolder,
+    data: str | None,
+    given: Sequence[str],
+    *,
+    use_data: bool,
+    trust_code: bool,
 ) -> tuple[PredictedExamples | None, str | None]:
     """Returns the predictions for the report, or a sentence that says why there are none.
 
@@ -29,6 +34,7 @@ def find_examples(
       data: Place of the data set, if it is not the recorded one.
       given: Settings that are not taken from the run.
       use_data: False leaves out what the run folder does not contain.
+      trust_code: Whether to import the code that the settings of the run name.
     """
     facts = gather(folder)
     if facts.predictions is not None and data is None:
@@ -38,7 +44,7 @@ def find_examples(
     if not facts.best_step:
         return None, f"{_SECTIONS}, since the run is not trained yet."
     try:
-        return _predict(folder, data, given), None
+        return _predict(folder, data, given, trust_code=trust_code), None
     except PipelineError as error:
         reason = without_settings(str(error))
         if facts.predictions is not None:
@@ -49,8 +55,10 @@ def find_examples(
         return None, f"{_SECTIONS}, since the weights could not be applied to the data: {reason}."
 
 
-def _predict(folder: RunFolder, data: str | None, given: Sequence[str]) -> PredictedExamples | None:
-    config = read_settings(folder, given)
+def _predict(
+    folder: RunFolder, data: str | None, given: Sequence[str], *, trust_code: bool
+) -> PredictedExamples | None:
+    config = read_settings(folder, given, trust_code=trust_code)
     import_tensorflow()
     from pipeline.runtimes.kinds import start
     from pipeline.training.best_weights import restore_best

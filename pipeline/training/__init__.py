@@ -17,6 +17,7 @@ speed.py                examples per second
 callbacks.py            users' keras.callbacks
 bad_steps.py            which replica and which examples made a gradient not finite
 memory.py, precision.py, xla.py, profiler.py   device memory, dtypes, XLA, traces
+plugin_checks.py        loads and checks users' code when a run starts
 data_opening.py         opens a run's data, and compares it between processes
 data_record.py          what a run records about its data, and what has changed since
 starting_weights.py     `model.pretrained`

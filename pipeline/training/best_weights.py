@@ -72,12 +72,16 @@ def weights_of(
 
 
 def load_model(
-    folder: RunFolder, which: Weights = "evaluated", precision: str = "float32"
+    folder: RunFolder,
+    config: Config,
+    which: Weights = "evaluated",
+    precision: str = "float32",
 ) -> tuple[keras.Model, int]:
     """The model of a run with its best weights, and their step.
 
     Args:
       folder: Of the run.
+      config: Its settings, of `read_settings`.
       which: evaluated: those that training evaluated, which are averaged where it kept averages
         and `train.evaluate_ema` said so; averaged, plain: these.
       precision: What it computes in, of `train.precision`. Weights are float32.
@@ -85,7 +89,7 @@ def load_model(
     Raises:
       SettingsError: The run has no checkpoint, or no averages where they are asked for.
     """
-    config, facts, snapshot = folder.config(), folder.dataset(), best_snapshot(folder)
+    facts, snapshot = folder.dataset(), best_snapshot(folder)
     model = build_vit(
         config.model,
         image_size=config.data.image_size,

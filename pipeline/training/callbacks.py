@@ -12,20 +12,16 @@ other processes, and a run that is resumed from an earlier checkpoint calls the 
 
 from __future__ import annotations
 
-import importlib
-import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from types import ModuleType
+from contextlib import contextmanager
 from typing import Any, cast
 
 import keras
 import tensorflow as tf
 
 from pipeline.errors import PipelineError, SettingsError
+from pipeline.plugins import call_plugin, load_plugin
 from pipeline.runtimes.agreement import on_chief
 from pipeline.runtimes.runtime import Runtime
 
@@ -160,8 +156,10 @@ class Callbacks:
             for name, callback in self._callbacks.items():
                 own = [dict(a) if isinstance(a, Mapping) else a for a in arguments]
                 what = f"train.callbacks: {name!r} raised an error in {hook}"
-                with self._keeping_weights(name, hook):
-                    _run(CallbackError, what, getattr(callback, hook), *own)
+                with self._keeping_weights(name, hook), warnings.catch_warnings():
+                    # Epochs without an evaluation have no val_ keys, as with fit's validation_freq.
+                    warnings.filterwarnings("ignore", "Early stopping conditioned on metric")
+                    call_plugin(CallbackError, what, getattr(callback, hook), *own)
 
         self._on_chief(call)
 
@@ -200,56 +198,9 @@ def evaluation_logs(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _make(name: str) -> Any:
-    module_name, _, factory = name.partition(":")
-    if not module_name or not factory:
-        raise SettingsError(
-            f"train.callbacks must be module:factory, for example my_callbacks:make. Received: "
-            f"{name!r}"
-        )
-    module = _import(name, module_name)
-    where = getattr(module, "__file__", None) or "Python itself"
-    if not callable(make := getattr(module, factory, None)):
-        raise SettingsError(
-            f"train.callbacks: {name!r}: module {module_name}, which is {where}, has no function "
-            f"or class {factory}. If another file is meant, give it a name of its own"
-        )
-    return _run(SettingsError, f"train.callbacks: {name!r}: {factory}() failed", make)
-
-
-def _import(name: str, module_name: str) -> ModuleType:
-    """Imports a module; one that is installed nowhere is looked for in the current folder.
-
-    The folder is searched last, and for this import only: a file there never replaces another
-    module, whatever its name.
-    """
-    failed = f"train.callbacks: {name!r}: importing {module_name} failed"
-    folder = str(Path.cwd())
-    # A folder that is on the path already, by PYTHONPATH for example, keeps its place.
-    added = folder not in sys.path
-    if added:
-        sys.path.append(folder)
-    try:
-        importlib.invalidate_caches()
-        return cast("ModuleType", _run(SettingsError, failed, importlib.import_module, module_name))
-    except SettingsError as error:
-        missing = error.__cause__
-        # Its own absence, not that of a module that it imports.
-        if isinstance(missing, ModuleNotFoundError) and missing.name in _packages(module_name):
-            raise SettingsError(
-                f"train.callbacks: {name!r}: there is no module {module_name}, neither installed "
-                f"nor on PYTHONPATH nor in the current folder {folder}"
-            ) from None
-        raise
-    finally:
-        if added:
-            with suppress(ValueError):  # the module removed it
-                sys.path.remove(folder)
-
-
-def _packages(module_name: str) -> list[str]:
-    """`a.b.c` -> a, a.b, a.b.c."""
-    parts = module_name.split(".")
-    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+    make = load_plugin("train.callbacks", name)
+    factory = name.partition(":")[2]
+    return call_plugin(SettingsError, f"train.callbacks: {name!r}: {factory}() failed", make)
 
 
 def _check(name: str, callback: Any) -> None:
@@ -304,18 +255,3 @@ def _overrides(callback: keras.callbacks.Callback, hook: str) -> bool:
     """Whether its class has this hook, or the callback itself, as LambdaCallback does."""
     base = getattr(keras.callbacks.Callback, hook)
     return hook in vars(callback) or getattr(type(callback), hook) is not base
-
-
-def _run(
-    kind: type[PipelineError], what: str, function: Callable[..., Any], *arguments: Any
-) -> Any:
-    """Calls a user's function; its error becomes one message that ends in its traceback."""
-    try:
-        with warnings.catch_warnings():
-            # Epochs without an evaluation have no val_ keys, as with fit's validation_freq.
-            warnings.filterwarnings("ignore", "Early stopping conditioned on metric")
-            return function(*arguments)
-    except (Exception, SystemExit) as error:
-        own = error.__traceback__.tb_next if error.__traceback__ else None
-        lines = traceback.format_exception(type(error), error, own)
-        raise kind(f"{what}:\n{''.join(lines).rstrip()}") from error

@@ -32,8 +32,9 @@ def headline(experiment: Experiment) -> str:
     """What is trained on what, in three lines."""
     config, counts = experiment.config, experiment.dataset_facts["examples"]
     sizes = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+    network = config.model.builder or config.model.variant
     return (
-        f"{config.model.variant}, {_parameters(experiment):,} parameters{_trained(experiment)}, on "
+        f"{network}, {_parameters(experiment):,} parameters{_trained(experiment)}, on "
         f"{config.data.source}: "
         f"{sizes} images of {len(experiment.source.classes)} classes\n"
         f"{experiment.total_steps:,} steps of {config.data.global_batch_size} "
@@ -114,6 +115,8 @@ def _trained(experiment: Experiment) -> str:
 
 def _flops(experiment: Experiment) -> str:
     config = experiment.config
+    if config.model.builder is not None:
+        return "arithmetic of an image: not known for a model of model.builder"
     network = architecture(config.model), config.data.image_size, len(experiment.source.classes)
     trained = [variable.path for variable in experiment.model.trainable_variables]
     forward, step = flops_per_image(*network), training_flops_per_image(*network, trained)

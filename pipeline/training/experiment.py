@@ -27,9 +27,11 @@ from pipeline.optim.optimizer import AdamW, LossScale
 from pipeline.optim.parameters import freeze
 from pipeline.optim.schedule import Schedule, plan_schedule
 from pipeline.runs.checkpoints.snapshot import Snapshot, read_variables, restore_variables
+from pipeline.runtimes.agreement import on_all
 from pipeline.runtimes.runtime import Runtime
 from pipeline.training.data_opening import open_data
 from pipeline.training.metrics import SUMS, check_counted, mean_metrics
+from pipeline.training.plugin_checks import check_loss, check_named_code
 from pipeline.training.precision import agree_on_precision
 from pipeline.training.step import (
     TRAIN_SUMS,
@@ -349,8 +351,10 @@ def build(
         # the clock.
         disable_op_determinism()
     if opened is None:
+        on_all(runtime, lambda: check_named_code(config))
         tell("reading the data")
         source, mean, std = open_data(config, runtime, first_label)
+        on_all(runtime, lambda: check_loss(config, len(source.classes)))
     else:
         source, mean, std = opened
     examples = next(iter(source.splits.values())).num_examples  # of train, where there is one

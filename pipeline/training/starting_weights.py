@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.data.sources.source import HALF, IMAGENET
+from pipeline.errors import SettingsError
 from pipeline.model.vit import HEAD
 from pipeline.model.weights.files import read_published
 from pipeline.model.weights.fit import fit_weights, normalization_note
@@ -64,6 +65,11 @@ def _start_from_run(experiment: Experiment, folder: RunFolder) -> str:
 
 
 def _start_from_published(experiment: Experiment, path: Path) -> str:
+    if experiment.model.arch is None:
+        raise SettingsError(
+            f"model.pretrained={path}: a model of model.builder cannot start from published "
+            "weights. Give a run folder, or load the weights in the builder"
+        )
     published = read_published(path)
     variables = {v.path: v for v in experiment.model.variables}
     fitted = fit_weights(

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from pipeline.config import Config
 from pipeline.model.backend import fusing
+from pipeline.optim.custom_loss import cross_entropy, load_loss
 from pipeline.optim.optimizer import AdamW, LossScale, clip_scale, global_norm
 from pipeline.optim.schedule import Schedule
 from pipeline.runtimes.runtime import Batch, Runtime
@@ -196,11 +197,13 @@ def _make_one_part(
     global_batch_size = config.data.global_batch_size
     # [V], resource variables: the tape must not watch keras's wrappers.
     variables = [v.value for v in model.trainable_variables]
+    name = config.optim.loss
+    loss_of = cross_entropy if name is None else load_loss(name, model.num_classes)
 
     def one_part(batch: Batch, dropout_seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
             logits = model(batch["image"], dropout_seed=dropout_seed, training=True)
-            losses = tf.nn.softmax_cross_entropy_with_logits(batch["target"], logits)  # [b]
+            losses = loss_of(batch["target"], logits)  # [b]
             loss = tf.reduce_sum(losses * batch["weight"]) / global_batch_size
             if loss_scale is not None:
                 loss *= loss_scale.value.value

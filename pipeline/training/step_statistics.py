@@ -30,11 +30,16 @@ class Gauges:
     def __init__(self, experiment: Experiment) -> None:
         self._experiment = experiment
         config = experiment.config
-        self._flops = training_flops_per_image(
-            architecture(config.model),
-            config.data.image_size,
-            len(experiment.source.classes),
-            [variable.path for variable in experiment.model.trainable_variables],
+        # Nothing is known of the arithmetic of other models.
+        self._flops = (
+            training_flops_per_image(
+                architecture(config.model),
+                config.data.image_size,
+                len(experiment.source.classes),
+                [variable.path for variable in experiment.model.trainable_variables],
+            )
+            if config.model.builder is None
+            else None
         )
 
     def read(self, examples_per_second: float) -> dict[str, float]:
@@ -43,6 +48,8 @@ class Gauges:
         values = {"weight_norm": weights, "host_memory_bytes": _resident_bytes()}
         if self._experiment.optimizer.averages:
             values["ema_distance"] = distance / max(weights, 1e-30)
+        if self._flops is None:
+            return values | self._device_memory()
         values["model_flops_per_second"] = self._flops * examples_per_second
         if self._peak is not None:
             values["peak_fraction"] = values["model_flops_per_second"] / self._peak

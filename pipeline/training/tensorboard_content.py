@@ -54,12 +54,15 @@ def first_pictures(experiment: Experiment) -> Iterator[tuple[str, bytes]]:
     with bad_images_named():
         images, targets = _first_batch(experiment)
     yield "first batch", draw_batch(images, targets, experiment.source.classes)
-    yield "patches", draw_image_in_patches(images[0], experiment.model.arch.patch_size)
+    if experiment.model.arch is not None:
+        yield "patches", draw_image_in_patches(images[0], experiment.model.arch.patch_size)
 
 
 def last_pictures(experiment: Experiment) -> Iterator[tuple[str, bytes]]:
     """Title and PNG of what the weights, as they are now, have learned."""
     model = experiment.model
+    if model.arch is None:
+        return
     side = experiment.config.data.image_size // model.arch.patch_size
     positions = keras.ops.convert_to_numpy(model.position_embedding.positions)
     yield "positions", draw_positions(positions[-(side**2) :], (side, side))

@@ -171,7 +171,7 @@ def test_a_model_that_answers_otherwise_is_not_kept(form, run, tmp_path):
     from pipeline.training.best_weights import load_model
 
     folder = RunFolder(run)
-    model, step = load_model(folder)
+    model, step = load_model(folder, folder.config())
     facts = ExportMetadata.of_run(folder.config(), folder.dataset(), model.arch, step)
     contents = [file.read_bytes() for file in write_digits(tmp_path, 2)]
     pixels = np.stack([np.asarray(Image.open(io.BytesIO(c))) for c in contents])

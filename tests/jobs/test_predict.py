@@ -53,7 +53,7 @@ def expected(digits_run, photos):
     from pipeline.training.best_weights import load_model
 
     folder = RunFolder(digits_run)
-    model, _ = load_model(folder)
+    model, _ = load_model(folder, folder.config())
     facts = folder.dataset()
     said = {}
     for path in sorted(photos.rglob("*.png")):

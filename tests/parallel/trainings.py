@@ -44,15 +44,16 @@ class Training:
       launches: Has the mark by which every process of the test is found, and ends what is left.
       log: The file.
       command: All words.
+      folder: Where it runs.
     """
 
-    def __init__(self, launches, log, command):
+    def __init__(self, launches, log, command, folder=ROOT):
         self.log = Path(log)
         name, value = launches.mark.split("=")
         with self.log.open("wb") as stream:
             self.process = subprocess.Popen(
                 [str(word) for word in command],
-                cwd=ROOT,
+                cwd=folder,
                 env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", name: value},
                 stdout=stream,
                 stderr=subprocess.STDOUT,

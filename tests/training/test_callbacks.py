@@ -220,7 +220,7 @@ def test_callbacks_that_cannot_work_are_refused_before_the_first_step(tmp_path, 
 
 @pytest.mark.parametrize("name", ["json", "json:", ":JSONDecoder"])
 def test_a_name_without_module_or_factory_is_refused(tmp_path, name):
-    with pytest.raises(SettingsError, match=f"must be module:factory.*Received: '{name}'"):
+    with pytest.raises(SettingsError, match=f"must be module:name.*Received: '{name}'"):
         train(tmp_path, f"train.callbacks=['{name}']")
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pipeline.config import DataConfig
 from pipeline.cores import available_cores
 from pipeline.data.sources.arrays import open_cifar, open_digits, open_fashion_mnist, open_synthetic
+from pipeline.data.sources.custom import open_custom
 from pipeline.data.sources.find_source import find_source
 from pipeline.data.sources.folder import open_folder
 from pipeline.data.sources.listing import open_list
@@ -23,6 +24,7 @@ from pipeline.data.sources.records import FACTS, open_records
 from pipeline.data.sources.tfrecord import open_tfrecord, scan_tfrecord
 from pipeline.data.split import Colour, DataSource, Split
 from pipeline.errors import DataError, SettingsError
+from pipeline.plugins import is_plugin
 from pipeline.printable import printable
 
 __all__ = [
@@ -92,6 +94,8 @@ def open_source(config: DataConfig, seed: int, scanned: Any = None) -> DataSourc
             f"data.source={_kind(config.path) or 'image_folder'}. Received: "
             f"data.path={config.path!r}"
         )
+    if is_plugin(source):
+        return open_custom(config)
     if source == "synthetic":
         return open_synthetic(config, seed)
     try:
