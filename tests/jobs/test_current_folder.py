@@ -95,7 +95,6 @@ def vit_in(folder, *words):
         (["predict", "run", "x.png"], None),
         (["export", "run"], None),
         (["prepare", "nowhere", "out"], None),
-        (["benchmark", "kernels", "--help"], 0),
     ],
     ids=lambda words: words[0] if isinstance(words, list) else "",
 )
