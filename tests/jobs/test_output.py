@@ -94,7 +94,7 @@ print("three", flush=True)
         "[vit: output is missing here: it could not be written]\nthree\n"
     )
     assert done.stderr.startswith(LOST)
-    assert "goes on" in done.stderr
+    assert "continues" in done.stderr
 
 
 def test_a_result_that_cannot_be_written_is_an_error_without_a_traceback():

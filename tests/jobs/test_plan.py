@@ -201,7 +201,7 @@ def test_the_limit_and_the_setting_that_moves_it_are_named():
         (["cifar10", "--network=fast"], "--network must be a bandwidth"),
         (["cifar10", "--network=0Gbit"], "--network must be a bandwidth"),
         (["cifar10", "--gpus=3"], "cannot be divided over 3 replica(s)"),
-        (["cifar10", "--gpus=128"], "not in pairs"),
+        (["cifar10", "--gpus=128"], "of complete pairs"),
         (["cifar10", "--gpus-per-node=0"], "--gpus-per-node must be above 0. Received: 0"),
         (["cifar10", "--price=-1"], "--price must be 0 or more"),
         (["cifar10", "optim.freeze=[vit/blok_0/*]"], "'vit/blok_0/*' matches no parameter"),
