@@ -1,4 +1,4 @@
-"""A file that grows by whole pieces, on storage that may be full for a while."""
+"""A file to which complete pieces are appended, on storage that may be full temporarily."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from pipeline.storage.write import open_to_append, write_all
 
 
 class AppendedFile:
-    """Appends pieces in order; those that cannot be written wait in memory.
+    """Appends pieces in order. Pieces that cannot be written are kept in memory and retried.
 
-    Nothing of a piece that failed stays in the file, so that what is read is always whole.
+    If writing a piece fails, its bytes are removed from the file, so that readers see only complete
+    pieces.
 
     Args:
-      path: Made with the first piece, in a folder that exists.
-      report: Is told once of each spell in which writing fails.
-      below: The file must be below this folder, once links are resolved.
+      path: The file. It is created with the first piece, in an existing folder.
+      report: Called with a message when writing starts to fail.
+      below: If given, the file must be inside this folder, after resolving links.
     """
 
     def __init__(
@@ -29,32 +30,32 @@ class AppendedFile:
         self._report = report
         self._waiting = b""
         self._failing = False
-        # Where whole pieces end, while what came after them could not be taken back.
+        # The end of the complete pieces, if a failed piece could not be removed from the file.
         self._whole_bytes: int | None = None
-        # Rows are also written before a checkpoint, by the thread that writes it.
+        # The thread that writes a checkpoint also writes pending pieces.
         self._lock = threading.Lock()
 
     def append(self, piece: bytes) -> None:
-        """Adds a piece; it is in the file when this returns, or waits."""
+        """Adds a piece. If it cannot be written now, it is retried later."""
         with self._lock:
             self._waiting += piece
         try:
             self.flush()
         except OSError as error:
             if not self._failing:
-                self._report(f"cannot write {self._path}: {error.strerror}. It is tried again")
+                self._report(f"cannot write {self._path}: {error.strerror}. It will be retried")
             self._failing = True
 
     def flush(self, sync: bool = False) -> None:
-        """Writes what waits, and with `sync` down to the disk.
+        """Writes pending pieces. With `sync`, they are on disk when this returns.
 
         Raises:
-          OSError: It cannot be written; it goes on waiting.
+          OSError: They cannot be written. They remain pending.
         """
         with self._lock:
             if not self._waiting and not sync:
                 return
-            # Unbuffered: what is written is in the file, or an error says how much is not.
+            # The file is unbuffered, so an error means that the content is not in the file.
             with open_to_append(self._path, below=self._below) as stream:
                 if self._whole_bytes is not None:
                     stream.truncate(self._whole_bytes)
