@@ -74,13 +74,13 @@ class DataConfig(Section):
     )
     resize: Literal["none", "squash", "crop"] = setting(
         "squash",
-        "How images get this size. none: they already have it. squash: resize without keeping the "
-        "aspect ratio. crop: crop a centered square, then resize.",
+        "How images are resized to data.image_size. none: they already have this size. squash: "
+        "resize without keeping the aspect ratio. crop: crop the central square, then resize.",
     )
     crop_fraction: float = setting(
         1.0,
-        "Side of the centered square, as a fraction of the image's shorter side. 0.875 is 224 of "
-        "256.",
+        "With data.resize=crop, the side of the central square as a fraction of the image's "
+        "shorter side. 0.875 is 224 of 256.",
         gt=0,
         le=1,
     )

@@ -37,7 +37,7 @@ def random_box(
 
     The area is uniform between `min_area` and 1, as a fraction of the image. The logarithm of the
     aspect ratio is uniform between log(3/4) and log(4/3). Ten such pairs are drawn, and the first
-    one that fits in the image is used. If none fits, the box is the largest centered one with an
+    one that fits in the image is used. If none fits, the box is the largest central one with an
     allowed aspect ratio.
 
     Args:
