@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import secrets
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -20,6 +20,8 @@ from k8s.yaml_text import to_yaml
 from pipeline.config import load_config
 from pipeline.errors import SettingsError
 from pipeline.recipes import find_recipe
+
+_LOG = logging.getLogger(__name__)
 
 _EPILOG = """The recipe and its settings are checked on this machine, and passed to the pods in a
 ConfigMap. In the pods, the claim is mounted at /shared. Paths that do not start with / are relative
@@ -64,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     job = parse_job(arguments, arguments.verb)
     manifests = _manifests(job, arguments.words)
     for warning in _warnings(job):
-        print(f"vit submit: {warning}", file=sys.stderr)
+        _LOG.warning("%s", warning)
     if arguments.render:
         print(to_yaml(manifests), end="")
         return 0

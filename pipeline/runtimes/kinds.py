@@ -56,6 +56,7 @@ def start(config: DistributeConfig) -> Runtime:
     configure_devices(config, intra_op_threads(config, place))
     runtime = _join(place, config)
     runtime.parallel_parts = parts or 1
+    _LOG.debug("runtime %s, %d replicas, %s", runtime.name, runtime.num_replicas, place)
     if runtime.world_size > 1:
         JOINED.info(
             f"rank {runtime.rank} of {runtime.world_size} on {gethostname()} joined: "

@@ -13,6 +13,7 @@ TensorFlow.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat as mode
 import time
@@ -21,6 +22,8 @@ from io import BufferedReader
 from typing import TypeVar
 
 T = TypeVar("T")
+
+_LOG = logging.getLogger(__name__)
 
 # Errors of a network file system while its server restarts, or of a disk when a read fails.
 TRANSIENT = frozenset(
@@ -53,6 +56,7 @@ def retried(function: Callable[[], T]) -> T:
     except OSError as error:
         if not _may_pass(error):
             raise
+        _LOG.debug("reading again after an error that may pass: %s", error)
     from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
     time.sleep(_FIRST_WAIT_S)

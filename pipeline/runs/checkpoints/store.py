@@ -18,6 +18,7 @@ the write itself.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -38,6 +39,7 @@ from pipeline.storage.read import FileRefused, open_file, read_file
 from pipeline.storage.write import replace_file
 from pipeline.strict_json import from_json, to_json
 
+_LOG = logging.getLogger(__name__)
 _NAME = re.compile(r"step-([0-9]{8,15})")
 _FILE = re.compile(r"[a-z_]+\.(safetensors|json)")
 INITIAL = "step-00000000"  # the checkpoint that is saved before the first update
@@ -87,6 +89,7 @@ class CheckpointStore:
           CheckpointError: It cannot be written. Earlier checkpoints are intact.
         """
         final = self.path(snapshot.step)
+        start_s = time.monotonic()
         try:
             # Parents are not created: if the run folder is missing, a file system may have been
             # unmounted, and files written below the mount point would be hidden later.
@@ -103,6 +106,7 @@ class CheckpointStore:
                 self._put_in_place(new.path, final)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"cannot write the checkpoint {final}: {error}") from None
+        _LOG.debug("wrote the checkpoint %s in %.2f s", final, time.monotonic() - start_s)
         return final
 
     def load(self, step: int) -> Snapshot:
@@ -115,7 +119,9 @@ class CheckpointStore:
         delays_s = list(_READ_RETRY_S)
         while True:
             try:
-                return _read(folder, step)
+                snapshot = _read(folder, step)
+                _LOG.debug("read the checkpoint %s", folder)
+                return snapshot
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 permanent = not isinstance(error, OSError) or isinstance(error, _PERMANENT)
                 if permanent or not delays_s:
