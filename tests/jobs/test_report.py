@@ -143,7 +143,7 @@ def test_a_run_that_is_stopped_and_goes_on_has_both_starts(tmp_path):
     assert not (tmp_path / "run" / "report.html").exists()
     stopped = vit("report", tmp_path / "run", "--no-examples")
     assert stopped.returncode == 0, stopped.stderr
-    assert "Stopped before its end" in page(tmp_path / "run").text
+    assert "Training was stopped before its end" in page(tmp_path / "run").text
     last = vit("train", "digits", *settings)
     assert last.returncode == 0, last.stderr
     starts = [json.loads(s) for s in (tmp_path / "run/starts.jsonl").read_text().splitlines()]
