@@ -2,6 +2,7 @@
 
 architecture.py     the table of variants, and the settings that modify a variant
 vit.py              the model, and `build_vit`
+custom.py           a user's model, `model.builder`
 layers.py           its layers, thin Keras classes around the pure functions
 attention.py        multi-head attention with a gradient in closed form
 elementwise.py      GELU and layer normalization with gradients in closed form

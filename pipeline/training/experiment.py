@@ -351,7 +351,7 @@ def build(
         # the clock.
         disable_op_determinism()
     if opened is None:
-        on_all(runtime, lambda: check_named_code(config))
+        check_named_code(config, runtime)
         tell("reading the data")
         source, mean, std = open_data(config, runtime, first_label)
         on_all(runtime, lambda: check_loss(config, len(source.classes)))

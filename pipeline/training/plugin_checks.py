@@ -2,27 +2,67 @@
 
 from __future__ import annotations
 
+import hashlib
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
 from pipeline.config import Config
 from pipeline.data.augment.custom import load_augmentations
+from pipeline.errors import SettingsError
 from pipeline.optim.custom_loss import load_loss
 from pipeline.plugins import is_plugin, load_plugin
+from pipeline.runtimes.agreement import on_all
+from pipeline.runtimes.runtime import Runtime
 
 
-def check_named_code(config: Config) -> None:
+def check_named_code(config: Config, runtime: Runtime) -> None:
     """Loads all code that the settings name, and checks what needs no data.
 
+    All processes must call it.
+
     Raises:
-      SettingsError: Some cannot be loaded, or an augmentation is not as it must be.
+      SettingsError: Some cannot be loaded, an augmentation is not as it must be, or processes have
+        different files.
     """
-    named = {
+    digests = on_all(
+        runtime, lambda: {name: _load(setting, name) for setting, name in _named(config)}
+    )
+    on_all(runtime, lambda: load_augmentations(config.data.augment.extra, config.data.image_size))
+    if digests:
+        _check_same_files(digests, runtime)
+
+
+def _named(config: Config) -> Iterator[tuple[str, str]]:
+    """Each setting that names code, with the name."""
+    settings = {
         "data.source": config.data.source,
         "model.builder": config.model.builder,
         "optim.loss": config.optim.loss,
     }
-    for setting, name in named.items():
-        if name is not None and is_plugin(name):
-            load_plugin(setting, name)
-    load_augmentations(config.data.augment.extra, config.data.image_size)
+    yield from ((key, name) for key, name in settings.items() if name and is_plugin(name))
+    yield from (("data.augment.extra", name) for name in config.data.augment.extra)
+
+
+def _load(setting: str, name: str) -> str:
+    """Loads a plug-in and returns a digest of its module's file; "" if it has none."""
+    load_plugin(setting, name)
+    file = sys.modules[name.partition(":")[0]].__file__
+    return "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def _check_same_files(digests: dict[str, str], runtime: Runtime) -> None:
+    (first_host, first), *others = runtime.all_gather([socket.gethostname(), digests])
+    for rank, (host, found) in enumerate(others, start=1):
+        different = [name for name in first if found.get(name) != first[name]]
+        if different:
+            error = SettingsError(
+                f"rank {rank} on {host} has another file for {different[0]} than rank 0 on "
+                f"{first_host}. Install the same file on all hosts"
+            )
+            error.said_by_chief = True
+            raise error
 
 
 def check_loss(config: Config, num_classes: int) -> None:

@@ -1,11 +1,13 @@
 """The worked examples of docs/extending.md train the same weights on one process and on two."""
 
+import pytest
+
 from pipeline.training.parity import TOLERANCE, compare_weights
 from tests.parallel.launches import needs_horovod
 from tests.parallel.trainings import Training, newest, read_rows, train_command, write_recipe
 from tests.plugin_examples import SETTINGS, write_examples
 
-pytestmark = needs_horovod
+pytestmark = [needs_horovod, pytest.mark.processes]
 
 
 def test_all_plugins_train_the_same_on_one_process_and_on_two_ranks(vit, tmp_path):

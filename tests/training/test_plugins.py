@@ -10,7 +10,10 @@ from keras import layers
 
 from pipeline.errors import DataError, SettingsError, Stopped
 from pipeline.runs.folder import RunFolder
+from pipeline.training import plugin_checks
+from pipeline.training.plugin_checks import check_named_code
 from tests.plugin_examples import SETTINGS, write_examples
+from tests.runtimes.ranks import on_ranks
 from tests.training.experiments import tiny, tiny_config
 from tests.training.runs import StopAt, assert_same_end, train
 
@@ -60,6 +63,16 @@ def test_each_plugin_changes_what_is_trained(tmp_path, examples):
     assert not np.array_equal(gradients(SETTINGS[1])[0], images)
     assert gradients(SETTINGS[2])[1] != variables
     assert gradients(SETTINGS[3])[2] < loss
+
+
+def test_processes_with_different_files_of_a_plugin_are_refused(tmp_path, examples, monkeypatch):
+    config = tiny_config(tmp_path, SETTINGS[3])
+    assert on_ranks(lambda runtime: check_named_code(config, runtime), 2) == [None, None]
+    digests = iter(["a", "b"])
+    monkeypatch.setattr(plugin_checks, "_load", lambda *_: next(digests))
+    for error in on_ranks(lambda runtime: check_named_code(config, runtime), 2):
+        assert error.exit_code == 2
+        assert "another file for my_loss:focal" in str(error)
 
 
 # Sources that lack something.
