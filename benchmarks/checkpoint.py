@@ -117,7 +117,7 @@ def _save(saver: Saver, step: int, progress: Any, seconds: dict[str, list[float]
     saver.save(step, progress)
     saver.finish()
     seconds.setdefault("written_s", []).append(time.perf_counter() - start_s)
-    seconds.setdefault("training_stood_s", []).append(saver.take_stood_still_s())
+    seconds.setdefault("training_stood_s", []).append(saver.take_blocked_s())
 
 
 def _copy(source: Path, target: Path, sync: bool) -> None:

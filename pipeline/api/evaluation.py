@@ -107,14 +107,14 @@ def open_evaluation(
     from pipeline.runtimes.kinds import start
     from pipeline.training.best_weights import restore_best
     from pipeline.training.experiment import build
-    from pipeline.training.trained_run import open_inspected
+    from pipeline.training.trained_run import open_evaluation_data
 
     with (
         closing(start(config.distribute)) as runtime,
         runtime.noticing_lost_peers(),
         bad_images_named(),
     ):
-        opened = open_inspected(folder, config, runtime, data)
+        opened = open_evaluation_data(folder, config, runtime, data)
         if runtime.is_chief:
             for note in opened.source.notes:
                 say(note)

@@ -106,7 +106,7 @@ def train_run(start: Start) -> RunResult:
     """
     place, train = this_place(), start.config.train
     is_chief = place.rank == 0
-    stop = StopRequest(train.max_time_s, start.config.checkpoint.grace_s, answers=is_chief)
+    stop = StopRequest(train.max_time_s, start.config.checkpoint.grace_s, acknowledges=is_chief)
     with (
         closing(PhaseDisplay(is_chief and start.show_progress)) as phases,
         # Also while TensorFlow is imported, which takes seconds.
@@ -226,7 +226,7 @@ def _fit(
     folder = start.folder
     callbacks = Callbacks(config.train.callbacks, runtime)
     first_label = on_chief(runtime, lambda: recorded_first_label(folder))
-    experiment = build(config, runtime, tell=phases.show, first_label=first_label)
+    experiment = build(config, runtime, on_phase=phases.show, first_label=first_label)
     facts = start_facts(experiment, start.command)
     length = on_chief(runtime, lambda: changed_length(folder, experiment.total_steps))
     changes = on_chief(runtime, lambda: record_start(folder, experiment, facts))

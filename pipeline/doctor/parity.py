@@ -20,7 +20,14 @@ from pipeline.runtimes.nvidia import find_gpus
 from pipeline.runtimes.tensorflow_start import import_tensorflow
 from pipeline.storage.folders import remove_file
 from pipeline.storage.write import replace_file
-from pipeline.training.parity import STEPS, TOLERANCE, Comparison, Trace, compare, proof_config
+from pipeline.training.parity import (
+    STEPS,
+    TOLERANCE,
+    Comparison,
+    ParityResult,
+    compare,
+    parity_config,
+)
 
 RUNTIMES = ("single", "mirrored", "multi_worker", "horovod")
 
@@ -93,11 +100,11 @@ def trace(config: Config, path: Path) -> int:
     import_tensorflow()
     from pipeline.runtimes.agreement import check_agreement
     from pipeline.runtimes.kinds import start
-    from pipeline.training.parity_training import train_briefly
+    from pipeline.training.parity_training import train_for_parity
 
     with closing(start(config.distribute)) as runtime, runtime.noticing_lost_peers():
         check_agreement(runtime, config)
-        traced = train_briefly(config, runtime)
+        traced = train_for_parity(config, runtime)
         if runtime.is_chief:
             traced.save(path)
         runtime.barrier()
@@ -106,8 +113,8 @@ def trace(config: Config, path: Path) -> int:
 
 def _train_and_compare(config: Config, runs: Sequence[Run], folder: Path) -> int:
     alone = Run("single", 1)
-    norms = _train(proof_config(config, None), alone, folder).curves["gradient_norm"]
-    proof = proof_config(config, float(sorted(norms)[STEPS // 2]))
+    norms = _train(parity_config(config, None), alone, folder).curves["gradient_norm"]
+    proof = parity_config(config, float(sorted(norms)[STEPS // 2]))
     reference = _train(proof, alone, folder)
     acts = sum(reference.curves["gradient_norm"] > proof.optim.clip_norm)
     print(_headline(proof, STEPS, acts))
@@ -127,7 +134,7 @@ def _train_and_compare(config: Config, runs: Sequence[Run], folder: Path) -> int
     return 0 if same else 1
 
 
-def _train(config: Config, run: Run, folder: Path) -> Trace:
+def _train(config: Config, run: Run, folder: Path) -> ParityResult:
     """Trains in child processes, because each runtime must start TensorFlow differently.
 
     Raises:
@@ -144,7 +151,7 @@ def _train(config: Config, run: Run, folder: Path) -> Trace:
         check=False,
     )
     if done.returncode == 0:
-        return Trace.load(trace)
+        return ParityResult.load(trace)
     last = "\n".join(f"  | {line}" for line in (done.stdout + done.stderr).splitlines()[-25:])
     error = PipelineError(f"{_name(run)} ended with exit code {done.returncode}:\n{last}")
     error.exit_code = done.returncode if done.returncode in (2, 3) else 1
@@ -191,7 +198,7 @@ def _name(run: Run) -> str:
 
 
 def _lines(run: Run, c: Comparison) -> Iterator[str]:
-    others = (c.whole, c.loss, c.gradient_norm, c.apart)
+    others = (c.whole, c.loss, c.gradient_norm, c.rank_difference)
     figures = "".join(f"{x:>10.1e}" for x in others)
     verdict = "same" if c.is_same else "DIFFERENT"
     tensor = c.tensor if any((c.worst, *others)) else "to the last bit"

@@ -64,12 +64,12 @@ def _predict(
     from pipeline.training.best_weights import restore_best
     from pipeline.training.data_record import compare_data, data_record
     from pipeline.training.experiment import build
-    from pipeline.training.trained_run import open_inspected
+    from pipeline.training.trained_run import open_evaluation_data
 
     if data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"path": data})})
     with closing(start(config.distribute)) as runtime:
-        opened = open_inspected(folder, config, runtime)
+        opened = open_evaluation_data(folder, config, runtime)
         for note in opened.source.notes:
             _LOG.info("%s", note)
         changes = compare_data(folder.dataset(), data_record(opened.source)).splits

@@ -1,29 +1,31 @@
-"""The training step and loop, and what they need.
+"""The training step, the training loop, and their parts.
 
 experiment.py           assembles data, model, optimizer and runtime
 step.py                 one training step and one evaluation step, as graphs
 loop.py                 fit(): resume, steps, evaluation, checkpoints, stop requests
-coordination.py         what all processes do next, agreed before each call of a graph
+evaluation.py           evaluates a split during training
+rollback.py             returns to an earlier checkpoint after steps that were not finite
+coordination.py         lets all processes agree on what to do before each call of a graph
 timetable.py            the steps at which metrics, evaluations and checkpoints are due
-position.py             where a run stands, apart from its variables
-saver.py                the checkpoints of a running job
-stop_request.py         signals, a stop file, and a time budget
+position.py             the training state apart from variables
+saver.py                saves and restores the checkpoints of a running job
+stop_request.py         signals, a stop file, and a time limit
 metrics.py              exact loss, top-1 and top-5 accuracy
 predictions.py, prediction_pass.py   predictions as arrays, and the pass that gathers them
-journal.py              metrics rows, TensorBoard, terminal lines
+journal.py              writes rows of metrics, TensorBoard and terminal lines
 tensorboard_content.py  settings, batches, position embeddings and attention for TensorBoard
 step_statistics.py      norms, memory and FLOP/s for the metrics rows
-speed.py                examples per second
+speed.py                measures steps per second
 callbacks.py            users' keras.callbacks
-bad_steps.py            which replica and which examples made a gradient not finite
-memory.py, precision.py, xla.py, profiler.py   device memory, dtypes, XLA, traces
+bad_steps.py            finds the replicas and examples of a non-finite gradient
+memory.py, precision.py, xla.py, profiler.py   device memory, dtypes, XLA, profiles
 plugin_checks.py        loads and checks users' code when a run starts
 data_opening.py         opens a run's data, and compares it between processes
-data_record.py          what a run records about its data, and what has changed since
-starting_weights.py     `model.pretrained`
-best_weights.py         the weights that were best on validation
-trained_run.py          opens a trained run for evaluation and reports
-parity.py, parity_training.py   the proof that N workers train what one worker trains
-description.py          a run in words, before it trains
-dry_run.py              what `vit train` would do, for --dry-run
+data_record.py          records a run's data, and detects later changes
+starting_weights.py     loads `model.pretrained`
+best_weights.py         loads the weights that were best on validation
+trained_run.py          opens the data of a trained run for evaluation and reports
+parity.py, parity_training.py   the check that N workers train the same weights as one
+description.py          describes a run before it trains
+dry_run.py              describes what `vit train` would do, for --dry-run
 """

@@ -1,4 +1,4 @@
-"""The weights of a run that were best on validation, for evaluation and prediction."""
+"""Loads the weights of a run that were best on validation, for evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Weights = Literal["evaluated", "averaged", "plain"]
 
 
 def restore_best(experiment: Experiment, folder: RunFolder) -> int:
-    """Puts the best checkpoint into an experiment and returns its step."""
+    """Restores the best checkpoint into an experiment and returns its step."""
     snapshot = best_snapshot(folder)
     experiment.restore(snapshot)
     return snapshot.step
 
 
 def best_snapshot(folder: RunFolder) -> Snapshot:
-    """The checkpoint that was best on validation, or the newest before the first evaluation.
+    """Loads the checkpoint that was best on validation, or the newest before the first evaluation.
 
     Raises:
       SettingsError: The run has no checkpoint yet, or only the random weights of step 0.
@@ -42,7 +42,7 @@ def best_snapshot(folder: RunFolder) -> Snapshot:
     if newest.step == 0 and folder.config().model.pretrained is None:
         raise SettingsError(
             f"{folder.path} is not trained yet: its only checkpoint is of step 0, with random "
-            "weights. Give its `vit train` command again"
+            "weights. Run its `vit train` command again"
         )
     best = TrainingPosition.from_state(newest.state.get("progress"), newest.step).best_step
     if best is None or best == newest.step:
@@ -50,21 +50,26 @@ def best_snapshot(folder: RunFolder) -> Snapshot:
     try:
         return store.load(best)
     except CheckpointError as error:
-        _LOG.warning("%s; the newest weights are used instead of the best", error)
+        _LOG.warning("%s; using the newest weights instead of the best", error)
         return newest
 
 
 def weights_of(
     config: Config, snapshot: Snapshot, which: Weights = "evaluated"
 ) -> dict[str, np.ndarray]:
-    """The model's weights in a checkpoint, as `load_model` takes them.
+    """Selects the model's weights in a checkpoint, by variable path.
+
+    Args:
+      config: The settings of the run.
+      snapshot: The checkpoint.
+      which: As in `load_model`.
 
     Raises:
-      SettingsError: There are no averages, and they are asked for.
+      SettingsError: `which` is "averaged", but the run has no averaged weights.
     """
     kept = "average" in snapshot.tensors
     if which == "averaged" and not kept:
-        raise SettingsError("the run kept no averaged weights: optim.ema_momentum was null")
+        raise SettingsError("the run has no averaged weights: optim.ema_momentum was null")
     averaged = kept and (
         which == "averaged" or (which == "evaluated" and config.train.evaluate_ema)
     )
@@ -77,17 +82,22 @@ def load_model(
     which: Weights = "evaluated",
     precision: str = "float32",
 ) -> tuple[keras.Model, int]:
-    """The model of a run with its best weights, and their step.
+    """Loads the model of a run with its best weights.
 
     Args:
-      folder: Of the run.
-      config: Its settings, of `read_settings`.
-      which: evaluated: those that training evaluated, which are averaged where it kept averages
-        and `train.evaluate_ema` said so; averaged, plain: these.
-      precision: What it computes in, of `train.precision`. Weights are float32.
+      folder: The run folder.
+      config: The settings of the run, from `read_settings`.
+      which: "averaged" or "plain" weights, or "evaluated": the weights that training evaluated,
+        which are the averaged ones if the run has them and `train.evaluate_ema` is true.
+      precision: Dtype policy of the computation, a value of `train.precision`. The weights are
+        float32 in any case.
+
+    Returns:
+      The model, and the step of its weights.
 
     Raises:
-      SettingsError: The run has no checkpoint, or no averages where they are asked for.
+      SettingsError: The run has no checkpoint, or no averaged weights although `which` is
+        "averaged".
     """
     facts, snapshot = folder.dataset(), best_snapshot(folder)
     model = build_vit(

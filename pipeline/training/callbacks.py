@@ -1,13 +1,14 @@
-"""Users' `keras.callbacks`: loaded, checked, and called on the chief.
+"""Users' `keras.callbacks`: loads and checks them, and calls them on the chief.
 
-Every hook that a callback overrides is either called as `keras.Model.fit` calls it, or refused when
-the run starts. Per-batch hooks are refused: several steps run in one graph, so the host has no such
-moment. Keras's own callbacks that change weights or the learning rate are refused, too.
+Every hook that a callback overrides is either called as in `keras.Model.fit`, or rejected when the
+run starts. Per-batch hooks are rejected, because several steps run in one graph and the host is not
+involved between batches. Keras's own callbacks that change weights or the learning rate are also
+rejected.
 
-Callbacks run on the chief only. With several processes, a hook that changes weights ends all of
-them: the other processes would keep their weights, and the ranks would silently differ. One process
-alone allows it. Such a change is part of the next checkpoint, but only there: nothing repeats it on
-other processes, and a run that is resumed from an earlier checkpoint calls the hook again.
+Callbacks run on the chief only. With several processes, a hook that changes weights raises an error
+on all of them, because the other processes would keep their weights. With a single process, a hook
+may change weights. The change is saved with the next checkpoint. A run that resumes from an earlier
+checkpoint calls the hook again.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ _NEVER_CALLED = (
     "on_predict_begin", "on_predict_end",
 )  # fmt: skip
 
-# What an epoch's logs may hold.
+# Keys that the logs of an epoch may have.
 _METRICS = ("loss", "accuracy", "top_5_accuracy")
 LOGS = (*_METRICS, *(f"val_{name}" for name in _METRICS), "learning_rate")
 
-# Keras's own callbacks that cannot work here: why, and what to use instead.
-_INSTEAD = {
+# Keras's own callbacks that do not work here: the reason, and what to use instead.
+_UNSUPPORTED = {
     "BackupAndRestore": "the run resumes from its own checkpoints; set checkpoint.every_epochs",
     "LearningRateScheduler": "the learning rate is a function of the step, the same on all "
     "processes and after a resume; set optim.schedule, optim.warmup_epochs and optim.base_lr",
@@ -53,29 +54,30 @@ _INSTEAD = {
     "and after a resume; set optim.schedule, and train.early_stopping to stop at a plateau",
     "SwapEMAWeights": "the run averages weights itself; set optim.ema_momentum and "
     "train.evaluate_ema",
-    "TensorBoard": "the run writes its curves itself; see `vit board`",
+    "TensorBoard": "the run writes TensorBoard files itself; see `vit board`",
     "TerminateOnNaN": "steps that are not finite are skipped; see train.max_bad_steps",
 }
 
 
 class CallbackError(PipelineError):
-    """A callback raised an error, or changed weights that other processes keep."""
+    """A callback raised an error, or changed weights while there are several processes."""
 
 
 class Callbacks:
-    """The callbacks that `train.callbacks` names, each as module:factory.
+    """The callbacks of `train.callbacks`.
 
-    They exist and are called on the chief only. All processes must call the same methods in the
-    same order: an error on the chief is raised on all of them. Without callbacks nothing is done
-    and nothing is sent.
+    Callbacks are created and called on the chief only. All processes must call the same methods in
+    the same order, because an error on the chief is raised on all processes. Without callbacks, the
+    methods do nothing and need no communication.
 
     Args:
-      names: Each factory is called without arguments and returns a `keras.callbacks.Callback`.
-      runtime: The processes.
+      names: Factories as "module:factory". Each is called without arguments and returns a
+        `keras.callbacks.Callback`.
+      runtime: Connects the processes.
 
     Raises:
-      SettingsError: A factory is missing or fails, returns something else, or the callback cannot
-        work here.
+      SettingsError: A factory is missing, fails or returns something else, or the callback is not
+        supported.
     """
 
     def __init__(self, names: Sequence[str], runtime: Runtime) -> None:
@@ -87,22 +89,23 @@ class Callbacks:
 
     @property
     def stop_training(self) -> bool:
-        """Whether a callback asked to stop, on the chief."""
+        """Whether a callback has asked to stop training. Only valid on the chief."""
         return bool(getattr(self._model, "stop_training", False))
 
     @property
     def exist(self) -> bool:
-        """Whether there are any, on every process."""
+        """Whether there are callbacks; the same on all processes."""
         return bool(self._names)
 
     def attach(
         self, model: keras.Model, epochs: int, steps_per_epoch: int, validates: bool
     ) -> None:
-        """Gives them the model and Keras's `params`.
+        """Sets the model and Keras's `params` of all callbacks.
 
         Args:
-          model: What callbacks see as `self.model`.
-          epochs, steps_per_epoch: Of the whole run, rounded up.
+          model: Becomes `self.model` of the callbacks.
+          epochs: Number of epochs of the run, rounded up.
+          steps_per_epoch: Number of steps per epoch, rounded up.
           validates: Whether there is a validation split.
 
         Raises:
@@ -132,11 +135,11 @@ class Callbacks:
         self._call("on_train_end", logs)
 
     def epoch_begin(self, epoch: int) -> None:
-        """An epoch, numbered from 0 as in Keras, begins, or goes on after a resume."""
+        """Calls on_epoch_begin, also when a run resumes within an epoch. Epochs count from 0."""
         self._call("on_epoch_begin", epoch, {})
 
     def epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
-        """An epoch is over; `logs` has its means, and `val_` keys if it was evaluated."""
+        """Calls on_epoch_end. `logs` has the epoch's means, and `val_` keys if it was evaluated."""
         self._call("on_epoch_end", epoch, logs)
 
     def test_begin(self) -> None:
@@ -156,7 +159,7 @@ class Callbacks:
             for name, callback in self._callbacks.items():
                 own = [dict(a) if isinstance(a, Mapping) else a for a in arguments]
                 what = f"train.callbacks: {name!r} raised an error in {hook}"
-                with self._keeping_weights(name, hook), warnings.catch_warnings():
+                with self._checking_weights(name, hook), warnings.catch_warnings():
                     # Epochs without an evaluation have no val_ keys, as with fit's validation_freq.
                     warnings.filterwarnings("ignore", "Early stopping conditioned on metric")
                     call_plugin(CallbackError, what, getattr(callback, hook), *own)
@@ -164,18 +167,19 @@ class Callbacks:
         self._on_chief(call)
 
     @contextmanager
-    def _keeping_weights(self, name: str, hook: str) -> Iterator[None]:
-        """Raises CallbackError if the weights change inside and other processes have them too."""
-        shared = self._runtime.world_size > 1 and self._model is not None
-        weights = cast("keras.Model", self._model).weights if shared else []
-        # This copies nothing: a variable whose value is in use elsewhere changes in a new buffer.
+    def _checking_weights(self, name: str, hook: str) -> Iterator[None]:
+        """Context that raises CallbackError if weights change while there are several processes."""
+        is_shared = self._runtime.world_size > 1 and self._model is not None
+        weights = cast("keras.Model", self._model).weights if is_shared else []
+        # This copies nothing: TensorFlow uses a new buffer if a variable changes while its value is
+        # referenced.
         before = [tf.convert_to_tensor(weight.value) for weight in weights]
         yield
         if not all(_equal(old, weight.value) for old, weight in zip(before, weights, strict=True)):
             raise CallbackError(
                 f"train.callbacks: {name!r} changed the model's weights in {hook}. Callbacks run "
-                "on rank 0 only, so the other processes would train other weights. Remove that "
-                "change from the callback, or train on one process"
+                "on rank 0 only, so the other processes would have different weights. Remove the "
+                "change from the callback, or train with a single process"
             )
 
     def _on_chief(self, function: Callable[[], None]) -> None:
@@ -186,14 +190,14 @@ class Callbacks:
 def epoch_logs(
     training: Mapping[str, Any], validation: Mapping[str, Any] | None, learning_rate: float
 ) -> dict[str, float]:
-    """An epoch's metrics under the keys that Keras gives them."""
+    """The metrics of an epoch under the keys that Keras uses."""
     logs = evaluation_logs(training)
     logs |= {f"val_{name}": value for name, value in evaluation_logs(validation or {}).items()}
     return logs | {"learning_rate": learning_rate}
 
 
 def evaluation_logs(row: Mapping[str, Any]) -> dict[str, float]:
-    """A row's metrics under the keys that Keras gives them, without those that are not known."""
+    """The metrics of a row under the keys that Keras uses, without missing values."""
     return {name: row[name] for name in _METRICS if row.get(name) is not None}
 
 
@@ -209,7 +213,7 @@ def _check(name: str, callback: Any) -> None:
             f"train.callbacks: {name!r} made a {type(callback).__name__}, not a "
             "keras.callbacks.Callback"
         )
-    for kind, instead in _INSTEAD.items():
+    for kind, instead in _UNSUPPORTED.items():
         if isinstance(callback, getattr(keras.callbacks, kind)):
             raise SettingsError(f"train.callbacks: {name!r} is a {kind}: {instead}")
     unusable = [hook for hook in _NEVER_CALLED if _overrides(callback, hook)]
@@ -234,15 +238,15 @@ def _check_monitor(name: str, callback: keras.callbacks.EarlyStopping) -> None:
             f"train.callbacks: {name!r} monitors {callback.monitor!r}, which is not one of "
             f"{', '.join(LOGS)}"
         )
-    # Keras asks the metrics of a compiled model for the direction; this model has none.
+    # Keras gets the direction from the metrics of a compiled model, but this model has none.
     if callback.mode == "auto" and callback.monitor.endswith("accuracy"):
         callback.mode = "max"
-    # Keras raises this error at the end of the first epoch.
+    # Keras would raise this error only at the end of the first epoch.
     if callback.mode == "auto" and not callback.monitor.endswith("loss"):
         raise SettingsError(
-            f"train.callbacks: {name!r} monitors {callback.monitor!r} with mode='auto', and Keras "
-            "cannot tell whether less or more of it is better. Set mode='min' or mode='max', or "
-            "monitor a loss or an accuracy"
+            f"train.callbacks: {name!r} monitors {callback.monitor!r} with mode='auto', but Keras "
+            "does not know whether lower or higher values are better. Set mode='min' or "
+            "mode='max', or monitor a loss or an accuracy"
         )
 
 
@@ -252,6 +256,6 @@ def _equal(old: tf.Tensor, new: tf.Variable) -> bool:
 
 
 def _overrides(callback: keras.callbacks.Callback, hook: str) -> bool:
-    """Whether its class has this hook, or the callback itself, as LambdaCallback does."""
+    """Whether its class overrides the hook, or the instance has it, as with LambdaCallback."""
     base = getattr(keras.callbacks.Callback, hook)
     return hook in vars(callback) or getattr(type(callback), hook) is not base

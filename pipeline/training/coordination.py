@@ -1,4 +1,4 @@
-"""What all processes do next, agreed on before each stretch of steps or of evaluation batches."""
+"""Lets all processes agree on what to do next, before each call of a multi-step graph."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pipeline.runs.folder import RunFolder
 from pipeline.training.callbacks import Callbacks
 from pipeline.training.experiment import Experiment
 from pipeline.training.saver import Saver
-from pipeline.training.speed import StretchClock
+from pipeline.training.speed import StepTimer
 from pipeline.training.stop_request import StopRequest
 
 
-class Wish(NamedTuple):
-    """What one process says; of all but `stop` the chief's word counts.
+class Proposal(NamedTuple):
+    """What one process proposes. The chief's values are used, except that any process may stop.
 
     Attributes:
-      steps: How many to do before all look again.
-      stop: Why to stop; None to go on.
-      callbacks_stop: Whether a callback asked to end training.
+      steps: Number of steps or batches before the next agreement.
+      stop: Reason to stop; None to continue.
+      callbacks_stop: Whether a callback has asked to end training.
       save: Whether a checkpoint is due by time.
-      error: Why the run cannot go on.
+      error: Why the run cannot continue; None if it can.
     """
 
     steps: int
@@ -34,16 +34,18 @@ class Wish(NamedTuple):
 
 
 class StopAgreedError(Exception):
-    """One process was asked to stop, and all do, at this step."""
+    """A process received a stop request, so all processes stop at this step."""
 
 
-class NextStretch:
-    """Asks all processes what is next, and ends one that waits too long for the others.
+class Coordinator:
+    """Lets all processes agree on the next steps. A watchdog ends a process that hangs.
 
     Args:
-      stop: The requests to this process.
-      callbacks: The chief's.
-      saver: Knows when a checkpoint is due by time.
+      experiment: The experiment.
+      folder: The run folder, whose lock and stop file the chief checks.
+      stop: Stop requests to this process.
+      callbacks: The user's callbacks, which may ask to end training.
+      saver: Tells when a checkpoint is due by time.
     """
 
     def __init__(
@@ -60,34 +62,35 @@ class NextStretch:
         self._stop = stop
         self._callbacks = callbacks
         self._saver = saver
-        stop.file_is_there = lambda: self._runtime.is_chief and folder.stop_requested
+        stop.file_exists = lambda: self._runtime.is_chief and folder.stop_requested
         self._watchdog = Watchdog(
             self._train.hang_timeout_s,
             "train.hang_timeout_s",
             f"vit train: rank {self._runtime.rank} on {gethostname()}",
         )
 
-    def agree(self, clock: StretchClock, doing: str) -> Wish:
-        """What is next for all; every process must call it.
+    def agree(self, timer: StepTimer, doing: str) -> Proposal:
+        """Returns what all processes do next. All processes must call it.
 
         Args:
-          clock: Knows how fast steps of this kind go.
-          doing: What follows, in words.
+          timer: Measures the steps of this kind.
+          doing: Describes what follows, for the watchdog's message.
 
         Raises:
-          StopAgreedError: One was asked to stop, so all do.
-          PipelineError: The run folder is no longer this job's.
+          StopAgreedError: A process received a stop request.
+          PipelineError: The run folder no longer belongs to this job.
         """
-        # Whoever compiles, for the first stretch, may take longer; and so may who waits for it.
-        self.expect(doing, slow=not clock.compiled)
-        own = Wish(
-            clock.stretch_steps(),
+        # The first call compiles the graph, so this process and those that wait for it may take
+        # longer.
+        self.expect(doing, slow=not timer.compiled)
+        own = Proposal(
+            timer.steps_per_call(),
             self._stop.reason,
             self._callbacks.stop_training,
             self._saver.due_by_time,
             self._lock_error(),
         )
-        everyone = [Wish(*one) for one in self._runtime.all_gather(own)]
+        everyone = [Proposal(*one) for one in self._runtime.all_gather(own)]
         if (error := everyone[0].error) is not None:
             raise PipelineError(error)
         if (reason := next((one.stop for one in everyone if one.stop), None)) is not None:
@@ -95,11 +98,11 @@ class NextStretch:
         return everyone[0]
 
     def expect(self, doing: str, slow: bool = False) -> None:
-        """Tells the watchdog what comes now, and whether it may take as long as a compilation."""
+        """Tells the watchdog what follows, and whether it may take as long as a compilation."""
         self._watchdog.beat(doing, self._train.compile_timeout_s if slow else 0.0)
 
     def close(self) -> None:
-        """Watches no more."""
+        """Stops the watchdog."""
         self._watchdog.close()
 
     def _lock_error(self) -> str | None:

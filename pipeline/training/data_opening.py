@@ -1,4 +1,4 @@
-"""The data of a run is opened: by one process for all where that is possible, and compared."""
+"""Opens the data of a run on all processes and checks that all have the same data."""
 
 from __future__ import annotations
 
@@ -25,26 +25,29 @@ from pipeline.runtimes.runtime import Runtime
 from pipeline.strict_json import to_json
 
 _SHOWN = 5
-_SIZES = 4096
+_MAX_SIZES = 4096  # number of file sizes to compare
 
 
 def open_data(
     config: Config, runtime: Runtime, first_label: int | None = None
 ) -> tuple[DataSource, Colour, Colour]:
-    """Opens the data set, and measures the mean and deviation of its colours, in units of 0..1.
+    """Opens the data set and measures the mean and std of its pixels.
 
-    All processes must call it. The chief alone indexes TFRecord files, measures colours and looks
-    for duplicates. Every process lists the files, and all must have found the same.
+    All processes must call it. Only the chief indexes TFRecord files, measures pixels and searches
+    for duplicates. Every process lists the files, and the lists must be the same.
 
     Args:
-      config: All settings.
-      runtime: Joins the processes.
-      first_label: The label of class 0 in TFRecord files that the run recorded; a setting goes
-        before it.
+      config: The settings.
+      runtime: Connects the processes.
+      first_label: The label of class 0 in TFRecord files that the run has recorded. The setting
+        `data.first_label` takes precedence.
+
+    Returns:
+      The data set, and mean and std of each color channel, for pixels between 0 and 1.
 
     Raises:
-      PipelineError: On every process, with the exit code of what went wrong: the data is missing
-        or wrong on one of them, or differs between them.
+      PipelineError: On every process, with the exit code of the cause. The data is missing or
+        invalid on one process, or differs between processes.
     """
     data = with_first_label(config.data, first_label)
     scanned = None
@@ -57,25 +60,26 @@ def open_data(
 
 
 def check_data(runtime: Runtime, source: DataSource) -> None:
-    """Refuses data that is not the same on all processes; all must call it.
+    """Raises an error unless the data is the same on all processes. All must call it.
 
     Raises:
-      PipelineError: On every process, with DataError's exit code; names the ranks and what differs.
+      PipelineError: On every process, with DataError's exit code. The message names the ranks and
+        the differences.
     """
     if runtime.world_size == 1:
         return
     facts = on_all(runtime, lambda: data_facts(source))
     check_same(
         runtime, facts, lambda first, own: _differences(first, own, source), "data",
-        "All hosts need the same files: copy them, or use shared storage",
+        "All hosts need the same files. Copy them to all hosts, or use shared storage",
     )  # fmt: skip
 
 
 def data_facts(source: DataSource) -> dict[str, Any]:
-    """What all processes must have in common, for JSON.
+    """Facts about the data that must be equal on all processes; JSON-serializable.
 
-    Class names, what the data set says of itself, and of each split its size, a digest, and of
-    image files the sizes of a sample.
+    These are the class names, the metadata of the data set, and for each split its number of
+    examples, a digest and, if it consists of image files, the sizes of a sample of files.
     """
     return {
         "classes": list(source.classes),
@@ -103,9 +107,9 @@ def _colour(values: Sequence[float]) -> Colour:
 
 
 def _digest(split: Split) -> str:
-    """Of the labels and of what the examples are called, in their order; of images in memory.
+    """Digest of the labels and names of all examples in order, or of the images in memory.
 
-    No image file is looked at: with many processes that would strain shared storage.
+    It does not read image files: with many processes, that would overload shared storage.
     """
     digest = hashlib.blake2b(np.ascontiguousarray(split.labels, "<i4").tobytes(), digest_size=16)
     if split.images is not None:
@@ -118,22 +122,23 @@ def _digest(split: Split) -> str:
 
 
 def _sampled_sizes(split: Split) -> list[int]:
-    """Bytes of up to 4,096 files, the same on all processes; -1 where one cannot be read.
+    """Sizes of up to 4,096 files in bytes, the same files on all processes; -1 if not readable.
 
-    Each process would spend half a minute on the sizes of a million files on shared storage that
-    answers in a millisecond, 32 at a time, and all processes ask at once. 4,096 take 0.1 s.
+    With 32 requests in parallel and 1 ms per request, the sizes of a million files on shared
+    storage would take half a minute, while all processes send requests at once. 4,096 files take
+    0.1 s.
     """
     if split.paths is None:
         return []
-    return file_sizes([split.paths[place] for place in _sampled(len(split.paths))])
+    return file_sizes([split.paths[index] for index in _sampled(len(split.paths))])
 
 
 def _sampled(count: int) -> list[int]:
-    return np.unique(np.linspace(0, count - 1, min(count, _SIZES)).astype(np.int64)).tolist()
+    return np.unique(np.linspace(0, count - 1, min(count, _MAX_SIZES)).astype(np.int64)).tolist()
 
 
 def _differences(first: Mapping[str, Any], own: Mapping[str, Any], source: DataSource) -> list[str]:
-    """How this process's data differs from that of rank 0, a line each."""
+    """Differences between the data of rank 0 and of this process, one line each."""
     lines = []
     if first["classes"] != own["classes"]:
         lines.append(f"classes: {_class_difference(first['classes'], own['classes'])}")
@@ -148,7 +153,8 @@ def _differences(first: Mapping[str, Any], own: Mapping[str, Any], source: DataS
             lines.append(f"{name}: {there:,} images on rank 0, {here:,} there")
         elif first["digests"].get(name) != own["digests"].get(name):
             lines.append(
-                f"{name}: as many images, but of other names or labels, or in another order"
+                f"{name}: the same number of images, but with other names or labels, or in another "
+                "order"
             )
         elif first["sizes"][name] != own["sizes"][name]:
             lines.append(_size_difference(first["sizes"][name], own["sizes"][name], source, name))
@@ -167,8 +173,8 @@ def _size_difference(
         for size in (first[number], own[number])
     )
     return (
-        f"{name}: {len(differing):,} of {len(own):,} files compared have other sizes: "
-        f"{split.name(_sampled(split.num_examples)[number])} {here}, and {there} on rank 0"
+        f"{name}: {len(differing):,} of {len(own):,} compared files have other sizes: "
+        f"{split.name(_sampled(split.num_examples)[number])} {here}, but {there} on rank 0"
     )
 
 

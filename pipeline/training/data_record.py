@@ -1,4 +1,4 @@
-"""What a run records of its data set, and how a data set differs from that record.
+"""Records a run's data set, and compares a data set with that record.
 
 Importing this module does not import TensorFlow.
 """
@@ -25,13 +25,13 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class DataChanges:
-    """How a data set differs from the one that a run recorded.
+    """Differences between a data set and the one that a run has recorded.
 
     Attributes:
-      classes: What differs between the class names or their order; None if they are equal.
-      splits: For each split that differs, what differs.
-      shifted: Why the labels are those of other classes, although the names are equal; None if
-        they are not.
+      classes: Describes a difference in class names or their order; None if they are equal.
+      splits: Describes the difference for each split that differs.
+      shifted: Explains why labels refer to other classes although the class names are equal; None
+        if they do not.
     """
 
     classes: str | None
@@ -45,13 +45,14 @@ class DataChanges:
 
 
 def data_record(source: DataSource, splits: Sequence[str] | None = None) -> dict[str, Any]:
-    """Class names in order, and number of examples and fingerprint of each split, for JSON.
+    """Returns the record of a data set for dataset.json.
 
-    Of TFRecord files also `labels`: the lowest label in the files, and the one that is class 0.
+    It has the class names in order, and the number of examples and the fingerprint of each split.
+    For TFRecord files it also has `labels`: the lowest label in the files and the label of class 0.
 
     Args:
       source: The data set.
-      splits: Those to look at; None: all.
+      splits: The splits to include; None for all.
     """
     names = source.splits if splits is None else splits
     chosen = {name: source.splits[name] for name in names}
@@ -65,11 +66,11 @@ def data_record(source: DataSource, splits: Sequence[str] | None = None) -> dict
 def compare_data(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> DataChanges:
     """Compares a data set with the record of a run.
 
-    A run of a version that recorded no fingerprints is compared by the number of examples.
+    Earlier versions recorded no fingerprints. Their runs are compared by the number of examples.
 
     Args:
-      recorded: The run's dataset.json.
-      present: Of `data_record`.
+      recorded: The contents of the run's dataset.json.
+      present: The result of `data_record`.
     """
     before, now = recorded["examples"], present["examples"]
     marks, own_marks = recorded.get("fingerprints", {}), present.get("fingerprints", {})
@@ -79,15 +80,15 @@ def compare_data(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> Dat
             splits[split] = f"{_images(before.get(split))} -> {_images(now.get(split))}"
         elif split in marks and split in own_marks and marks[split] != own_marks[split]:
             splits[split] = (
-                f"{_images(now[split])} as before, but with other file names, sizes, labels or "
-                "another order (the fingerprint differs)"
+                f"{_images(now[split])} as before, but with other file names, sizes or labels, or "
+                "in another order (the fingerprint differs)"
             )
     classes = _compare_classes(recorded["classes"], present["classes"])
     return DataChanges(classes, splits, _compare_label_numbers(recorded, present))
 
 
 def recorded_first_label(folder: RunFolder) -> int | None:
-    """The label that is class 0 in the TFRecord files of a run; None where none is recorded."""
+    """The recorded label of class 0 in the TFRecord files of a run; None if there is none."""
     if not folder.has_dataset:
         return None
     first: int | None = folder.dataset().get("labels", {}).get("first")
@@ -95,15 +96,15 @@ def recorded_first_label(folder: RunFolder) -> int | None:
 
 
 def check_start(folder: RunFolder, experiment: Experiment) -> tuple[dict[str, Any], list[str]]:
-    """Whether the run folder lets the experiment begin; nothing is written. For the chief.
+    """Checks whether the experiment can start in the run folder, without writing. Chief only.
 
     Returns:
-      For dataset.json, and what changed in the data set since the last start; the latter is empty
-      unless data.allow_changes is true.
+      The contents for dataset.json, and the changes of the data set since the last start. The
+      latter is empty unless data.allow_changes is true.
 
     Raises:
-      SettingsError: The folder has no room for checkpoints.
-      DataError: The run claims the folder, and its data set is not the one of the last start.
+      SettingsError: There is too little free space for checkpoints.
+      DataError: The folder is claimed by a run on another data set.
     """
     folder.check_free_space(experiment.checkpoint_bytes)
     facts = experiment.dataset_facts | data_record(experiment.source)
@@ -111,17 +112,17 @@ def check_start(folder: RunFolder, experiment: Experiment) -> tuple[dict[str, An
 
 
 def record_start(folder: RunFolder, experiment: Experiment, start: Mapping[str, Any]) -> list[str]:
-    """Records this start and its data set in the run folder. Only the chief calls it.
+    """Records this start and its data set in the run folder. Chief only.
 
     Returns:
-      What changed in the data set since the last start; empty unless data.allow_changes is true.
+      The changes of the data set since the last start; empty unless data.allow_changes is true.
 
     Raises:
-      PipelineError: As `check_start` does.
+      PipelineError: As in `check_start`.
     """
     facts, changes = check_start(folder, experiment)
     if folder.has_dataset and compare_data(folder.dataset(), facts).classes is not None:
-        folder.start_over()  # the initial classifier has one output for each former class
+        folder.start_over()  # the classifier of the old checkpoint has other classes
     steps = CheckpointStore(folder.checkpoints).steps()
     allowed = folder.dataset().get("allowed_changes", []) if steps and folder.has_dataset else []
     if changes:
@@ -136,9 +137,9 @@ def record_start(folder: RunFolder, experiment: Experiment, start: Mapping[str, 
 
 
 def changed_length(folder: RunFolder, total_steps: int) -> str | None:
-    """How the number of updates differs from that of the run's last start; None if it does not.
+    """Describes a change in the number of updates since the run's last start; None without one.
 
-    It does where the data set has changed, or where another version counted in another way.
+    The number changes with the data set, or if another version calculated it differently.
     """
     starts = folder.starts() if folder.has_progress else []
     before = starts[-1].get("total_steps") if starts else None
@@ -148,69 +149,69 @@ def changed_length(folder: RunFolder, total_steps: int) -> str | None:
 
 
 def check_resumed_data(folder: RunFolder, facts: Mapping[str, Any], allow: bool) -> list[str]:
-    """Refuses to resume a run with another data set than that of its last start.
+    """Raises an error if the data set has changed since the last start of the run.
 
     Args:
-      folder: The run folder; one that no run claims accepts any data set.
-      facts: Of `data_record`.
-      allow: Whether images may have changed; classes never may.
+      folder: The run folder. If no run claims it, any data set is accepted.
+      facts: The result of `data_record`.
+      allow: Whether the images may have changed. Classes must not change in any case.
 
     Returns:
-      The changes that were allowed.
+      The allowed changes, one line for each split.
 
     Raises:
-      DataError: With what changed.
+      DataError: The message lists the changes.
     """
     if not (folder.is_claimed and folder.has_dataset):
         return []
     found = compare_data(folder.dataset(), facts)
-    # Before the first update nothing was learned from the images.
+    # Before the first update, the weights do not depend on the images.
     changes = found.lines if folder.has_progress else []
     if found.shifted is not None and folder.has_progress:
         raise DataError(
             f"{folder.path} cannot be resumed. {found.shifted}\nStart a new run with "
             f"run.dir=FOLDER (and model.pretrained={folder.path} to start from these weights "
-            "without the classifier), or resume with the version that began the run"
+            "without the classifier), or resume with the version that started the run"
         )
     _refuse(folder, found.classes, changes, allow)
     return changes
 
 
 def check_classes(folder: RunFolder, source: DataSource) -> None:
-    """Refuses a data set whose classes or their order are not those of the run.
+    """Raises an error if the classes of a data set or their order differ from those of the run.
 
     Raises:
-      DataError: With both lists of names, or why the labels have other names.
+      DataError: The message has both lists of names, or explains why labels refer to other classes.
     """
     found = compare_data(folder.dataset(), data_record(source, []))
     if found.shifted is not None:
         raise DataError(
             f"the labels are not those that {folder.path} was trained on. {found.shifted}\n"
-            "Train a new run, or use the version that began this one"
+            "Train a new run, or use the version that started this one"
         )
     if found.classes is not None:
         raise DataError(
             f"the data set is not the one that {folder.path} was trained on. {found.classes}\n"
-            "Restore the names, or evaluate another data set, which is matched by class names, "
-            "with `vit evaluate --data`"
+            "Restore the names, or use `vit evaluate --data`, which matches the classes of another "
+            "data set by name"
         )
 
 
 def _refuse(folder: RunFolder, classes: str | None, changes: list[str], allowed: bool) -> None:
     if classes is not None:
-        # A run without an update has no weights to start from.
+        # A run without updates has no trained weights to start from.
         weights = f" (and model.pretrained={folder.path} to start from these weights)"
         raise DataError(
             f"{folder.path} cannot be resumed: the data set has other classes. {classes}\n"
-            "The weights of the classifier belong to the recorded classes in their order. Restore "
-            f"the names, or start a new run with run.dir=FOLDER{weights * folder.has_progress}"
+            "The classifier was trained for the recorded classes in their order. Restore the "
+            f"names, or start a new run with run.dir=FOLDER{weights * folder.has_progress}"
         )
     if changes and not allowed:
         listed = "\n  ".join(changes)
         raise DataError(
             f"{folder.path} cannot be resumed: the data set changed since the last start.\n  "
-            f"{listed}\nRestore it, start a new run with run.dir=FOLDER, or resume with the "
-            f"changed data set on purpose: {ALLOW}"
+            f"{listed}\nRestore it, start a new run with run.dir=FOLDER, or set {ALLOW} to resume "
+            "with the changed data set"
         )
 
 
@@ -222,24 +223,24 @@ def _label_numbers(source: DataSource) -> dict[str, Any]:
 
 
 def _compare_label_numbers(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> str | None:
-    """Whether another label is class 0 now.
+    """Explains why another label is class 0 now; None if it is not.
 
-    A version without `labels` and fingerprints may have subtracted 1 where this one does not.
+    A version that recorded neither `labels` nor fingerprints may have subtracted 1 from labels.
     """
     before, now = (facts.get("labels", {}).get("first") for facts in (recorded, present))
     if None not in (before, now) and before != now:
         return (
-            f"In the run label {before} of the TFRecord files is class 0, and now label {now} is. "
-            f"Set data.first_label={before}"
+            f"In the run, class 0 is label {before} of the TFRecord files, but now it is label "
+            f"{now}. Set data.first_label={before}"
         )
     known = "labels" in recorded or recorded.get("fingerprints")
     if known or present.get("labels") != {"lowest": 1, "first": 0}:
         return None
     return (
-        "The labels in the TFRecord files begin at 1, and the file of class names has a line for "
-        "label 0. The version that began the run subtracted 1 from each label and so gave it the "
-        "name of the line before its own; this version does not subtract 1. Each label would mean "
-        "another class than in the run"
+        "The labels in the TFRecord files start at 1, and the file of class names has a line for "
+        "label 0. The version that started the run subtracted 1 from each label, so each label got "
+        "the name of the previous line. This version does not subtract 1. Each label would refer "
+        "to another class than in the run"
     )
 
 
@@ -250,7 +251,7 @@ def _compare_classes(before: Sequence[str], now: Sequence[str]) -> str | None:
     pairs = zip(before, now, strict=False)
     number = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(before), len(now)))
     first, other = (
-        repr(names[number]) if number < len(names) else "not there" for names in (before, now)
+        repr(names[number]) if number < len(names) else "missing" for names in (before, now)
     )
     what = "The same names are in another order" if same_names else "The class names differ"
     return (

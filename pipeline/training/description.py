@@ -1,4 +1,4 @@
-"""A run in words, before it trains: settings, model, rate, steps and memory."""
+"""Describes a run before it trains: settings, model, learning rate, steps and memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PACKAGES = ("vit-pipeline", "keras", "numpy")
 
 
 def headline(experiment: Experiment) -> str:
-    """What is trained on what, in three lines."""
+    """Three lines about the model, the data, the number of steps and the learning rate."""
     config, counts = experiment.config, experiment.dataset_facts["examples"]
     sizes = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     network = config.model.builder or config.model.variant
@@ -45,7 +45,7 @@ def headline(experiment: Experiment) -> str:
 
 
 def warnings_of(experiment: Experiment) -> list[str]:
-    """What a run can do but is hardly meant to, a line each, with what to do about it."""
+    """Warnings about settings that work but are probably mistakes, one line each."""
     examples = experiment.source.splits["train"].num_examples
     found = (
         batch_problem(experiment.config.data.global_batch_size, examples),
@@ -55,11 +55,11 @@ def warnings_of(experiment: Experiment) -> list[str]:
 
 
 def start_facts(experiment: Experiment, command: Sequence[str]) -> dict[str, Any]:
-    """What is worth knowing of one start of a run later on, for JSON.
+    """Facts about one start of a run for starts.jsonl: time, command, host, versions, sizes.
 
     Args:
-      experiment: What is started.
-      command: Its arguments, the program first.
+      experiment: The experiment that starts.
+      command: The command line, as a list of arguments that begins with the program.
     """
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -75,13 +75,13 @@ def start_facts(experiment: Experiment, command: Sequence[str]) -> dict[str, Any
 
 
 def versions() -> dict[str, str]:
-    """Of what a run's numbers depend on, by name."""
+    """Versions of Python and of the packages that affect a run's results, by name."""
     own = {"python": platform.python_version(), "tensorflow": str(tf.__version__)}
     return own | {name: version(name) for name in _PACKAGES}
 
 
 def describe(experiment: Experiment) -> str:
-    """The resolved settings, the model's table, the headline and an estimate of memory."""
+    """The resolved settings, a table of the model, the headline and a memory estimate."""
     memory = memory_of(experiment)
     lines = [f"  {what:<36} {size / MIB:10,.1f} MiB" for what, size in memory.items()]
     return "\n".join(
@@ -90,15 +90,15 @@ def describe(experiment: Experiment) -> str:
             _table(experiment),
             headline(experiment),
             *warnings_of(experiment),
-            f"memory of {_whose_memory()}, estimated:",
+            f"estimated memory of {_memory_owner()}:",
             *lines,
-            f"  {'in all':<36} {sum(memory.values()) / MIB:10,.1f} MiB",
+            f"  {'total':<36} {sum(memory.values()) / MIB:10,.1f} MiB",
             _flops(experiment),
         ]
     )
 
 
-def _whose_memory() -> str:
+def _memory_owner() -> str:
     return "a GPU" if tf.config.list_logical_devices("GPU") else "this process"
 
 
@@ -107,7 +107,7 @@ def _parameters(experiment: Experiment) -> int:
 
 
 def _trained(experiment: Experiment) -> str:
-    """How many parameters are trained, where some are not."""
+    """Number of trained parameters, if some are frozen; else empty."""
     if not experiment.model.non_trainable_variables:
         return ""
     return f" ({count_trainable(experiment.model):,} of them trained)"
@@ -121,7 +121,7 @@ def _flops(experiment: Experiment) -> str:
     trained = [variable.path for variable in experiment.model.trainable_variables]
     forward, step = flops_per_image(*network), training_flops_per_image(*network, trained)
     return (
-        f"arithmetic of an image: forward pass {forward / 1e9:,.3f} GFLOP, "
+        f"computation per image: forward pass {forward / 1e9:,.3f} GFLOP, "
         f"training step {step / 1e9:,.3f} GFLOP"
     )
 

@@ -1,4 +1,4 @@
-"""What `vit train` would do in its run folder, for --dry-run: nothing is written."""
+"""Describes what `vit train` would do in its run folder, for --dry-run. Writes nothing."""
 
 from __future__ import annotations
 
@@ -13,24 +13,27 @@ from pipeline.training.experiment import Experiment
 def describe_start(
     folder: RunFolder, experiment: Experiment, report: Callable[[str], None]
 ) -> Iterator[str]:
-    """How the start would begin, in lines. `RunFolder.check_open` comes first.
+    """Yields lines about how training would start. Call `RunFolder.check_open` first.
 
     Args:
-      report: Is told of damaged checkpoints that would be passed over.
+      folder: The run folder.
+      experiment: The experiment.
+      report: Called with a message about each damaged checkpoint, which would be skipped.
 
     Raises:
-      PipelineError: As the start would: too little room, other data, all checkpoints damaged.
+      PipelineError: The start would raise it: too little free space, a changed data set, or only
+        damaged checkpoints.
     """
     outcome = folder.outcome()
     if outcome is not None and outcome["outcome"] == "done":
-        yield f"{folder.path} holds this run, done: vit train prints its result"
+        yield f"{folder.path} holds this run, which is finished: vit train prints its result"
         return
     facts, changes = check_start(folder, experiment)
     for change in changes:
         yield f"vit train resumes with a changed data set: {change}"
     other_classes = folder.has_dataset and compare_data(folder.dataset(), facts).classes is not None
     if not folder.is_claimed and (folder.has_other_settings(experiment.config) or other_classes):
-        return  # what is there is replaced
+        return  # the existing files are replaced
     snapshot = CheckpointStore(folder.checkpoints).newest(report)
     if snapshot is not None and folder.has_progress:
-        yield f"{folder.path} holds this run: vit train goes on from step {snapshot.step:,}"
+        yield f"{folder.path} holds this run: vit train resumes from step {snapshot.step:,}"

@@ -1,4 +1,4 @@
-"""`build`: the one place where data, model, optimizer and runtime meet."""
+"""Experiment: data, model, optimizer and runtime of a run in one object."""
 
 from __future__ import annotations
 
@@ -42,21 +42,22 @@ from pipeline.training.step import (
     make_gradients,
     make_train_steps,
 )
-from pipeline.training.xla import Choice, choose
+from pipeline.training.xla import GradientsChoice, choose_gradients
 
-# Places of the sums that each process has whole, where it has its part of the others.
-_COUNTED_BY_EACH = [TRAIN_SUMS.index(n) for n in ("skipped_updates", "steps")]
+# Indices of the sums that are global on each process. The others are this process's share.
+_GLOBAL_SUMS = [TRAIN_SUMS.index(n) for n in ("skipped_updates", "steps")]
 
 
-class Stretch(NamedTuple):
-    """What a stretch of updates gave.
+class TrainResult(NamedTuple):
+    """Result of running several training steps in one call of the graph.
 
     Attributes:
-      sums: Of `step.TRAIN_SUMS`, float64 [7], with those before it.
-      steps: Updates done.
-      bad_steps: How many of the last of them, in a row, were not finite and were skipped.
-      seconds: What each took, and how long in it this process waited for input and for the sum of
-        gradients, float64 [steps, 3]; zeros with deterministic ops, which allow no clock.
+      sums: Sums of `step.TRAIN_SUMS`, float64 [7], including those passed to the call.
+      steps: Number of steps.
+      bad_steps: Number of consecutive steps at the end that were not finite and were skipped.
+      seconds: Duration of each step, and how long this process waited in it for input and for the
+        sum of gradients, float64 [steps, 3]. Zeros with deterministic ops, which do not allow
+        reading the clock.
     """
 
     sums: np.ndarray
@@ -67,13 +68,13 @@ class Stretch(NamedTuple):
 
 @dataclass
 class Experiment:
-    """All parts of a run, put together.
+    """All parts of a run.
 
     Attributes:
-      mean, std: Of the pixels, a channel, in units of 0..1.
-      total_steps: Updates of the whole run.
-      skipped: Unreadable images met so far.
-      weights_step: Of the weights that were restored last.
+      mean, std: Statistics of the pixels per channel, for pixels between 0 and 1.
+      total_steps: Number of updates of the whole run.
+      skipped: Unreadable images found so far.
+      weights_step: Step of the weights that were restored last.
     """
 
     config: Config
@@ -91,19 +92,19 @@ class Experiment:
 
     @property
     def steps_per_epoch(self) -> Fraction:
-        """Updates a pass over the training data, with its fraction: batches cross epochs."""
+        """Updates per epoch. It may be fractional, because batches run across epoch boundaries."""
         examples = self.source.splits["train"].num_examples
         return Fraction(examples, self.config.data.global_batch_size)
 
     @property
     def checkpoint_bytes(self) -> int:
-        """Size of a checkpoint's tensors."""
+        """Size of the tensors in a checkpoint."""
         every = [v for group in self.variables.values() for v in group.values()]
         return sum(math.prod(v.shape) * v.value.dtype.size for v in every)
 
     @property
     def dataset_facts(self) -> dict[str, Any]:
-        """What prediction needs to know of the data, for JSON."""
+        """Facts about the data that prediction needs; JSON-serializable."""
         counts = {name: split.num_examples for name, split in self.source.splits.items()}
         return {
             "classes": list(self.source.classes),
@@ -113,7 +114,7 @@ class Experiment:
         }
 
     def train_iterator(self, start_step: int) -> Iterator[Any]:
-        """Training batches from update `start_step` on, without end."""
+        """Infinite iterator over training batches, starting with the batch of `start_step`."""
 
         def make_dataset(index: int, count: int, splits: int) -> tf.data.Dataset:
             return train_dataset(
@@ -132,14 +133,14 @@ class Experiment:
 
     def train(
         self, iterator: Iterator[Any], sums: np.ndarray, steps: int, bad_steps: int = 0
-    ) -> Stretch:
-        """Does `steps` updates, or fewer where too many in a row are not finite.
+    ) -> TrainResult:
+        """Runs `steps` training steps, or fewer if too many consecutive ones are not finite.
 
         Args:
-          iterator: Of `train_iterator`.
-          sums: To add to, of `step.TRAIN_SUMS`, float64 [7].
-          steps: How many.
-          bad_steps: How many before them were not finite, in a row.
+          iterator: The result of `train_iterator`.
+          sums: Sums of `step.TRAIN_SUMS` to add to, float64 [7].
+          steps: Number of steps.
+          bad_steps: Number of consecutive steps before these that were not finite.
         """
         totals, bad, times_s = self._train_steps(
             iterator,
@@ -149,32 +150,35 @@ class Experiment:
         )
         times_s = times_s.numpy()
         end_s = time.time() if times_s.any() else 0.0
-        took_s = np.diff(times_s[:, 0], append=end_s)
-        seconds = np.column_stack([took_s, times_s[:, 1:]])
-        return Stretch(totals.numpy(), len(times_s), int(bad), seconds)
+        durations_s = np.diff(times_s[:, 0], append=end_s)
+        seconds = np.column_stack([durations_s, times_s[:, 1:]])
+        return TrainResult(totals.numpy(), len(times_s), int(bad), seconds)
 
     def reduce_sums(self, sums: np.ndarray) -> np.ndarray:
-        """The sums, [7, ...], over all processes; every process must call it."""
+        """Reduces training sums [7, ...] over all processes. All must call it."""
         total = self.runtime.all_reduce(sums, "sum")
-        total[_COUNTED_BY_EACH] /= self.runtime.world_size
+        total[_GLOBAL_SUMS] /= self.runtime.world_size
         return total
 
     def share_of_sums(self, total: np.ndarray) -> np.ndarray:
-        """What this process goes on from, such that `reduce_sums` of all is `total` again."""
+        """The inverse of `reduce_sums`: reducing the shares of all processes gives `total`."""
         own = total if self.runtime.is_chief else np.zeros_like(total)
-        own[_COUNTED_BY_EACH] = total[_COUNTED_BY_EACH]
+        own[_GLOBAL_SUMS] = total[_GLOBAL_SUMS]
         return own
 
-    def evaluate(self, split: str, next_stretch: Callable[[], int] | None = None) -> dict[str, Any]:
-        """Loss, accuracy and top-5 accuracy on every example of a split, each counted once.
+    def evaluate(self, split: str, next_steps: Callable[[], int] | None = None) -> dict[str, Any]:
+        """Evaluates every example of a split exactly once. All processes must call it.
 
-        Also `examples`, which were counted, and `skipped_examples`, which could not be read. The
-        averaged weights are used where they are kept and `train.evaluate_ema` says so.
+        Uses the averaged weights if the run has them and `train.evaluate_ema` is true.
 
         Args:
-          split: Its name.
-          next_stretch: Called before each stretch of batches, on all processes alike; says how
-            many to go through, and may raise. None: all at once.
+          split: Name of the split.
+          next_steps: Called before each call of the graph, on all processes. Returns the number of
+            batches to evaluate and may raise. None to evaluate all batches in one call.
+
+        Returns:
+          Loss, accuracy and top-5 accuracy, and the numbers of `examples` that were counted and of
+          `skipped_examples` that could not be read.
 
         Raises:
           DataError: On all processes: no image of the split can be read.
@@ -183,26 +187,26 @@ class Experiment:
         sums, done = np.zeros(len(SUMS)), 0
         with self.averaged_weights():
             while done < steps:
-                count = steps if next_stretch is None else min(next_stretch(), steps - done)
+                count = steps if next_steps is None else min(next_steps(), steps - done)
                 sums = self._eval_steps(
                     iterator, tf.constant(sums, tf.float64), tf.constant(count, tf.int32)
                 ).numpy()
                 done += count
         sums = self.runtime.all_reduce(sums, "sum")
-        there, counted = self.source.splits[split].num_examples, int(sums[-1])
-        check_counted(split, there, counted)
-        return mean_metrics(sums) | {"examples": counted, "skipped_examples": there - counted}
+        examples, counted = self.source.splits[split].num_examples, int(sums[-1])
+        check_counted(split, examples, counted)
+        return mean_metrics(sums) | {"examples": counted, "skipped_examples": examples - counted}
 
     def eval_batches(self, split: str) -> int:
-        """How many batches an evaluation of a split has."""
+        """Number of batches in an evaluation of a split."""
         data = self.config.data
         batch_size = data.eval_batch_size or data.global_batch_size
-        # As eval_dataset does it: rounded up, so that each replica gets an equal part.
+        # Rounded up as in eval_dataset, so that all replicas get parts of the same size.
         batch_size = math.ceil(batch_size / self.runtime.num_replicas) * self.runtime.num_replicas
         return math.ceil(self.source.splits[split].num_examples / batch_size)
 
     def eval_iterator(self, split: str) -> tuple[Iterator[Any], int]:
-        """Batches that hold every example of a split once, and how many batches there are."""
+        """Returns an iterator over batches with every example of a split once, and their number."""
         data = self.config.data
 
         def make_dataset(index: int, count: int, splits: int) -> tf.data.Dataset:
@@ -219,8 +223,9 @@ class Experiment:
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Inside, the model has the weights that evaluation uses: where they are kept and
-        `train.evaluate_ema` says so, the averaged ones.
+        """Context in which the model has the weights that evaluation uses.
+
+        These are the averaged weights if the run has them and `train.evaluate_ema` is true.
         """
         averaged = bool(self.optimizer.averages) and self.config.train.evaluate_ema
         if averaged:
@@ -233,7 +238,7 @@ class Experiment:
 
     @cached_property
     def variables(self) -> dict[str, dict[str, keras.Variable]]:
-        """The whole state by the file of the checkpoint that holds it."""
+        """All state variables by path, grouped by the checkpoint file that stores them."""
         optimizer = dict(self.optimizer.variables)
         if self.loss_scale is not None:
             optimizer |= self.loss_scale.variables
@@ -241,45 +246,47 @@ class Experiment:
         return named | ({"average": self.optimizer.averages} if self.optimizer.averages else {})
 
     def is_finite(self) -> bool:
-        """Whether weights, moments and averages are finite in this process."""
+        """Whether weights, moments and averages of this process are finite."""
         return bool(self._all_finite())
 
     def snapshot(self, step: int, state: dict[str, Any]) -> Snapshot:
-        """The run as it stands after `step` updates, copied to host memory."""
+        """Copies the state of the run after `step` updates to host memory."""
         tensors = {name: read_variables(group) for name, group in self.variables.items()}
         return Snapshot(step, tensors, state)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Puts this process back to where the snapshot was taken.
+        """Restores the variables of this process from a snapshot.
 
-        A checkpoint of a version that did not count applied updates has none: its bias correction
-        counted every step, so the count continues from its number of steps.
+        Earlier versions did not save the number of applied updates. Their bias correction counted
+        every step, so the number of steps is used instead.
         """
         self.weights_step = snapshot.step
         for name, group in self.variables.items():
             arrays = dict(snapshot.tensors.get(name, {}))
             if name == "optimizer" and "iterations" in arrays:
                 arrays.setdefault("applied_updates", arrays["iterations"])
-            # float16's scale is in the checkpoints of float16 only.
+            # Only checkpoints of mixed_float16 contain the loss scale.
             restore_variables(
                 group, arrays, name, optional=lambda name: name.startswith(LossScale.NAME)
             )
 
     def broadcast(self) -> None:
-        """Gives every process the chief's variables; every process must call it."""
+        """Copies the chief's variables to every process. All must call it."""
         groups = self.variables.values()
         self.runtime.broadcast([v.value for group in groups for v in group.values()])
 
     @cached_property
-    def gradients(self) -> Choice:
-        """The gradients as training computes them, with XLA or without."""
+    def gradients(self) -> GradientsChoice:
+        """The function that computes gradients in training, compiled with XLA or not."""
         parts = self.runtime.parallel_parts
 
         def make(xla: bool) -> Gradients:
             return make_gradients(self.config, self.model, self.loss_scale, parts, xla=xla)
 
         on_gpu = bool(tf.config.list_logical_devices("GPU"))
-        return choose(self.config, self.runtime, len(self.source.classes), make, on_gpu=on_gpu)
+        return choose_gradients(
+            self.config, self.runtime, len(self.source.classes), make, on_gpu=on_gpu
+        )
 
     @cached_property
     def _train_steps(self) -> TrainSteps:
@@ -311,8 +318,13 @@ class Experiment:
         return tf.function(self.optimizer.swap_averages, autograph=False)
 
 
-class Opened(NamedTuple):
-    """A data set to inspect weights on, and the mean and deviation of colours, in units of 0..1."""
+class EvaluationData(NamedTuple):
+    """A data set for evaluation, and the mean and std of the run's training data.
+
+    Attributes:
+      source: The data set.
+      mean, std: Statistics of the pixels per channel, for pixels between 0 and 1.
+    """
 
     source: DataSource
     mean: Colour
@@ -322,25 +334,26 @@ class Opened(NamedTuple):
 def build(
     config: Config,
     runtime: Runtime,
-    opened: Opened | None = None,
-    tell: Callable[[str], None] = lambda phase: None,
+    evaluation_data: EvaluationData | None = None,
+    on_phase: Callable[[str], None] = lambda phase: None,
     first_label: int | None = None,
 ) -> Experiment:
-    """Opens the data, builds the model, and creates the optimizer's state.
+    """Opens the data, builds the model and creates the optimizer state.
 
     Args:
-      config: All settings.
-      runtime: What it runs on.
-      opened: The data set to inspect weights on; None: what the settings name, to train on. The
-        global batch must divide over the replicas only for training.
-      tell: Is told of each phase that begins.
-      first_label: The label of class 0 in TFRecord files that the run recorded.
+      config: The settings.
+      runtime: The runtime.
+      evaluation_data: A data set for evaluation, which is not checked for training. None to open
+        the data set of the settings for training; the global batch must then be divisible by the
+        number of replicas.
+      on_phase: Called with a description of each phase that begins.
+      first_label: The label of class 0 in TFRecord files that the run has recorded.
 
     Raises:
-      DataError: The data is missing or not what the recipe says.
-      SettingsError: Settings do not fit one another, the data or the devices.
+      DataError: The data is missing or does not match the recipe.
+      SettingsError: The settings do not match each other, the data or the devices.
     """
-    if opened is None:
+    if evaluation_data is None:
         check_batch(config, runtime.num_replicas)
     config = agree_on_precision(config, runtime).config
     if config.train.deterministic:
@@ -350,17 +363,17 @@ def build(
         # An earlier training in this process may have been deterministic. Then no step could read
         # the clock.
         disable_op_determinism()
-    if opened is None:
+    if evaluation_data is None:
         check_named_code(config, runtime)
-        tell("reading the data")
+        on_phase("reading the data")
         source, mean, std = open_data(config, runtime, first_label)
         on_all(runtime, lambda: check_loss(config, len(source.classes)))
     else:
-        source, mean, std = opened
-    examples = next(iter(source.splits.values())).num_examples  # of train, where there is one
-    if opened is None:
+        source, mean, std = evaluation_data
+    examples = next(iter(source.splits.values())).num_examples  # train is the first, if it exists
+    if evaluation_data is None:
         check_examples(examples, runtime.num_replicas)
-    tell("building the model")
+    on_phase("building the model")
     with runtime.scope():
         model = build_vit(
             config.model,

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: rows of metrics, curves, lines, unreadable images."""
+"""Reports the progress of a run: rows of metrics, TensorBoard, terminal, unreadable images."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from pipeline.training.experiment import Experiment
 from pipeline.training.metrics import SUMS, mean_metrics
 from pipeline.training.speed import Speed
 from pipeline.training.step import TRAIN_SUMS
-from pipeline.training.step_statistics import Gauges
+from pipeline.training.step_statistics import StepStatistics
 from pipeline.training.tensorboard_content import (
     comparable_settings,
-    first_pictures,
-    last_pictures,
+    final_pictures,
+    initial_pictures,
     start_texts,
 )
 
 
 class Journal:
-    """Rows, to metrics.jsonl, TensorBoard and the display; the chief alone writes.
+    """Writes rows of metrics to metrics.jsonl, TensorBoard and the display. Only the chief writes.
 
     Attributes:
       last_row: The newest row of any split, on every process; empty if there is none. After
-        `rewind` the caller sets it on every process.
+        `rewind`, the caller must set it on every process.
     """
 
     def __init__(self, experiment: Experiment, folder: RunFolder, display: ProgressDisplay) -> None:
@@ -42,28 +42,32 @@ class Journal:
         self._folder = folder
         self._display = display
         self._metrics = MetricsFile(folder.metrics, display.message)
-        self._gauges = Gauges(experiment)
+        self._statistics = StepStatistics(experiment)
         self._board: TensorBoardWriter | None = None
         self._own_skipped: set[str] = set()
         self._no_curve = {"step", "split", "examples"}
         if not shows_top_5(len(experiment.source.classes)):
             self._no_curve.add("top_5_accuracy")
         self._own_repaired: set[str] = set()
-        self._repaired: dict[str, str] = {}  # of all processes, with libjpeg's warning
-        self._skipped: dict[str, None] = {}  # of all processes, in the order they were met
+        self._repaired: dict[str, str] = {}  # of all processes, with libjpeg's warnings
+        self._skipped: dict[str, None] = {}  # of all processes, in the order they were reported
         self._pool = ThreadPoolExecutor(1, "pictures")
         self._drawing: Future[list[tuple[str, bytes]]] | None = None
         self.last_row: dict[str, Any] = {}
 
     def rewind(self, step: int, evaluates_again: bool) -> dict[str, Any]:
-        """On the chief: makes the files what they were when the run had come to `step`.
+        """Resets metrics.jsonl and TensorBoard to their state at `step`. Chief only.
+
+        Args:
+          step: The step from which the run resumes.
+          evaluates_again: Whether the run repeats the validation of that step.
 
         Returns:
-          The newest row that stays: the result of a run that has nothing left to train. It is
-          empty if there is none.
+          The newest row that is kept, which is the result of a finished run; empty if there is
+          none.
 
         Raises:
-          RunFolderError: They cannot be written.
+          RunFolderError: The files cannot be written.
         """
         try:
             kept = self._metrics.rewind(step, evaluates_again)
@@ -72,76 +76,81 @@ class Journal:
             self._repaired = self._folder.repaired_images()
         except OSError as error:
             raise RunFolderError(
-                f"cannot write in {self._folder.path}: {error.strerror}. Make room or permit "
-                "writing, then give the same command again"
+                f"cannot write in {self._folder.path}: {error.strerror}. Free some space or allow "
+                "writing, then run the same command again"
             ) from None
         return kept[-1] if kept else {}
 
     def begin(self, step: int) -> None:
-        """On the chief: shows what the run is."""
+        """Writes the settings and the facts of this start to TensorBoard. Chief only."""
         board, config = self._board, self._experiment.config
         if board is None:
-            raise ValueError("rewind must come first")
+            raise ValueError("rewind must be called first")
         starts = self._folder.starts()
         start = starts[-1] if starts else None
         for title, markdown in start_texts(config, start).items():
             board.text(title, markdown, step)
         board.hparams(comparable_settings(self._experiment))
 
-    def draw_beginning(self) -> None:
-        """On the chief: begins to draw what training begins with, in a thread.
+    def draw_initial_pictures(self) -> None:
+        """Starts drawing pictures of the first batch in a thread. Chief only.
 
-        Not before the first step: it makes a graph of the input stage of its own, and while both
-        were made at a time, the one that training waits for took twice as long. The next steps
-        share the cores with it for a second or two.
+        Call it after the first step. Drawing builds its own graph of the input pipeline. If it runs
+        while the graph of training is built, the latter takes twice as long. During the next steps
+        it uses some of the cores for a second or two.
         """
         if self._experiment.config.monitor.pictures:
-            self._drawing = self._pool.submit(lambda: list(first_pictures(self._experiment)))
+            self._drawing = self._pool.submit(lambda: list(initial_pictures(self._experiment)))
 
     def end(self, step: int, best_step: int | None) -> None:
-        """On the chief: shows the results, and draws what the weights have learned."""
+        """Displays the results and draws pictures of the learned weights. Chief only."""
         newest = {(row["split"], row["step"]): row for row in self._metrics.rows()}
         shown = (("train", step), ("validation", best_step), ("test", step))
-        self._display.finished([newest[place] for place in shown if place in newest])
+        self._display.finished([newest[key] for key in shown if key in newest])
         if self._board is not None and self._experiment.config.monitor.pictures:
             self._show_drawings(step=0)
-            self._drawing = self._pool.submit(lambda: list(last_pictures(self._experiment)))
+            self._drawing = self._pool.submit(lambda: list(final_pictures(self._experiment)))
             self._show_drawings(step)
 
     def close(self) -> None:
-        """Waits for what is being drawn."""
+        """Waits for pictures that are being drawn."""
         if self._drawing is not None and self._folder.lock.is_held:
             self._show_drawings(step=0)
         self._pool.shutdown()
 
     def _show_drawings(self, step: int) -> None:
-        """Puts what was drawn into TensorBoard, and waits for it if need be."""
+        """Waits for the pictures that are being drawn and writes them to TensorBoard."""
         drawing, self._drawing = self._drawing, None
         if drawing is None or self._board is None:
             return
         try:
             for title, png in drawing.result():
                 self._board.picture(title, png, step)
-        except Exception as error:  # whatever it is, training is none the worse
+        except Exception as error:  # training must continue without pictures
             self._display.message(f"no pictures in TensorBoard: {error}")
 
     def flush(self) -> None:
-        """Puts the rows on the disk; OSError where that fails."""
+        """Writes all rows and syncs metrics.jsonl to disk.
+
+        Raises:
+          OSError: Writing fails.
+        """
         self._metrics.flush()
 
-    def trained(self, step: int, sums: np.ndarray, speed: Speed, stood_still_s: float) -> None:
-        """A row of training.
+    def trained(self, step: int, sums: np.ndarray, speed: Speed, blocked_s: float) -> None:
+        """Writes a row of training metrics.
 
         Args:
-          step: Updates done.
-          sums: Of `step.TRAIN_SUMS` over all processes since the last row, float64 [7].
-          speed: Of the same stretches, without a first one that compiled.
-          stood_still_s: For checkpoints, likewise.
+          step: Number of updates.
+          sums: Sums of `step.TRAIN_SUMS` over all processes since the last row, float64 [7].
+          speed: Speed since the last row, without the call that compiled the graph.
+          blocked_s: Time since the last row in which saving a checkpoint blocked training, in
+            seconds.
         """
         config, named = self._experiment.config, dict(zip(TRAIN_SUMS, sums, strict=True))
         rate = speed.steps_per_second * config.data.global_batch_size
         updates = named["steps"] - named["skipped_updates"]
-        # Deterministic ops include no clock.
+        # Deterministic ops do not allow reading the clock.
         timed, reduces = not config.train.deterministic, self._runtime.num_replicas > 1
         values: dict[str, Any] = mean_metrics([named[name] for name in SUMS]) | {
             "learning_rate": float(self._experiment.schedule(tf.constant(step - 1))),
@@ -155,20 +164,19 @@ class Journal:
             "step_p95_s": speed.step_p95_s if timed else None,
             "input_wait_fraction": speed.input_wait_fraction if timed else None,
             "all_reduce_wait_s": speed.all_reduce_wait_s if timed and reduces else None,
-            "checkpoint_s": stood_still_s,
+            "checkpoint_s": blocked_s,
         }
         if self._runtime.is_chief:
-            values |= self._gauges.read(rate)
+            values |= self._statistics.read(rate)
         self._display.trained(self._write(step, "train", values))
 
     def evaluated(self, step: int, split: str, values: dict[str, Any], best: bool) -> None:
-        """A row of evaluation."""
+        """Writes a row of evaluation metrics."""
         self._display.evaluated(self._write(step, split, values), best)
 
     def report_skipped(self) -> None:
-        """Tells of unreadable and repaired images met since the last call, and lists them.
-
-        All processes must call it.
+        """Reports unreadable and repaired images found since the last call, and lists them in the
+        run folder. All processes must call it.
         """
         skipped = self._experiment.skipped
         own = [path for path in skipped.paths if path not in self._own_skipped]
@@ -190,19 +198,19 @@ class Journal:
             )
 
     def _report_repaired(self, found: dict[str, str]) -> None:
-        """Images that are used, though libjpeg had to repair them: its warning names no file."""
+        """Reports images that libjpeg repaired, because its own warnings name no file."""
         new = sorted(found.keys() - self._repaired.keys())
         self._repaired |= {name: found[name] for name in new}
         if new and self._runtime.is_chief:
             where = self._list(self._folder.repaired, [f"{name}\t{found[name]}" for name in new])
             self._display.message(
-                f"libjpeg repaired damaged data of {len(self._repaired)} image(s), which are used; "
+                f"libjpeg repaired {len(self._repaired)} damaged image(s), which are used; "
                 f"the last {new[-1]} ({found[new[-1]]}); {where}"
             )
 
     @staticmethod
     def _list(file: Path, lines: Sequence[str]) -> str:
-        """Appends lines to a list in the run folder; returns where it is, in words."""
+        """Appends lines to a list in the run folder; returns a clause that names the list."""
         try:
             text = "".join(f"{line}\n" for line in lines)
             append_to_file(file, text.encode(errors="backslashreplace"))

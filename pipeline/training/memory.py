@@ -1,4 +1,4 @@
-"""How much memory an experiment needs, and the error where there is not enough."""
+"""Estimates the memory of an experiment, and creates the error for too little memory."""
 
 from __future__ import annotations
 
@@ -20,13 +20,18 @@ _MOST_PARTS = 16
 
 
 class OutOfMemoryError(PipelineError):
-    """A device has less memory than a step needs."""
+    """A training step needs more memory than the device has."""
 
 
 def memory_of(experiment: Experiment, config: Config | None = None) -> dict[str, int]:
-    """`estimate_memory` of an experiment, as it is or with another batch or precision.
+    """Estimates the memory of an experiment in bytes, by purpose.
 
-    On a CPU it is the process's memory, with all of its replicas; on a GPU that of one GPU.
+    On a CPU, it is the memory of this process with all its replicas. On a GPU, it is the memory of
+    one GPU.
+
+    Args:
+      experiment: The experiment.
+      config: Settings to use instead of its own, with another batch size or precision.
     """
     model, runtime = experiment.model, experiment.runtime
     parameters = count_parameters(model)
@@ -44,46 +49,45 @@ def memory_of(experiment: Experiment, config: Config | None = None) -> dict[str,
 def out_of_memory(
     config: Config, need_of: Callable[[Config], float], num_replicas: int, what: str
 ) -> OutOfMemoryError:
-    """The error, with the settings that need less and what they are estimated to need.
+    """Creates the error, which suggests settings that need less memory, with estimates.
 
     Args:
-      config: Of the run.
-      need_of: Bytes needed with some settings, of `estimate_memory`.
-      num_replicas: In all.
-      what: The device's own words.
+      config: The settings of the run.
+      need_of: Returns the estimated memory in bytes for given settings.
+      num_replicas: Number of replicas in all processes.
+      what: The error message of the device.
     """
     need = need_of(config) / _GIB
     smaller = {
         text: need_of(candidate) / _GIB for text, candidate in _candidates(config, num_replicas)
     }
     lines = [f"  {text:<48} {size:6.1f} GiB" for text, size in smaller.items() if size < need]
-    remedy = ["Take a smaller data.global_batch_size, network or data.image_size"]
+    remedy = ["Reduce data.global_batch_size, data.image_size or the size of the model"]
     if lines:
-        first = "With the same batch it needs less with"
-        last = "Give the same command with one of them: the run goes on from its last checkpoint"
+        first = "These settings need less memory for the same batch:"
+        last = "Add one of them to the same command: the run resumes from its last checkpoint"
         remedy = [first, *lines, last]
     return OutOfMemoryError(
-        f"the memory is full: {what}. {need:.1f} GiB were estimated to be needed. "
-        + "\n".join(remedy)
+        f"out of memory: {what}. The estimated need is {need:.1f} GiB. " + "\n".join(remedy)
     )
 
 
 def _candidates(config: Config, num_replicas: int) -> Iterator[tuple[str, Config]]:
     def candidate(**changes: Mapping[str, object]) -> Config:
-        stages = {
+        sections = {
             name: getattr(config, name).model_copy(update=change)
             for name, change in changes.items()
         }
-        return config.model_copy(update=stages)
+        return config.model_copy(update=sections)
 
-    again = {"recompute": True}
+    recompute = {"recompute": True}
     if config.train.precision == "float32":
         yield "train.precision=mixed_bfloat16", candidate(train={"precision": "mixed_bfloat16"})
     if not config.train.recompute:
-        yield "train.recompute=true", candidate(train=again)
+        yield "train.recompute=true", candidate(train=recompute)
     share, parts = config.data.global_batch_size // num_replicas, config.optim.accumulate_steps
     while (parts := 2 * parts) <= _MOST_PARTS and share % parts == 0:
         change, text = {"accumulate_steps": parts}, f"optim.accumulate_steps={parts}"
         yield text, candidate(optim=change)
         if not config.train.recompute:
-            yield f"{text} train.recompute=true", candidate(optim=change, train=again)
+            yield f"{text} train.recompute=true", candidate(optim=change, train=recompute)

@@ -1,7 +1,7 @@
-"""Exact loss, top-1 and top-5: sums over examples, divided once at the end.
+"""Exact loss, top-1 and top-5 accuracy: sums over examples, divided once at the end.
 
-Sums are float64 and each example carries a weight of 0 or 1, so that the figures do not depend on
-how examples were divided over batches, replicas and processes.
+The sums are float64, and each example has a weight of 0 or 1. The results therefore do not depend
+on how the examples are divided into batches, replicas and processes.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ SUMS = ("loss", "accuracy", "top_5_accuracy", "examples")
 
 
 def rank_of_class(logits: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
-    """How many classes come before `label` when sorted by falling logit, ties by class number.
+    """Rank of `label` among all classes, sorted by descending logit and then by class index.
 
-    Rank 0 is argmax. Unlike `tf.math.in_top_k`, which takes every class of a tie as found, so that
-    a model whose logits are all equal would have 100 % accuracy. In a row with NaN no class is
-    predicted: the rank is the largest int32.
+    Rank 0 is the argmax. In contrast, `tf.math.in_top_k` counts every class of a tie as correct, so
+    a model with equal logits would have an accuracy of 100 %. If a row of logits has a NaN, no
+    class is predicted and the rank is the largest int32.
 
     Args:
       logits: Float [B, C].
@@ -37,50 +37,53 @@ def rank_of_class(logits: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
     return tf.where(has_nan(logits), tf.int32.max, rank)
 
 
-def likeliest_classes(logits: tf.Tensor, count: int) -> tf.Tensor:
-    """The `count` classes of the largest logits in falling order, ties by class number.
+def top_classes(logits: tf.Tensor, count: int) -> tf.Tensor:
+    """The `count` classes with the largest logits, in descending order, ties by class index.
 
-    A class is at place k exactly where `rank_of_class` is k. In a row with NaN all are -1.
+    The class in column k is the one whose `rank_of_class` is k. In rows with NaN, all are -1.
 
     Args:
       logits: Float [B, C].
-      count: At most C.
+      count: Number of classes, at most C.
 
     Returns:
       Int32 [B, count].
     """
-    places = tf.math.top_k(logits, count).indices
-    return tf.where(has_nan(logits)[:, None], -1, places)
+    classes = tf.math.top_k(logits, count).indices
+    return tf.where(has_nan(logits)[:, None], -1, classes)
 
 
 def has_nan(logits: tf.Tensor) -> tf.Tensor:
-    """Which rows have a NaN: float [B, C] -> bool [B]."""
+    """Whether each row has a NaN: float [B, C] -> bool [B]."""
     return tf.reduce_any(tf.math.is_nan(logits), axis=1)
 
 
 def sum_metrics(
     logits: tf.Tensor, label: tf.Tensor, loss: tf.Tensor, weight: tf.Tensor
 ) -> tf.Tensor:
-    """Sums over a batch, float64 [4], in the order of `SUMS`.
+    """Sums the metrics over a batch.
 
     Args:
       logits: Float [B, C].
-      label: Int32 [B], the class that counts as right.
+      label: Int32 [B], the correct class.
       loss: Float [B].
       weight: Float [B], 0 for padding and unreadable images, else 1.
+
+    Returns:
+      Float64 [4], in the order of `SUMS`.
     """
     rank = rank_of_class(logits, label)
     columns = [loss, rank < 1, rank < TOP_K, tf.ones_like(label)]
     stacked = tf.stack([tf.cast(column, tf.float64) for column in columns])  # 4 x [B] -> [4, B]
     weight = tf.cast(weight, tf.float64)
-    # Not a product: a NaN loss of an example that does not count must not reach the sum.
+    # Use `where`, because NaN * 0 is NaN: an example of weight 0 must not affect the sum.
     return tf.reduce_sum(tf.where(weight > 0, stacked * weight, 0.0), axis=1)
 
 
 def mean_metrics(sums: Iterable[float]) -> dict[str, float | None]:
-    """Loss, accuracy and top_5_accuracy of one example, from sums in the order of SUMS.
+    """Mean loss, accuracy and top_5_accuracy from sums in the order of `SUMS`.
 
-    They are None where there was no example.
+    The values are None if there were no examples.
     """
     *values, examples = (float(value) for value in sums)
     return {
@@ -90,14 +93,14 @@ def mean_metrics(sums: Iterable[float]) -> dict[str, float | None]:
 
 
 def check_counted(split: str, examples: int, counted: int) -> None:
-    """Refuses figures of no example; all processes must call it with the same numbers.
+    """Raises an error if no example was counted. All processes must call it with equal arguments.
 
     Raises:
       DataError: None of the split's examples was counted.
     """
     if not counted:
         error = DataError(
-            f"{split}: none of its {examples:,} images can be read. Look at the files with `vit "
+            f"{split}: none of its {examples:,} images can be read. Check the files with `vit "
             "doctor`"
         )
         error.said_by_chief = True

@@ -1,6 +1,7 @@
-"""The proof that N workers train what one trains: what is trained, and how far apart it ends.
+"""The parity check: N workers must train the same weights as one.
 
-brief.py trains it. Nothing here needs TensorFlow.
+Defines the settings of the check and compares two results. parity_training.py trains them. This
+module does not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -21,50 +22,52 @@ Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Trace:
-    """What a brief training left behind.
+class ParityResult:
+    """Result of a training for the parity check.
 
     Attributes:
-      weights: Float32, by "model/PATH" and "average/PATH".
+      weights: Float32 arrays by "model/PATH" and "average/PATH".
       curves: Float64 [STEPS] by "loss" (mean over the batch), "gradient_norm" (before clipping) and
-        "examples" (how many the step counted, over all processes).
-      apart: Largest difference between the weights of two processes, by the measure of `compare`.
+        "examples" (number of examples over all processes).
+      rank_difference: Largest difference between the weights of two processes, as defined by
+        `compare_weights`.
     """
 
     weights: Arrays
     curves: Arrays
-    apart: float
+    rank_difference: float
 
     def save(self, path: Path) -> None:
-        """Writes it as safetensors."""
+        """Writes the result as safetensors."""
         tensors = {f"weights/{name}": value for name, value in self.weights.items()}
-        # safetensors writes the memory behind an array, whatever its strides.
+        # safetensors ignores strides and writes the memory of an array as it is.
         tensors |= {f"curves/{n}": np.ascontiguousarray(v) for n, v in self.curves.items()}
-        save_file(tensors | {"apart": np.array(self.apart)}, path)
+        save_file(tensors | {"rank_difference": np.array(self.rank_difference)}, path)
 
     @classmethod
-    def load(cls, path: Path) -> Trace:
-        """Reads what `save` wrote."""
+    def load(cls, path: Path) -> ParityResult:
+        """Reads a result that `save` has written."""
         tensors = load_file(path)
         groups: dict[str, dict[str, np.ndarray]] = {"weights": {}, "curves": {}}
         for name, value in tensors.items():
             group, _, rest = name.partition("/")
             if rest:
                 groups[group][rest] = value
-        return cls(groups["weights"], groups["curves"], float(tensors["apart"]))
+        return cls(groups["weights"], groups["curves"], float(tensors["rank_difference"]))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far a training is from another; all relative, 0 being equal.
+    """Relative differences between a training and the reference; 0 means equal.
 
     Attributes:
-      tensor: The worst tensor by max |difference| / max |weight|.
-      worst: That number.
-      whole: L2 of the difference over L2 of the weights, all tensors together.
-      loss, gradient_norm: The largest of the steps.
-      examples: Counted in the step that is furthest off, and how many the reference counted there.
-      apart: Largest difference between two processes of this training.
+      tensor: Name of the tensor with the largest max |difference| / max |weight|.
+      worst: That ratio.
+      whole: L2 norm of the difference divided by that of the weights, over all tensors.
+      loss, gradient_norm: Largest relative difference over all steps.
+      examples: Number of examples in the step that differs most, in this training and in the
+        reference.
+      rank_difference: Largest difference between two processes of this training.
     """
 
     tensor: str
@@ -73,23 +76,27 @@ class Comparison:
     loss: float
     gradient_norm: float
     examples: tuple[float, float]
-    apart: float
+    rank_difference: float
 
     @property
     def is_same(self) -> bool:
-        """Whether both are the same training, within the rounding of float32."""
-        figures = (self.worst, self.whole, self.loss, self.gradient_norm, self.apart)
-        # Written so that a NaN is no pass.
-        return all(x <= TOLERANCE for x in figures) and self.examples[0] == self.examples[1]
+        """Whether both trainings are equal up to float32 rounding."""
+        values = (self.worst, self.whole, self.loss, self.gradient_norm, self.rank_difference)
+        # NaN fails, because a comparison with NaN is false.
+        return all(x <= TOLERANCE for x in values) and self.examples[0] == self.examples[1]
 
 
-def proof_config(config: Config, clip_norm: float | None) -> Config:
-    """The recipe with all on that a wrong reduction would change, and off what draws per replica.
+def parity_config(config: Config, clip_norm: float | None) -> Config:
+    """Returns the settings of the parity check for a recipe.
+
+    Enables everything that a wrong reduction would affect, and disables everything that uses random
+    numbers per replica.
 
     Args:
-      config: Its network, data, batch and learning rate are kept.
-      clip_norm: One between the gradient norms of the steps shows most: Adam is blind to a gradient
-        that is N times too large, and so is a clip that always acts.
+      config: The recipe. Its model, data, batch size and learning rate are kept.
+      clip_norm: Value of `optim.clip_norm`. A value between the gradient norms of the steps detects
+        most errors. Without clipping, or if every step is clipped, a gradient that is N times too
+        large has no effect with Adam.
     """
     tree = config.model_dump()
     data, optim = tree["data"], tree["optim"]
@@ -102,14 +109,14 @@ def proof_config(config: Config, clip_norm: float | None) -> Config:
     optim |= {"clip_norm": clip_norm, "warmup_steps": 5, "ema_momentum": 0.9}
     optim["weight_decay"] = optim["weight_decay"] or 0.05
     tree["train"] |= {"max_steps": STEPS, "precision": "float32"}
-    if tree["train"]["xla"] == "auto":  # one GPU may choose otherwise than several
+    if tree["train"]["xla"] == "auto":  # the choice could differ between one GPU and several
         tree["train"]["xla"] = "never"
     tree["distribute"]["compression"] = "none"
     return parse_config(tree, "parity")
 
 
-def compare(ours: Trace, reference: Trace) -> Comparison:
-    """How far one training is from another."""
+def compare(ours: ParityResult, reference: ParityResult) -> Comparison:
+    """Compares a training with the reference."""
     tensor, worst, whole = compare_weights(ours.weights, reference.weights)
     counts, expected = ours.curves["examples"], reference.curves["examples"]
     furthest = int(np.argmax(np.abs(counts - expected)))
@@ -120,15 +127,15 @@ def compare(ours: Trace, reference: Trace) -> Comparison:
         loss=_worst_step(ours.curves["loss"], reference.curves["loss"]),
         gradient_norm=_worst_step(ours.curves["gradient_norm"], reference.curves["gradient_norm"]),
         examples=(float(counts[furthest]), float(expected[furthest])),
-        apart=ours.apart,
+        rank_difference=ours.rank_difference,
     )
 
 
 def compare_weights(ours: Arrays, reference: Arrays) -> tuple[str, float, float]:
-    """The worst tensor, its max |difference| / max |weight|, and the relative L2 of all.
+    """Returns the worst tensor, its max |difference| / max |weight|, and the relative L2 of all.
 
-    The attention's key biases are left out: their true gradient is zero, softmax being blind to a
-    constant, and Adam blows up the rounding noise that is left of it.
+    The key biases of attention are excluded. Softmax is invariant to a constant, so their exact
+    gradient is zero, and Adam amplifies the rounding noise in it.
     """
     names = [name for name in reference if not name.endswith("attention/key/bias")]
     differences = {
@@ -138,7 +145,7 @@ def compare_weights(ours: Arrays, reference: Arrays) -> tuple[str, float, float]
         name: float(np.abs(d).max() / max(np.abs(reference[name]).max(), 1e-30))
         for name, d in differences.items()
     }
-    # max() would pass over a NaN that does not come first.
+    # Plain max() ignores a NaN that is not the first value.
     tensor = max(names, key=lambda name: (np.isnan(relative[name]), relative[name]))
     square = sum(float((d**2).sum()) for d in differences.values())
     norm = sum(float((reference[name].astype(np.float64) ** 2).sum()) for name in names)

@@ -1,4 +1,4 @@
-"""The few steps that parity.py compares."""
+"""Trains the few steps that parity.py compares."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from pipeline.config import Config
 from pipeline.runs.checkpoints.snapshot import read_variables
 from pipeline.runtimes.runtime import Runtime
 from pipeline.training.experiment import Experiment, build
-from pipeline.training.parity import STEPS, Trace, compare_weights
+from pipeline.training.parity import STEPS, ParityResult, compare_weights
 from pipeline.training.step import TRAIN_SUMS, empty_train_sums
 
 
-def train_briefly(config: Config, runtime: Runtime) -> Trace:
-    """Trains `STEPS` steps; every process must call it, and all get the same curves.
+def train_for_parity(config: Config, runtime: Runtime) -> ParityResult:
+    """Trains `STEPS` steps. All processes must call it, and all return the same curves.
 
     Raises:
-      SettingsError: The recipe does not fit the devices or the data.
+      SettingsError: The recipe does not match the devices or the data.
     """
     tf.config.experimental.enable_tensor_float_32_execution(False)
     experiment = build(config, runtime)
     if not runtime.is_chief:
-        # All start from one seed, which would hide that the chief's values do not arrive.
+        # All processes use the same seed. Overwrite the weights, so that a broken broadcast is
+        # detected.
         for group in experiment.variables.values():
             for variable in group.values():
                 variable.assign(tf.ones(variable.shape, variable.dtype))
@@ -35,7 +36,7 @@ def train_briefly(config: Config, runtime: Runtime) -> Trace:
     sums = dict(zip(TRAIN_SUMS, np.transpose(rows), strict=True))
     curves = {name: sums[name] for name in ("gradient_norm", "examples")}
     curves["loss"] = sums["loss"] / np.maximum(sums["examples"], 1)
-    return Trace(_read_weights(experiment), curves, _measure_apart(experiment))
+    return ParityResult(_read_weights(experiment), curves, _rank_difference(experiment))
 
 
 def _read_weights(experiment: Experiment) -> dict[str, np.ndarray]:
@@ -46,8 +47,10 @@ def _read_weights(experiment: Experiment) -> dict[str, np.ndarray]:
     }
 
 
-def _measure_apart(experiment: Experiment) -> float:
-    """The largest difference to the chief's weights; all processes then have those."""
+def _rank_difference(experiment: Experiment) -> float:
+    """Largest difference of any process to the chief's weights. Overwrites the weights with those
+    of the chief.
+    """
     own = _read_weights(experiment)
     experiment.broadcast()
     _, worst, _ = compare_weights(own, _read_weights(experiment))

@@ -1,4 +1,4 @@
-"""Where a run stands beside its variables."""
+"""The position of a run: its training state apart from variables."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ import numpy as np
 from pipeline.runs.checkpoints.store import CheckpointError
 from pipeline.training.step import empty_train_sums
 
-_MOST = 1 << 53  # steps
-_LARGEST = 1e300  # of the sums and measures
+_MAX_STEPS = 1 << 53
+_MAX_VALUE = 1e300  # of sums and metrics
 
 
 @dataclass
 class TrainingPosition:
-    """Saved with each checkpoint, and put back with it.
+    """Training state that is saved and restored with each checkpoint.
 
     Attributes:
-      sums: Training sums since the last row, so that a resumed run writes the same row.
-      epoch_sums: The same since the epoch began, for callbacks.
-      epoch_validation: The epoch's last row of validation, if there was one, for callbacks.
-      evaluation_due: The step was reached, and its evaluation is not done: it was stopped in it.
-      best_step, best_value: The checkpoint that was best on validation, and its measures, the
-        deciding one first, larger being better; one that is not finite is None.
-      evaluations_since_best: For early stopping.
-      ended_early: Training is over before its last step.
-      bad_steps: Steps in a row, up to here, whose loss or gradient was not finite.
-      rollbacks: How often the run went back because of such steps.
-      passed_over_steps: How many steps' worth of data were passed over in doing so.
+      sums: Training sums since the last row of metrics, so that a resumed run writes the same row.
+      epoch_sums: Training sums since the start of the epoch, for callbacks.
+      epoch_validation: Last row of validation in this epoch, for callbacks; None if there is none.
+      evaluation_due: Whether the evaluation of this step is still to be done, because a stop
+        request interrupted it.
+      best_step: Step of the checkpoint that is best on validation.
+      best_value: Its metrics, the deciding one first. Larger is better; None if not finite.
+      evaluations_since_best: Number of evaluations since then, for early stopping.
+      ended_early: Whether training has ended before its last step.
+      bad_steps: Number of consecutive steps, up to this one, with a non-finite loss or gradient.
+      rollbacks: Number of rollbacks caused by such steps.
+      passed_over_steps: Number of steps whose batches the rollbacks have skipped.
     """
 
     sums: list[float] = field(default_factory=lambda: empty_train_sums().tolist())
@@ -47,26 +48,26 @@ class TrainingPosition:
 
     @classmethod
     def from_state(cls, found: Any, step: int) -> TrainingPosition:
-        """What a checkpoint of `step` holds, which may be another person's.
+        """Parses the position in a checkpoint of `step`, which may come from another user.
 
         Raises:
-          CheckpointError: It is not what a run saves.
+          CheckpointError: A value is invalid.
         """
         known = {one.name for one in fields(cls)}
         try:
             progress = cls(**{name: found[name] for name in known & set(found)})
-            wrong = progress._wrong(step) or next(iter(set(found) - known), None)
+            wrong = progress._find_invalid(step) or next(iter(set(found) - known), None)
         except (TypeError, ValueError, KeyError, OverflowError):
             wrong = "progress"
         if wrong is not None:
             raise CheckpointError(
-                f"the checkpoint of step {step} is damaged: state.json: {wrong!r} is not what a "
-                "run saves. Take it away, and give the command again"
+                f"the checkpoint of step {step} is damaged: state.json: the value of {wrong!r} is "
+                "invalid. Move the checkpoint away and run the command again"
             )
         return progress
 
-    def _wrong(self, step: int) -> str | None:
-        """The name of a value that cannot be; None where all can."""
+    def _find_invalid(self, step: int) -> str | None:
+        """Name of an invalid value; None if all are valid."""
         length = len(empty_train_sums())
         for name in ("sums", "epoch_sums"):
             sums = getattr(self, name)
@@ -76,7 +77,7 @@ class TrainingPosition:
             if type(getattr(self, name)) is not bool:
                 return name
         for name in ("evaluations_since_best", "bad_steps", "rollbacks", "passed_over_steps"):
-            if type(getattr(self, name)) is not int or not 0 <= getattr(self, name) < _MOST:
+            if type(getattr(self, name)) is not int or not 0 <= getattr(self, name) < _MAX_STEPS:
                 return name
         if not (self.epoch_validation is None or isinstance(self.epoch_validation, dict)):
             return "epoch_validation"
@@ -88,46 +89,52 @@ class TrainingPosition:
         return None
 
     def trained(self, sums: np.ndarray, bad_steps: int) -> None:
-        """Takes note of a stretch of steps: the sums with those before it, float64 [7]."""
+        """Records training steps.
+
+        Args:
+          sums: Training sums since the last row of metrics, float64 [7].
+          bad_steps: Number of consecutive non-finite steps at the end.
+        """
         grown = np.asarray(self.epoch_sums) + sums - np.asarray(self.sums)
         self.sums, self.epoch_sums, self.bad_steps = sums.tolist(), grown.tolist(), bad_steps
 
     def row_written(self) -> None:
-        """Begins a new row of training."""
+        """Resets the sums after a row of metrics."""
         self.sums = empty_train_sums().tolist()
 
     def epoch_ended(self) -> None:
-        """Begins a new epoch."""
+        """Resets the epoch's sums and validation."""
         self.epoch_sums, self.epoch_validation = empty_train_sums().tolist(), None
 
-    def in_every_process(self, of_one: Callable[[np.ndarray], np.ndarray]) -> TrainingPosition:
-        """A copy with other sums: all processes' for a checkpoint, or this process's share.
+    def with_sums(self, transform: Callable[[np.ndarray], np.ndarray]) -> TrainingPosition:
+        """Returns a copy with transformed sums.
 
         Args:
-          of_one: From sums float64 [7, 2] to others; called once.
+          transform: Called once with sums float64 [7, 2]. It returns the sums over all processes
+            for a checkpoint, or the share of this process.
         """
-        sums, epoch_sums = of_one(np.stack([self.sums, self.epoch_sums], axis=1)).T.tolist()
+        sums, epoch_sums = transform(np.stack([self.sums, self.epoch_sums], axis=1)).T.tolist()
         return replace(self, sums=sums, epoch_sums=epoch_sums)
 
     def evaluated(self, step: int, value: Sequence[float | None]) -> bool:
-        """Takes note of an evaluation; whether it is the best so far.
+        """Records an evaluation and returns whether it is the best so far.
 
-        Where the deciding measure is not known or not finite, it is not.
+        It is not if the deciding metric is missing or not finite.
         """
-        measures = [n if n is not None and np.isfinite(n) else None for n in value]
-        best = measures[0] is not None and (
-            self.best_value is None or _order(measures) > _order(self.best_value)
+        metrics = [n if n is not None and np.isfinite(n) else None for n in value]
+        best = metrics[0] is not None and (
+            self.best_value is None or _order(metrics) > _order(self.best_value)
         )
         if best:
-            self.best_step, self.best_value = step, measures
+            self.best_step, self.best_value = step, metrics
         self.evaluations_since_best = 0 if best else self.evaluations_since_best + 1
         self.evaluation_due = False
         return best
 
 
 def _is_number(value: Any) -> bool:
-    return value is None or (type(value) in (int, float) and abs(value) < _LARGEST)
+    return value is None or (type(value) in (int, float) and abs(value) < _MAX_VALUE)
 
 
-def _order(measures: Sequence[float | None]) -> list[float]:
-    return [-np.inf if number is None else number for number in measures]
+def _order(metrics: Sequence[float | None]) -> list[float]:
+    return [-np.inf if number is None else number for number in metrics]

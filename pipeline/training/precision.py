@@ -1,4 +1,4 @@
-"""`train.precision`: what `auto` is on these devices, and whether what is named suits them."""
+"""`train.precision`: resolves `auto`, and warns if the precision is slow on the devices."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ INSTEAD_OF_SLOW = "Use train.precision=auto or float32"
 
 
 class Precision(NamedTuple):
-    """What `train.precision` comes to.
+    """The resolved precision.
 
     Attributes:
       config: The settings, with a precision instead of `auto`.
-      note: What `auto` is here, and why; None where the settings name a precision.
-      warning: Why the named precision does not suit the devices; None where it does.
+      note: The precision that `auto` selects, and why; None if the settings name a precision.
+      warning: Why the precision of the settings is slow on the devices; None if it is not.
     """
 
     config: Config
@@ -26,49 +26,49 @@ class Precision(NamedTuple):
 
 
 def resolve_precision(config: Config, slow: Sequence[str | None]) -> Precision:
-    """Replaces `auto` by a precision: mixed_bfloat16 where every device is fast at it.
+    """Replaces `auto` by mixed_bfloat16 if it is fast on every device, else by float32.
 
     Args:
-      config: Of the run.
-      slow: By rank, which device is not fast at bfloat16, as a clause; None where all are fast.
+      config: The settings.
+      slow: For each rank, a clause that names a device with slow bfloat16; None if all are fast.
     """
-    named = config.train.precision
-    where = [
+    requested = config.train.precision
+    reasons = [
         f"{clause} (rank {rank})" if len(slow) > 1 else clause
         for rank, clause in enumerate(slow)
         if clause is not None
     ]
-    if named == "auto":
-        chosen = "float32" if where else "mixed_bfloat16"
+    if requested == "auto":
+        chosen = "float32" if reasons else "mixed_bfloat16"
         train = config.train.model_copy(update={"precision": chosen})
-        why = where[0] if where else "the devices are fast at bfloat16"
+        why = reasons[0] if reasons else "the devices are fast at bfloat16"
         return Precision(
             config.model_copy(update={"train": train}),
             f"train.precision=auto is {chosen} here: {why}",
         )
-    if named == "mixed_bfloat16" and where:
+    if requested == "mixed_bfloat16" and reasons:
         return Precision(
             config,
-            warning=f"train.precision=mixed_bfloat16 does not suit the devices: {where[0]}",
+            warning=f"train.precision=mixed_bfloat16 is slow on the devices: {reasons[0]}",
         )
     return Precision(config)
 
 
 def agree_on_precision(config: Config, runtime: Runtime) -> Precision:
-    """`resolve_precision` with the devices of all processes; all must call it, and get the same."""
+    """Resolves the precision with the devices of all processes. All must call it."""
     if config.train.precision not in ("auto", "mixed_bfloat16"):
-        return Precision(config)  # the devices make no difference
+        return Precision(config)  # it does not depend on the devices
     from pipeline.runtimes.bfloat16 import slow_at_bfloat16
 
     return resolve_precision(config, runtime.all_gather(slow_at_bfloat16()))
 
 
 def describe_precision(precision: Precision, before: str | None = None) -> Iterator[str]:
-    """What somebody who starts a run should know of its precision, in lines.
+    """Yields messages about the precision for the user who starts a run.
 
     Args:
-      precision: Of this start.
-      before: Of the run's last start, if there was one.
+      precision: The precision of this start.
+      before: The precision of the run's last start; None if there is none.
     """
     if precision.note is not None:
         yield precision.note
@@ -76,4 +76,4 @@ def describe_precision(precision: Precision, before: str | None = None) -> Itera
         yield f"{precision.warning}. {INSTEAD_OF_SLOW}"
     now = precision.config.train.precision
     if before not in (None, now):
-        yield f"the run used {before} until now, and continues in {now}"
+        yield f"the run used {before} until now and continues with {now}"

@@ -1,4 +1,4 @@
-"""A pass over a split that gathers predictions, and pictures of some examples."""
+"""Predicts a whole split, and draws example pictures for the report."""
 
 from __future__ import annotations
 
@@ -15,46 +15,48 @@ from pipeline.data.split import first_of_classes
 from pipeline.errors import PipelineError
 from pipeline.runtimes.runtime import Batch
 from pipeline.training.experiment import Experiment
-from pipeline.training.metrics import TOP_K, likeliest_classes
+from pipeline.training.metrics import TOP_K, top_classes
 from pipeline.training.predictions import Examples, Pixels, Predictions
 from pipeline.training.step import predict_logits
 
-SIDE = 112  # of a picture at most, in pixels: a page shows none larger
+SIDE = 112  # maximum size of a picture in pixels, which is its size in the report
 
 _WORST, _BEST = 18, 6
 _AUGMENTED, _EPOCHS = 6, 4
-# So few batches of one device are done before their graph would be traced.
+# For up to this many batches on one device, eager execution is faster than tracing a graph.
 _FEW_BATCHES = 8
 
 
 class PredictionError(PipelineError):
-    """The examples of a split could not be gone through."""
+    """The prediction of a split failed."""
 
 
 def predict(experiment: Experiment, split: str, data: str = "") -> Predictions:
-    """Goes through a split once, with the weights that evaluation uses; all processes must call it.
+    """Predicts every example of a split with the weights that evaluation uses.
+
+    All processes must call it.
 
     Args:
-      experiment: With the weights to look at.
-      split: Its name.
-      data: The fingerprint of the split, for the record.
+      experiment: The experiment, with the weights restored.
+      split: Name of the split.
+      data: Fingerprint of the split, which is stored in the result.
 
     Raises:
-      PredictionError: On all processes: one could not, for an image that cannot be read perhaps;
-        it has the exit code of what went wrong.
+      PredictionError: On all processes, if one failed, for example because an image cannot be read.
+        It has the exit code of the cause.
     """
     k = min(TOP_K, len(experiment.source.classes))
     own, problem = [], None
     try:
         with bad_images_named():
             own = _own_rows(experiment, split, k)
-    except Exception as error:  # the others wait for this process, whatever went wrong
+    except Exception as error:  # the other processes wait for this one in any case
         problem = str(error), getattr(error, "exit_code", PredictionError.exit_code)
     parts = experiment.runtime.all_gather([problem, own])
     problems = [problem for problem, _ in parts if problem is not None]
     if problems:
-        said, exit_code = problems[0]
-        failed = PredictionError(f"cannot go through {split}: {said}")
+        message, exit_code = problems[0]
+        failed = PredictionError(f"cannot predict {split}: {message}")
         failed.exit_code, failed.said_by_chief = exit_code, True
         raise failed
     table = np.array([row for _, rows in parts for row in rows]).reshape(-1, 5 + 2 * k)
@@ -74,15 +76,15 @@ def predict(experiment: Experiment, split: str, data: str = "") -> Predictions:
 
 
 def draw_examples(experiment: Experiment, predictions: Predictions) -> Examples:
-    """The pictures that a report shows: the worst and best of the predictions, some augmented.
+    """Draws the pictures of a report: worst and best predictions, and augmented training images.
 
     Raises:
       DataError: An image cannot be read.
     """
     config, source = experiment.config.data, experiment.source
     split, train = source.splits[predictions.split], source.splits["train"]
-    places = predictions.worst(_WORST) + predictions.best(_BEST)
-    index = predictions.index[places]
+    rows = predictions.worst(_WORST) + predictions.best(_BEST)
+    index = predictions.index[rows]
     pictures = [
         split.images[i] if split.images is not None else load_example(split, i, config)
         for i in index.tolist()
@@ -102,7 +104,7 @@ def draw_examples(experiment: Experiment, predictions: Predictions) -> Examples:
 
 
 def _shrink(picture: Pixels) -> Pixels:
-    """A picture whose longer side is `SIDE` at most; one that is small stays as it is."""
+    """Scales a picture down so that its longer side is at most `SIDE`."""
     scale = SIDE / max(picture.shape[:2])
     if scale >= 1:
         return picture
@@ -111,32 +113,32 @@ def _shrink(picture: Pixels) -> Pixels:
 
 
 def _own_rows(experiment: Experiment, split: str, k: int) -> list[list[float]]:
-    """The rows of `_make_step` of this process's examples, without the padding."""
+    """The rows of `_make_step` for the examples of this process, without padding."""
     iterator, steps = experiment.eval_iterator(split)
-    look = _make_step(experiment, k)
+    next_rows = _make_step(experiment, k)
     runtime = experiment.runtime
     if steps > _FEW_BATCHES or runtime.num_replicas > 1 or runtime.parallel_parts > 1:
-        look = tf.function(look, autograph=False)
+        next_rows = tf.function(next_rows, autograph=False)
     with experiment.averaged_weights():
-        rows = np.concatenate([look(iterator).numpy() for _ in range(steps)])
+        rows = np.concatenate([next_rows(iterator).numpy() for _ in range(steps)])
     return rows[rows[:, 0] > 0].tolist()
 
 
 def _make_step(experiment: Experiment, k: int) -> Callable[[Any], tf.Tensor]:
-    """The function from the next batch to a row an example of this process, float64 [b, 5 + 2 k].
+    """Makes a function that predicts the next batch, one row per example: float64 [b, 5 + 2 k].
 
-    A row is weight, index, label, its probability, loss, then the k likeliest classes and their
-    probabilities. float64 holds every index exactly. Where a logit is NaN, the classes are -1 and
-    the probabilities NaN.
+    A row has weight, index, label, probability of the label and loss, then the k most probable
+    classes and their probabilities. float64 represents every index exactly. If a logit is NaN, the
+    classes are -1 and the probabilities NaN.
     """
     runtime, model = experiment.runtime, experiment.model
 
     def step(batch: Batch) -> tf.Tensor:
         logits = predict_logits(model, batch["image"], runtime.parallel_parts)  # [b, C]
         probabilities = tf.nn.softmax(tf.cast(logits, tf.float64))
-        # The order is that of the logits, as in training: small probabilities are equal.
-        top = likeliest_classes(logits, k)
-        likeliest = tf.gather(probabilities, tf.maximum(top, 0), batch_dims=1)  # [b, k]
+        # Sort by logits as in training, because small probabilities round to equal values.
+        top = top_classes(logits, k)
+        top_probabilities = tf.gather(probabilities, tf.maximum(top, 0), batch_dims=1)  # [b, k]
         columns = [
             batch["weight"],
             batch["index"],
@@ -145,8 +147,8 @@ def _make_step(experiment: Experiment, k: int) -> Callable[[Any], tf.Tensor]:
             tf.nn.sparse_softmax_cross_entropy_with_logits(batch["label"], logits),
         ]
         wide = [tf.cast(column, tf.float64)[:, None] for column in columns]
-        rows = tf.concat([*wide, tf.cast(top, tf.float64), likeliest], axis=1)
-        # `run` sums over this process's replicas: each fills its own block of rows.
+        rows = tf.concat([*wide, tf.cast(top, tf.float64), top_probabilities], axis=1)
+        # `run` sums over the replicas of this process, so each fills only its own block of rows.
         replica = runtime.replica_index() % runtime.local_replicas
         own = tf.one_hot(replica, runtime.local_replicas, dtype=tf.float64)  # [r]
         blocks = tf.where(own[:, None, None] > 0, rows[None], 0.0)  # [b, F] -> [r, b, F]

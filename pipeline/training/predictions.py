@@ -1,4 +1,4 @@
-"""Predictions of a model for a split, as plain arrays."""
+"""Predictions of a model for a split, as NumPy arrays."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the best weights say of each example of a split that could be read.
+    """Predictions for each readable example of a split.
 
     Attributes:
-      split: Its name.
-      step: Of the weights.
-      data: The fingerprint of the split; empty where it was not taken.
-      index: int64 [n], the examples' places in the split, ascending.
-      label: int32 [n], what they are.
-      top: int32 [n, k], the likeliest classes, the likeliest first; k is 5, or all classes. -1
-        where a logit is NaN: then no class is predicted.
-      probability: float32 [n, k], of those.
-      label_probability: float32 [n], of the label.
+      split: Name of the split.
+      step: Step of the weights.
+      data: Fingerprint of the split; empty if it was not computed.
+      index: int64 [n], index of each example in the split, ascending.
+      label: int32 [n], the labels.
+      top: int32 [n, k], the most probable classes in descending order; k is 5, or the number of
+        classes if it is smaller. -1 if a logit is NaN, so that no class is predicted.
+      probability: float32 [n, k], probabilities of these classes.
+      label_probability: float32 [n], probability of the label.
       loss: float32 [n], cross-entropy.
     """
 
@@ -40,17 +40,17 @@ class Predictions:
 
     @property
     def predicted(self) -> npt.NDArray[np.int32]:
-        """int32 [n], the likeliest class of each, -1 where there is none."""
+        """int32 [n], the most probable class of each example; -1 if there is none."""
         return self.top[:, 0]
 
     def worst(self, count: int) -> list[int]:
-        """Places in the arrays of the mistakes that were most certain, the most certain first."""
+        """Row numbers of the wrong predictions with the highest probability, in that order."""
         wrong = np.flatnonzero(self.predicted != self.label)
         certain = np.argsort(-self.probability[wrong, 0], kind="stable")
         return wrong[certain[:count]].tolist()
 
     def best(self, count: int) -> list[int]:
-        """Likewise of those recognised most certainly, each of another class while there is one."""
+        """Row numbers of correct predictions with the highest probability, one per class first."""
         right = np.flatnonzero(self.predicted == self.label)
         right = right[np.argsort(-self.label_probability[right], kind="stable")]
         _, first = np.unique(self.label[right], return_index=True)
@@ -60,14 +60,14 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Examples:
-    """Pictures, small enough for a page.
+    """Small pictures of examples for the report.
 
     Attributes:
-      index: int64 [m], of examples of the predictions' split.
-      image: uint8 [m, s, s, 3], as the model sees them, but for the normalisation.
-      name: m names: files, or places in the split.
-      augmented: uint8 [n, e, s, s, 3], training examples in the first e epochs.
-      augmented_label: int32 [n].
+      index: int64 [m], indices of examples in the split of the predictions.
+      image: uint8 [m, s, s, 3], the model's input images before normalization.
+      name: m names: files, or indices in the split.
+      augmented: uint8 [n, e, s, s, 3], augmented training examples in the first e epochs.
+      augmented_label: int32 [n], their labels.
     """
 
     index: npt.NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""A trace of some steps: which operation ran when, on which device and thread."""
+"""Records a profile of some steps: when each operation ran, and on which device and thread."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import tensorflow as tf
 
 
 class Profiler:
-    """Records the steps of `monitor.profile_steps` on this process.
+    """Profiles the steps of `monitor.profile_steps` on this process.
 
     Args:
-      steps: After how many updates to begin, and to end; None: nothing is recorded.
-      folder: Where TensorBoard looks for traces: in plugins/profile of a run.
-      report: Is told where a trace cannot be made; training goes on without it.
+      steps: Number of updates after which to start and to stop; None to record nothing.
+      folder: The TensorBoard run, whose folder plugins/profile receives the profile.
+      report: Called with a message if the profile fails. Training continues without it.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class Profiler:
         self._recording = False
 
     def reach(self, step: int) -> None:
-        """Begins or ends where `step` updates are done and that is the place for it."""
+        """Starts or stops profiling if it is due after `step` updates."""
         if self._steps is None:
             return
         if self._recording and step >= self._steps[1]:
@@ -35,7 +35,7 @@ class Profiler:
             self._recording = self._try(tf.profiler.experimental.start, str(self._folder))
 
     def close(self) -> None:
-        """Ends and writes what was begun."""
+        """Stops profiling, if it is active, and writes the profile."""
         if self._recording:
             self._recording = False
             self._try(tf.profiler.experimental.stop)
@@ -44,6 +44,6 @@ class Profiler:
         try:
             function(*arguments)
         except (OSError, tf.errors.OpError) as error:
-            self._report(f"no trace of steps: {error}")
+            self._report(f"cannot profile steps: {error}")
             return False
         return True

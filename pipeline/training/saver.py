@@ -1,4 +1,4 @@
-"""The checkpoints of a running job: the state is copied at once, and written while it trains on."""
+"""Saves checkpoints of a running job: copies the state at once, and writes it in the background."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ from pipeline.training.position import TrainingPosition
 
 
 class Saver:
-    """Saves and finds the checkpoints of a run.
+    """Saves and restores the checkpoints of a run.
 
-    All processes must call `save`, `is_finite`, `finish` and `restore_best`, and the chief
-    `restore_newest`.
+    All processes must call `save`, `is_finite`, `finish`, `set_newest_aside` and `restore_best`.
+    Only the chief calls `restore_newest`.
 
     Args:
-      report: Is told of damaged checkpoints and of failures to write.
-      flush_rows: Puts the rows of metrics on the disk, before each checkpoint: a run goes on
-        behind the rows that its checkpoint's steps have written. Before that the lock is looked
-        at: what was taken over is another process's to write.
+      experiment: The experiment.
+      folder: The run folder. Its lock is checked before each write, because a process that has lost
+        the lock must not write.
+      report: Called with a message about damaged checkpoints and failed writes.
+      flush_rows: Syncs the rows of metrics to disk. It is called before each checkpoint is written,
+        so that a run that resumes from the checkpoint finds all rows of the earlier steps.
 
     Attributes:
-      store: Where they are.
-      saved_step: The newest one that was handed over.
+      store: The checkpoint store.
+      saved_step: Step of the newest checkpoint that was saved or queued for writing.
     """
 
     def __init__(
@@ -55,57 +57,60 @@ class Saver:
             BackgroundWriter(self.store, report, before_save) if self._runtime.is_chief else None
         )
         self.saved_step = -1
-        self._stood_still_s = 0.0
+        self._blocked_s = 0.0
         self._saved_at_s = time.monotonic()
 
     @property
     def due_by_time(self) -> bool:
-        """Whether `checkpoint.every_s` have passed since the last save."""
+        """Whether `checkpoint.every_s` seconds have passed since the last save."""
         every_s = self._experiment.config.checkpoint.every_s
         return every_s is not None and time.monotonic() - self._saved_at_s >= every_s
 
-    def save(self, step: int, progress: TrainingPosition, again: bool = False) -> bool:
-        """Copies the run to host memory, and hands it to the thread that writes.
+    def save(self, step: int, position: TrainingPosition, again: bool = False) -> bool:
+        """Copies the state of the run to host memory and queues it for writing.
 
-        A step that is saved already is saved `again` only where its progress is another one.
+        Args:
+          step: Number of updates.
+          position: The position of the run.
+          again: Whether to save a step that is saved already, because its position has changed.
 
         Returns:
-          Whether the step is saved: weights, moments and averages that are not finite are of no
-          use to go back to.
+          Whether the step is saved. It is not if weights, moments or averages are not finite,
+          because such a checkpoint is useless for a rollback.
         """
         if step == self.saved_step and not again:
             return True
         start_s = time.monotonic()
         if not self.is_finite():
             return False
-        whole = progress.in_every_process(self._experiment.reduce_sums)
+        total = position.with_sums(self._experiment.reduce_sums)
         if self._writer is not None:
-            state = self._describe(step, asdict(whole))
-            self._writer.submit(self._experiment.snapshot(step, state), progress.best_step)
+            state = self._describe(step, asdict(total))
+            self._writer.submit(self._experiment.snapshot(step, state), position.best_step)
         self.saved_step = step
         self._saved_at_s = time.monotonic()
-        self._stood_still_s += self._saved_at_s - start_s
+        self._blocked_s += self._saved_at_s - start_s
         return True
 
     def is_finite(self) -> bool:
-        """Whether weights, moments and averages are finite, as the chief has them."""
+        """Whether weights, moments and averages of the chief are finite."""
         return bool(on_chief(self._runtime, self._experiment.is_finite))
 
     def finish(self) -> None:
-        """Returns when all that was saved is on disk.
+        """Waits until all saved checkpoints are on disk.
 
         Raises:
-          PipelineError: On all processes: it could not be written.
+          PipelineError: On all processes: a checkpoint cannot be written.
         """
         on_chief(self._runtime, self._finish)
 
-    def take_stood_still_s(self) -> float:
-        """Seconds that training stood still for saves since the last call."""
-        seconds, self._stood_still_s = self._stood_still_s, 0.0
+    def take_blocked_s(self) -> float:
+        """Returns and resets the time in seconds that `save` has blocked training."""
+        seconds, self._blocked_s = self._blocked_s, 0.0
         return seconds
 
     def restore_newest(self) -> Snapshot | None:
-        """On the chief: puts its variables back to the newest whole checkpoint."""
+        """Restores the chief's variables from the newest undamaged checkpoint. Chief only."""
         self.store.remove_leftovers()
         snapshot = self.store.newest(self._report, set_damaged_aside=True)
         if snapshot is not None:
@@ -113,12 +118,10 @@ class Saver:
         return snapshot
 
     def set_newest_aside(self) -> str | None:
-        """Renames the newest checkpoint, so that the run goes back to the one before.
-
-        All processes must call it.
+        """Renames the newest checkpoint, so that the run resumes from the one before.
 
         Returns:
-          Its new path; None where it is the only one, and stays.
+          Its new path; None if it is the only checkpoint, which is not renamed.
         """
 
         def rename() -> str | None:
@@ -129,10 +132,11 @@ class Saver:
         return path
 
     def restore_best(self, step: int) -> bool:
-        """Puts all processes' variables back to the checkpoint that was best.
+        """Restores the variables of all processes from the best checkpoint.
 
         Returns:
-          Whether it could be read; otherwise it is said, and the variables are left as they are.
+          Whether it was restored. If it is damaged, a message is reported and the variables are not
+          changed.
         """
         restored = bool(on_chief(self._runtime, lambda: self._restore(step)))
         if restored:
@@ -140,7 +144,7 @@ class Saver:
         return restored
 
     def close(self) -> None:
-        """Ends the thread, after what it has to write."""
+        """Writes the queued checkpoints and ends the background thread."""
         if self._writer is not None:
             self._writer.close()
 
@@ -148,13 +152,13 @@ class Saver:
         try:
             self._experiment.restore(self.store.load(step))
         except CheckpointError as error:
-            self._report(f"{error}; the newest weights are taken instead of the best")
+            self._report(f"{error}; using the newest weights instead of the best")
             return False
         return True
 
     def _finish(self) -> None:
         if self._writer is not None:
-            # Half, so that what went wrong is said before the grace ends the process.
+            # Half of it, so that an error is reported before the process ends.
             self._writer.finish(self._experiment.config.checkpoint.grace_s / 2)
 
     def _describe(self, step: int, progress: dict[str, Any]) -> dict[str, Any]:
@@ -165,8 +169,8 @@ class Saver:
             "progress": progress,
             "epoch": float(step / self._experiment.steps_per_epoch),
             "next_example": {"epoch": position // examples, "place": position % examples},
-            # Order and augmentation follow from the seed and the place above, dropout from the seed
-            # and the step: no generator has a state of its own.
+            # There is no state of random generators. Order and augmentation depend on the seed and
+            # the next example, dropout on the seed and the step.
             "seed": config.seed,
             "world_size": self._runtime.world_size,
             "runtime": self._runtime.name,

@@ -1,4 +1,4 @@
-"""How fast steps go."""
+"""Measures the speed of steps."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-STRETCH_S = 1.0
+CALL_S = 1.0  # target duration of one call of a multi-step graph
 
 
 class Speed(NamedTuple):
-    """How fast the steps of a row went.
+    """Speed of the steps in a row of metrics.
 
     Attributes:
-      steps_per_second: Over all of their time.
-      input_wait_fraction: The part of it that went by waiting for input.
-      all_reduce_wait_s: How long a step waited, once its own gradients were there, for their sum.
-      step_median_s, step_p95_s: Of single steps: half of them, and 95 of 100, took no longer.
+      steps_per_second: Average speed.
+      input_wait_fraction: Fraction of the time spent waiting for input.
+      all_reduce_wait_s: Average time per step from the end of the process's own gradients to their
+        sum over all processes.
+      step_median_s, step_p95_s: Median and 95th percentile of the duration of a step.
     """
 
     steps_per_second: float = 0.0
@@ -27,45 +28,46 @@ class Speed(NamedTuple):
     step_p95_s: float = 0.0
 
 
-class StretchClock:
-    """How fast steps go, and how many of them are about a second.
+class StepTimer:
+    """Measures steps, and determines how many of them take about a second.
 
-    The first stretch is one step, and is not counted: it holds the compilation of the graph. A
-    stretch may be far too fast, since its batches were read during a pause (a compilation, an
-    evaluation), and too long a stretch after it delays progress and stop requests. So the estimate
-    of a step's time at most halves with each stretch, beginning at a second.
+    One call of a multi-step graph runs several steps. The first call has one step and is not
+    counted, because it includes the compilation of the graph. A call can be unusually fast if its
+    batches were read during a pause, such as a compilation or an evaluation. To keep the next call
+    from being too long, which would delay progress and stop requests, the estimated duration of a
+    step starts at one second and at most halves with each call.
 
     Attributes:
-      compiled: Whether that one is over.
+      compiled: Whether the first call is complete.
     """
 
     def __init__(self) -> None:
         self.compiled = False
         self._step_s: float | None = None
-        self._estimate_s = STRETCH_S
+        self._estimate_s = CALL_S
         self.reset()
 
     def reset(self) -> None:
-        """Begins a new row."""
+        """Resets the measurements after a row of metrics."""
         self._seconds = 0.0
         self._steps = 0
         self._step_times_s = [np.zeros((0, 3))]
 
     @property
     def waits_s(self) -> npt.NDArray[np.float64]:
-        """How long the row's steps waited for input and for the sum of gradients, float64 [2]."""
+        """Total time of waiting for input and for the sum of gradients, float64 [2], in seconds."""
         return np.concatenate(self._step_times_s)[:, 1:].sum(axis=0)
 
     def add(
         self, steps: int, seconds: float, step_times_s: npt.NDArray[np.float64] | None = None
     ) -> None:
-        """Counts a stretch.
+        """Records one call of a multi-step graph.
 
         Args:
-          steps: Of the stretch.
-          seconds: All of its time.
-          step_times_s: What each step took, and waited for input and for the sum of gradients,
-            float64 [steps, 3].
+          steps: Number of steps.
+          seconds: Duration of the call.
+          step_times_s: For each step its duration and the times of waiting for input and for the
+            sum of gradients, float64 [steps, 3].
         """
         if self.compiled:
             self._seconds += seconds
@@ -76,23 +78,27 @@ class StretchClock:
                 self._step_times_s.append(step_times_s)
         self.compiled = True
 
-    def stretch_steps(self) -> int:
-        """How many steps to run before the host looks again."""
+    def steps_per_call(self) -> int:
+        """Number of steps for the next call."""
         if self._step_s is None:
             return 1
-        return max(1, int(STRETCH_S / self._estimate_s))
+        return max(1, int(CALL_S / self._estimate_s))
 
     @property
     def steps_per_second(self) -> float | None:
-        """Of the last stretch; None until there is one without a compilation."""
+        """Speed of the last call; None before the first call without a compilation."""
         return None if self._step_s is None else 1 / self._step_s
 
     def read(self, waits_s: npt.NDArray[np.float64]) -> Speed:
-        """Of the row's steps, with `waits_s` of this process or the mean of it over all."""
+        """Speed since the last `reset`.
+
+        Args:
+          waits_s: The property `waits_s` of this process, or its mean over all processes.
+        """
         if not self._steps:
             return Speed()
-        took_s = np.concatenate(self._step_times_s)[:, 0]
-        median, p95 = np.quantile(took_s, [0.5, 0.95]) if took_s.size else (0.0, 0.0)
+        durations_s = np.concatenate(self._step_times_s)[:, 0]
+        median, p95 = np.quantile(durations_s, [0.5, 0.95]) if durations_s.size else (0.0, 0.0)
         input_wait_s, reduce_wait_s = waits_s.tolist()
         return Speed(
             self._steps / self._seconds,

@@ -1,4 +1,4 @@
-"""`model.pretrained`: the weights that a new run starts from."""
+"""`model.pretrained`: loads the weights that a new run starts from."""
 
 from __future__ import annotations
 
@@ -18,26 +18,31 @@ from pipeline.training.experiment import Experiment
 _KNOWN = {"half": HALF, "imagenet": IMAGENET}
 
 
-def start_from(experiment: Experiment, pretrained: str) -> str:
-    """Gives a new experiment the weights of a run of ours or of a published file.
+def load_starting_weights(experiment: Experiment, pretrained: str) -> str:
+    """Loads the weights of another run or of a published file into a new experiment.
 
-    Only the chief calls it: `Experiment.broadcast` gives them to the others afterwards.
+    Only the chief calls it. `Experiment.broadcast` copies the weights to the other processes.
+
+    Args:
+      experiment: The experiment.
+      pretrained: A run folder, or a file of published weights.
 
     Returns:
-      What was loaded, and what was not, in words.
+      A message about what was loaded and what was not.
 
     Raises:
-      SettingsError: There are no weights there, or those of another network; what differs is named.
+      SettingsError: There are no weights, or they belong to another network. The message lists the
+        differences.
     """
     path = Path(pretrained)
     folder = RunFolder(path)
     if folder.is_run:
-        return _start_from_run(experiment, folder)
-    return _start_from_published(experiment, path)
+        return _load_from_run(experiment, folder)
+    return _load_published(experiment, path)
 
 
-def _start_from_run(experiment: Experiment, folder: RunFolder) -> str:
-    """The best weights of the run; the head only if it has the same classes in the same order."""
+def _load_from_run(experiment: Experiment, folder: RunFolder) -> str:
+    """Loads the best weights of a run; the head only if the classes and their order are equal."""
     snapshot = best_snapshot(folder)
     weights = weights_of(folder.config(), snapshot)
     variables = {v.path: v for v in experiment.model.variables}
@@ -50,7 +55,7 @@ def _start_from_run(experiment: Experiment, folder: RunFolder) -> str:
         variables, weights, f"network than {folder.path}", optional=lambda name: name in left_out
     )
     _start_averages(experiment)
-    what = f"starts from the weights of step {snapshot.step} of {folder.path}"
+    what = f"starting from the weights of step {snapshot.step} of {folder.path}"
     facts = folder.dataset()
     note = normalization_note(
         (facts["mean"], facts["std"]), (experiment.mean, experiment.std), _KNOWN
@@ -60,11 +65,11 @@ def _start_from_run(experiment: Experiment, folder: RunFolder) -> str:
     if changes.splits:
         what += f", which was trained on another data set ({'; '.join(changes.lines)})"
     if other_classes is None:
-        return f"{what}; its classifier is kept: the classes and their order are the same"
+        return f"{what}; its classifier is used, because the classes and their order are the same"
     return f"{what}; its classifier is not used, and a new one is trained. {other_classes}"
 
 
-def _start_from_published(experiment: Experiment, path: Path) -> str:
+def _load_published(experiment: Experiment, path: Path) -> str:
     if experiment.model.arch is None:
         raise SettingsError(
             f"model.pretrained={path}: a model of model.builder cannot start from published "
@@ -87,7 +92,7 @@ def _start_from_published(experiment: Experiment, path: Path) -> str:
     if note := normalization_note(published.normalization, here, _KNOWN):
         fitted.notes.append(note)
     numbers = sum(array.size for array in published.weights.values())
-    return f"starts from {path} ({published.origin}, {numbers:,} numbers)\n{fitted.describe()}"
+    return f"starting from {path} ({published.origin}, {numbers:,} numbers)\n{fitted.describe()}"
 
 
 def _start_averages(experiment: Experiment) -> None:

@@ -1,8 +1,9 @@
-"""One training step and one evaluation step, and the graphs that run several of them.
+"""The training step and the evaluation step, and the graphs that run several of them.
 
-Nothing is read back from the device inside: sums travel through the loop and are returned once.
-Loops are `tf.while_loop`s and not Python's: AutoGraph, which would rewrite those, rewrites the
-model and all that it calls too, which was a quarter of the time to trace it (3.6 s of digits).
+The graphs read nothing back from the device: the sums are loop variables and are returned once at
+the end. Loops use `tf.while_loop` instead of Python loops, which need AutoGraph. AutoGraph would
+also convert the model and everything it calls, which took a quarter of the tracing time (3.6 s with
+the recipe digits).
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ from pipeline.optim.schedule import Schedule
 from pipeline.runtimes.runtime import Batch, Runtime
 from pipeline.training.metrics import SUMS, sum_metrics
 
-# What a stretch of training steps sums up, float64.
+# The sums over training steps, float64.
 TRAIN_SUMS = (*SUMS, "gradient_norm", "skipped_updates", "steps")
 
 
 def empty_train_sums() -> np.ndarray:
-    """Sums over no step, float64 [7]."""
+    """Zeros of the shape of the training sums, float64 [7]."""
     return np.zeros(len(TRAIN_SUMS))
 
 
-# (iterator, sums so far float64 [7], bad steps before int32, steps int32)
-#   -> sums float64 [7], bad steps in a row at the end int32, and of each step when it began and how
-#   long this process waited for input and for the sum of gradients, float64 [done, 3] in seconds
+# (iterator, sums so far float64 [7], consecutive bad steps so far int32, number of steps int32)
+#   -> sums float64 [7], consecutive bad steps at the end int32, and for each step its start time
+#   and the times of waiting for input and for the sum of gradients, float64 [steps, 3] in seconds
 TrainSteps = Callable[
     [Any, tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 ]
-# (batch, step int64, number of the replica int32)
-#   -> sums of `metrics.SUMS` float64 [4], gradient of each trainable variable
+# (batch, step int64, index of the replica int32)
+#   -> sums of `metrics.SUMS` float64 [4], gradients of the trainable variables
 Gradients = Callable[[Batch, tf.Tensor, tf.Tensor], tuple[tf.Tensor, list[tf.Tensor]]]
 # (iterator, sums so far float64 [4], steps int32 scalar) -> sums float64 [4]
 EvalSteps = Callable[[Any, tf.Tensor, tf.Tensor], tf.Tensor]
@@ -52,10 +53,10 @@ def make_train_steps(
     schedule: Schedule,
     loss_scale: LossScale | None,
 ) -> TrainSteps:
-    """The graph that does n updates; n is a tensor, so every n is served by one trace.
+    """Makes the graph of n training steps. n is a tensor, so one trace serves all values.
 
-    A step whose loss or gradient is not finite changes nothing and adds nothing to the sums but a
-    skipped update. The graph ends early at `train.max_bad_steps` of them in a row.
+    A step with a non-finite loss or gradient is skipped: it changes no weights, and adds only to
+    the sum of skipped updates. The graph stops after `train.max_bad_steps` consecutive ones.
     """
     max_bad_steps = config.train.max_bad_steps
     time_after = _no_time_after if config.train.deterministic else _time_after
@@ -67,7 +68,9 @@ def make_train_steps(
     def train_steps(
         iterator: Any, totals: tf.Tensor, bad: tf.Tensor, steps: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        def goes_on(done: tf.Tensor, _: tf.Tensor, bad: tf.Tensor, __: tf.TensorArray) -> tf.Tensor:
+        def continues(
+            done: tf.Tensor, _: tf.Tensor, bad: tf.Tensor, __: tf.TensorArray
+        ) -> tf.Tensor:
             return (done < steps) & (bad < max_bad_steps)
 
         def update(
@@ -92,7 +95,7 @@ def make_train_steps(
             return done + 1, totals, tf.where(finite, 0, bad + 1), times_s
 
         times_s = tf.TensorArray(tf.float64, size=0, dynamic_size=True, element_shape=[3])
-        _, totals, bad, times_s = tf.while_loop(goes_on, update, (0, totals, bad, times_s))
+        _, totals, bad, times_s = tf.while_loop(continues, update, (0, totals, bad, times_s))
         return totals, bad, times_s.stack()
 
     return train_steps
@@ -107,16 +110,21 @@ def _make_train_step(
     loss_scale: LossScale | None,
     time_after: Callable[[Any], tf.Tensor],
 ) -> Callable[[Batch, tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
-    """An update in replica context: its sums, its share of the norm, and seconds it waited."""
+    """Makes the training step in replica context.
+
+    It returns the sums of the replica, its share of the gradient norm, and the time it waited for
+    the sum of gradients in seconds.
+    """
 
     def train_step(
         batch: Batch, arrived_s: tf.Tensor, step: tf.Tensor, applied: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        # A single thread would else do the whole step first, and read the clock after it.
-        batch = _once(arrived_s, batch)
+        # Without this dependency, a single thread could run the whole step before it reads the
+        # clock.
+        batch = _after(arrived_s, batch)
         sums, gradients = gradients_of(batch, step, runtime.replica_index())
-        # Only the clock waits for the last of its gradients: where the batch is computed as a
-        # whole, the first are being summed by then.
+        # Only the clock waits for the last gradient. If the batch is computed as a whole, the first
+        # gradients are already being summed by then.
         ready_s = time_after(gradients)
         gradients = runtime.sum_gradients(gradients)
         waited_s = (time_after(gradients) - ready_s) / runtime.local_replicas
@@ -130,8 +138,8 @@ def _make_train_step(
             update=runtime.update,
             scale=scale * loss_factor,
         )
-        # The norm is that of the sum, equal on all replicas: each reports its share of it. NaN says
-        # that the update was skipped.
+        # All replicas have the norm of the sum. Each returns a share of it, because `run` sums over
+        # replicas. NaN means that the update was skipped.
         share = tf.where(scale > 0, norm, np.nan) / runtime.num_replicas
         return sums, share, waited_s
 
@@ -142,20 +150,29 @@ def make_gradients(
     config: Config,
     model: keras.Model,
     loss_scale: LossScale | None,
-    at_a_time: int = 1,
+    parallel_parts: int = 1,
     *,
     xla: bool = False,
 ) -> Gradients:
-    """The function from a replica's batch to its sums and its share of the gradient.
+    """Makes the function that computes the sums and gradients of a replica's batch.
 
-    The loss is summed over examples and divided by the global batch, so the sum of the shares over
-    replicas is the gradient of the mean. With `optim.accumulate_steps` the batch goes through the
-    model in parts, and only one part's activations are held at a time; each of them in `at_a_time`
-    parts, which are computed side by side. What is dropped is drawn for each part. With `xla`, XLA
-    compiles what is done to a part, and gives all of its gradients at once; without, on a CPU, it
-    compiles chains of operations (`backend.fusing`), unless `train.xla` is never.
+    The loss is summed over examples and divided by the global batch size. The sum of the gradients
+    over all replicas is therefore the gradient of the mean loss.
+
+    With `optim.accumulate_steps`, the batch is computed in parts, and only the activations of one
+    part are in memory at a time. Each of them is again divided into `parallel_parts`, which are
+    computed in parallel. Dropout uses different random numbers for each part.
+
+    Args:
+      config: The settings.
+      model: The model.
+      loss_scale: The loss scale of mixed_float16; None for other precisions.
+      parallel_parts: Number of parts to compute in parallel.
+      xla: Whether XLA compiles the computation of a part, which then returns all its gradients at
+        once. If False, XLA compiles only chains of operations on a CPU (`backend.fusing`), unless
+        `train.xla` is never.
     """
-    in_turn = config.optim.accumulate_steps
+    sequential_parts = config.optim.accumulate_steps
     seed = tf.constant([config.seed, 0x5EED], tf.int32)
     one_part = _make_one_part(config, model, loss_scale, xla=xla)
 
@@ -164,9 +181,9 @@ def make_gradients(
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         step_seed = tf.random.fold_in(tf.random.fold_in(seed, step), replica)
         size = batch["weight"].shape[0]  # None under MultiWorkerMirrored
-        side_by_side = at_a_time if size is None else min(at_a_time, size // in_turn)
-        parts = in_turn * side_by_side
-        # No more: what XLA has compiled for other batches is to serve this one.
+        parallel = parallel_parts if size is None else min(parallel_parts, size // sequential_parts)
+        parts = sequential_parts * parallel
+        # Other entries would change the signature, and XLA would compile again.
         batch = {name: batch[name] for name in ("image", "target", "weight")}
         if parts == 1:
             return one_part(batch, step_seed)
@@ -174,16 +191,16 @@ def make_gradients(
         def add_part(
             part: tf.Tensor, sums: tf.Tensor, gradients: list[tf.Tensor]
         ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-            piece = take_part(batch, part, parts)
-            more_sums, more = one_part(piece, tf.random.fold_in(step_seed, part))
+            examples = take_part(batch, part, parts)
+            more_sums, more = one_part(examples, tf.random.fold_in(step_seed, part))
             gradients = [g + m for g, m in zip(gradients, more, strict=True)]
             return part + 1, sums + more_sums, gradients
 
         no_gradients = [tf.zeros(v.shape) for v in model.trainable_variables]
-        nothing = tf.zeros([len(SUMS)], tf.float64), no_gradients
-        # TensorFlow's own choice is ten at a time, and all their activations would be held.
+        zeros = tf.zeros([len(SUMS)], tf.float64), no_gradients
+        # The default of ten parallel iterations would keep the activations of ten parts in memory.
         _, sums, gradients = tf.while_loop(
-            lambda part, *_: part < parts, add_part, (0, *nothing), parallel_iterations=side_by_side
+            lambda part, *_: part < parts, add_part, (0, *zeros), parallel_iterations=parallel
         )
         return sums, gradients
 
@@ -193,9 +210,11 @@ def make_gradients(
 def _make_one_part(
     config: Config, model: keras.Model, loss_scale: LossScale | None, *, xla: bool
 ) -> Callable[[Batch, tf.Tensor], tuple[tf.Tensor, list[tf.Tensor]]]:
-    """The function from a part of a batch and a seed int32 [2] of dropout to sums and gradients."""
+    """Makes the function that maps a part of a batch and a dropout seed, int32 [2], to sums and
+    gradients.
+    """
     global_batch_size = config.data.global_batch_size
-    # [V], resource variables: the tape must not watch keras's wrappers.
+    # TensorFlow's variables [V], because the tape does not accept Keras's wrappers.
     variables = [v.value for v in model.trainable_variables]
     name = config.optim.loss
     loss_of = cross_entropy if name is None else load_loss(name, model.num_classes)
@@ -209,7 +228,7 @@ def _make_one_part(
                 loss *= loss_scale.value.value
         label = tf.argmax(batch["target"], axis=1, output_type=tf.int32)
         first, *others = tape.gradient(loss, variables)
-        # Every replica must know of a loss that is not finite, and gradients are what is summed.
+        # A non-finite loss makes a gradient NaN. Gradients are summed, so all replicas detect it.
         first += tf.where(tf.math.is_finite(loss), 0.0, np.nan)
         return sum_metrics(logits, label, losses, batch["weight"]), [first, *others]
 
@@ -219,7 +238,7 @@ def _make_one_part(
 
 
 def take_part(batch: Batch, part: tf.Tensor, parts: int) -> Batch:
-    """Part number `part` of a batch, whose parts' sizes differ by one at most."""
+    """Returns part number `part` of a batch. The sizes of the parts differ by at most one."""
     known, size = batch["weight"].shape[0], tf.shape(batch["weight"])[0]
     rows = known // parts if known is not None and known % parts == 0 else None
     start, end = part * size // parts, (part + 1) * size // parts
@@ -230,7 +249,7 @@ def take_part(batch: Batch, part: tf.Tensor, parts: int) -> Batch:
 
 
 def make_eval_steps(runtime: Runtime, model: keras.Model) -> EvalSteps:
-    """The graph that evaluates n batches."""
+    """Makes the graph that evaluates n batches."""
 
     def eval_step(batch: Batch) -> tf.Tensor:
         logits = predict_logits(model, batch["image"], runtime.parallel_parts)
@@ -248,27 +267,28 @@ def make_eval_steps(runtime: Runtime, model: keras.Model) -> EvalSteps:
     return eval_steps
 
 
-def predict_logits(model: keras.Model, images: tf.Tensor, at_a_time: int) -> tf.Tensor:
-    """Logits [b, C] of images [b, H, W, 3], in `at_a_time` parts side by side."""
-    if at_a_time == 1:
+def predict_logits(model: keras.Model, images: tf.Tensor, parallel_parts: int) -> tf.Tensor:
+    """Computes logits [b, C] of images [b, H, W, 3] in `parallel_parts` parallel parts."""
+    if parallel_parts == 1:
         return model(images, training=False)
     size = tf.shape(images)[0]
-    rows = -(-size // at_a_time)
-    more = rows * at_a_time - size
-    padded = tf.pad(images, [[0, more], [0, 0], [0, 0], [0, 0]])
+    rows = -(-size // parallel_parts)
+    padding = rows * parallel_parts - size
+    padded = tf.pad(images, [[0, padding], [0, 0], [0, 0], [0, 0]])
     logits = tf.map_fn(
         lambda part: model(part, training=False),
-        tf.reshape(padded, [at_a_time, rows, *images.shape[1:]]),
+        tf.reshape(padded, [parallel_parts, rows, *images.shape[1:]]),
         fn_output_signature=tf.float32,
-        parallel_iterations=at_a_time,
+        parallel_iterations=parallel_parts,
     )
-    return tf.reshape(logits, [at_a_time * rows, -1])[:size]
+    return tf.reshape(logits, [parallel_parts * rows, -1])[:size]
 
 
 def _time_after(tensors: Any) -> tf.Tensor:
-    """Seconds since 1970 once these are there, float64 scalar.
+    """Unix time in seconds after these tensors are computed, float64 scalar.
 
-    A GPU is done with what it was given in this order, and copies to the host when it is.
+    A GPU runs its operations in the order of submission, so copying a number to the host waits for
+    all earlier operations.
     """
     first, *others = tf.nest.flatten(tensors, expand_composites=True)
     with tf.control_dependencies([first, *others]):
@@ -277,12 +297,12 @@ def _time_after(tensors: Any) -> tf.Tensor:
         return tf.timestamp()
 
 
-def _once(event: tf.Tensor, batch: Batch) -> Batch:
-    """The same batch, to be had once `event` is there."""
+def _after(event: tf.Tensor, batch: Batch) -> Batch:
+    """Returns the same batch, available only after `event` is computed."""
     with tf.control_dependencies([event]):
         return {name: tf.identity(value) for name, value in batch.items()}
 
 
 def _no_time_after(tensors: Any) -> tf.Tensor:
-    """0: deterministic ops do not allow a look at the clock."""
+    """Returns 0 instead of a time, because deterministic ops do not allow reading the clock."""
     return tf.constant(0.0, tf.float64)

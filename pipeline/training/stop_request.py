@@ -1,4 +1,4 @@
-"""Requests to stop: signals, a file in the run folder, and a time budget for this start."""
+"""Stop requests: signals, a file in the run folder, and a time limit for this start."""
 
 from __future__ import annotations
 
@@ -18,44 +18,45 @@ _INTERRUPTED = 130
 
 
 class StopRequest:
-    """Whether this process was asked to stop, and by what.
+    """Stop requests to this process.
 
-    The request is looked at between stretches of steps. Signals are received by a thread, since
-    Python itself would wait until TensorFlow returns, which compiles for minutes: a second SIGINT,
-    and the end of the grace, end the process from there at once.
+    Training checks them between calls of the graph. A thread receives signals, because Python
+    handles them only when TensorFlow returns, and a compilation can take minutes. The thread exits
+    the process at once after a second SIGINT, or at the end of the grace period.
 
     Args:
-      max_time_s: Seconds from now after which to stop; None for no limit.
-      grace_s: Seconds from a signal to the end of the process, with or without a new checkpoint.
-      answers: Whether the first signal is answered on standard error at once: a step may take
-        minutes, and nothing else shows until then that the request was heard.
+      max_time_s: Time limit from now in seconds; None for no limit.
+      grace_s: Time in seconds after a signal until the process exits, with or without a new
+        checkpoint.
+      acknowledges: Whether to acknowledge the first signal on standard error at once. A step may
+        take minutes, and until then nothing else shows that the signal was received.
     """
 
     def __init__(
-        self, max_time_s: float | None = None, grace_s: float = 60.0, answers: bool = False
+        self, max_time_s: float | None = None, grace_s: float = 60.0, acknowledges: bool = False
     ) -> None:
         self._deadline_s = None if max_time_s is None else time.monotonic() + max_time_s
         self._max_time_s = max_time_s
         self._grace_s = grace_s
-        self._answers = answers
+        self._acknowledges = acknowledges
         self._signal: signal.Signals | None = None
-        self.file_is_there: Callable[[], bool] = lambda: False
+        self.file_exists: Callable[[], bool] = lambda: False
 
     @property
     def reason(self) -> str | None:
-        """What asked, in words; None while nothing did."""
+        """The source of the request, for messages; None if there is no request."""
         if self._signal is not None:
             return self._signal.name
         if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
             return f"train.max_time_s={self._max_time_s:g}"
-        return "the file `stop`" if self.file_is_there() else None
+        return "the file `stop`" if self.file_exists() else None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes the signals inside, and gives them back to who had them before."""
+        """Context in which signals are received. Restores the previous handlers at the end."""
         read, write = socket.socketpair()
         write.setblocking(False)
-        # What the handler would do comes through the socket, to a thread that never waits long.
+        # The handlers do nothing. Python writes the signal numbers to the socket for the thread.
         before = {number: signal.signal(number, lambda *_: None) for number in stop_signals()}
         descriptor = signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
         thread = threading.Thread(
@@ -72,7 +73,7 @@ class StopRequest:
             thread.join()
             read.close()
 
-    def _receive(self, signals: socket.socket, asking: Container[int]) -> None:
+    def _receive(self, signals: socket.socket, stop_numbers: Container[int]) -> None:
         end_s = math.inf
         while True:
             if end_s < math.inf:
@@ -86,26 +87,26 @@ class StopRequest:
             for number in numbers:
                 if number == signal.SIGINT and self._signal is signal.SIGINT:
                     _end(_INTERRUPTED, "interrupted twice")
-                if number in asking:
-                    if self._signal is None and self._answers:
-                        self._answer(signal.Signals(number))
+                if number in stop_numbers:
+                    if self._signal is None and self._acknowledges:
+                        self._acknowledge(signal.Signals(number))
                     self._signal = signal.Signals(number)
-                    # From the first signal, however many follow.
+                    # The grace period starts at the first signal. Later ones do not extend it.
                     end_s = min(end_s, time.monotonic() + self._grace_s)
 
-    def _answer(self, number: signal.Signals) -> None:
-        again = ". Ctrl-C again ends it now" if number == signal.SIGINT else ""
+    def _acknowledge(self, number: signal.Signals) -> None:
+        again = ". Press Ctrl-C again to exit now" if number == signal.SIGINT else ""
         text = (
-            f"\nvit train: {number.name}: stops with a checkpoint when the current step is done, "
+            f"\nvit train: {number.name}: saving a checkpoint and stopping after the current step, "
             f"within {self._grace_s:g} s (checkpoint.grace_s){again}\n"
         )
-        with suppress(OSError):  # nobody reads it
+        with suppress(OSError):  # standard error may be closed
             os.write(2, text.encode())
 
 
 def _end(code: int, why: str) -> None:
-    """Ends the process here and now, with the checkpoints that are there."""
-    text = f"\nvit train: {why}: ends now; the newest checkpoint remains\n"
-    with suppress(OSError):  # nobody reads it
+    """Exits the process at once. Existing checkpoints are kept."""
+    text = f"\nvit train: {why}: exiting now; the newest checkpoint is kept\n"
+    with suppress(OSError):  # standard error may be closed
         os.write(2, text.encode())
     os._exit(code)

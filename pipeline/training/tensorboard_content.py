@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run beside its curves: settings, batches, positions, attention."""
+"""Content for TensorBoard besides curves: settings, batches, position embeddings, attention."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ from pipeline.monitor.training_figures import (
 from pipeline.strict_json import to_json
 from pipeline.training.experiment import Experiment
 
-_BATCH = 32  # images on the page
-_LOOKED_AT = 6  # validation images whose attention is shown
+_BATCH = 32  # images of the first batch to show
+_ATTENTION_IMAGES = 6  # validation images whose attention is shown
 
 
 def start_texts(config: Config, start: dict[str, Any] | None) -> dict[str, str]:
-    """Settings, and how the run was started, by title; indented, which Markdown takes for code.
+    """Texts by title: the settings, and how the run was started.
+
+    The texts are indented, so that Markdown shows them as code.
 
     Args:
       config: The settings.
-      start: Of `describe.start_facts`, if it is known.
+      start: The result of `description.start_facts`; None if it is unknown.
     """
     texts = {"settings": dump_config(config)}
     if start is not None:
@@ -43,14 +45,14 @@ def start_texts(config: Config, start: dict[str, Any] | None) -> dict[str, str]:
 
 
 def comparable_settings(experiment: Experiment) -> dict[str, float | str | bool]:
-    """All settings by their keys, as TensorBoard's hparams page takes them."""
+    """All settings by key, in the form that TensorBoard's HParams page accepts."""
     values = {s.key: value_of(experiment.config, s.key) for s in all_settings()}
     plain = (bool, int, float, str)
     return {k: v if isinstance(v, plain) else to_json(v) for k, v in values.items()}
 
 
-def first_pictures(experiment: Experiment) -> Iterator[tuple[str, bytes]]:
-    """Title and PNG of the first batch as training sees it, and of an image in patches."""
+def initial_pictures(experiment: Experiment) -> Iterator[tuple[str, bytes]]:
+    """Yields title and PNG of the first augmented training batch, and of an image in patches."""
     with bad_images_named():
         images, targets = _first_batch(experiment)
     yield "first batch", draw_batch(images, targets, experiment.source.classes)
@@ -58,8 +60,8 @@ def first_pictures(experiment: Experiment) -> Iterator[tuple[str, bytes]]:
         yield "patches", draw_image_in_patches(images[0], experiment.model.arch.patch_size)
 
 
-def last_pictures(experiment: Experiment) -> Iterator[tuple[str, bytes]]:
-    """Title and PNG of what the weights, as they are now, have learned."""
+def final_pictures(experiment: Experiment) -> Iterator[tuple[str, bytes]]:
+    """Yields title and PNG of the position embeddings, and of attention on validation images."""
     model = experiment.model
     if model.arch is None:
         return
@@ -73,7 +75,7 @@ def last_pictures(experiment: Experiment) -> Iterator[tuple[str, bytes]]:
 
 
 def _first_batch(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [n, S, S, 3] and float32 [n, C] of the chief's first replica."""
+    """Images uint8 [n, S, S, 3] and targets float32 [n, C] of the chief's first replica."""
     config = experiment.config
     batch = next(iter(train_dataset(
         experiment.source.splits["train"], config.data,
@@ -84,23 +86,23 @@ def _first_batch(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _attention(experiment: Experiment, side: int) -> bytes:
-    data = experiment.config.data.model_copy(update={"eval_batch_size": _LOOKED_AT})
+    data = experiment.config.data.model_copy(update={"eval_batch_size": _ATTENTION_IMAGES})
     split = experiment.source.splits["validation"]
     batch = next(iter(eval_dataset(
         split, data, mean=experiment.mean, std=experiment.std, shard=Shard()
     )))  # fmt: skip
     real = batch["weight"].numpy() > 0
     shares = last_block_attention(experiment.model, batch["image"]).numpy()[real].mean(axis=1)
-    # What the class token looks at, or, where there is none, all tokens on average.
-    token = experiment.model.class_token is not None
-    seen = shares[:, 0, 1:] if token else shares.mean(axis=1)  # [n, T, T] -> [n, N]
+    # The attention of the class token, or the mean over all tokens if there is no class token.
+    has_token = experiment.model.class_token is not None
+    seen = shares[:, 0, 1:] if has_token else shares.mean(axis=1)  # [n, T, T] -> [n, N]
     names = [experiment.source.classes[i] for i in batch["label"].numpy()[real]]
     images = _pixels(experiment, batch["image"])[real]
     return draw_attention(images, seen.reshape(-1, side, side), names)
 
 
 def _pixels(experiment: Experiment, images: tf.Tensor) -> np.ndarray:
-    """Normalised images back to uint8."""
+    """Converts normalized images back to uint8."""
     std, mean = np.array(experiment.std), np.array(experiment.mean)
     values = (images.numpy() * std + mean) * 255
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""When the host has something to do: rows of metrics, evaluations, checkpoints, ends of epochs."""
+"""Determines the steps at which metrics, evaluations, checkpoints and epoch ends are due."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from pipeline.optim.steps import epochs_to_steps
 
 
 class Timetable:
-    """What is due at which step; a step is named by the updates done.
+    """What is due at which step. Step n is the state after n updates.
 
     Args:
-      train: When to log and to evaluate.
-      checkpoint: When to save.
-      steps_per_epoch: Updates an epoch, with its fraction: batches run across ends of epochs.
-      total_steps: Length of the run.
-      also: More steps at which the host has something to do.
+      train: Settings for logging and evaluation.
+      checkpoint: Settings for checkpoints.
+      steps_per_epoch: Updates per epoch, which may be fractional, because batches run across epoch
+        boundaries.
+      total_steps: Number of updates of the run.
+      also: Additional steps at which a call of the graph must end.
     """
 
     def __init__(
@@ -55,11 +56,11 @@ class Timetable:
         return step == self._total_steps or _ends_at(step, self._save)
 
     def epoch_ending_at(self, step: int) -> int | None:
-        """The epoch, from 0, whose last example is in the step's batch; None where none ends."""
+        """The epoch (from 0) whose last example is in the batch of this step; None if none ends."""
         return step // self._epoch - 1 if _ends_at(step, [self._epoch]) else None
 
     def epoch_of(self, step: int) -> int:
-        """The epoch, from 0, that the example after `step` updates is of."""
+        """The epoch (from 0) of the next example after `step` updates."""
         return step // self._epoch
 
     def next_after(self, step: int) -> int:

@@ -1,8 +1,8 @@
-"""A trained run on this machine: its weights and its data, whatever trained it.
+"""Opens data for evaluating a trained run, on any machine and runtime.
 
-`vit evaluate` and `vit report` depend on the run folder and on the data set only. The runtime is
-what this process was started as: one of several under horovodrun or `vit launch`, else a single
-process with the devices of this machine.
+`vit evaluate` and `vit report` depend only on the run folder and the data set, not on the runtime
+that trained the run. Under horovodrun or `vit launch`, this process is one of several. Otherwise it
+is a single process with the devices of this machine.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from pipeline.training.data_record import (
     data_record,
     recorded_first_label,
 )
-from pipeline.training.experiment import Opened
+from pipeline.training.experiment import EvaluationData
 
 
-def open_inspected(
+def open_evaluation_data(
     folder: RunFolder, config: Config, runtime: Runtime, other: str | None = None
-) -> Opened:
-    """The data set that the run was trained on, or another, with the recorded mean and deviation.
+) -> EvaluationData:
+    """Opens the data set of a run, or another one, for evaluation.
 
-    All processes must call it. The chief alone indexes TFRecord files.
+    All processes must call it. Only the chief indexes TFRecord files.
 
     Args:
-      folder: The run folder.
-      config: The settings of the run; `data.path` is where its data set is now.
-      runtime: Joins the processes.
-      other: Another data set, whose classes are matched with those of the run by name.
+      folder: The run folder. It provides the mean and std of the training data.
+      config: The settings of the run. `data.path` is the current path of its data set.
+      runtime: Connects the processes.
+      other: Path of another data set, whose classes are matched with those of the run by name.
 
     Raises:
-      DataError: The data set of the run is not here, or its classes are not those of the run; or
-        the other one has a class that the run does not know.
-      SettingsError: The other one does not exist, or its kind cannot be told.
+      DataError: The data set of the run is missing, or its classes differ from those of the run; or
+        the other data set has a class that the run does not have.
+      SettingsError: The other data set does not exist, or its format is not recognized.
     """
-    # In another set too, a label means the class that it meant in training.
+    # A label refers to the same class as in training, also in another data set.
     first_label = on_chief(runtime, lambda: recorded_first_label(folder))
     config = config.model_copy(update={"data": with_first_label(config.data, first_label)})
     scanned = None
@@ -64,46 +64,47 @@ def open_inspected(
 
 def _scan(folder: RunFolder, config: Config, other: str | None) -> Any:
     if other is None:
-        _check_place(folder, config)
+        _check_path(folder, config)
         return scan_source(config.data)
     described = settings_for(other, config.data)
     return None if described is None else scan_source(described)
 
 
-def _open(folder: RunFolder, config: Config, other: str | None, scanned: Any) -> Opened:
+def _open(folder: RunFolder, config: Config, other: str | None, scanned: Any) -> EvaluationData:
     facts = folder.dataset()
     if other is None:
-        _check_place(folder, config)
+        _check_path(folder, config)
         source = open_source(config.data, config.seed, scanned)
         check_classes(folder, source)
     else:
         source = _open_moved(folder, config, other) or open_with_model_classes(
             other, config.data, facts["classes"], scanned
         )
-    return Opened(source, tuple(facts["mean"]), tuple(facts["std"]))
+    return EvaluationData(source, tuple(facts["mean"]), tuple(facts["std"]))
 
 
-def _check_place(folder: RunFolder, config: Config) -> None:
+def _check_path(folder: RunFolder, config: Config) -> None:
     path = config.data.path
     if path is None and (recorded := ignored_data_path(folder)) is not None:
         raise SettingsError(
-            f"{folder.path} or its config.yaml belongs to another user, so the place of its data "
-            f"set, {recorded}, is not taken from it. Name the data set with --data PATH"
+            f"{folder.path} or its config.yaml belongs to another user, so its data.path, "
+            f"{recorded}, is not used. Set the path of the data set with --data PATH"
         )
     if path is not None and not Path(path).expanduser().exists():
         raise DataError(
-            f"the data set of the run is not at {path} (looked up from {Path.cwd()}). Name the "
-            "place with --data PATH"
+            f"the data set of the run is not at {path} (relative to {Path.cwd()}). Set its path "
+            "with --data PATH"
         )
 
 
 def _open_moved(folder: RunFolder, config: Config, other: str) -> DataSource | None:
-    """The run's own class folders at a new place, with the run's validation split.
+    """Opens the run's own class folders at a new path, with the validation split of the run.
 
-    Without train/ the run held images out itself, so the folder alone does not say which ones.
+    If there is no folder train/, the run selected the validation images itself. The folder alone
+    therefore does not determine them.
 
     Returns:
-      None if the images are not those that the run recorded.
+      The data set; None if its images are not those that the run has recorded.
     """
     root = Path(other).expanduser()
     if config.data.source != "image_folder" or not root.is_dir() or (root / "train").is_dir():

@@ -13,66 +13,67 @@ from pipeline.errors import cause
 from pipeline.runtimes.runtime import Batch, Runtime
 from pipeline.training.step import Gradients
 
-_TIMES = 5
-# Of the other's time; between equals no program is to be another than the last time.
+_REPEATS = 5
+# XLA must be faster by this factor, so that equal speeds do not lead to random choices.
 _FASTER = 0.97
 
 
-class Choice(NamedTuple):
-    """What was chosen.
+class GradientsChoice(NamedTuple):
+    """The chosen function for gradients.
 
     Attributes:
-      gradients_of: To train with; compiled already where it was timed.
-      why: What was timed; None where settings and device decide.
+      gradients_of: The function. If it was timed, it is compiled already.
+      reason: The measured times; None if settings and device determine the choice.
     """
 
     gradients_of: Gradients
-    why: str | None = None
+    reason: str | None = None
 
 
-def choose(
+def choose_gradients(
     config: Config,
     runtime: Runtime,
     num_classes: int,
     make: Callable[[bool], Gradients],
     *,
     on_gpu: bool,
-) -> Choice:
-    """What `train.xla` comes to on this device.
+) -> GradientsChoice:
+    """Decides whether XLA compiles the computation of gradients.
 
-    `auto` is the whole of it by XLA where that is faster, on one GPU. Not with several replicas:
-    what XLA compiles gives all gradients at its end, when nothing is left to compute while they are
-    summed. Nor where the same bits are asked for, which no clock may decide.
+    With `train.xla=auto`, XLA is used on a single GPU if it is faster. It is not used with several
+    replicas, because an XLA program returns all gradients at its end, and then no computation is
+    left to overlap with their reduction. It is not used with `train.deterministic`, because a
+    measured time must not affect the results.
 
     Args:
-      config: Of the run.
-      runtime: Of this process.
-      num_classes: Length of a target.
-      make: The gradients with XLA or without.
-      on_gpu: Whether it computes on one.
+      config: The settings.
+      runtime: The runtime.
+      num_classes: Number of classes.
+      make: Makes the function for gradients, with XLA or without.
+      on_gpu: Whether this process trains on a GPU.
     """
     several = runtime.num_replicas > 1
     if config.train.xla != "auto" or config.train.deterministic or several or not on_gpu:
-        return Choice(make(config.train.xla == "always"))
+        return GradientsChoice(make(config.train.xla == "always"))
     plain, compiled = make(False), make(True)
     plain_s = _time(config, runtime, num_classes, plain)
     try:
         compiled_s = _time(config, runtime, num_classes, compiled)
     except tf.errors.OpError as error:
-        why = f"train.xla=auto: not with XLA, which fails here: {cause(error.message)}"
-        return Choice(plain, why)
+        reason = f"train.xla=auto: XLA is not used, because it fails: {cause(error.message)}"
+        return GradientsChoice(plain, reason)
     faster, keep = (compiled, "always") if compiled_s < _FASTER * plain_s else (plain, "never")
-    return Choice(
+    return GradientsChoice(
         faster,
-        f"train.xla=auto: a step's gradients take {compiled_s:.3g} s compiled with XLA and "
-        f"{plain_s:.3g} s without. With train.xla={keep} a start does not try",
+        f"train.xla=auto: the gradients of a step take {compiled_s:.3g} s with XLA and "
+        f"{plain_s:.3g} s without. Set train.xla={keep} to skip this measurement",
     )
 
 
 def _time(config: Config, runtime: Runtime, num_classes: int, gradients_of: Gradients) -> float:
-    """Seconds of one call, the least of a few.
+    """Shortest duration of several calls, in seconds.
 
-    The images are all zero: how long it takes does not depend on what is in them.
+    The images are zero, because the duration does not depend on their content.
     """
     images, size = config.data.global_batch_size, config.data.image_size
     batch = {
@@ -83,14 +84,14 @@ def _time(config: Config, runtime: Runtime, num_classes: int, gradients_of: Grad
 
     def on_replica(batch: Batch) -> tf.Tensor:
         _, gradients = gradients_of(batch, tf.constant(0, tf.int64), runtime.replica_index())
-        return tf.linalg.global_norm(gradients)  # a number that needs all of them
+        return tf.linalg.global_norm(gradients)  # depends on all gradients
 
     @tf.function(autograph=False)
     def once(batch: Batch) -> tf.Tensor:
         return runtime.run(on_replica, batch)
 
     seconds = []
-    for _ in range(1 + _TIMES):
+    for _ in range(1 + _REPEATS):
         start_s = time.perf_counter()
         once(batch).numpy()
         seconds.append(time.perf_counter() - start_s)

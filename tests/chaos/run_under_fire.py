@@ -105,7 +105,7 @@ class Part:
             seconds, most_steps = self._random.uniform(0, self._start_s), 1
         else:
             # The first row after what this start took back: rows end where its checkpoint is.
-            training.wait_for(lambda: "goes on from" in training.text or came_to == 0, _LIMIT_S)
+            training.wait_for(lambda: "resuming from" in training.text or came_to == 0, _LIMIT_S)
             resumed = last_step(self.run)
             training.wait_for(lambda: last_step(self.run) > resumed, _LIMIT_S)
             came_to = last_step(self.run)
@@ -179,8 +179,8 @@ class Part:
             found = f"{half[0].name} with {len(list(half[0].iterdir()))} file(s)"
         self.counts[f"killed while {moment}"] += 1
         resumed = "the start"
-        if "goes on from" in text:
-            resumed = text.split("goes on from ")[1].split()[0].rpartition("/")[2]
+        if "resuming from" in text:
+            resumed = text.split("resuming from ")[1].split()[0].rpartition("/")[2]
             self.counts["went on from a checkpoint"] += 1
         if self._newest >= 0 and row >= self._newest:
             self.lost_steps.append(row - self._newest)

@@ -321,7 +321,7 @@ def test_memory_is_shared_by_the_replicas_of_a_host():
         ("auto", [None, "a T4 is slow"], "ok", "auto is float32 here: a T4 is slow (rank 1)"),
         ("float32", ["a T4 is slow"], "ok", "float32"),
         ("mixed_bfloat16", [None], "ok", "mixed_bfloat16"),
-        ("mixed_bfloat16", ["a T4 is slow"], "warning", "does not suit the devices: a T4 is slow"),
+        ("mixed_bfloat16", ["a T4 is slow"], "warning", "is slow on the devices: a T4 is slow"),
     ],
 )
 def test_bfloat16_on_a_device_without_it_is_warned_of(named, slow, level, text):

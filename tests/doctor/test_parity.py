@@ -14,7 +14,7 @@ from pipeline.config import Config, load_config
 from pipeline.doctor.parity import Run, _train, read_runs
 from pipeline.errors import SettingsError
 from pipeline.recipes import find_recipe
-from pipeline.training.parity import Trace, compare, compare_weights, proof_config
+from pipeline.training.parity import ParityResult, compare, compare_weights, parity_config
 from tests.jobs.commands import shadow_modules
 
 ROOT = Path(__file__).parents[2]
@@ -81,8 +81,8 @@ def proof(tmp_path_factory):
     """The settings of the proof, and what one worker trains with them, as `vit doctor` does it."""
     folder = tmp_path_factory.mktemp("proof")
     config, alone = load_config(find_recipe("digits"), [SMALL]), Run("single", 1)
-    norms = _train(proof_config(config, None), alone, folder).curves["gradient_norm"]
-    settings = proof_config(config, float(np.median(norms)))
+    norms = _train(parity_config(config, None), alone, folder).curves["gradient_norm"]
+    settings = parity_config(config, float(np.median(norms)))
     return settings, _train(settings, alone, folder)
 
 
@@ -117,7 +117,9 @@ def trace(**changes):
     weights["model/attention/key/bias"] = np.zeros(4, np.float32)
     curves = {"loss": np.linspace(2, 1, 20), "gradient_norm": np.full(20, 3.0)}
     curves["examples"] = np.full(20, 96.0)
-    return Trace(weights | changes.get("weights", {}), curves | changes.get("curves", {}), 0.0)
+    return ParityResult(
+        weights | changes.get("weights", {}), curves | changes.get("curves", {}), 0.0
+    )
 
 
 def test_the_measure_is_the_largest_difference_over_the_largest_weight():
@@ -154,17 +156,17 @@ def test_key_biases_are_ignored():
 
 def test_ranks_that_differ_do_not_pass():
     ours = trace()
-    assert not compare(Trace(ours.weights, ours.curves, 1e-3), trace()).is_same
+    assert not compare(ParityResult(ours.weights, ours.curves, 1e-3), trace()).is_same
 
 
 def test_a_trace_survives_its_file(tmp_path):
     ours = trace(curves={"loss": np.arange(60.0).reshape(20, 3).T[1]})
     ours.save(tmp_path / "trace")
-    assert compare(Trace.load(tmp_path / "trace"), ours).loss == 0
+    assert compare(ParityResult.load(tmp_path / "trace"), ours).loss == 0
 
 
 def test_the_proof_turns_on_what_a_wrong_reduction_would_change():
-    proof = proof_config(Config.model_validate({"model": {"dropout": 0.5}}), 1.5)
+    proof = parity_config(Config.model_validate({"model": {"dropout": 0.5}}), 1.5)
     assert (proof.data.label_smoothing, proof.data.mixup_alpha) == (0.1, 0.8)
     assert (proof.data.augment.flip, proof.data.augment.crop_padding) == (True, 4)
     assert (proof.model.dropout, proof.model.stochastic_depth) == (0, 0)

@@ -181,7 +181,7 @@ def check_training(folder):
     step = check_stop(runs, train, "vit train")
     code, log = end(start(mounted(runs), command=train))
     result = re.search(r"^test accuracy.*", log, re.MULTILINE)
-    goes_on = f"goes on from runs/digits/checkpoints/{step}" in log
+    goes_on = f"resuming from runs/digits/checkpoints/{step}" in log
     must(code == "0" and goes_on and result, "the same command goes on from it, to its end", log)
 
     launch = ("launch", "--hosts=localhost", "--processes-per-node=2", "--", "vit", *train)

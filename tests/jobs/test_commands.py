@@ -222,7 +222,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, number):
         command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment()
     )
     assert done.returncode == 0, done.stderr
-    assert "goes on from" in done.stdout
+    assert "resuming from" in done.stdout
     seen = [(row["step"], row["split"]) for row in rows(tmp_path)]
     assert len(seen) == len(set(seen))
     assert [s for s, split in seen if split == "train"] == list(range(5, 151, 5))

@@ -159,5 +159,5 @@ def test_a_forged_best_step_is_one_error(run):
     _write_json(newest / "manifest.json", _manifest(newest))
     done = vit("evaluate", run)
     assert done.returncode == 1
-    assert "'best_step' is not what a run saves" in done.stderr
+    assert "the value of 'best_step' is invalid" in done.stderr
     assert "Traceback" not in done.stderr

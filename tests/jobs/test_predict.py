@@ -146,7 +146,7 @@ def test_a_damaged_checkpoint_is_told_on_standard_error_only(
     lines = list(csv.reader(io.StringIO(out))) if form == "--csv" else answers(out)
     assert len(lines) == COUNT // 2 + (form == "--csv")
     assert "damaged" not in out
-    message = {"newest": "trying the previous one", "best": "the newest weights are used"}[damaged]
+    message = {"newest": "trying the previous one", "best": "using the newest weights"}[damaged]
     assert any(line.startswith("vit predict: ") and message in line for line in err.splitlines())
 
 

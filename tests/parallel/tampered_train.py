@@ -39,11 +39,11 @@ def slow_evaluation(seconds: str) -> None:
 
     evaluate = Experiment.evaluate
 
-    def slowly(self, split, next_stretch):
+    def slowly(self, split, next_steps):
         def one_slow_batch() -> int:
             print(f"a batch of {split}", flush=True)
             time.sleep(float(seconds))
-            return min(1, next_stretch())
+            return min(1, next_steps())
 
         return evaluate(self, split, one_slow_batch)
 

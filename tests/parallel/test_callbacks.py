@@ -49,7 +49,7 @@ def test_an_error_in_a_callback_ends_all_ranks_with_one_message(
 def test_a_callback_stops_all_ranks(vit, tmp_path):
     text = start(vit, tmp_path, f"{MODULE}:StopsAfterTwoEpochs").succeed()
     # 90 examples in batches of 12: the second epoch ends at step 15.
-    assert "stops early at step 15: a callback" in text
+    assert "stopping early at step 15: a callback" in text
     assert text.count("epoch 1 ended") == 1
     assert newest(tmp_path / "run").step == 15
     assert read_rows(tmp_path / "run")[-1]["split"] == "test"

@@ -65,7 +65,7 @@ def assert_stopped(training, folder, reason, code=75):
     """It ended with 75 at one step, which all ranks saved; returns the step."""
     ended, text = training.end()
     assert ended == code, text
-    (step,) = re.findall(rf"stopped by {reason} at step (\d+), and saved. Give the same", text)
+    (step,) = re.findall(rf"stopped by {reason} at step (\d+), and saved. Run the same", text)
     assert newest(folder / "run").step == int(step)
     outcome = json.loads((folder / "run/outcome.json").read_text())
     assert (outcome["outcome"], outcome["exit_code"]) == ("stopped", 75)
@@ -89,7 +89,7 @@ def test_two_ranks_stop_at_one_step_whichever_is_asked(vit, tmp_path, undisturbe
     # It tells of each rank that ended with another code.
     assert "ended with exit code" not in training.text
     text = start(vit, tmp_path, slots=2).succeed()
-    assert f"goes on from {tmp_path}/run/checkpoints/step-{step:08d}" in text
+    assert f"resuming from {tmp_path}/run/checkpoints/step-{step:08d}" in text
     assert_same_end(tmp_path / "run", undisturbed_two)
 
 
@@ -114,7 +114,7 @@ def test_a_rank_that_is_killed_leaves_no_trace_in_the_end(vit, tmp_path, undistu
     assert code == 137, text
     assert "rank 0 on localhost was killed by SIGKILL" in text
     text = start(vit, tmp_path, slots=2).succeed()
-    assert "goes on from" in text
+    assert "resuming from" in text
     assert_same_end(tmp_path / "run", undisturbed_two)
 
 
@@ -161,7 +161,7 @@ def test_a_run_goes_from_2_workers_to_1_to_2_devices_to_2_workers(vit, tmp_path,
         (tmp_path / "run/stop").touch()
         step = assert_stopped(training, tmp_path, "the file `stop`")
         assert 10 * number + 5 <= step < SHORT_STEPS
-    assert f"goes on from {tmp_path}/run/checkpoints/step-{step:08d}" in text
+    assert f"resuming from {tmp_path}/run/checkpoints/step-{step:08d}" in text
     ours, theirs = newest(tmp_path / "run"), newest(undisturbed_two)
     assert ours.step == theirs.step == SHORT_STEPS
     for group in ("model", "average"):

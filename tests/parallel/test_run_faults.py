@@ -51,7 +51,7 @@ def test_a_poisoned_example_is_named_with_its_rank_and_all_end_together(vit, tmp
     seed, examples, batch = 3, 90, 12
     position = tf.constant([6 * batch + batch - 1], tf.int64)
     _, index = positions_to_examples(position, examples, seed)
-    assert f"not finite for image {int(index[0])} of synthetic, train. The run went" in text
+    assert f"not finite for image {int(index[0])} of synthetic, train. The run was" in text
     assert "which is train.max_rollbacks" in text
     said = [line for line in text.splitlines() if re.match(r"vit train: rank \d on ", line)]
     assert len(said) == 1, text  # all raise it, and the chief alone says it

@@ -117,7 +117,7 @@ def test_a_damaged_file_is_named_and_the_checkpoint_before_is_used(
         assert name in line or (damage is alter and name == "manifest.json")
         assert "trying the previous one" in line
         assert folder.with_name(f"{folder.name}.set-aside-1").is_dir()
-    assert f"goes on from {run}/checkpoints/step-00000020" in text
+    assert f"resuming from {run}/checkpoints/step-00000020" in text
     assert "Traceback" not in text
     assert_same_end(run, undisturbed)
 
@@ -160,7 +160,7 @@ def test_a_disk_that_stays_full_ends_the_run_and_spares_the_last_checkpoint(vit,
         assert 0 < step < SHORT_STEPS
         ballast.unlink()
         text = start(vit, tmp_path, run=run).succeed()
-        assert f"goes on from {run}/checkpoints/step-{step:08d}" in text
+        assert f"resuming from {run}/checkpoints/step-{step:08d}" in text
 
 
 @needs_mounts
@@ -203,7 +203,7 @@ def test_a_folder_that_turns_read_only_ends_the_run_and_spares_what_is_there(
         assert f"cannot use the run folder {run}: Read-only file system" in why
         assert 0 < step < SHORT_STEPS
         text = start(vit, tmp_path, run=run).succeed()
-        assert f"goes on from {run}/checkpoints/step-{step:08d}" in text
+        assert f"resuming from {run}/checkpoints/step-{step:08d}" in text
         assert_same_end(run, undisturbed)
 
 
@@ -223,5 +223,5 @@ def test_a_folder_that_disappears_ends_the_run_and_is_not_made_again(vit, tmp_pa
     step = newest(elsewhere).step
     elsewhere.rename(run)
     text = start(vit, tmp_path, run=run).succeed()
-    assert f"goes on from {run}/checkpoints/step-{step:08d}" in text
+    assert f"resuming from {run}/checkpoints/step-{step:08d}" in text
     assert_same_end(run, undisturbed)

@@ -16,7 +16,7 @@ from pipeline.runs.folder import RunFolder
 from pipeline.runtimes.agreement import check_same, on_all, on_chief
 from pipeline.training import data_opening
 from pipeline.training.data_opening import open_data
-from pipeline.training.trained_run import open_inspected
+from pipeline.training.trained_run import open_evaluation_data
 from tests.data.prepared import write_tfrecord
 from tests.runtimes.ranks import on_ranks
 
@@ -106,14 +106,14 @@ def fewer_images(root):
 def other_names(root):
     fill(root)
     (root / "train" / "cat" / "3.png").rename(root / "train" / "cat" / "31.png")
-    return "train: as many images, but of other names or labels, or in another order"
+    return "train: the same number of images, but with other names or labels, or in another order"
 
 
 def other_sizes(root):
     fill(root)
     with open(root / "train" / "cat" / "3.png", "ab") as file:
         file.write(b"more")
-    return "1 of 20 files compared have other sizes: "
+    return "1 of 20 compared files have other sizes: "
 
 
 @pytest.mark.parametrize("change", [other_class, fewer_images, other_names, other_sizes])
@@ -164,7 +164,7 @@ def test_a_rank_that_evaluates_other_images_is_refused(tmp_path):
 
     def work(runtime):
         config = DataConfig(source="image_folder", path=str(tmp_path / str(runtime.rank)))
-        return open_inspected(folder, Config(data=config), runtime)
+        return open_evaluation_data(folder, Config(data=config), runtime)
 
     found = on_ranks(work, 2)
     assert [one.exit_code for one in found] == [3, 3]

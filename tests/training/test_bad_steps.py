@@ -10,7 +10,8 @@ from pipeline.errors import Stopped
 from pipeline.monitor.progress import ProgressDisplay
 from pipeline.runtimes.single import SingleRuntime
 from pipeline.training import experiment as experiment_module
-from pipeline.training.loop import Loop, TrainingFailedError
+from pipeline.training.loop import Loop
+from pipeline.training.rollback import TrainingFailedError
 from pipeline.training.step import empty_train_sums, make_train_steps
 from tests.training.experiments import tiny
 from tests.training.runs import STEPS, StopAt, assert_same_end, rows, store, train
@@ -148,7 +149,7 @@ def test_many_in_a_row_send_the_run_back_and_past_those_data(tmp_path, poison):
     (line,) = (line for line in said.lines if "not finite" in line)
     assert "steps 7 to 9 were not finite, on rank 0" in line
     assert f"the loss is not finite for {name_of_bad_example(tmp_path, 6)};" in line
-    assert "goes back to step 5 and past those data" in line
+    assert "rolling back to step 5 and skipping the data since" in line
     assert got.state["progress"]["rollbacks"] == 1
     examples = (STEPS + 4) * 12
     assert got.state["next_example"] == {"epoch": examples // 50, "place": examples % 50}
@@ -179,9 +180,9 @@ def test_going_back_to_a_step_that_was_stopped_in_its_evaluation_does_that_again
     stop = StopAt(10**9)
     evaluate = experiment_module.Experiment.evaluate
 
-    def asked_meanwhile(self, name, next_stretch):
+    def asked_meanwhile(self, name, next_steps):
         stop._looks = 0
-        return evaluate(self, name, next_stretch)
+        return evaluate(self, name, next_steps)
 
     monkeypatch.setattr(experiment_module.Experiment, "evaluate", asked_meanwhile)
     with pytest.raises(Stopped, match="at step 10"):
@@ -203,8 +204,10 @@ def test_a_run_that_goes_back_too_often_ends_and_says_where(tmp_path, poison):
     assert name_of_bad_example(tmp_path, 12) in text
     aside = tmp_path / "run" / "checkpoints" / "step-00000005.set-aside-1"
     assert aside.is_dir()
-    assert f"step 5, from which every step failed, is set aside as {aside}" in said.lines
-    assert "went back 2 time(s), which is train.max_rollbacks" in text
+    assert (
+        f"the checkpoint of step 5, from which every step failed, is kept as {aside}" in said.lines
+    )
+    assert "was rolled back 2 time(s), which is train.max_rollbacks" in text
     # The run itself accepts no other rate, so the advice is a new run.
     assert "needs a new run: set run.dir=FOLDER, and " in text
     assert f"model.pretrained={tmp_path / 'run'} to start from the weights" in text
@@ -250,8 +253,8 @@ def test_the_best_step_is_not_saved_amid_bad_steps(tmp_path, poison, monkeypatch
     accuracy = iter([0.1, 0.9, *[0.3] * 20])
     evaluate = experiment_module.Experiment.evaluate
 
-    def better(self, name, next_stretch=None):
-        found = evaluate(self, name, next_stretch)
+    def better(self, name, next_steps=None):
+        found = evaluate(self, name, next_steps)
         return found | {"accuracy": next(accuracy)} if name == "validation" else found
 
     monkeypatch.setattr(experiment_module.Experiment, "evaluate", better)
@@ -259,7 +262,7 @@ def test_the_best_step_is_not_saved_amid_bad_steps(tmp_path, poison, monkeypatch
     every_four = ["train.evaluate_every_epochs=null", "train.evaluate_every_steps=4"]
     train(tmp_path, *EVERY_FIVE, *every_four, display=said)
     (line,) = (line for line in said.lines if "not finite" in line)
-    assert "goes back to step 5 and past those data" in line
+    assert "rolling back to step 5 and skipping the data since" in line
     best = store(tmp_path).load(STEPS).state["progress"]
     assert best["best_value"][0] == 0.3
 
@@ -286,10 +289,10 @@ def test_a_checkpoint_from_which_every_step_fails_gives_way_to_the_one_before(
     monkeypatch.setattr(experiment_module.Experiment, "snapshot", once)
     said = Said()
     train(tmp_path, *EVERY_FIVE, display=said)
-    lines = [line for line in said.lines if "goes back to step" in line]
-    assert [line.split("goes back to ")[1] for line in lines] == [
-        "step 10 and past those data",
-        "step 5 and past those data",
+    lines = [line for line in said.lines if "rolling back to step" in line]
+    assert [line.split("rolling back to ")[1] for line in lines] == [
+        "step 10 and skipping the data since",
+        "step 5 and skipping the data since",
     ]
     assert store(tmp_path).steps()[-1] == STEPS
     assert all(np.isfinite(v).all() for v in store(tmp_path).load(STEPS).tensors["model"].values())
@@ -300,22 +303,22 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_the_best_also_at_the_
 ):
     # They become NaN in steps 10 and 20, once each.
     spoiled = [STEPS, 10]
-    close_step = Loop._close_step
+    complete_step = Loop._complete_step
 
-    def spoil(self, again=False):
+    def spoil(self, is_saved=False):
         if spoiled and self._step == spoiled[-1]:
             spoiled.pop()
             average = self._experiment.optimizer.averages["vit/head/bias"]
             average.assign(np.full(average.shape, np.nan))
-        close_step(self, again)
+        complete_step(self, is_saved)
 
-    monkeypatch.setattr(Loop, "_close_step", spoil)
+    monkeypatch.setattr(Loop, "_complete_step", spoil)
     said = Said()
     result = train(tmp_path, *EVERY_FIVE, display=said)
     assert not spoiled
     assert [line for line in said.lines if "not finite" in line] == [
-        f"the weights of step {step} were not finite, and were not saved; goes back to step "
-        f"{step - 5} and past those data"
+        f"the weights of step {step} were not finite and were not saved; rolling back to step "
+        f"{step - 5} and skipping the data since"
         for step in (10, STEPS)
     ]
     for step in store(tmp_path).steps():
@@ -328,8 +331,9 @@ def test_a_stop_amid_bad_steps_keeps_the_last_good_checkpoint_and_says_so(tmp_pa
     poison(range(6, 1000))
     with pytest.raises(Stopped) as stopped:
         train(tmp_path, *EVERY_FIVE, "train.max_bad_steps=50", stop=StopAt(6))
-    step = int(re.search(r"at step (\d+), amid steps that were not finite, and goes on from step 5",
-                         str(stopped.value))[1])  # fmt: skip
+    text = str(stopped.value)
+    assert "during steps that were not finite; the last saved step is 5" in text
+    step = int(re.search(r"at step (\d+)", text)[1])
     assert step > 6
     assert store(tmp_path).steps()[-1] == 5
 
@@ -340,9 +344,9 @@ def test_a_checkpoint_from_which_the_run_fails_three_times_gives_way(tmp_path, p
     settings = ["train.max_rollbacks=3", "train.log_every_steps=1"]
     with pytest.raises(TrainingFailedError):
         train(tmp_path, *EVERY_FIVE, *settings, display=said)
-    back = [line.split("goes back to ")[1] for line in said.lines if "goes back to" in line]
+    back = [line.split("rolling back to ")[1] for line in said.lines if "rolling back to" in line]
     assert [text.split(" and")[0] for text in back] == ["step 5", "step 5", "step 0"]
-    assert any("step 5, from which the run failed three times, is set aside" in line
+    assert any("step 5, from which the run failed three times, is kept" in line
                for line in said.lines)  # fmt: skip
 
 

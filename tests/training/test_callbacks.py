@@ -333,7 +333,7 @@ def test_a_callback_that_changes_weights_ends_all_of_several_processes(name, hoo
     assert [one.exit_code for one in found] == [1, 1]
     for one in found:
         assert f"{name}' changed the model's weights in on_{hook}" in str(one)
-        assert "or train on one process" in str(one)
+        assert "or train with a single process" in str(one)
     assert call_hook(name, hook, SingleRuntime("CPU:0")) == "accepted"
 
 

@@ -77,7 +77,7 @@ def test_the_same_data_set_resumes(run):
     [
         (("zcat", "dog", "eel"), "names differ", "class 0 was 'cat' and is 'zcat'"),
         (("dog", "cat", "eel"), "same names are in another order", "class 0 was 'cat'"),
-        (("cat", "dog", "eel", "fly"), "names differ", "class 3 was not there and is 'fly'"),
+        (("cat", "dog", "eel", "fly"), "names differ", "class 3 was missing and is 'fly'"),
     ],
 )
 def test_other_classes_are_refused_with_both_lists_whatever_is_allowed(

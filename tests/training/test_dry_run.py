@@ -128,7 +128,7 @@ def test_a_dry_run_reads_the_checkpoints_and_the_data_record(tmp_path, capsys):
     assert main(arguments) == 0
     err = capsys.readouterr().err
     assert "step-00000020 is damaged" in err
-    assert f"{run} holds this run: vit train goes on from step 10" in err
+    assert f"{run} holds this run: vit train resumes from step 10" in err
     damage(store, 10)
     assert main(arguments) == 1
     assert f"every checkpoint in {run}/checkpoints is damaged" in capsys.readouterr().err
@@ -139,7 +139,10 @@ def test_a_dry_run_reads_the_checkpoints_and_the_data_record(tmp_path, capsys):
     assert content(run).keys() - before.keys() == {run / "dataset.json"}
     (run / "outcome.json").write_text('{"outcome": "done", "result": {}}')
     assert main(arguments) == 0
-    assert f"{run} holds this run, done: vit train prints its result" in capsys.readouterr().err
+    assert (
+        f"{run} holds this run, which is finished: vit train prints its result"
+        in capsys.readouterr().err
+    )
 
 
 def damage(store, step):

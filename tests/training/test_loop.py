@@ -15,8 +15,8 @@ from pipeline.training import data_opening
 from pipeline.training.best_weights import best_snapshot
 from pipeline.training.experiment import Experiment, build
 from pipeline.training.loop import fit
-from pipeline.training.speed import StretchClock
-from pipeline.training.starting_weights import start_from
+from pipeline.training.speed import StepTimer
+from pipeline.training.starting_weights import load_starting_weights
 from pipeline.training.stop_request import StopRequest
 from tests.runtimes.ranks import on_ranks
 from tests.training.experiments import tiny, tiny_config
@@ -66,7 +66,7 @@ def test_a_run_after_a_deterministic_one_in_the_same_process_measures_its_times(
 def test_stopping_and_starting_again_ends_bit_for_bit_as_if_nothing_had_happened(
     tmp_path, undisturbed, looks
 ):
-    with pytest.raises(Stopped, match="Give the same command"):
+    with pytest.raises(Stopped, match="Run the same command"):
         train(tmp_path, stop=StopAt(looks))
     train(tmp_path)
     assert_same_end(tmp_path, undisturbed)
@@ -79,13 +79,13 @@ def test_a_request_during_an_evaluation_stops_it_and_it_is_done_again(
     stop = StopAt(10**9)
     evaluate = Experiment.evaluate
 
-    def asked_meanwhile(self, name, next_stretch):
+    def asked_meanwhile(self, name, next_steps):
         if name == split:
             stop._looks = 1  # one stretch of batches is done, and the next is not
-        return evaluate(self, name, next_stretch)
+        return evaluate(self, name, next_steps)
 
     monkeypatch.setattr(Experiment, "evaluate", asked_meanwhile)
-    monkeypatch.setattr(StretchClock, "stretch_steps", lambda clock: 1)
+    monkeypatch.setattr(StepTimer, "steps_per_call", lambda clock: 1)
     with pytest.raises(Stopped, match="at step 10" if split == "validation" else "at step 20"):
         train(tmp_path, stop=stop)
     assert split not in {row["split"] for row in rows(tmp_path)}
@@ -295,7 +295,7 @@ def test_the_head_of_another_run_is_used_only_for_the_same_classes_in_the_same_o
     }[classes]
     (source / "dataset.json").write_text(json.dumps(facts | {"classes": names}))
     experiment = tiny(tmp_path)
-    text = start_from(experiment, str(source))
+    text = load_starting_weights(experiment, str(source))
     head = next(v for v in experiment.model.variables if v.path == "vit/head/kernel").numpy()
     best = store(undisturbed).newest(print).state["progress"]["best_step"]
     learned = store(undisturbed).load(best).tensors["average"]["vit/head/kernel"]
@@ -316,10 +316,10 @@ def test_weights_of_a_run_on_another_data_set_are_used_and_the_difference_is_sai
     facts["fingerprints"]["validation"] = "0" * 32
     facts["mean"], facts["std"] = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     (source / "dataset.json").write_text(json.dumps(facts))
-    text = start_from(tiny(tmp_path), str(source))
+    text = load_starting_weights(tiny(tmp_path), str(source))
     assert "which was trained on another data set (train: " in text
     assert f"{count + 1} images -> {count} images; validation: " in text
-    assert "its classifier is kept" in text
+    assert "its classifier is used" in text
     assert "it was trained on pixels normalized by mean 0.485 0.456 0.406 and" in text
     assert "data.normalize=imagenet" in text
     assert len(text.splitlines()) == 1

@@ -5,10 +5,10 @@ import tensorflow as tf
 from pipeline.errors import DataError
 from pipeline.training.metrics import (
     check_counted,
-    likeliest_classes,
     mean_metrics,
     rank_of_class,
     sum_metrics,
+    top_classes,
 )
 
 
@@ -40,7 +40,7 @@ def test_a_row_with_one_nan_predicts_no_class(classes):
     sums = sum_metrics(tf.constant(logits), label, tf.zeros([2]), tf.ones([2]))
     np.testing.assert_array_equal(sums, [0.0, 1.0, 1.0, 2.0])
     k = min(5, classes)
-    assert likeliest_classes(tf.constant(logits), k).numpy()[1].tolist() == [-1] * k
+    assert top_classes(tf.constant(logits), k).numpy()[1].tolist() == [-1] * k
 
 
 def test_the_likeliest_classes_are_a_stable_sort_of_logits():
@@ -48,7 +48,7 @@ def test_the_likeliest_classes_are_a_stable_sort_of_logits():
     logits = draw.integers(0, 4, size=(200, 7)).astype("float32")
     logits *= 200.0  # a float32 softmax has ones and zeros only
     expected = np.argsort(-logits, axis=1, kind="stable")[:, :5]
-    np.testing.assert_array_equal(likeliest_classes(tf.constant(logits), 5), expected)
+    np.testing.assert_array_equal(top_classes(tf.constant(logits), 5), expected)
 
 
 def test_figures_of_no_example_are_not_known_and_refused():

@@ -58,7 +58,7 @@ def test_what_auto_is_and_why_is_said():
 def test_bfloat16_that_is_named_is_warned_of_on_a_slow_device_alone():
     assert said("mixed_bfloat16", [None]) == []
     (line,) = said("mixed_bfloat16", ["a T4 is slow"])
-    assert "does not suit the devices: a T4 is slow. Use" in line
+    assert "is slow on the devices: a T4 is slow. Use" in line
     assert "train.precision=auto or float32" in line
     assert said("float32", ["a T4 is slow"]) == []
 
@@ -66,7 +66,7 @@ def test_bfloat16_that_is_named_is_warned_of_on_a_slow_device_alone():
 def test_a_run_that_continues_in_another_precision_says_so():
     assert said("float32", [None], before="float32") == []
     assert said("float32", [None], before="mixed_bfloat16") == [
-        "the run used mixed_bfloat16 until now, and continues in float32"
+        "the run used mixed_bfloat16 until now and continues with float32"
     ]
     assert len(said("auto", [None], before="mixed_bfloat16")) == 1
 

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from pipeline.training.speed import Speed, StretchClock
+from pipeline.training.speed import Speed, StepTimer
 
 
 def test_the_first_stretch_holds_the_compilation_and_is_not_counted():
-    clock = StretchClock()
-    assert clock.stretch_steps() == 1
+    clock = StepTimer()
+    assert clock.steps_per_call() == 1
     clock.add(1, 30.0, np.array([[30.0, 9.0, 9.0]]))
     assert clock.read(clock.waits_s) == Speed()
     clock.add(1, 0.25, np.array([[0.25, 0.0, 0.0]]))
@@ -14,30 +14,30 @@ def test_the_first_stretch_holds_the_compilation_and_is_not_counted():
 
 
 def test_stretches_come_to_a_second_and_at_most_double():
-    clock = StretchClock()
+    clock = StepTimer()
     clock.add(1, 30.0)
     # Two steps are fast, since their batches were there; reading takes half a second a batch.
     seen = []
     for _ in range(4):
-        steps = clock.stretch_steps()
+        steps = clock.steps_per_call()
         seen.append(steps)
         clock.add(steps, sum(0.01 if sum(seen) <= 3 else 0.5 for _ in range(steps)))
     assert seen == [1, 2, 4, 2]
     # Fast steps get there in the end.
     for _ in range(12):
         clock.add(1, 0.01)
-    assert clock.stretch_steps() == 100
+    assert clock.steps_per_call() == 100
 
 
 def test_one_fast_stretch_does_not_make_the_next_one_long():
-    clock = StretchClock()
+    clock = StepTimer()
     for seconds in (30.0, 0.5, 0.5, 0.5, 0.001):
         clock.add(1, seconds)
-    assert clock.stretch_steps() == 4
+    assert clock.steps_per_call() == 4
 
 
 def test_a_row_has_its_rate_its_wait_and_the_quantiles_of_its_steps():
-    clock = StretchClock()
+    clock = StepTimer()
     clock.add(1, 30.0)
     times = np.random.default_rng(0).uniform(0.1, 0.3, 40)
     for part in (times[:10], times[10:]):

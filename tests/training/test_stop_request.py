@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent.parent
 BUSY = """
 import hashlib, signal, sys, time
 from pipeline.training.stop_request import StopRequest
-stop = StopRequest(grace_s=float(sys.argv[1]), answers=True)
+stop = StopRequest(grace_s=float(sys.argv[1]), acknowledges=True)
 with stop.listening():
     print("ready", flush=True)
     if sys.argv[2] == "busy":
@@ -79,7 +79,7 @@ def test_a_second_interrupt_ends_the_process_whatever_it_does(start):
     _, err = process.communicate(timeout=2)
     assert process.returncode == 130
     assert err.splitlines()[-1] == (
-        "vit train: interrupted twice: ends now; the newest checkpoint remains"
+        "vit train: interrupted twice: exiting now; the newest checkpoint is kept"
     )
 
 
@@ -89,8 +89,8 @@ def test_a_signal_is_answered_at_once_also_amid_a_step_of_minutes(start):
     assert process.stderr.readline() == "\n"
     answer = process.stderr.readline()
     assert answer == (
-        "vit train: SIGINT: stops with a checkpoint when the current step is done, within 30 s "
-        "(checkpoint.grace_s). Ctrl-C again ends it now\n"
+        "vit train: SIGINT: saving a checkpoint and stopping after the current step, within 30 s "
+        "(checkpoint.grace_s). Press Ctrl-C again to exit now\n"
     )
     assert process.poll() is None
 
@@ -138,5 +138,5 @@ def test_time_and_file():
     time.sleep(0.06)
     assert stop.reason == "train.max_time_s=0.05"
     stop = StopRequest()
-    stop.file_is_there = lambda: True
+    stop.file_exists = lambda: True
     assert stop.reason == "the file `stop`"

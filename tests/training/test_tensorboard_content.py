@@ -12,11 +12,11 @@ from pipeline.model.attention_maps import last_block_attention
 from pipeline.training import tensorboard_content
 from pipeline.training.description import start_facts
 from pipeline.training.step import empty_train_sums
-from pipeline.training.step_statistics import Gauges
+from pipeline.training.step_statistics import StepStatistics
 from pipeline.training.tensorboard_content import (
     comparable_settings,
-    first_pictures,
-    last_pictures,
+    final_pictures,
+    initial_pictures,
     start_texts,
 )
 from tests.training.experiments import tiny
@@ -37,7 +37,7 @@ def test_the_first_batch_is_what_the_model_is_given(tmp_path):
 )
 def test_pictures_are_drawn_with_and_without_a_class_token(tmp_path, pool, precision):
     experiment = tiny(tmp_path, f"model.pool={pool}", f"train.precision={precision}")
-    drawn = dict([*first_pictures(experiment), *last_pictures(experiment)])
+    drawn = dict([*initial_pictures(experiment), *final_pictures(experiment)])
     assert list(drawn) == ["first batch", "patches", "positions", "attention"]
     assert all(Image.open(io.BytesIO(png)).format == "PNG" for png in drawn.values())
 
@@ -77,7 +77,7 @@ def test_attention_of_the_last_block_is_the_softmax_of_its_own_products(tmp_path
 def test_gauges_are_norms_and_flops(tmp_path):
     experiment = tiny(tmp_path)
     experiment.train(experiment.train_iterator(0), empty_train_sums(), 4)
-    values = Gauges(experiment).read(examples_per_second=100.0)
+    values = StepStatistics(experiment).read(examples_per_second=100.0)
     weights = {v.path: v.numpy().astype("float64") for v in experiment.model.trainable_variables}
     averages = {k: v.numpy().astype("float64") for k, v in experiment.optimizer.averages.items()}
     norm = np.sqrt(sum((w**2).sum() for w in weights.values()))
@@ -99,7 +99,9 @@ def test_gauges_are_norms_and_flops(tmp_path):
 
 def test_a_linear_probe_is_credited_with_the_arithmetic_it_does(tmp_path):
     whole, probe = (
-        Gauges(tiny(tmp_path, f"optim.linear_probe={probe}")).read(examples_per_second=100.0)
+        StepStatistics(tiny(tmp_path, f"optim.linear_probe={probe}")).read(
+            examples_per_second=100.0
+        )
         for probe in ("false", "true")
     )
     assert probe["model_flops_per_second"] < 0.4 * whole["model_flops_per_second"]

@@ -7,7 +7,7 @@ from pipeline.config import Config, DataConfig
 from pipeline.data.sources import tfrecord
 from pipeline.errors import DataError
 from pipeline.runs.folder import RunFolder
-from pipeline.training.trained_run import open_inspected
+from pipeline.training.trained_run import open_evaluation_data
 from tests.data.prepared import write_tfrecord
 from tests.runtimes.ranks import on_ranks
 
@@ -43,7 +43,9 @@ def test_tfrecord_files_to_evaluate_are_scanned_by_the_chief_alone(
     (tmp_path / "file").touch()  # no place for the index: it is not kept
     path, other = ("/gone", str(records)) if is_other else (str(records), None)
     data = DataConfig(source="tfrecord", path=path, index_path=str(tmp_path / "file"))
-    found = on_ranks(lambda runtime: open_inspected(run, Config(data=data), runtime, other), 3)
+    found = on_ranks(
+        lambda runtime: open_evaluation_data(run, Config(data=data), runtime, other), 3
+    )
     assert len(scans) == 2  # each file once
     for opened in found:
         split = opened.source.splits["validation"]
@@ -57,12 +59,14 @@ def test_labels_mean_in_another_set_what_they_meant_in_training(tmp_path, run, f
     write_tfrecord(tmp_path / "other/train.tfrecord", [b"image"] * 6, [1, 2] * 3)
     write_tfrecord(tmp_path / "other/test.tfrecord", [b"image"] * 2, [1, 2])
     config = Config(data=DataConfig(source="tfrecord", path="/gone"))
-    (found,) = on_ranks(lambda one: open_inspected(run, config, one, str(tmp_path / "other")), 1)
+    (found,) = on_ranks(
+        lambda one: open_evaluation_data(run, config, one, str(tmp_path / "other")), 1
+    )
     assert found.source.splits["test"].labels.tolist() == [1 - first, 2 - first]
 
 
 def test_a_data_set_that_has_gone_ends_all_processes_with_one_message(run, tmp_path):
     data = DataConfig(source="tfrecord", path=str(tmp_path / "gone"))
-    found = on_ranks(lambda runtime: open_inspected(run, Config(data=data), runtime), 2)
+    found = on_ranks(lambda runtime: open_evaluation_data(run, Config(data=data), runtime), 2)
     assert [one.exit_code for one in found] == [DataError.exit_code] * 2
-    assert "Name the place with --data PATH" in str(found[0])
+    assert "Set its path with --data PATH" in str(found[0])

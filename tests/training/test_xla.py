@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from pipeline.model import backend
 from pipeline.runtimes.single import SingleRuntime
-from pipeline.training.xla import choose
+from pipeline.training.xla import choose_gradients
 from tests.training.experiments import tiny, tiny_config
 
 STEP, REPLICA = tf.constant(5, tf.int64), tf.constant(0)
@@ -117,7 +117,7 @@ def failing(batch, step, replica):
 
 
 def chosen(folder, plain, compiled, *settings, runtime=None):
-    return choose(
+    return choose_gradients(
         tiny_config(folder, "train.deterministic=false", *settings),
         runtime or SingleRuntime("CPU:0"),
         4,
@@ -131,14 +131,14 @@ def test_on_a_gpu_auto_takes_what_is_faster_and_says_how_to_keep_it(tmp_path, pl
     plain, compiled = slow(plain_s), slow(compiled_s)
     choice = chosen(tmp_path, plain, compiled)
     assert choice.gradients_of is (compiled if compiled_s < plain_s else plain)
-    assert f"train.xla={'always' if compiled_s < plain_s else 'never'} " in choice.why
+    assert f"train.xla={'always' if compiled_s < plain_s else 'never'} " in choice.reason
 
 
 def test_where_xla_fails_it_is_not_taken_and_the_reason_is_told(tmp_path):
     plain = slow(0.0)
     choice = chosen(tmp_path, plain, failing)
     assert choice.gradients_of is plain
-    assert "XLA cannot do this" in choice.why
+    assert "XLA cannot do this" in choice.reason
 
 
 def test_no_clock_decides_what_must_be_the_same_or_on_several_replicas(tmp_path):
