@@ -63,6 +63,12 @@ def train(split, config=CONFIG, start_step=0, shard=None, seed=0, **settings):
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def batches(split):
+    """Ten undivided batches, of 120 positions: 4 epochs of 30. Not to be changed."""
+    return take(train(split), 10)
+
+
 def take(dataset, num):
     return list(dataset.take(num).as_numpy_iterator())
 
@@ -95,15 +101,14 @@ def test_elements_have_static_shapes_and_the_types_promised(split):
 
 
 @pytest.mark.parametrize(("count", "splits"), [(3, 1), (4, 1), (1, 2), (1, 3), (2, 2)])
-def test_any_division_gives_the_same_bytes(split, count, splits):
+def test_any_division_gives_the_same_bytes(split, batches, count, splits):
     steps = 3
-    whole = take(train(split), steps)
     shards = [
         take(train(split, shard=Shard(i, count, splits)), steps * splits) for i in range(count)
     ]
     for step in range(steps):
         pieces = [part for s in shards for part in s[step * splits : (step + 1) * splits]]
-        assert_same(joined(pieces), whole[step])
+        assert_same(joined(pieces), batches[step])
 
 
 @pytest.mark.parametrize("settings", [{}, {"resized_crop_min_area": 0.2}])
@@ -177,13 +182,10 @@ def test_starting_later_is_skipping(split, splits):
         assert_same(one, other)
 
 
-def test_the_number_of_threads_changes_nothing(split):
-    batches = [
-        joined(take(train(split, CONFIG.model_copy(update={"threads": threads})), 6))
-        for threads in (1, 4, None)
-    ]
-    assert_same(batches[0], batches[1])
-    assert_same(batches[0], batches[2])
+def test_the_number_of_threads_changes_nothing(split, batches):
+    for threads in (1, 4):
+        config = CONFIG.model_copy(update={"threads": threads})
+        assert_same(joined(take(train(split, config), 6)), joined(batches[:6]))
 
 
 def test_nothing_tunes_while_it_runs_for_whoever_lets_go_would_wait_for_its_next_look(split):
@@ -193,8 +195,7 @@ def test_nothing_tunes_while_it_runs_for_whoever_lets_go_would_wait_for_its_next
         assert dataset.options().autotune.enabled is False
 
 
-def test_an_epoch_holds_every_example_once_and_batches_run_across_its_end(split):
-    batches = take(train(split), 10)  # 120 positions: 4 epochs of 30 in 10 batches of 12
+def test_an_epoch_holds_every_example_once_and_batches_run_across_its_end(batches):
     index = joined(batches)["index"]
     for epoch in range(4):
         assert sorted(index[epoch * NUM : (epoch + 1) * NUM]) == list(range(NUM))
@@ -213,12 +214,12 @@ def test_images_targets_and_index_belong_together(split):
     assert (batch["weight"] == 1).all()
 
 
-def test_an_example_looks_different_in_each_epoch_and_with_each_seed(split):
-    def of_example_0(batches):
-        both = joined(batches)
+def test_an_example_looks_different_in_each_epoch_and_with_each_seed(split, batches):
+    def of_example_0(some):
+        both = joined(some)
         return both["image"][both["index"] == 0]
 
-    first, second = of_example_0(take(train(split), 5))
+    first, second = of_example_0(batches[:5])
     assert (first != second).any()
     assert (first != of_example_0(take(train(split, seed=1), 5))[0]).any()
 
