@@ -92,7 +92,7 @@ def test_the_doctor_sees_it_beforehand(trained, tmp_path):
     folder, _, _ = trained
     settings = [f"model.pretrained={folder / 'B_16.npz'}", f"run.dir={tmp_path / 'run'}"]
     good = vit("doctor", "digits", *TINY, *settings)
-    assert "is Google's ViT, of the recipe's network" in good.stdout
+    assert "is Google's ViT and matches the recipe's network" in good.stdout
     bad = vit("doctor", "digits", *TINY, "model.width=24", *settings)
     assert bad.returncode == 2
     assert "width: 12 in the file, 24 here" in bad.stdout
