@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: skipped, then gone back from, then the end."""
+"""Steps whose loss or gradient is not finite: skipped, then rolled back, then the run ends."""
 
 import re
 
@@ -132,7 +132,7 @@ def test_a_checkpoint_from_before_updates_were_counted_continues_from_its_steps(
     assert other.optimizer.applied_updates.numpy() == 2
 
 
-def test_many_in_a_row_send_the_run_back_and_past_those_data(tmp_path, poison):
+def test_many_in_a_row_roll_the_run_back_and_skip_their_data(tmp_path, poison):
     poison([6, 7, 8])
     said = Said()
     train(tmp_path, *EVERY_FIVE, display=said)
@@ -156,7 +156,7 @@ def test_many_in_a_row_send_the_run_back_and_past_those_data(tmp_path, poison):
 
 
 @pytest.mark.parametrize("looks", [3, 4, 5, 6])  # 4: in the middle of the bad steps
-def test_a_run_that_went_back_is_resumed_as_it_was(tmp_path, poison, looks):
+def test_a_run_resumes_after_a_rollback_without_a_difference(tmp_path, poison, looks):
     poison([6, 7, 8])
     undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
     undisturbed.mkdir()
@@ -168,7 +168,7 @@ def test_a_run_that_went_back_is_resumed_as_it_was(tmp_path, poison, looks):
     assert_same_end(stopped, undisturbed)
 
 
-def test_going_back_to_a_step_that_was_stopped_in_its_evaluation_does_that_again(
+def test_a_rollback_to_a_step_stopped_in_its_evaluation_repeats_the_evaluation(
     tmp_path, poison, monkeypatch
 ):
     poison([11, 12, 13])
@@ -192,7 +192,7 @@ def test_going_back_to_a_step_that_was_stopped_in_its_evaluation_does_that_again
     assert rows(stopped) == rows(undisturbed)
 
 
-def test_a_run_that_goes_back_too_often_ends_and_says_where(tmp_path, poison):
+def test_too_many_rollbacks_end_the_run_and_name_the_example(tmp_path, poison):
     poison(range(6, 1000))
     said = Said()
     with pytest.raises(TrainingFailedError) as error:
@@ -226,7 +226,7 @@ def test_a_run_that_is_bad_from_the_first_step_goes_back_to_its_start(tmp_path, 
     )
 
 
-def test_bad_steps_at_the_end_are_gone_back_from_as_well(tmp_path, poison):
+def test_bad_steps_at_the_end_are_rolled_back_too(tmp_path, poison):
     poison([17, 18, 19])
     train(tmp_path, *EVERY_FIVE)
     state = store(tmp_path).load(STEPS).state
@@ -247,7 +247,7 @@ def test_a_loss_that_is_not_finite_is_bad_though_its_gradient_is(tmp_path, monke
     assert np.isfinite(stretch.sums).all()
 
 
-def test_the_best_step_is_not_saved_amid_bad_steps(tmp_path, poison, monkeypatch):
+def test_the_best_step_is_not_saved_during_bad_steps(tmp_path, poison, monkeypatch):
     # Step 8 comes after two bad steps, and its validation would be the best.
     poison([6, 7, 8])
     accuracy = iter([0.1, 0.9, *[0.3] * 20])
@@ -327,7 +327,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_the_best_also_at_the_
     assert np.isfinite(result["loss"])
 
 
-def test_a_stop_amid_bad_steps_keeps_the_last_good_checkpoint_and_says_so(tmp_path, poison):
+def test_a_stop_during_bad_steps_keeps_the_last_good_checkpoint_and_says_so(tmp_path, poison):
     poison(range(6, 1000))
     with pytest.raises(Stopped) as stopped:
         train(tmp_path, *EVERY_FIVE, "train.max_bad_steps=50", stop=StopAt(6))

@@ -27,7 +27,7 @@ def test_a_repaired_image_is_listed_once_in_all_starts(tmp_path, capsys):
     listed = "train/a b/\u00e4.jpg\tCorrupt JPEG data: 3 bytes\ntrain/c.jpg\tPremature end\n"
     run = start(tmp_path, first)
     assert run.repaired.read_text(encoding="utf-8") == listed
-    assert "of 2 image(s)" in capsys.readouterr().out
+    assert "repaired 2 damaged image(s)" in capsys.readouterr().out
     start(tmp_path, first)
     assert run.repaired.read_text(encoding="utf-8") == listed
     assert "image(s)" not in capsys.readouterr().out

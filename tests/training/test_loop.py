@@ -170,7 +170,7 @@ def test_a_run_without_rows_and_with_nothing_left_to_train_has_an_empty_result(
     assert all(result == {} for result in start(tmp_path))
 
 
-def test_where_the_best_checkpoint_is_damaged_the_newest_weights_are_evaluated(tmp_path):
+def test_the_newest_weights_are_evaluated_if_the_best_checkpoint_is_damaged(tmp_path):
     settings = ["optim.base_lr=30", "optim.clip_norm=null", "optim.ema_momentum=null",
                 "optim.schedule=constant", "train.evaluate_every_steps=1"]  # fmt: skip
     best = train(tmp_path, *settings)["weights_of_step"]
@@ -213,7 +213,7 @@ def test_checkpoints_come_by_time(tmp_path, monkeypatch):
     assert store(tmp_path).steps() == list(range(21))
 
 
-def test_a_row_says_how_long_training_stood_still_for_checkpoints(undisturbed):
+def test_a_row_has_the_time_that_checkpoints_blocked_training(undisturbed):
     lines = (undisturbed / "run/metrics.jsonl").read_text().splitlines()
     seconds = [json.loads(line)["checkpoint_s"] for line in lines if '"train"' in line]
     assert all(s >= 0 for s in seconds)

@@ -43,10 +43,10 @@ def test_gradients_of_parts_side_by_side_equal_those_of_the_whole_batch(tmp_path
     experiment = tiny(tmp_path, f"optim.accumulate_steps={in_turn}")
     batch = next(experiment.train_iterator(0))
     one, several = (
-        tf.function(make_gradients(experiment.config, experiment.model, None, at_a_time))(
+        tf.function(make_gradients(experiment.config, experiment.model, None, parallel_parts))(
             batch, tf.constant(0, tf.int64), tf.constant(0)
         )
-        for at_a_time in (1, 5)  # of 12 images, and of 6 in two turns
+        for parallel_parts in (1, 5)  # of 12 images, and of 6 in two turns
     )
     np.testing.assert_allclose(several[0], one[0], rtol=1e-6)
     for a, b in zip(several[1], one[1], strict=True):
@@ -57,8 +57,8 @@ def test_logits_in_parts_are_those_of_the_whole_batch_in_its_order(tmp_path):
     experiment = tiny(tmp_path)
     images = next(experiment.train_iterator(0))["image"]
     whole = experiment.model(images, training=False)
-    for at_a_time in (1, 2, 5):
-        parts = tf.function(predict_logits)(experiment.model, images, at_a_time)
+    for parallel_parts in (1, 2, 5):
+        parts = tf.function(predict_logits)(experiment.model, images, parallel_parts)
         np.testing.assert_allclose(parts, whole, atol=1e-6)
 
 
@@ -108,7 +108,7 @@ def test_the_gradient_is_that_of_the_mean_over_the_global_batch(tmp_path):
     assert float(tf.reduce_sum(gradients[-2] * direction)) == pytest.approx(slope, rel=1e-3)
 
 
-def test_one_trace_serves_every_length_of_a_stretch(tmp_path):
+def test_one_trace_serves_every_number_of_steps(tmp_path):
     experiment = tiny(tmp_path)
     iterator = experiment.train_iterator(0)
     sums = empty_train_sums()
@@ -120,11 +120,11 @@ def test_one_trace_serves_every_length_of_a_stretch(tmp_path):
     assert dict(zip(TRAIN_SUMS, sums, strict=True))["steps"] == 6
 
 
-def test_sums_do_not_depend_on_how_steps_are_divided_into_stretches(tmp_path):
-    def run(*stretches):
+def test_sums_do_not_depend_on_how_steps_are_divided_into_calls(tmp_path):
+    def run(*calls):
         experiment = tiny(tmp_path)
         iterator, sums = experiment.train_iterator(0), empty_train_sums()
-        for steps in stretches:
+        for steps in calls:
             sums = experiment.train(iterator, sums, steps).sums
         return sums, weights(experiment)
 

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run, and the gauges of its rows, against NumPy."""
+"""What TensorBoard shows of a run, and the statistics in its rows, against NumPy."""
 
 import io
 
@@ -74,17 +74,17 @@ def test_attention_of_the_last_block_is_the_softmax_of_its_own_products(tmp_path
     np.testing.assert_allclose(shares, expected, atol=1e-5)
 
 
-def test_gauges_are_norms_and_flops(tmp_path):
+def test_statistics_are_norms_and_flops(tmp_path):
     experiment = tiny(tmp_path)
     experiment.train(experiment.train_iterator(0), empty_train_sums(), 4)
     values = StepStatistics(experiment).read(examples_per_second=100.0)
     weights = {v.path: v.numpy().astype("float64") for v in experiment.model.trainable_variables}
     averages = {k: v.numpy().astype("float64") for k, v in experiment.optimizer.averages.items()}
     norm = np.sqrt(sum((w**2).sum() for w in weights.values()))
-    apart = np.sqrt(sum(((w - averages[k]) ** 2).sum() for k, w in weights.items()))
+    distance = np.sqrt(sum(((w - averages[k]) ** 2).sum() for k, w in weights.items()))
     assert values["weight_norm"] == pytest.approx(norm, rel=1e-5)
-    assert values["ema_distance"] == pytest.approx(apart / norm, rel=1e-4)
-    assert apart > 0
+    assert values["ema_distance"] == pytest.approx(distance / norm, rel=1e-4)
+    assert distance > 0
     # monitor.peak_tflops is 1 in this recipe.
     assert values["peak_fraction"] == pytest.approx(values["model_flops_per_second"] / 1e12)
     # D = 16, 2 blocks, MLP 32, 4 patches and a class token, 4 classes. A step is three passes, less
