@@ -185,7 +185,7 @@ def test_a_model_that_answers_otherwise_is_not_kept(form, run, tmp_path):
 def test_keras_files_must_have_the_name_that_keras_reads(run, tmp_path, capsys):
     out = tmp_path / "model.bin"
     assert main(["export", str(run), "--format", "keras", "--out", str(out)]) == 2
-    assert "end in .keras" in capsys.readouterr().err
+    assert "ending in .keras" in capsys.readouterr().err
 
 
 def test_without_tf2onnx_it_says_what_to_install(run, tmp_path, capsys, monkeypatch):
