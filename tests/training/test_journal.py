@@ -33,4 +33,4 @@ def test_a_repaired_image_is_listed_once_in_all_starts(tmp_path, capsys):
     assert "image(s)" not in capsys.readouterr().out
     start(tmp_path, first | {"train/b.jpg": "Premature end"})
     assert run.repaired.read_text(encoding="utf-8") == f"{listed}train/b.jpg\tPremature end\n"
-    assert "of 3 image(s)" in capsys.readouterr().out
+    assert "repaired 3 damaged image(s)" in capsys.readouterr().out
