@@ -6,7 +6,6 @@ import hashlib
 import socket
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from pipeline.config import Config
 from pipeline.data.augment.custom import load_augmentations
@@ -15,6 +14,7 @@ from pipeline.optim.custom_loss import load_loss
 from pipeline.plugins import is_plugin, load_plugin
 from pipeline.runtimes.agreement import on_all
 from pipeline.runtimes.runtime import Runtime
+from pipeline.storage.read import read_file
 
 
 def check_named_code(config: Config, runtime: Runtime) -> None:
@@ -49,7 +49,7 @@ def _load(setting: str, name: str) -> str:
     """Loads a plug-in and returns a digest of its module's file; "" if it has none."""
     load_plugin(setting, name)
     file = sys.modules[name.partition(":")[0]].__file__
-    return "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return "" if file is None else hashlib.sha256(read_file(file)).hexdigest()
 
 
 def _check_same_files(digests: dict[str, str], runtime: Runtime) -> None:
