@@ -20,7 +20,7 @@ from pipeline.storage.write import replace_file
 from pipeline.strict_json import to_json
 
 if TYPE_CHECKING:
-    from pipeline.report.evaluation import Evaluation
+    from pipeline.report.prediction_metrics import PredictionMetrics
 
 _LOG = logging.getLogger(__name__)
 
@@ -92,7 +92,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print_split(
-    arguments: argparse.Namespace, row: dict[str, Any], split: Evaluation | None, num_classes: int
+    arguments: argparse.Namespace,
+    row: dict[str, Any],
+    split: PredictionMetrics | None,
+    num_classes: int,
 ) -> None:
     if arguments.json:
         print(to_json(row if split is None else row | split.to_json()))
@@ -102,7 +105,7 @@ def _print_split(
         print("\n".join([*split.lines(arguments.every_class), ""]))
 
 
-def _draw(arguments: argparse.Namespace, folder: RunFolder, found: list[Evaluation]) -> None:
+def _draw(arguments: argparse.Namespace, folder: RunFolder, found: list[PredictionMetrics]) -> None:
     from pipeline.report.evaluation_page import evaluation_page
 
     name = arguments.data or "its own data"

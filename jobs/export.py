@@ -75,9 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
     out = arguments.out or folder.path / _PLACES[form]
     import_tensorflow()
     from pipeline.data.sources.source import with_first_label
-    from pipeline.export.comparison import compare_with_run
     from pipeline.export.exported import ExportError, wrap_model
     from pipeline.export.metadata import ExportMetadata
+    from pipeline.export.run_comparison import compare_with_run
     from pipeline.export.write import check_out, export, find_working_format
     from pipeline.training.best_weights import load_model
     from pipeline.training.data_record import recorded_first_label

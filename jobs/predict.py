@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     model = load_predictor(
         arguments.model, arguments.given, _LOG.info, trust_code=arguments.trust_code
     )
-    from pipeline.export.predictions import find_images, predict_files
+    from pipeline.export.file_predictions import find_images, predict_files
     from pipeline.report.prediction_gallery import Shown, gallery_entry
 
     files = list(find_images(arguments.images))

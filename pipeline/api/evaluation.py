@@ -22,7 +22,7 @@ from pipeline.runs.saved_settings import read_settings
 from pipeline.runtimes.tensorflow_start import import_tensorflow
 
 if TYPE_CHECKING:
-    from pipeline.report.evaluation import Evaluation as Details
+    from pipeline.report.prediction_metrics import PredictionMetrics
     from pipeline.runtimes.runtime import Runtime
     from pipeline.training.experiment import Experiment
 
@@ -171,7 +171,7 @@ class RunEvaluation:
 
     def evaluate(
         self, splits: list[str], *, details: bool
-    ) -> Iterator[tuple[dict[str, Any], Details | None]]:
+    ) -> Iterator[tuple[dict[str, Any], PredictionMetrics | None]]:
         """Evaluates splits one after the other; all processes must go through all of them.
 
         Args:
@@ -194,8 +194,8 @@ class RunEvaluation:
             else:
                 yield row | self.experiment.evaluate(split), None
 
-    def _evaluate_in_detail(self, split: str) -> Details:
-        from pipeline.report.evaluation import evaluate_predictions
+    def _evaluate_in_detail(self, split: str) -> PredictionMetrics:
+        from pipeline.report.prediction_metrics import evaluate_predictions
         from pipeline.training.metrics import check_counted
         from pipeline.training.prediction_pass import predict
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import keras
 
     from pipeline.export.exported import Exported
-    from pipeline.export.predictions import FilePrediction
+    from pipeline.export.file_predictions import FilePrediction
 
 _LOG = logging.getLogger(__name__)
 # Settings that may name code. The data of the run is not needed.
@@ -88,7 +88,7 @@ def predict(
     check_top(top, "top")
     words = [images] if isinstance(images, (str, PathLike)) else images
     loaded = load_predictor(Path(model), as_overrides(settings), trust_code=trust_code)
-    from pipeline.export.predictions import find_images, predict_files
+    from pipeline.export.file_predictions import find_images, predict_files
 
     files = find_images(fspath(word) for word in words)
     return [as_prediction(loaded, answer, top) for answer in predict_files(loaded, files)]
@@ -142,7 +142,7 @@ def load_predictor(
 
 def as_prediction(model: Exported, answer: FilePrediction, top: int) -> Prediction:
     """An answer with the names of the `top` most likely classes."""
-    from pipeline.export.predictions import top_classes
+    from pipeline.export.file_predictions import top_classes
 
     probabilities = answer.probabilities
     if probabilities is None:

@@ -9,5 +9,5 @@ data.py           checks of the data set
 training.py       checks of batch, network, learning rate, memory and checkpoints
 processes.py      the processes of the job
 display.py        prints results on a terminal, as plain lines, or as JSON
-parity.py         --parity: N workers train what one worker trains
+parity_check.py   --parity: N workers train what one worker trains
 """

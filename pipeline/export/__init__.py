@@ -8,12 +8,12 @@ keras_file.py           the .keras format
 safetensors_folder.py   the safetensors format
 metadata.py             metadata of an export: classes, preprocessing, architecture
 exported.py             a loaded model, independent of its format
-predictions.py          predictions for image files
+file_predictions.py     predictions for image files
 saved_model_checks.py   checks an untrusted SavedModel before it is loaded
 keras_checks.py         checks an untrusted .keras file before it is loaded
 onnx_checks.py          checks an untrusted ONNX file before it is loaded
 operations.py           operations and classes that exports use
 packages.py             packages that a format needs
-comparison.py           selects the images that verify an export, and the run's predictions
+run_comparison.py       selects the images that verify an export, and the run's predictions
 sample_images.py        sample images that verify an export without a data set
 """

@@ -24,7 +24,7 @@ from pipeline.runs.folder import RunFolder
 from pipeline.runtimes.agreement import on_chief
 from pipeline.training.callbacks import Callbacks, epoch_logs, evaluation_logs
 from pipeline.training.coordination import Coordinator, StopAgreedError
-from pipeline.training.evaluation import Evaluator
+from pipeline.training.evaluator import Evaluator
 from pipeline.training.experiment import Experiment
 from pipeline.training.journal import Journal
 from pipeline.training.memory import memory_of, out_of_memory

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.config import Config, load_config
-from pipeline.doctor.parity import Run, _train, read_runs
+from pipeline.doctor.parity_check import Run, _train, read_runs
 from pipeline.errors import SettingsError
 from pipeline.recipes import find_recipe
 from pipeline.training.parity import ParityResult, compare, compare_weights, parity_config

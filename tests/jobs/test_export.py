@@ -110,8 +110,8 @@ def test_jpegs_of_other_sizes_and_greys_are_taken(exported, tmp_path):
 @pytest.mark.parametrize("resize", ["squash", "none"])
 def test_images_that_the_run_refuses_are_left_out_of_the_comparison(resize, tmp_path):
     from pipeline.config import load_config
-    from pipeline.export.comparison import compare_with_run
     from pipeline.export.exported import Exported
+    from pipeline.export.run_comparison import compare_with_run
     from pipeline.recipes import find_recipe
 
     for folder in (tmp_path / split / name for split in ("train", "validation") for name in "ab"):

@@ -14,8 +14,8 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix
 
 from pipeline.report.comparison_page import comparison_page
-from pipeline.report.evaluation import evaluate_predictions
 from pipeline.report.evaluation_page import evaluation_page
+from pipeline.report.prediction_metrics import evaluate_predictions
 from pipeline.report.run_page import duration, report_page
 from pipeline.report.tensorboard_images import write_board
 from tests.report.invented import invented_predictions, invented_run, with_pictures

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import SettingsError
-from pipeline.report.evaluation import evaluate_predictions
+from pipeline.report.prediction_metrics import evaluate_predictions
 from pipeline.report.write import ReportError, best_step, gather, predict_examples, write_report
 from pipeline.runs.folder import RunFolder
 from pipeline.training.best_weights import restore_best

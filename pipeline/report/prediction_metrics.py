@@ -24,7 +24,7 @@ _SHOWN = 20
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class PredictionMetrics:
     """The evaluation of a split.
 
     Attributes:
@@ -116,7 +116,7 @@ class Evaluation:
         return text
 
 
-def evaluate_predictions(predictions: Predictions, classes: Sequence[str]) -> Evaluation:
+def evaluate_predictions(predictions: Predictions, classes: Sequence[str]) -> PredictionMetrics:
     """Evaluates the predictions for a split.
 
     Args:
@@ -128,7 +128,7 @@ def evaluate_predictions(predictions: Predictions, classes: Sequence[str]) -> Ev
     known = predicted >= 0
     confidence, right = predictions.probability[known, 0], predicted[known] == label[known]
     bins = reliability(confidence, right)
-    return Evaluation(classes, predictions, counts, bins)
+    return PredictionMetrics(classes, predictions, counts, bins)
 
 
 def _known(value: float) -> float | None:

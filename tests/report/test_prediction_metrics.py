@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from pipeline.report.calibration import calibration_error, reliability
-from pipeline.report.evaluation import evaluate_predictions
+from pipeline.report.prediction_metrics import evaluate_predictions
 from pipeline.training.predictions import Predictions
 
 CLASSES = ["ant", "bee", "cat", "dog", "eel", "fox", "none of these"]

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from pipeline.export.predictions import find_images
+from pipeline.export.file_predictions import find_images
 
 
 @pytest.fixture
