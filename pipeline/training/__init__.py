@@ -3,7 +3,7 @@
 experiment.py           assembles data, model, optimizer and runtime
 step.py                 one training step and one evaluation step, as graphs
 loop.py                 fit(): resume, steps, evaluation, checkpoints, stop requests
-evaluator.py           evaluates a split during training
+evaluator.py            evaluates a split during training
 rollback.py             returns to an earlier checkpoint after steps that were not finite
 coordination.py         lets all processes agree on what to do before each call of a graph
 timetable.py            the steps at which metrics, evaluations and checkpoints are due

@@ -74,7 +74,7 @@ def test_the_plot_is_a_picture(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--data=nowhere"], "nowhere/train is not there"),
+        (["--data=nowhere"], "nowhere/train does not exist"),
         (["--data={}", "--seeds=one"], "--seeds must be numbers such as 0,1,2"),
         (["--data={}", "--minutes=0"], "--minutes must be above 0"),
         (["--data={}/uneven"], "must contain images of one size. Found: 8 x 8"),
