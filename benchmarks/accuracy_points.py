@@ -20,8 +20,8 @@ def main() -> None:
     import_tensorflow()
     from pipeline.runs.checkpoints.store import CheckpointStore
     from pipeline.runtimes.kinds import start
+    from pipeline.training.assembly import build
     from pipeline.training.best_weights import best_snapshot
-    from pipeline.training.experiment import build
 
     store = CheckpointStore(folder.checkpoints)
     config = folder.config()

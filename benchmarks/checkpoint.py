@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _measure(config: Config, folder: Path, rounds: int) -> dict[str, Any]:
     from pipeline.runs.folder import RunFolder
     from pipeline.runtimes.kinds import start
-    from pipeline.training.experiment import build
+    from pipeline.training.assembly import build
     from pipeline.training.position import TrainingPosition
     from pipeline.training.saver import Saver
 

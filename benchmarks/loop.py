@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _measure(config: Config, rounds: int) -> dict[str, Any]:
     from pipeline.runtimes.kinds import start
-    from pipeline.training.experiment import build
+    from pipeline.training.assembly import build
 
     experiment = build(config, start(config.distribute))
     # If there is a validation split, the last step is evaluated whatever the settings say.

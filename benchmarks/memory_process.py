@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
 
     from pipeline.model.memory import LIBRARIES
     from pipeline.runtimes.kinds import start
-    from pipeline.training.experiment import build
+    from pipeline.training.assembly import build
     from pipeline.training.memory import memory_of
     from pipeline.training.step import empty_train_sums
 

@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     import_tensorflow()
     from pipeline.runtimes.devices import own_cores
     from pipeline.runtimes.kinds import start
-    from pipeline.training.experiment import build
+    from pipeline.training.assembly import build
 
     runtime = start(config.distribute)
     threads, wall_s = _trace(build(config, runtime), arguments.steps)

@@ -66,7 +66,7 @@ def measure(config: Config, runtime: Runtime, rounds: int, steps: int) -> dict[s
       images_per_second; for several processes also without_reduction, reduction_ms, and grouped if
       the runtime has such an operation.
     """
-    from pipeline.training.experiment import build
+    from pipeline.training.assembly import build
     from pipeline.training.step import make_train_steps
 
     experiment = build(config, runtime)

@@ -27,7 +27,7 @@ from pipeline.errors import PipelineError
 from pipeline.model.architecture import architecture
 from pipeline.model.flops import flops_per_image
 from pipeline.runtimes.kinds import start
-from pipeline.training.experiment import build
+from pipeline.training.assembly import build
 from pipeline.training.step import empty_train_sums
 from pipeline.training.step_statistics import measure_peak
 

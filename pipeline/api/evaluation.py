@@ -105,8 +105,8 @@ def open_evaluation(
     from pipeline.data.images import bad_images_named
     from pipeline.runtimes.agreement import on_all
     from pipeline.runtimes.kinds import start
+    from pipeline.training.assembly import build
     from pipeline.training.best_weights import restore_best
-    from pipeline.training.experiment import build
     from pipeline.training.trained_run import open_evaluation_data
 
     with (

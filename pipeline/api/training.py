@@ -132,11 +132,11 @@ def describe_run(config: Config, folder: RunFolder, say: Callable[[str], None]) 
     import_tensorflow()
     from pipeline.runtimes.agreement import check_agreement, on_chief
     from pipeline.runtimes.kinds import start
+    from pipeline.training.assembly import build
     from pipeline.training.callbacks import Callbacks
     from pipeline.training.data_record import recorded_first_label
     from pipeline.training.description import describe
     from pipeline.training.dry_run import describe_start
-    from pipeline.training.experiment import build
 
     with closing(start(config.distribute)) as runtime, runtime.noticing_lost_peers():
         check_agreement(runtime, config)
@@ -217,10 +217,10 @@ def _fit(
     """Trains to the end and returns the last row of metrics."""
     from pipeline.monitor.progress import ProgressDisplay
     from pipeline.runtimes.agreement import on_chief
+    from pipeline.training.assembly import build
     from pipeline.training.callbacks import Callbacks
     from pipeline.training.data_record import changed_length, record_start, recorded_first_label
     from pipeline.training.description import headline, start_facts, warnings_of
-    from pipeline.training.experiment import build
     from pipeline.training.loop import fit
 
     folder = start.folder

@@ -61,9 +61,9 @@ def _predict(
     config = read_settings(folder, given, trust_code=trust_code)
     import_tensorflow()
     from pipeline.runtimes.kinds import start
+    from pipeline.training.assembly import build
     from pipeline.training.best_weights import restore_best
     from pipeline.training.data_record import compare_data, data_record
-    from pipeline.training.experiment import build
     from pipeline.training.trained_run import open_evaluation_data
 
     if data is not None:

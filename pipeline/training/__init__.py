@@ -1,6 +1,7 @@
 """The training step, the training loop, and their parts.
 
-experiment.py           assembles data, model, optimizer and runtime
+assembly.py             builds an experiment from the settings
+experiment.py           data, model, optimizer and runtime of a run in one object
 step.py                 one training step and one evaluation step, as graphs
 loop.py                 fit(): resume, steps, evaluation, checkpoints, stop requests
 evaluator.py            evaluates a split during training

@@ -14,25 +14,16 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework.config import disable_op_determinism
 
 from pipeline.config import Config
-from pipeline.data.batch import check_batch, check_examples
 from pipeline.data.decode.problems import SkippedImages
 from pipeline.data.input import Shard, eval_dataset, train_dataset
 from pipeline.data.sources.source import DataSource
-from pipeline.data.split import Colour
-from pipeline.model.vit import build_vit
 from pipeline.optim.optimizer import AdamW, LossScale
-from pipeline.optim.parameters import freeze
-from pipeline.optim.schedule import Schedule, plan_schedule
+from pipeline.optim.schedule import Schedule
 from pipeline.runs.checkpoints.snapshot import Snapshot, read_variables, restore_variables
-from pipeline.runtimes.agreement import on_all
 from pipeline.runtimes.runtime import Runtime
-from pipeline.training.data_opening import open_data
 from pipeline.training.metrics import SUMS, check_counted, mean_metrics
-from pipeline.training.plugin_checks import check_loss, check_named_code
-from pipeline.training.precision import agree_on_precision
 from pipeline.training.step import (
     TRAIN_SUMS,
     EvalSteps,
@@ -316,88 +307,3 @@ class Experiment:
     @cached_property
     def _swap_averages(self) -> Any:
         return tf.function(self.optimizer.swap_averages, autograph=False)
-
-
-class EvaluationData(NamedTuple):
-    """A data set for evaluation, and the mean and std of the run's training data.
-
-    Attributes:
-      source: The data set.
-      mean, std: Statistics of the pixels per channel, for pixels between 0 and 1.
-    """
-
-    source: DataSource
-    mean: Colour
-    std: Colour
-
-
-def build(
-    config: Config,
-    runtime: Runtime,
-    evaluation_data: EvaluationData | None = None,
-    on_phase: Callable[[str], None] = lambda phase: None,
-    first_label: int | None = None,
-) -> Experiment:
-    """Opens the data, builds the model and creates the optimizer state.
-
-    Args:
-      config: The settings.
-      runtime: The runtime.
-      evaluation_data: A data set for evaluation, which is not checked for training. None to open
-        the data set of the settings for training; the global batch must then be divisible by the
-        number of replicas.
-      on_phase: Called with a description of each phase that begins.
-      first_label: The label of class 0 in TFRecord files that the run has recorded.
-
-    Raises:
-      DataError: The data is missing or does not match the recipe.
-      SettingsError: The settings do not match each other, the data or the devices.
-    """
-    if evaluation_data is None:
-        check_batch(config, runtime.num_replicas)
-    config = agree_on_precision(config, runtime).config
-    if config.train.deterministic:
-        tf.config.experimental.enable_op_determinism()
-        keras.utils.set_random_seed(config.seed)
-    else:
-        # An earlier training in this process may have been deterministic. Then no step could read
-        # the clock.
-        disable_op_determinism()
-    if evaluation_data is None:
-        check_named_code(config, runtime)
-        on_phase("reading the data")
-        source, mean, std = open_data(config, runtime, first_label)
-        on_all(runtime, lambda: check_loss(config, len(source.classes)))
-    else:
-        source, mean, std = evaluation_data
-    examples = next(iter(source.splits.values())).num_examples  # train is the first, if it exists
-    if evaluation_data is None:
-        check_examples(examples, runtime.num_replicas)
-    on_phase("building the model")
-    with runtime.scope():
-        model = build_vit(
-            config.model,
-            image_size=config.data.image_size,
-            num_classes=len(source.classes),
-            dtype=config.train.precision,
-            seed=config.seed,
-            recompute=config.train.recompute,
-        )
-        optimizer = AdamW(config.optim)
-        freeze(model.variables, config.optim)
-        optimizer.build(model.variables)
-        loss_scale = LossScale() if config.train.precision == "mixed_float16" else None
-    schedule = plan_schedule(config, examples)
-    return Experiment(
-        config,
-        runtime,
-        source,
-        mean,
-        std,
-        model,
-        optimizer,
-        loss_scale,
-        schedule,
-        schedule.total_steps,
-        SkippedImages(),
-    )

@@ -8,7 +8,8 @@ import tensorflow as tf
 from pipeline.config import Config
 from pipeline.runs.checkpoints.snapshot import read_variables
 from pipeline.runtimes.runtime import Runtime
-from pipeline.training.experiment import Experiment, build
+from pipeline.training.assembly import build
+from pipeline.training.experiment import Experiment
 from pipeline.training.parity import STEPS, ParityResult, compare_weights
 from pipeline.training.step import TRAIN_SUMS, empty_train_sums
 

@@ -23,6 +23,7 @@ from pipeline.runs.folder import RunFolder
 from pipeline.runs.saved_settings import ignored_data_path
 from pipeline.runtimes.agreement import on_all, on_chief
 from pipeline.runtimes.runtime import Runtime
+from pipeline.training.assembly import EvaluationData
 from pipeline.training.data_opening import check_data
 from pipeline.training.data_record import (
     check_classes,
@@ -30,7 +31,6 @@ from pipeline.training.data_record import (
     data_record,
     recorded_first_label,
 )
-from pipeline.training.experiment import EvaluationData
 
 
 def open_evaluation_data(

@@ -19,7 +19,7 @@ from pipeline.errors import DataError, SettingsError
 from pipeline.optim.schedule import build_schedule
 from pipeline.runtimes.horovod_build import HorovodBuild, load_controllers
 from pipeline.runtimes.single import SingleRuntime
-from pipeline.training.experiment import build
+from pipeline.training.assembly import build
 from pipeline.training.memory import memory_of
 from pipeline.training.precision import resolve_precision
 from tests.doctor.doctors import ROOT

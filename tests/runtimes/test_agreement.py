@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pipeline.config import Config, DataConfig
-from pipeline.data.sources import tfrecord
+from pipeline.data.sources import tfrecord_index
 from pipeline.data.sources.source import open_source
 from pipeline.data.split import DataSource, Split
 from pipeline.doctor.examine import _compare_data
@@ -137,7 +137,7 @@ def test_ranks_with_other_pixels_or_another_normalization_are_refused(change):
 
     found = on_ranks(work, 2)
     assert [one.exit_code for one in found] == [3, 3]
-    message = {"pixels": "train: as many images", "normalization": "mean and deviation: "}
+    message = {"pixels": "train: the same number of images", "normalization": "mean and deviation: "}
     assert message[change] in str(found[0])
 
 
@@ -207,8 +207,8 @@ def test_tfrecord_files_are_scanned_by_the_chief_alone(tmp_path, monkeypatch):
                 tmp_path / f"{split}-{i:05d}-of-00002", images, [j % 3 for j in range(count)]
             )
     scans = []
-    real = tfrecord.scan
-    monkeypatch.setattr(tfrecord, "scan", lambda *a: scans.append(a) or real(*a))
+    real = tfrecord_index.scan
+    monkeypatch.setattr(tfrecord_index, "scan", lambda *a: scans.append(a) or real(*a))
     (tmp_path / "file").touch()  # no place for the index: it is not kept
     data = DataConfig(source="tfrecord", path=str(tmp_path), index_path=str(tmp_path / "file"))
     found = on_ranks(lambda runtime: open_data(Config(data=data), runtime), 3)

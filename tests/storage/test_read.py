@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.data.sources.label_names import class_names
 from pipeline.data.sources.records import _system_errors
-from pipeline.data.sources.tfrecord import TFRecordShard
+from pipeline.data.sources.tfrecord_shard import TFRecordShard
 from pipeline.data.split import Split
 from pipeline.errors import DataError
 from pipeline.storage import read as storage

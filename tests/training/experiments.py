@@ -2,7 +2,7 @@
 
 from pipeline.config import load_config
 from pipeline.runtimes.single import SingleRuntime
-from pipeline.training.experiment import build
+from pipeline.training.assembly import build
 
 TINY = """
 seed: 3

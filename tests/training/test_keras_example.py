@@ -7,7 +7,7 @@ from benchmarks.keras_example import copy_weights, keras_example
 from pipeline.config import load_config
 from pipeline.recipes import find_recipe
 from pipeline.runtimes.single import SingleRuntime
-from pipeline.training.experiment import build
+from pipeline.training.assembly import build
 from pipeline.training.step import TRAIN_SUMS, empty_train_sums
 
 STEPS = 6

@@ -12,8 +12,9 @@ from pipeline.errors import DataError, SettingsError, Stopped
 from pipeline.monitor.progress import ProgressDisplay
 from pipeline.runs.folder import RunFolder
 from pipeline.training import data_opening
+from pipeline.training.assembly import build
 from pipeline.training.best_weights import best_snapshot
-from pipeline.training.experiment import Experiment, build
+from pipeline.training.experiment import Experiment
 from pipeline.training.loop import fit
 from pipeline.training.speed import StepTimer
 from pipeline.training.starting_weights import load_starting_weights

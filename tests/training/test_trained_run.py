@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.config import Config, DataConfig
-from pipeline.data.sources import tfrecord
+from pipeline.data.sources import tfrecord_index
 from pipeline.errors import DataError
 from pipeline.runs.folder import RunFolder
 from pipeline.training.trained_run import open_evaluation_data
@@ -38,8 +38,8 @@ def test_tfrecord_files_to_evaluate_are_scanned_by_the_chief_alone(
     tmp_path, records, run, monkeypatch, is_other
 ):
     scans = []
-    real = tfrecord.scan
-    monkeypatch.setattr(tfrecord, "scan", lambda *a: scans.append(a) or real(*a))
+    real = tfrecord_index.scan
+    monkeypatch.setattr(tfrecord_index, "scan", lambda *a: scans.append(a) or real(*a))
     (tmp_path / "file").touch()  # no place for the index: it is not kept
     path, other = ("/gone", str(records)) if is_other else (str(records), None)
     data = DataConfig(source="tfrecord", path=path, index_path=str(tmp_path / "file"))

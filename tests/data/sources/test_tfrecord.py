@@ -11,7 +11,7 @@ import tensorflow as tf
 from pipeline.config import DataConfig
 from pipeline.data.sources import tfrecord
 from pipeline.data.sources.source import open_source
-from pipeline.data.sources.tfrecord import TFRecordShard, scan
+from pipeline.data.sources.tfrecord_shard import TFRecordShard, masked_crc, scan
 from pipeline.errors import DataError, SettingsError
 from tests.data.prepared import write_tfrecord
 
@@ -323,7 +323,7 @@ def test_a_folder_must_be_named(tmp_path):
 def framed(length, content=b""):
     """A record's header with a right checksum of its length, whatever follows."""
     header = length.to_bytes(8, "little")
-    return header + tfrecord._masked_crc(header).to_bytes(4, "little") + content
+    return header + masked_crc(header).to_bytes(4, "little") + content
 
 
 @pytest.mark.parametrize("length", [2**60, 2**63, 2**64 - 1, 100])
