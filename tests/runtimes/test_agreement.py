@@ -137,7 +137,7 @@ def test_ranks_with_other_pixels_or_another_normalization_are_refused(change):
 
     found = on_ranks(work, 2)
     assert [one.exit_code for one in found] == [3, 3]
-    message = {"pixels": "train: the same number of images", "normalization": "mean and deviation: "}
+    message = {"pixels": "the same number of images", "normalization": "mean and deviation: "}
     assert message[change] in str(found[0])
 
 
