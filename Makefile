@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 NVCC := $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
-# A driver that fails is not a machine without a GPU: it is said, and nothing is installed for the CPU.
+# If nvidia-smi exists but fails, the machine probably has a GPU with a broken driver. Stop with an
+# error instead of installing the CPU packages.
 FLAVOUR := $(shell command -v nvidia-smi >/dev/null || { echo cpu; exit; }; \
     said=$$(timeout 30 nvidia-smi -L 2>&1) && echo gpu && exit; \
     case $$said in (*"No devices were found"*) echo cpu;; (*) echo failing;; esac)

@@ -28,8 +28,8 @@ def tables() -> str:
         for setting in settings:
             free = " \\*" if setting.may_change else ""
             kind, doc = (_cell(text) for text in (setting.type, setting.doc))
-            default = f"`{_yaml(setting.default)}`"
-            lines.append(f"| `{setting.key}`{free} | {kind} | {default} | {doc} |")
+            default = setting.default_text
+            lines.append(f"| `{setting.key}`{free} | {kind} | `{default}` | {doc} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
@@ -37,15 +37,6 @@ def tables() -> str:
 def generate(page: str) -> str:
     """The page with its tables as the code has them."""
     return _TABLES.sub(lambda match: f"{match[1]}\n{tables()}\n\n{match[2]}", page)
-
-
-def _yaml(value: object) -> str:
-    """A default as a recipe would write it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "[]" if value == () else str(value)
 
 
 def _cell(text: str) -> str:

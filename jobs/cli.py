@@ -58,10 +58,13 @@ _LOGGED = ("pipeline", "jobs", "k8s", "benchmarks")
 
 EXIT_CODES = """exit codes:
   0   done
+  1   failed: a bug, a hang, a full disk, or output that could not be written
   2   wrong usage or settings
   3   the data is missing or wrong
   75  stopped on request, with a checkpoint: run the same command to continue
   76  another process of the job was lost: start all processes again
+  130 interrupted before there was anything to save, or by a second Ctrl-C
+  141 the program that reads the output has ended
 """
 
 

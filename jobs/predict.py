@@ -146,7 +146,7 @@ def _write_line(path: str, top: Top) -> None:
 def _draw(arguments: argparse.Namespace, entries: list[GalleryEntry], failed: int) -> None:
     from pipeline.report.prediction_gallery import gallery_page
 
-    about = f"{len(entries) - failed:,} images by {arguments.model}"
+    about = f"{len(entries) - failed:,} images, predictions by {arguments.model}"
     about += f"; {failed:,} could not be read" if failed else ""
     try:
         make_folder(arguments.gallery.parent, parents=True)

@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="build everything, check the run folder, and print settings, model, speed and memory, "
         "without training or writing",
     )
-    lines = [f"  {s.key}  {s.type}, default {s.default}\n      {s.doc}" for s in all_settings()]
+    lines = [
+        f"  {s.key}  {s.type}, default {s.default_text}\n      {s.doc}" for s in all_settings()
+    ]
     parser.epilog = "settings:\n" + "\n".join(lines)
 
 

@@ -30,6 +30,15 @@ class Setting(NamedTuple):
     doc: str
     may_change: bool
 
+    @property
+    def default_text(self) -> str:
+        """The default as a recipe writes it."""
+        if self.default is None:
+            return "null"
+        if isinstance(self.default, bool):
+            return str(self.default).lower()
+        return "[]" if self.default == () else str(self.default)
+
 
 def all_settings(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[Setting]:
     """Yields every setting, in the order of the sections."""

@@ -16,11 +16,11 @@ class OptimConfig(Section):
         "linear", "How the learning rate scales with data.global_batch_size / 256."
     )
     schedule: Literal["cosine", "constant"] = setting(
-        "cosine", "Learning rate schedule after the warmup."
+        "cosine", "Learning rate schedule after the warm-up."
     )
-    warmup_epochs: float = setting(0.0, "Number of epochs of linear warmup.", ge=0, le=1e6)
+    warmup_epochs: float = setting(0.0, "Number of epochs of linear warm-up.", ge=0, le=1e6)
     warmup_steps: int | None = setting(
-        None, "Number of steps of linear warmup; overrides warmup_epochs.", ge=0
+        None, "Number of steps of linear warm-up; overrides warmup_epochs.", ge=0
     )
     final_lr_fraction: float = setting(
         0.0, "Final learning rate of the cosine schedule, as a fraction of the peak.", ge=0, le=1

@@ -1,7 +1,7 @@
 """The order of examples, and random numbers, as functions of seed, epoch and position.
 
-There is no state. So resuming is a subtraction, and the augmentation of an example does not depend
-on the number of workers and threads.
+The functions have no state. A run can therefore resume at any step, and the augmentation of an
+example does not depend on the number of workers or threads.
 """
 
 from __future__ import annotations

@@ -25,9 +25,9 @@ class ExportError(PipelineError):
 def untrusted_error(where: str, what: str) -> SettingsError:
     """The error for an export with contents that exports of this version do not have."""
     return SettingsError(
-        f"{where} has {what}, which no export of this version has: it may be a program from "
-        "another source, and is not loaded. Export the run again with this version. If you trust "
-        "its author, load it in Python yourself"
+        f"{where} contains {what}, which exports of this version never contain. It is not loaded, "
+        "because it could run other code. Export the run again with this version. If you trust the "
+        "author of the file, load it in Python yourself"
     )
 
 

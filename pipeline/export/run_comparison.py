@@ -44,7 +44,8 @@ def compare_with_run(
     try:
         if foreign_data is not None and config.data.path is None:
             raise SettingsError(
-                f"{foreign_data} is named by another user's run. --set data.path={foreign_data}"
+                "the run belongs to another user, so its data.path is not used: add "
+                f"--set data.path={foreign_data} to use it"
             )
         source = open_source(config.data, config.seed)
     except (PipelineError, OSError) as error:

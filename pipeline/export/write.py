@@ -96,7 +96,7 @@ def _write_and_compare(
     except SettingsError as error:
         if metadata.architecture is not None:
             raise
-        found = re.search(r" has (.+), which no export", str(error))
+        found = re.search(r" contains (.+), which exports", str(error))
         raise ExportError(
             f"--format {name} cannot have this model of model.builder: "
             f"{found[1] + ' is not among those of exports' if found else error}"

@@ -168,13 +168,13 @@ def check_patches(image_size: int, patch_size: int) -> None:
 def _check_stem(patch_size: int, width: int) -> None:
     if patch_size < 2 or patch_size & (patch_size - 1):
         raise SettingsError(
-            "model.stem=convolutions halves the image again and again, so model.patch_size must be "
-            f"2, 4, 8, 16, ... Received: {patch_size}"
+            "model.stem=convolutions repeatedly halves the image, so model.patch_size must be "
+            f"2, 4, 8 or a larger power of two. Received: {patch_size}"
         )
     if width % (patch_size // 2):
         raise SettingsError(
-            f"model.stem=convolutions begins with model.width / {patch_size // 2} channels for "
-            f"patches of {patch_size} pixels, which must come out even. Received: {width}"
+            f"model.width must be a multiple of {patch_size // 2} for model.stem=convolutions with "
+            f"patches of {patch_size} pixels. Received: {width}"
         )
 
 

@@ -132,11 +132,12 @@ def _check_variables(what: str, model: keras.Model, again: keras.Model) -> None:
     for first, second in zip(model.variables, again.variables, strict=True):
         if first.path != second.path:
             raise SettingsError(
-                f"{what}: a second model has the variable {second.path} in place of {first.path}, "
-                "and a checkpoint could not be restored. Give the model and each layer a name"
+                f"{what}: building the model twice gave different variable names ({first.path} and "
+                f"{second.path}), so checkpoints could not be restored. Set `name` for the model "
+                "and for each layer"
             )
         if not np.array_equal(*map(keras.ops.convert_to_numpy, (first, second))):
             raise SettingsError(
-                f"{what}: two models with the same seed have other initial values of {first.path}. "
-                "Give each initializer a seed that depends on `seed` only"
+                f"{what}: building the model twice with the same seed gave different initial "
+                f"values of {first.path}. Give each initializer a seed that depends on `seed` only"
             )

@@ -66,13 +66,13 @@ class Watchdog:
 
     def _end(self, doing: str, limit_s: float) -> None:
         text = (
-            f"\n{self._where}: hangs: {doing} did not finish within {limit_s:g} s "
+            f"\n{self._where}: no progress: {doing} did not finish within {limit_s:g} s "
             f"({self._setting}={self._timeout_s:g}). Stacks of all threads:\n"
         )
         sys.stderr.flush()
         _write(text)
         faulthandler.dump_traceback(file=2, all_threads=True)
-        _write(f"{self._where}: ends because it hangs, see the stacks above\n")
+        _write(f"{self._where}: exiting because of the hang; see the stacks above\n")
         os._exit(1)
 
 

@@ -71,8 +71,9 @@ def _check(what: str, loss: Loss, num_classes: int) -> None:
     ]
     if not np.allclose(alone, together.numpy(), rtol=_TOLERANCE, atol=_TOLERANCE):
         raise SettingsError(
-            f"{what}: the loss of an example depends on the other examples of its batch. On "
-            "several processes it would be another loss, because each has a part of the batch"
+            f"{what}: the loss of an example depends on the other examples in the batch. With "
+            "several processes the loss would differ, because each process has only part of the "
+            "batch"
         )
 
 

@@ -1,4 +1,4 @@
-"""AdamW that updates N replicas like one. The order is: reduce, clip, decay, update.
+"""AdamW that gives the same update on N replicas as on one.
 
 Keras optimizers clip before tf.distribute reduces, so each replica clips only its own gradients.
 Here the gradients have already been summed over all replicas.

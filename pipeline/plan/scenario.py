@@ -330,5 +330,5 @@ def _bottleneck(step: StepTime, config: Config, gpus: int, images: int) -> tuple
         )  # fmt: skip
         return name, f"{sent}a larger data.global_batch_size (now {images} images per GPU)"
     if name == "stragglers":
-        return name, f"equal nodes: every step waits for the slowest of {gpus}"
+        return name, f"equal nodes, because every step waits for the slowest of {gpus}"
     return name, f"a larger data.global_batch_size, or fewer GPUs (now {images} images per GPU)"

@@ -7,6 +7,13 @@ from collections.abc import Iterator, Sequence
 from pipeline.config import Config
 from pipeline.plan.scenario import Data, GpuCluster, Row
 
+_LIMITS = {
+    "arithmetic": "arithmetic",
+    "reduction": "the reduction of gradients",
+    "stragglers": "stragglers",
+    "host": "the host",
+}
+
 
 def plan_lines(
     config: Config,
@@ -63,11 +70,11 @@ def _requirements(row: Row, price: float | None) -> str:
     cost = ""
     if price is not None:
         cost = f"; costs {row.training_s / 3600 * row.gpus * price:,.0f}"
-    advice = f": {row.advice}" if row.advice else ""
+    advice = f". To speed it up: {row.advice}" if row.advice else ""
     stored = f"{row.storage_bytes_per_s / 1e6:,.0f} MB/s of images, "
     return (
         f"{row.gpus:>6} GPU{'s' if row.gpus > 1 else ''}: {row.cores_per_node:,.1f} cores per node "
         f"for the input, {stored if row.storage_bytes_per_s else ''}checkpoints of "
         f"{row.checkpoint_bytes / 1e6:,.0f} MB at {row.checkpoint_bytes_per_s / 1e6:,.1f} MB/s or "
-        f"more{cost}; limit: {row.bottleneck}{advice}"
+        f"more{cost}; limited by {_LIMITS[row.bottleneck]}{advice}"
     )

@@ -101,7 +101,7 @@ def check_same(
     # All processes gathered the same digests, so all of them take this branch.
     lines = runtime.all_gather(differences(runtime.broadcast_value(facts), facts))
     found = [
-        f"rank {rank} on {hosts[rank]} has other {what} than rank 0 on {hosts[0]}:\n  "
+        f"rank {rank} on {hosts[rank]} has different {what} from rank 0 on {hosts[0]}:\n  "
         + "\n  ".join(lines[rank])
         for rank in range(runtime.world_size)
         if digests[rank] != digests[0]
@@ -138,25 +138,25 @@ def check_agreement(runtime: Runtime, config: Config) -> None:
         where = f"rank {rank} on {facts['host']}"
         if facts["code"] != first["code"]:
             raise _common_error(
-                f"{where} runs another version of the code than rank 0 on {first['host']}. "
+                f"{where} runs a different version of the code from rank 0 on {first['host']}. "
                 "Install the same version on all hosts",
                 SettingsError.exit_code,
             )
         if facts["config"] != first["config"]:
-            lines = _differences(first["config"], facts["config"])
+            lines = _differences(first["config"], facts["config"], rank)
             raise _common_error(
-                f"{where} has other settings than rank 0 on {first['host']}:\n  "
+                f"{where} has different settings from rank 0 on {first['host']}:\n  "
                 + "\n  ".join(lines)
                 + "\nStart all of them with the same recipe and settings",
                 SettingsError.exit_code,
             )
 
 
-def _differences(first: dict[str, Any], other: dict[str, Any]) -> list[str]:
+def _differences(first: dict[str, Any], other: dict[str, Any], rank: int) -> list[str]:
     a, b = parse_config(first, "rank 0"), parse_config(other, "another rank")
     keys = [setting.key for setting in all_settings()]
     return [
-        f"{key}: {value_of(a, key)!r} on rank 0, {value_of(b, key)!r} there"
+        f"{key}: {value_of(a, key)!r} on rank 0, {value_of(b, key)!r} on rank {rank}"
         for key in keys
         if value_of(a, key) != value_of(b, key)
     ]

@@ -222,8 +222,8 @@ class _Rank0:
         self._arrived[rank] = (connection, host)
         if cluster != _digest(self._addresses):
             raise SettingsError(
-                f"rank {rank} on {host} has other addresses of the job's processes than rank 0 on "
-                f"{socket.gethostname()}: TF_CONFIG must have the same cluster for all processes"
+                f"rank {rank} on {host} has different addresses of the job's processes from rank 0 "
+                f"on {socket.gethostname()}: TF_CONFIG must have the same cluster for all processes"
             )
         if before is not None and _is_open(before[0]):
             before[0].close()

@@ -1,7 +1,8 @@
 """The interface through which the replicas of a model cooperate.
 
-No code outside of this package reads a rank, a strategy or a device. `kinds.start` creates the
-runtime that the settings select.
+Other code calls these methods, and never a tf.distribute strategy or Horovod directly. It asks
+`is_chief` where only one process may write or print. `kinds.start` creates the runtime that the
+settings select.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Runtime(ABC):
       local_rank: Index of this process on its host, from 0.
       world_size: Number of processes.
       num_replicas: Number of model replicas in all processes.
-      is_chief: Whether this process (rank 0) writes files and messages for all.
+      is_chief: Whether this process is the chief, rank 0, which writes files and messages for all.
       parallel_parts: Number of parts of a replica's batch to compute in parallel. On a CPU with few
         cores it is the number of cores, with one thread per part.
     """

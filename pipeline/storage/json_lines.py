@@ -1,4 +1,4 @@
-"""Files with one JSON object a line: what is damaged is kept aside, and costs no other line."""
+"""Files with one JSON object per line. Damaged lines move to a separate file; others are kept."""
 
 from __future__ import annotations
 

@@ -143,14 +143,14 @@ def _differences(first: Mapping[str, Any], own: Mapping[str, Any], source: DataS
     if first["classes"] != own["classes"]:
         lines.append(f"classes: {_class_difference(first['classes'], own['classes'])}")
     lines += [
-        f"{what}: {there} on rank 0, {own['set'][what]} there"
+        f"{what}: {there} on rank 0, {own['set'][what]} on this rank"
         for what, there in first["set"].items()
         if to_json(there) != to_json(own["set"][what])
     ]
     for name in dict.fromkeys([*first["examples"], *own["examples"]]):
         there, here = (facts["examples"].get(name, 0) for facts in (first, own))
         if there != here:
-            lines.append(f"{name}: {there:,} images on rank 0, {here:,} there")
+            lines.append(f"{name}: {there:,} images on rank 0, {here:,} on this rank")
         elif first["digests"].get(name) != own["digests"].get(name):
             lines.append(
                 f"{name}: the same number of images, but with other names or labels, or in another "
@@ -182,7 +182,7 @@ def _class_difference(first: Sequence[str], own: Sequence[str]) -> str:
     missing, more = sorted(set(first) - set(own)), sorted(set(own) - set(first))
     parts = [
         f"only {where}: {', '.join(names[:_SHOWN])}{' ...' if len(names) > _SHOWN else ''}"
-        for where, names in (("on rank 0", missing), ("there", more))
+        for where, names in (("on rank 0", missing), ("on this rank", more))
         if names
     ]
     return "; ".join(parts) or "the same names in another order"

@@ -58,7 +58,7 @@ def _check_same_files(digests: dict[str, str], runtime: Runtime) -> None:
         different = [name for name in first if found.get(name) != first[name]]
         if different:
             error = SettingsError(
-                f"rank {rank} on {host} has another file for {different[0]} than rank 0 on "
+                f"rank {rank} on {host} has a different file for {different[0]} from rank 0 on "
                 f"{first_host}. Install the same file on all hosts"
             )
             error.said_by_chief = True

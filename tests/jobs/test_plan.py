@@ -186,7 +186,10 @@ def test_a_measured_rate_replaces_the_models_and_a_batch_a_gpu_keeps_the_gpus_bu
 def test_the_limit_and_the_setting_that_moves_it_are_named():
     done = vit("plan", "imagenet_b16_300ep", "--gpus=64", "--network=10Gbit", "--price=2")
     assert done.returncode == 0, done.stderr
-    assert "limit: reduction: distribute.compression=float16" in done.stdout
+    assert (
+        "limited by the reduction of gradients. To speed it up: distribute.compression=float16"
+        in done.stdout
+    )
     assert "costs" in done.stdout
     (half,) = rows("imagenet_b16_300ep", "distribute.compression=float16", "--gpus=64",
                    "--network=10Gbit")  # fmt: skip

@@ -41,7 +41,7 @@ def test_it_prints_the_process_its_activity_and_all_stacks():
     code, err, seconds = hang(0.7, 0, "time.sleep(100)")
     assert code == 1
     assert 1.4 < seconds < 5
-    assert "rank 3 on here: hangs: training from step 12 did not finish within 0.7 s" in err
+    assert "rank 3 on here: no progress: training from step 12 did not finish within 0.7 s" in err
     assert "train.hang_timeout_s=0.7" in err
     assert "in stuck_in_a_collective" in err
     assert "in other_thread" in err

@@ -35,8 +35,8 @@ def test_a_rank_with_other_settings_is_named(vit, tmp_path, runtime):
     command = f"exec {TRAIN} {DIGITS} run.dir={tmp_path}/run seed={RANK}"
     code, _, err = shell(vit, runtime, command)
     assert code == 2
-    assert f"rank 1 on {HOST} has other settings than rank 0 on {HOST}" in err
-    assert "seed: 0 on rank 0, 1 there" in err
+    assert f"rank 1 on {HOST} has different settings from rank 0 on {HOST}" in err
+    assert "seed: 0 on rank 0, 1 on rank 1" in err
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()
 
@@ -51,7 +51,7 @@ def test_a_rank_with_other_code_is_named(vit, tmp_path):
     command = f"cd {tmp_path}/{RANK}; PYTHONPATH=. exec {TRAIN} {DIGITS} run.dir={tmp_path}/run"
     code, _, err = shell(vit, "horovod", command)
     assert code == 2
-    assert f"rank 1 on {HOST} runs another version of the code than rank 0" in err
+    assert f"rank 1 on {HOST} runs a different version of the code from rank 0" in err
 
 
 def test_ranks_on_different_cpus_train_in_the_precision_that_suits_all(vit, tmp_path):
@@ -128,7 +128,7 @@ def test_ranks_whose_folders_differ_are_refused_before_they_train(vit, tmp_path)
     command = f"cd {tmp_path}/{RANK}; exec {TRAIN} {DIGITS} {settings}"
     code, _, err = shell(vit, "multi_worker", command)
     assert code == 3
-    assert f"rank 1 on {HOST} has other data than rank 0 on {HOST}" in err
-    assert "classes: only on rank 0: c; only there: d" in err
+    assert f"rank 1 on {HOST} has different data from rank 0 on {HOST}" in err
+    assert "classes: only on rank 0: c; only on this rank: d" in err
     assert "Traceback" not in err
     assert not (tmp_path / "run" / "checkpoints").exists()

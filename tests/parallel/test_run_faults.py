@@ -28,12 +28,14 @@ def test_a_rank_that_hangs_ends_the_job_and_says_where(vit, tmp_path):
     training = start(vit, tmp_path, *settings, slots=2, tamper="slow=0,hang=4@1")
     code, text = training.end()
     assert code == 1
-    line = f"vit train: rank 1 on {HOST}: hangs: training from step 3 did not finish within 5 s"
+    line = (
+        f"vit train: rank 1 on {HOST}: no progress: training from step 3 did not finish within 5 s"
+    )
     assert line in text
     # Of the thread that sleeps; the watchdog's own is another.
     stacks = text.partition(line)[2]
     assert "in stand_still" in stacks
-    assert f"rank 1 on {HOST}: ends because it hangs, see the stacks above" in stacks
+    assert f"rank 1 on {HOST}: exiting because of the hang; see the stacks above" in stacks
     # No rank is left in its wait: the fixture looks for processes.
     assert re.search(r"rank 0 (ended with exit code (1|76)|was killed)", text)
     assert newest(tmp_path / "run").step == 0

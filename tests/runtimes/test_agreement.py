@@ -94,13 +94,13 @@ def open_on_ranks(roots, **data):
 
 def other_class(root):
     fill(root, ("cat", "eel"))
-    return "classes: only on rank 0: dog; only there: eel"
+    return "classes: only on rank 0: dog; only on this rank: eel"
 
 
 def fewer_images(root):
     fill(root)
     (root / "train" / "cat" / "3.png").unlink()
-    return "train: 20 images on rank 0, 19 there"
+    return "train: 20 images on rank 0, 19 on this rank"
 
 
 def other_names(root):

@@ -72,7 +72,7 @@ def test_processes_with_different_files_of_a_plugin_are_refused(tmp_path, exampl
     monkeypatch.setattr(plugin_checks, "_load", lambda *_: next(digests))
     for error in on_ranks(lambda runtime: check_named_code(config, runtime), 2):
         assert error.exit_code == 2
-        assert "another file for my_loss:focal" in str(error)
+        assert "a different file for my_loss:focal" in str(error)
 
 
 # Sources that lack something.
@@ -226,8 +226,8 @@ def other_arguments(size):
         ("model.builder", "other_sizes", r"logits, float32 \[2, 4\]. Received: float32 \[2, 7\]"),
         ("model.builder", "batch_norm", "not trained: .*moving_mean"),
         ("model.builder", "dropout", "not trained: .*seed"),
-        ("model.builder", "unnamed", "Give the model and each layer a name"),
-        ("model.builder", "unseeded", "other initial values of head/kernel"),
+        ("model.builder", "unnamed", "Set `name` for the model and for each layer"),
+        ("model.builder", "unseeded", "different initial values of head/kernel"),
         ("model.builder", "other_arguments", "(?s)failed:.*unexpected keyword argument"),
     ],
 )

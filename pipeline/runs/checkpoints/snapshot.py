@@ -65,6 +65,6 @@ def restore_variables(
     if wrong:
         more = f"\n  and {len(wrong) - _LISTED} more" if len(wrong) > _LISTED else ""
         listed = "\n  ".join(sorted(wrong)[:_LISTED])
-        raise SettingsError(f"the checkpoint is of another {what}:\n  {listed}{more}")
+        raise SettingsError(f"the checkpoint belongs to a different {what}:\n  {listed}{more}")
     for name in both:
         variables[name].assign(arrays[name])

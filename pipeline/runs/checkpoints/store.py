@@ -209,7 +209,7 @@ def _read(folder: Path, step: int) -> Snapshot:
     state = _read_json(folder / "state.json")
     saved = state.pop("step")
     if type(saved) is not int or saved != step:
-        raise ValueError("state.json is of another step")
+        raise ValueError("state.json belongs to a different step")
     # A file that the manifest does not list was not written by `save`.
     weights = sorted(name for name in names if name.endswith(".safetensors"))
     tensors = {Path(name).stem: load_file(folder / name) for name in weights}
