@@ -106,6 +106,7 @@ def ghostscript(tmp_path, monkeypatch):
     return marker
 
 
+@pytest.mark.processes
 def test_postscript_named_as_a_photograph_starts_no_program(tmp_path, ghostscript):
     content = FILES["EPS"]()
     (tmp_path / "cat.jpg").write_bytes(content)
