@@ -169,7 +169,7 @@ def test_any_division_mixes_the_same_pairs(forms, kind, count, splits):
 
 def test_pairs_that_a_replica_does_not_hold_are_refused(split):
     config = CONFIG.model_copy(update={"mixup_alpha": 0.8})
-    with pytest.raises(SettingsError, match=r"batch of a replica, 3, .*global_batch_size to 8 or 16"):
+    with pytest.raises(SettingsError, match=r"of a replica, 3, .*global_batch_size to 8 or 16"):
         train(split, config, shard=Shard(0, 4))
 
 
