@@ -155,10 +155,14 @@ def table(runs: list[dict[str, Any]]) -> Iterator[str]:
     yield f"{'the best':>9}{finals[0]:>22}{finals[1]:>22}"
     found, minutes = summarize(runs), runs[0]["minutes"]
     reached = found["minutes_to_reach"]
-    when = "never" if reached is None else f"after {reached:.2g} of {minutes:g} minutes"
+    reach = "never reach"
+    if reached is not None:
+        reach = f"reach after {reached:.2g} of {minutes:g} minutes"
+    gap = float(found["gap"] or 0)
     yield (
-        f"ours ends {found['gap']:.1f} points above the example, and has its final accuracy "
-        f"{when}; {'ahead' if found['ahead'] else 'NOT ahead'} at every mark"
+        f"our final accuracy is {abs(gap):.1f} points {'higher' if gap >= 0 else 'lower'} than the "
+        f"example's, which we {reach}; ours is {'higher' if found['ahead'] else 'NOT higher'} at "
+        "every listed time"
     )
 
 

@@ -24,14 +24,14 @@ from pipeline.runtimes.interpreter import python_command
 from pipeline.strict_json import to_json
 
 _EPILOG = """\
-From the command to the beginning of the first step, of a new run and of one that goes on:
+Measures the time from the command to the first step, for a new run and for a resumed run:
   TensorFlow   its import and Keras's
   tracing      the first call of the training graph, XLA's compilation in its first step included;
                without what the second step takes
   input graph  tracing of the input stage, and its iterator, which has read nothing yet
   ours         the rest: Python, settings, data, model, checkpoint, run folder, the first batch
-Beside them, how soon `vit --help` and a wrong setting are answered, and an empty Python.
-Medians of --repeats starts.
+For comparison, it also measures `vit --help`, a run with a wrong setting, and an empty Python
+process. The table shows medians of --repeats starts.
 """
 
 _PARTS = {
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measures, and prints a table."""
     check_counts(arguments, repeats=1)
     recipe = str(find_recipe(arguments.recipe))
-    starts: dict[str, list[dict[str, float]]] = {"a new run": [], "a run that goes on": []}
+    starts: dict[str, list[dict[str, float]]] = {"a new run": [], "a resumed run": []}
     for _ in range(arguments.repeats):
         with tempfile.TemporaryDirectory(prefix="vit-startup-") as folder:
             for times in starts.values():

@@ -1,7 +1,8 @@
-"""One start of `vit train`, with a clock at its stations: a process of the startup benchmark.
+"""One start of `vit train`, timed phase by phase; a child process of the startup benchmark.
 
-`python -m benchmarks.startup_phases ARGUMENTS OF VIT TRAIN` trains one stretch of steps, stops
-as a signal stops a run, and prints one JSON object with seconds since the process was started.
+`python -m benchmarks.startup_phases ARGUMENTS OF VIT TRAIN` trains for one call of the step
+graph, stops as it would after a signal, and prints one JSON object with seconds since the process
+was started.
 """
 
 from __future__ import annotations

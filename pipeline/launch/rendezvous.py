@@ -1,4 +1,6 @@
-"""The rendezvous server on node 0, and the client that launchers use.
+"""The rendezvous server on node 0, and the connection of a launcher to it.
+
+rendezvous_client.py waits for node 0 and uses the connection.
 
     GET  /hello              a challenge for this connection; open to everyone
     POST /report             takes a launcher's Report, returns a View (reports.py)

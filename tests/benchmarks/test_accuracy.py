@@ -42,8 +42,8 @@ def test_a_pair_is_compared_by_its_final_accuracies_and_mark_by_mark():
     found = summarize([OURS, THEIRS])
     assert found == {"gap": pytest.approx(31), "ahead": True, "minutes_to_reach": 1.5}
     text = "\n".join(table([OURS, THEIRS]))
-    assert "ours ends 31.0 points above the example" in text
-    assert "after 1.5 of 10 minutes; ahead at every mark" in text
+    assert "our final accuracy is 31.0 points higher than the example's" in text
+    assert "after 1.5 of 10 minutes; ours is higher at every listed time" in text
 
 
 def test_one_mark_behind_is_said_and_a_goal_that_is_never_reached():
@@ -54,7 +54,7 @@ def test_one_mark_behind_is_said_and_a_goal_that_is_never_reached():
     }  # fmt: skip
     assert not summarize([behind, THEIRS])["ahead"]
     text = "\n".join(table([slow, THEIRS]))
-    assert "accuracy never; NOT ahead" in text
+    assert "which we never reach; ours is NOT higher at every listed time" in text
 
 
 def test_seeds_are_averaged_and_their_spread_is_shown():

@@ -255,11 +255,13 @@ def test_memory_measures_what_each_way_adds_and_stands_beside_the_estimate():
     rows = json_rows("memory", "cifar10", "--steps=1", "--rounds=1", "data.global_batch_size=64")
     sizes = {row["settings"]: row for row in rows}
     assert list(sizes) == [
-        "as it is", "train.recompute=true", "optim.accumulate_steps=2", "optim.accumulate_steps=4",
-        "optim.accumulate_steps=4 train.recompute=true", "train.precision=mixed_bfloat16",
+        "recipe unchanged", "train.recompute=true", "optim.accumulate_steps=2",
+        "optim.accumulate_steps=4", "optim.accumulate_steps=4 train.recompute=true",
+        "train.precision=mixed_bfloat16",
     ]  # fmt: skip
     plain, parts, again = (
-        sizes[way] for way in ("as it is", "optim.accumulate_steps=4", "train.recompute=true")
+        sizes[way]
+        for way in ("recipe unchanged", "optim.accumulate_steps=4", "train.recompute=true")
     )
     # 64 images of some 12 MiB, or 16, or their blocks' inputs and one block.
     for smaller in (parts, again):
@@ -272,7 +274,7 @@ def test_memory_measures_what_each_way_adds_and_stands_beside_the_estimate():
     assert plain["parameters_mib"] == pytest.approx(
         (3 + gradients) * 4 * 2_695_000 / 2**20, rel=0.01
     )
-    assert plain["of_its_rate"] == 1
+    assert plain["relative_speed"] == 1
     for row in rows:
         assert row["estimated_of_measured"] == row["estimated_mib"] / row["added_mib"]
         # The machine decides how much more; tests/model/test_memory.py has recorded measurements.
@@ -280,12 +282,12 @@ def test_memory_measures_what_each_way_adds_and_stands_beside_the_estimate():
 
 
 @pytest.mark.processes
-def test_startup_names_the_parts_of_a_new_start_and_of_one_that_goes_on():
+def test_startup_names_the_parts_of_a_new_run_and_of_a_resumed_run():
     rows = {row["what"]: row for row in json_rows("startup", "digits", "--repeats=1")}
     assert list(rows) == [
-        "a new run", "a run that goes on", "vit --help", "a wrong setting", "python -c pass"
+        "a new run", "a resumed run", "vit --help", "a wrong setting", "python -c pass"
     ]  # fmt: skip
-    for name in ("a new run", "a run that goes on"):
+    for name in ("a new run", "a resumed run"):
         row = rows[name]
         parts = [row[f"{part}_s"] for part in ("tensorflow", "tracing", "input_graph", "ours")]
         assert min(parts) > 0
