@@ -25,10 +25,10 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
     axes = figure.add_subplot()
     named = set()
     for run in runs:
-        name, colour = _LINES[run["who"]]
+        name, color = _LINES[run["who"]]
         minutes, accuracy = zip(*run["curve"], strict=True)
         label = None if run["who"] in named else name
-        axes.plot(minutes, [100 * a for a in accuracy], ".-", color=colour, ms=4, lw=1, label=label)
+        axes.plot(minutes, [100 * a for a in accuracy], ".-", color=color, ms=4, lw=1, label=label)
         named.add(run["who"])
     axes.set_xlim(0)
     axes.set_ylim(0)

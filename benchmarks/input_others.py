@@ -58,14 +58,14 @@ def _from_jpeg(data: DataConfig, contents: list[bytes], titles: list[str]) -> li
         lines.append(Line(again, lambda: _decode_alone(contents, batch), batch, COARSE))
     if data.augment.resized_crop_min_area is not None:
         lines += [
-            Line("Pillow: decode, resized crop, flip, normalise",
+            Line("Pillow: decode, resized crop, flip, normalize",
                  lambda: _pillow(data, contents), batch, whole),
-            Line("Keras: decode, resize, crop, flip, normalise",
+            Line("Keras: decode, resize, crop, flip, normalize",
                  lambda: _keras_from_jpeg(data, contents), batch, whole),
         ]  # fmt: skip
     elif DECODE in titles and data.resize == "none":
         lines.append(
-            Line("Pillow: decode, normalise", lambda: _pillow(data, contents), batch, DECODE)
+            Line("Pillow: decode, normalize", lambda: _pillow(data, contents), batch, DECODE)
         )
     return lines
 

@@ -14,7 +14,7 @@ from pipeline.data.sources.source import DataSource
 from pipeline.data.split import Split
 
 FETCH = "order, fetch"
-DECODE = "order, fetch, decode, resize, normalise"
+DECODE = "order, fetch, decode, resize, normalize"
 AUGMENT = "and augment"
 MIX = "and mix"
 COARSE = "all of it without antialiasing"

@@ -56,7 +56,7 @@ class EscapedStream:
       stream: The stream to write to.
 
     Attributes:
-      rich_proxied_file: The underlying stream. rich writes colours and cursor movements to it.
+      rich_proxied_file: The underlying stream. rich writes colors and cursor movements to it.
     """
 
     def __init__(self, stream: TextIO) -> None:

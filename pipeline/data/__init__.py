@@ -1,7 +1,7 @@
-"""From labelled images to batches.
+"""From labeled images to batches.
 
 sources/        data sets; source.py has open_source() and measures mean and standard deviation
-split.py        splits of labelled examples; the choice of validation examples
+split.py        splits of labeled examples; the choice of validation examples
 duplicates.py   finds images that are in two splits or have two labels
 fingerprint.py  detects whether a later start reads the same examples
 prepare/        writes any data set as shards, and verifies a prepared data set

@@ -1,4 +1,4 @@
-"""Crop boxes: the whole image, its centre, or a random part.
+"""Crop boxes: the whole image, its center, or a random part.
 
 A box is int32 (top, left, height, width) in pixels of the whole image.
 """
@@ -23,7 +23,7 @@ def whole_box(sizes: tf.Tensor) -> tf.Tensor:
     return tf.concat([tf.zeros_like(sizes), sizes], axis=1)
 
 
-def centre_box(sizes: tf.Tensor, fraction: float) -> tf.Tensor:
+def center_box(sizes: tf.Tensor, fraction: float) -> tf.Tensor:
     """Returns the central square with `fraction` of the shorter side; shapes as in `whole_box`."""
     short = tf.cast(tf.reduce_min(sizes, axis=1, keepdims=True), tf.float32)  # [B, 1]
     side = tf.cast(tf.round(tf.maximum(short * fraction, 1.0)), tf.int32)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from pipeline.config import DataConfig
-from pipeline.data.crop_box import centre_box, whole_box
+from pipeline.data.crop_box import center_box, whole_box
 from pipeline.data.decode.damage import fit
 from pipeline.data.decode.header import Headers, read_headers
 from pipeline.data.decode.integrity import check_jpeg, check_png
@@ -39,7 +39,7 @@ Repaired = Callable[[str], None]
 def eval_boxes(config: DataConfig) -> Boxes:
     """Returns the crop boxes for evaluation, and for training without random crops."""
     if config.resize == "crop":
-        return lambda sizes, places: centre_box(sizes, config.crop_fraction)
+        return lambda sizes, places: center_box(sizes, config.crop_fraction)
     return lambda sizes, places: whole_box(sizes)
 
 

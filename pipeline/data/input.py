@@ -217,7 +217,7 @@ def augmented_examples(
     """Returns some examples as augmented in the first epochs, without mixing, for display.
 
     Returns:
-      uint8 [n, epochs, S, S, 3]; erased rectangles are medium grey.
+      uint8 [n, epochs, S, S, 3]; erased rectangles are medium gray.
 
     Raises:
       tf.errors.OpError: An image cannot be read; see `bad_images_named`.

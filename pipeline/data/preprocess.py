@@ -11,7 +11,7 @@ import tensorflow as tf
 # to 1/6 to 1/25: at most 3.1 with a gap of 2, and 2.6 with 3 (3.4 to 21 without antialiasing).
 _REDUCING_GAP = 3
 _REDUCTIONS = (1, 2, 4, 8)
-# The colours of a JPEG are interpolated between neighbouring columns. With this margin, decoding a
+# The colors of a JPEG are interpolated between neighbouring columns. With this margin, decoding a
 # part gives exactly the same pixels as decoding the whole image and cropping. Without it, pixels at
 # the edge differ by 16 levels, or by 45 at a sharp edge.
 _MARGIN = 2

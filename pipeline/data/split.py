@@ -1,4 +1,4 @@
-"""Data sets: labelled splits with random access, and the choice of validation examples."""
+"""Data sets: labeled splits with random access, and the choice of validation examples."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.storage.read import FileOutside, RealFolder, read_file
 # Number of threads that read files: enough to hide the latency of shared storage.
 _READERS = 16
 
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 
 
 class Records(Protocol):
@@ -55,7 +55,7 @@ class Records(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Labelled examples with random access: images in memory, files, or records of shards.
+    """Labeled examples with random access: images in memory, files, or records of shards.
 
     Attributes:
       labels: int32 [N].
@@ -188,7 +188,7 @@ class DataSource:
     splits: dict[str, Split]
     image_shape: tuple[int, int, int] | None = None
     notes: tuple[str, ...] = ()
-    normalization: tuple[Colour, Colour] | None = None
+    normalization: tuple[Color, Color] | None = None
     compared: bool = False
     first_label: int | None = None
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pipeline.config import DataConfig
 from pipeline.data.duplicates import find_duplicates
 from pipeline.data.sources.source import HALF, IMAGENET, moments
-from pipeline.data.split import Colour, DataSource, Split
+from pipeline.data.split import Color, DataSource, Split
 from pipeline.doctor.finding import DATA, Finding, error, ok, warning
 from pipeline.errors import DataError
 
@@ -138,9 +138,9 @@ def _load(
 
 def _count(sample: Sample, images: npt.NDArray[np.uint8] | None) -> None:
     if images is not None:
-        for colour in range(3):
-            values = images[..., colour].reshape(-1)
-            sample.counts[colour] += np.bincount(values, minlength=256)
+        for color in range(3):
+            values = images[..., color].reshape(-1)
+            sample.counts[color] += np.bincount(values, minlength=256)
 
 
 def check_sample(sample: Sample, config: DataConfig, encoded: bool) -> Iterator[Finding]:
@@ -189,12 +189,12 @@ def check_normalization(
     )  # fmt: skip
     shift = [(f - m) / s for f, m, s in zip(found_mean, mean, std, strict=True)]
     ratio = [f / s for f, s in zip(found_std, std, strict=True)]
-    text = f"images have mean {_colour(found_mean)} and deviation {_colour(found_std)}"
+    text = f"images have mean {_color(found_mean)} and deviation {_color(found_std)}"
     if (mean, std) == (found_mean, found_std):
         text += f": similar to what data.normalize={config.normalize} will measure and use"
     else:
-        text += f", and after data.normalize={config.normalize} {_colour(shift)} and "
-        text += _colour(ratio)
+        text += f", and after data.normalize={config.normalize} {_color(shift)} and "
+        text += _color(ratio)
     far = max(map(abs, shift)) > FAR_MEAN
     if far or min(ratio) < SMALL_DEVIATION or max(ratio) > LARGE_DEVIATION:
         yield warning(
@@ -233,7 +233,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
-def _colour(values: Sequence[float] | Colour) -> str:
+def _color(values: Sequence[float] | Color) -> str:
     if max(values) - min(values) < 0.005:
         return f"{values[0]:.2f}"
     return " ".join(f"{value:.2f}" for value in values)

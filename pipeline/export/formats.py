@@ -17,21 +17,21 @@ from pipeline.export.metadata import ExportMetadata
 
 
 class Format(NamedTuple):
-    """Functions that write, recognise and load one format."""
+    """Functions that write, recognize and load one format."""
 
     write: Callable[[keras.Model, ExportMetadata, Path], None]
-    recognises: Callable[[Path], bool]
+    recognizes: Callable[[Path], bool]
     load: Callable[[Path], Exported]
 
 
 # In the order of detection. Formats without a signature come last.
 FORMATS = {
-    "saved_model": Format(saved_model.write, saved_model.recognises, saved_model.load),
+    "saved_model": Format(saved_model.write, saved_model.recognizes, saved_model.load),
     "safetensors": Format(
-        safetensors_folder.write, safetensors_folder.recognises, safetensors_folder.load
+        safetensors_folder.write, safetensors_folder.recognizes, safetensors_folder.load
     ),
-    "keras": Format(keras_file.write, keras_file.recognises, keras_file.load),
-    "onnx": Format(onnx_file.write, onnx_file.recognises, onnx_file.load),
+    "keras": Format(keras_file.write, keras_file.recognizes, keras_file.load),
+    "onnx": Format(onnx_file.write, onnx_file.recognizes, onnx_file.load),
 }
 
 
@@ -42,7 +42,7 @@ def load_export(path: Path) -> Exported:
       SettingsError: It is not an export, or has contents that exports of this version do not have.
     """
     for form in FORMATS.values():
-        if form.recognises(path):
+        if form.recognizes(path):
             loaded = form.load(path)
             return replace(loaded, predict=partial(_predict, loaded, path))
     raise SettingsError(

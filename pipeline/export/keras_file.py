@@ -41,7 +41,7 @@ def write(model: keras.Model, metadata: ExportMetadata, path: Path) -> None:
         archive.writestr(FILE, metadata.to_json())
 
 
-def recognises(path: Path) -> bool:
+def recognizes(path: Path) -> bool:
     """Whether a path is a zip archive, as Keras files are."""
     return path.suffix == SUFFIX and path.is_file() and zipfile.is_zipfile(path)
 

@@ -92,7 +92,7 @@ def _convert(model: keras.Model, metadata: ExportMetadata) -> Any:
     return proto
 
 
-def recognises(path: Path) -> bool:
+def recognizes(path: Path) -> bool:
     """Whether a path is probably an ONNX file. The format has no signature."""
     if not path.is_file():
         return False

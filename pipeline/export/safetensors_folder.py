@@ -40,7 +40,7 @@ def write(model: keras.Model, metadata: ExportMetadata, path: Path) -> None:
     replace_file(path / _CONFIG, metadata.to_json())
 
 
-def recognises(path: Path) -> bool:
+def recognizes(path: Path) -> bool:
     """Whether a path is a folder in this format."""
     return (path / _WEIGHTS).is_file()
 

@@ -37,16 +37,16 @@ def sample_images(config: DataConfig) -> list[bytes]:
         exif = Image.Exif()
         exif[_ORIENTATION_TAG] = 1 + number % 8
         settings = _JPEG_KINDS[number % len(_JPEG_KINDS)]
-        grey = image.convert("L")
+        gray = image.convert("L")
         contents.append(_encode(image, "JPEG", quality=90, exif=exif, **settings))
-        contents.append(_encode(grey, "JPEG", quality=80))
+        contents.append(_encode(gray, "JPEG", quality=80))
         mode = _PNG_MODES[number % len(_PNG_MODES)]
         contents.append(_encode(image.convert(mode), "PNG", exif=exif, compress_level=1))
     return contents
 
 
 def _picture(height: int, width: int, seed: int) -> Image.Image:
-    """Smooth random colours, without flat areas and without noise in single pixels."""
+    """Smooth random colors, without flat areas and without noise in single pixels."""
     draw = np.random.default_rng(seed)
     small = draw.integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)

@@ -115,7 +115,7 @@ def write(model: keras.Model, metadata: ExportMetadata, path: Path) -> None:
     replace_file(path / _EXTRA / FILE, metadata.to_json())
 
 
-def recognises(path: Path) -> bool:
+def recognizes(path: Path) -> bool:
     """Whether a path is a SavedModel."""
     return (path / "saved_model.pb").is_file()
 

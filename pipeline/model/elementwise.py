@@ -63,10 +63,10 @@ def _layer_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the result [R, D], and the mean and 1 / deviation of each row, float32 [R, 1]."""
     mean = ops.mean(_float32(x), axis=-1, keepdims=True)
-    centred = _float32(x) - mean
-    variance = ops.mean(ops.square(centred), axis=-1, keepdims=True)
+    centered = _float32(x) - mean
+    variance = ops.mean(ops.square(centered), axis=-1, keepdims=True)
     inverse = ops.rsqrt(variance + epsilon)
-    return ops.cast(centred * (inverse * gamma) + beta, x.dtype), mean, inverse
+    return ops.cast(centered * (inverse * gamma) + beta, x.dtype), mean, inverse
 
 
 @fused

@@ -16,7 +16,7 @@ from pipeline.printable import EscapedStream, printable_lines
 class Terminal(Console):
     """A console that treats text as plain text: no markup, emoji or escape sequences.
 
-    Rich's own colours and cursor movements are not escaped.
+    Rich's own colors and cursor movements are not escaped.
 
     Args:
       options: Options of `Console`.

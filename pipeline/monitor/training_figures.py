@@ -86,8 +86,8 @@ def draw_positions(positions: Floats, grid: tuple[int, int]) -> bytes:
     page = Figure(figsize=(5.6, 5.0), dpi=_DPI, layout="constrained")
     axis = page.subplots()
     shown = axis.imshow(sheet, cmap="viridis", vmin=-1, vmax=1, interpolation="nearest")
-    axis.set_xticks(_centres(columns), map(str, range(1, columns + 1)), fontsize=6)
-    axis.set_yticks(_centres(rows), map(str, range(1, rows + 1)), fontsize=6)
+    axis.set_xticks(_centers(columns), map(str, range(1, columns + 1)), fontsize=6)
+    axis.set_yticks(_centers(rows), map(str, range(1, rows + 1)), fontsize=6)
     axis.set_xlabel("column of the patch", fontsize=8)
     axis.set_ylabel("row of the patch", fontsize=8)
     page.colorbar(shown, ax=axis, label="cosine of two positions", shrink=0.8)
@@ -118,7 +118,7 @@ def draw_attention(images: Images, shares: Floats, names: Sequence[str]) -> byte
     return _png(page)
 
 
-def _centres(count: int) -> list[float]:
+def _centers(count: int) -> list[float]:
     return [place * (count + 1) + (count - 1) / 2 for place in range(count)]
 
 

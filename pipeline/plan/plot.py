@@ -55,9 +55,9 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
     rates.grid(alpha=0.3)
     rates.legend()
     places, bottom = np.arange(len(rows)), np.zeros(len(rows))
-    for name, (attribute, colour) in _PARTS.items():
+    for name, (attribute, color) in _PARTS.items():
         height = np.array([100 * getattr(row.step, attribute) / row.step.total_s for row in rows])
-        times.bar(places, height, 0.6, bottom, color=colour, label=name)
+        times.bar(places, height, 0.6, bottom, color=color, label=name)
         bottom += height
     labels = [f"{row.gpus}\n{1e3 * row.step.total_s:,.0f} ms" for row in rows]
     times.set_xticks(places, labels)

@@ -8,7 +8,7 @@ from statistics import median
 from pipeline.config import all_settings, value_of
 from pipeline.report.axis import number, percent
 from pipeline.report.curves import STEP
-from pipeline.report.line_chart import NUM_COLOURS, Chart, Drawing, Line, lay_out_all
+from pipeline.report.line_chart import NUM_COLORS, Chart, Drawing, Line, lay_out_all
 from pipeline.report.page import render
 from pipeline.report.run_facts import Row, RunFacts
 from pipeline.report.run_page import duration, written
@@ -30,7 +30,7 @@ def comparison_page(runs: Sequence[RunFacts]) -> str:
         results=_results(runs),
         differences=_differences(runs),
         charts=_charts(runs),
-        shares_colours=len(runs) > 2 * NUM_COLOURS,
+        shares_colors=len(runs) > 2 * NUM_COLORS,
     )
 
 
@@ -100,13 +100,13 @@ def _chart(
     format_y: Callable[[float, float | None], str] = number,
     from_zero: bool = False,
 ) -> Chart:
-    # After the last colour, the colours repeat with dashed lines.
+    # After the last color, the colors repeat with dashed lines.
     lines = [
         Line(
             run.name,
             run.curve(split, measure),
-            colour=i,
-            dashed=i // NUM_COLOURS % 2 == 1,
+            color=i,
+            dashed=i // NUM_COLORS % 2 == 1,
             dots=split != "train",
         )
         for i, run in enumerate(runs)

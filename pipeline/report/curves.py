@@ -44,7 +44,7 @@ def learning_charts(run: RunFacts) -> list[Drawing]:
         if measure == "top_5_accuracy" and not shows_top_5(len(run.classes)):
             continue
         lines = [
-            Line(split, run.curve(split, measure), colour=i, dashed=i > 0, dots=i > 0)
+            Line(split, run.curve(split, measure), color=i, dashed=i > 0, dots=i > 0)
             for i, split in enumerate(_SPLITS)
         ]
         charts.append(Chart(title, STEP, unit, lines, format_y=percent if is_share else number))

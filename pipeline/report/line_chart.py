@@ -1,6 +1,6 @@
 """Lays out line charts: coordinates, ticks and legend. templates/chart.html draws them as SVG.
 
-Not with matplotlib: an SVG drawing is a tenth of the size, takes its colours from the page in dark
+Not with matplotlib: an SVG drawing is a tenth of the size, takes its colors from the page in dark
 and light mode, and the end of training does not wait for another import.
 """
 
@@ -15,7 +15,7 @@ from pipeline.report.axis import number, span, ticks
 # Twice the number of columns on a phone: more points are not visible and make the file larger.
 _BUCKETS = 180
 
-NUM_COLOURS = 8  # style.css defines this many
+NUM_COLORS = 8  # style.css defines this many
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class Line:
     Attributes:
       label: Text in the legend.
       points: (x, y), x ascending. A y that is not finite leaves a gap.
-      colour: Index of a colour of the page, modulo `NUM_COLOURS`.
-      dashed: Draws dashes, so that curves differ in more than colour.
+      color: Index of a color of the page, modulo `NUM_COLORS`.
+      dashed: Draws dashes, so that curves differ in more than color.
       dots: Draws a dot at each point, for curves of few points.
     """
 
     label: str
     points: Sequence[tuple[float, float]]
-    colour: int = 0
+    color: int = 0
     dashed: bool = False
     dots: bool = False
 
@@ -239,7 +239,7 @@ def _distance(values: Sequence[float]) -> float | None:
 
 
 def _style(line: Line) -> str:
-    return f"c{line.colour % NUM_COLOURS}{' dashed' if line.dashed else ''}"
+    return f"c{line.color % NUM_COLORS}{' dashed' if line.dashed else ''}"
 
 
 def _curve(line: Line, scale: _Scale) -> Curve:

@@ -133,7 +133,7 @@ def _matrix(classes: Sequence[str], counts: Counts) -> Matrix:
 
 
 def _heat(counts: Counts) -> Picture:
-    """A pixel per cell: the larger its share of the row, the stronger its colour."""
+    """A pixel per cell: the larger its share of the row, the stronger its color."""
     pixels = heat_pixels(counts)
     off = 1.0 - counts.diagonal().sum() / max(counts.sum(), 1)
     alt = (

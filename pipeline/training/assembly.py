@@ -13,7 +13,7 @@ from pipeline.config import Config
 from pipeline.data.batch import check_batch, check_examples
 from pipeline.data.decode.problems import SkippedImages
 from pipeline.data.sources.source import DataSource
-from pipeline.data.split import Colour
+from pipeline.data.split import Color
 from pipeline.model.vit import build_vit
 from pipeline.optim.optimizer import AdamW, LossScale
 from pipeline.optim.parameters import freeze
@@ -35,8 +35,8 @@ class EvaluationData(NamedTuple):
     """
 
     source: DataSource
-    mean: Colour
-    std: Colour
+    mean: Color
+    std: Color
 
 
 def build(

@@ -19,7 +19,7 @@ from pipeline.data.sources.source import (
     scan_source,
     with_first_label,
 )
-from pipeline.data.split import Colour, Split
+from pipeline.data.split import Color, Split
 from pipeline.runtimes.agreement import check_same, on_all, on_chief
 from pipeline.runtimes.runtime import Runtime
 from pipeline.strict_json import to_json
@@ -30,7 +30,7 @@ _MAX_SIZES = 4096  # number of file sizes to compare
 
 def open_data(
     config: Config, runtime: Runtime, first_label: int | None = None
-) -> tuple[DataSource, Colour, Colour]:
+) -> tuple[DataSource, Color, Color]:
     """Opens the data set and measures the mean and std of its pixels.
 
     All processes must call it. Only the chief indexes TFRecord files, measures pixels and searches
@@ -56,7 +56,7 @@ def open_data(
     source = on_all(runtime, lambda: open_source(data, config.seed, scanned))
     check_data(runtime, source)
     mean, std, notes = on_chief(runtime, lambda: _measure(source, config))
-    return replace(source, notes=(*source.notes, *notes)), _colour(mean), _colour(std)
+    return replace(source, notes=(*source.notes, *notes)), _color(mean), _color(std)
 
 
 def check_data(runtime: Runtime, source: DataSource) -> None:
@@ -101,7 +101,7 @@ def _measure(source: DataSource, config: Config) -> list[Any]:
     return [list(mean), list(std), list(notes)]
 
 
-def _colour(values: Sequence[float]) -> Colour:
+def _color(values: Sequence[float]) -> Color:
     red, green, blue = values
     return red, green, blue
 

@@ -89,7 +89,7 @@ def input_rows(*arguments):
 
 @pytest.mark.processes
 def test_input_in_memory_measures_each_stage_and_the_other_ways():
-    stages = dict.fromkeys(["order, fetch, decode, resize, normalise", "and augment"])
+    stages = dict.fromkeys(["order, fetch, decode, resize, normalize", "and augment"])
     assert input_rows("digits") == stages | {
         "Keras, image by image: crop, flip": "and augment",
         "Keras, one draw a batch: crop, flip": "and augment",
@@ -108,13 +108,13 @@ def test_input_of_photographs_stands_beside_decoding_them_and_pillow():
     rows = input_rows("image_folder", "--photographs=20", "data.global_batch_size=4")
     assert rows == {
         "order, fetch": None,
-        "order, fetch, decode, resize, normalise": None,
+        "order, fetch, decode, resize, normalize": None,
         "and augment": None,
         "all of it without antialiasing": None,
         "tf.io.decode_jpeg alone": "and augment",
         "tf.io.decode_jpeg alone, again": "all of it without antialiasing",
-        "Pillow: decode, resized crop, flip, normalise": "and augment",
-        "Keras: decode, resize, crop, flip, normalise": "and augment",
+        "Pillow: decode, resized crop, flip, normalize": "and augment",
+        "Keras: decode, resize, crop, flip, normalize": "and augment",
     }
 
 
@@ -126,10 +126,10 @@ def test_input_of_files_that_are_not_resized_has_no_line_about_antialiasing(tmp_
         Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
     assert input_rows("digits", f"--data={tmp_path}", "data.global_batch_size=4") == {
         "order, fetch": None,
-        "order, fetch, decode, resize, normalise": None,
+        "order, fetch, decode, resize, normalize": None,
         "and augment": None,
         "tf.io.decode_jpeg alone": "and augment",
-        "Pillow: decode, normalise": "order, fetch, decode, resize, normalise",
+        "Pillow: decode, normalize": "order, fetch, decode, resize, normalize",
     }
 
 

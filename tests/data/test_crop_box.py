@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from pipeline.data.crop_box import centre_box, random_box, whole_box
+from pipeline.data.crop_box import center_box, random_box, whole_box
 
 COUNT = 20_000
 INDEX = tf.range(COUNT, dtype=tf.int64)
@@ -80,8 +80,8 @@ def test_the_part_of_the_whole_that_is_seen_by_all():
     assert whole_box(sizes).numpy().tolist() == [
         [0, 0, 375, 500], [0, 0, 500, 375], [0, 0, 7, 7], [0, 0, 1, 9]
     ]  # fmt: skip
-    assert centre_box(sizes, 1.0).numpy().tolist() == [
+    assert center_box(sizes, 1.0).numpy().tolist() == [
         [0, 62, 375, 375], [62, 0, 375, 375], [0, 0, 7, 7], [0, 4, 1, 1]
     ]  # fmt: skip
-    assert centre_box(sizes, 0.875).numpy().tolist()[0] == [23, 86, 328, 328]
-    assert centre_box(sizes, 0.01).numpy().tolist()[3] == [0, 4, 1, 1]
+    assert center_box(sizes, 0.875).numpy().tolist()[0] == [23, 86, 328, 328]
+    assert center_box(sizes, 0.01).numpy().tolist()[3] == [0, 4, 1, 1]

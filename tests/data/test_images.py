@@ -21,36 +21,36 @@ from pipeline.storage.limits import image_bytes
 from pipeline.storage.read import real_folder
 
 Y, X = np.mgrid[:24, :32]
-COLOUR = np.stack([Y * 10, X * 7, (X + Y) * 4], -1).astype(np.uint8)
-GREY = COLOUR[..., 1]
+COLOR = np.stack([Y * 10, X * 7, (X + Y) * 4], -1).astype(np.uint8)
+GRAY = COLOR[..., 1]
 
 
-def rgb(grey):
-    return np.repeat(grey[..., None], 3, -1)
+def rgb(gray):
+    return np.repeat(gray[..., None], 3, -1)
 
 
 def write(folder, name):
     """Writes an image of the kind; returns its path and the pixels it should have."""
-    image, grey = Image.fromarray(COLOUR), Image.fromarray(GREY)
+    image, gray = Image.fromarray(COLOR), Image.fromarray(GRAY)
     palette = image.convert("P")
     path = folder / name
     kinds = {
-        "colour.png": (image, COLOUR, {}),
-        "grey.png": (grey, rgb(GREY), {}),
-        "alpha.png": (image.convert("RGBA"), COLOUR, {}),
+        "color.png": (image, COLOR, {}),
+        "gray.png": (gray, rgb(GRAY), {}),
+        "alpha.png": (image.convert("RGBA"), COLOR, {}),
         "palette.png": (palette, np.asarray(palette.convert("RGB")), {}),
-        "bits.png": (grey.convert("1"), rgb(np.asarray(grey.convert("1")) * np.uint8(255)), {}),
-        "sixteen.png": (Image.fromarray(GREY.astype(np.uint16) * 257), rgb(GREY), {}),
-        "colour.bmp": (image, COLOUR, {}),
+        "bits.png": (gray.convert("1"), rgb(np.asarray(gray.convert("1")) * np.uint8(255)), {}),
+        "sixteen.png": (Image.fromarray(GRAY.astype(np.uint16) * 257), rgb(GRAY), {}),
+        "color.bmp": (image, COLOR, {}),
         "palette.bmp": (palette, np.asarray(palette.convert("RGB")), {}),
         "animated.gif": (
             palette, np.asarray(palette.convert("RGB")),
             {"save_all": True, "append_images": [Image.new("P", (32, 24))]},
         ),
-        "colour.jpg": (image, COLOUR, {"quality": 98, "subsampling": 0}),
-        "grey.jpeg": (grey, rgb(GREY), {"quality": 98}),
-        "cmyk.jpg": (image.convert("CMYK"), COLOUR, {"quality": 98}),
-        "tiff.png": (image, COLOUR, {"format": "TIFF"}),
+        "color.jpg": (image, COLOR, {"quality": 98, "subsampling": 0}),
+        "gray.jpeg": (gray, rgb(GRAY), {"quality": 98}),
+        "cmyk.jpg": (image.convert("CMYK"), COLOR, {"quality": 98}),
+        "tiff.png": (image, COLOR, {"format": "TIFF"}),
     }  # fmt: skip
     picture, pixels, settings = kinds[name]
     picture.save(path, **settings)
@@ -58,8 +58,8 @@ def write(folder, name):
 
 
 GOOD = (
-    "colour.png", "grey.png", "alpha.png", "palette.png", "bits.png", "sixteen.png", "colour.bmp",
-    "palette.bmp", "animated.gif", "colour.jpg", "grey.jpeg", "cmyk.jpg", "tiff.png",
+    "color.png", "gray.png", "alpha.png", "palette.png", "bits.png", "sixteen.png", "color.bmp",
+    "palette.bmp", "animated.gif", "color.jpg", "gray.jpeg", "cmyk.jpg", "tiff.png",
 )  # fmt: skip
 # name -> reason in the message
 BAD = {
@@ -113,14 +113,14 @@ def read_split(split, config, skipped=None):
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_every_kind_of_image_becomes_its_colours(tmp_path, name):
+def test_every_kind_of_image_becomes_its_colors(tmp_path, name):
     path, pixels = write(tmp_path, name)
     config = DataConfig(source="image_folder", image_size=24, resize="crop")
-    centre = load_image(path, config)
+    center = load_image(path, config)
     tolerance = 6 if name.endswith(("jpg", "jpeg")) else 0
-    assert np.abs(centre.astype(int) - pixels[:, 4:28]).max() <= tolerance
-    assert centre.shape == (24, 24, 3)
-    assert centre.dtype == np.uint8
+    assert np.abs(center.astype(int) - pixels[:, 4:28]).max() <= tolerance
+    assert center.shape == (24, 24, 3)
+    assert center.dtype == np.uint8
 
 
 def test_a_batch_of_all_kinds_holds_what_each_file_alone_holds(tmp_path):
@@ -135,7 +135,7 @@ def test_a_batch_of_all_kinds_holds_what_each_file_alone_holds(tmp_path):
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_file_that_is_no_image_is_named_with_the_reason(tmp_path, name):
-    paths = [write(tmp_path, "colour.jpg")[0], write_bad(tmp_path, name)]
+    paths = [write(tmp_path, "color.jpg")[0], write_bad(tmp_path, name)]
     with pytest.raises(DataError) as raised, bad_images_named():
         read(paths)
     config = DataConfig(source="image_folder")
@@ -145,7 +145,7 @@ def test_a_file_that_is_no_image_is_named_with_the_reason(tmp_path, name):
 
 
 def test_files_that_are_no_images_are_skipped_and_listed_once(tmp_path):
-    good, bad = write(tmp_path, "colour.png")[0], [write_bad(tmp_path, name) for name in BAD]
+    good, bad = write(tmp_path, "color.png")[0], [write_bad(tmp_path, name) for name in BAD]
     paths = [bad[0], good, *bad[1:], good]
     skipped = SkippedImages()
     for _ in range(2):
@@ -166,7 +166,7 @@ def test_a_batch_without_a_single_image_can_be_skipped(tmp_path):
     assert images.shape == (len(BAD), 16, 16, 3)
 
 
-@pytest.mark.parametrize("name", ["colour.png", "tiff.png"])
+@pytest.mark.parametrize("name", ["color.png", "tiff.png"])
 @pytest.mark.parametrize("on_bad_image", ["raise", "skip"])
 def test_another_size_without_resizing_is_named(tmp_path, on_bad_image, name):
     path, _ = write(tmp_path, name)
@@ -179,9 +179,9 @@ def test_another_size_without_resizing_is_named(tmp_path, on_bad_image, name):
 
 
 def test_the_right_size_needs_no_resizing(tmp_path):
-    Image.fromarray(COLOUR[:, :24]).save(tmp_path / "a.png")
+    Image.fromarray(COLOR[:, :24]).save(tmp_path / "a.png")
     images, _ = read([str(tmp_path / "a.png")], image_size=24, resize="none")
-    np.testing.assert_array_equal(images[0], COLOUR[:, :24])
+    np.testing.assert_array_equal(images[0], COLOR[:, :24])
 
 
 def test_other_errors_are_not_taken_for_bad_images():
@@ -233,15 +233,15 @@ PLACED = {
 
 @pytest.mark.parametrize("put", PLACED)
 def test_only_regular_files_of_the_folder_are_read_and_others_are_not_waited_for(tmp_path, put):
-    write(tmp_path, "colour.png")
-    (tmp_path / "secret.png").write_bytes((tmp_path / "colour.png").read_bytes())
+    write(tmp_path, "color.png")
+    (tmp_path / "secret.png").write_bytes((tmp_path / "color.png").read_bytes())
     photos = tmp_path / "photos"
     photos.mkdir()
-    (tmp_path / "colour.png").rename(photos / "colour.png")
+    (tmp_path / "color.png").rename(photos / "color.png")
     put(photos / "placed.png", tmp_path / "secret.png")
     split = Split(
         np.zeros(2, np.int32),
-        paths=[str(photos / "colour.png"), str(photos / "placed.png")],
+        paths=[str(photos / "color.png"), str(photos / "placed.png")],
         root=real_folder(photos),
         limit_bytes=image_bytes(DataConfig().max_pixels),
     )

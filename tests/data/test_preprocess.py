@@ -1,4 +1,4 @@
-"""Decoding, resizing and normalising against Pillow and NumPy."""
+"""Decoding, resizing and normalizing against Pillow and NumPy."""
 
 import io
 

@@ -389,7 +389,7 @@ def test_the_processes_of_a_job_are_checked(tmp_path):
 
 
 @pytest.mark.parametrize("no_color", [False, True])
-def test_a_terminal_gets_colour_and_lines_that_fit(tmp_path, no_color):
+def test_a_terminal_gets_color_and_lines_that_fit(tmp_path, no_color):
     shown = bytearray()
 
     def read(descriptor):

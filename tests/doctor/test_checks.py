@@ -234,7 +234,7 @@ def test_classes_without_and_with_few_images():
     [(128, "half", "warning"), (250, "half", "warning"), (128, "dataset", "ok")],
 )
 def test_mean_and_deviation_against_the_settings(value, normalize, level):
-    # Nearly one colour: after (x - 0.5) / 0.5 hardly any deviation is left.
+    # Nearly one color: after (x - 0.5) / 0.5 hardly any deviation is left.
     source = source_of([0, 1, 2] * 12, value=value)
     config = Config.model_validate({"data": {"normalize": normalize}}).data
     sample = data.take_sample(source, config)

@@ -141,7 +141,7 @@ def test_a_page_fits_its_width_in_dark_and_in_light(pages, tmp_path, page, width
     # Most of the page is its background.
     background = np.median(pixels.reshape(-1, 3), axis=0).mean()
     assert background < 40 if dark else background > 220
-    # The curves are there, in the colours of this scheme.
+    # The curves are there, in the colors of this scheme.
     blue = (88, 178, 238) if dark else (0, 114, 178)
     assert (np.abs(pixels.astype(int) - blue).max(axis=2) < 12).sum() > 50
 
@@ -180,7 +180,7 @@ def test_tensorboard_shows_the_curves_by_name(tmp_path):
             picture = f"--screenshot={file}"
             chromium(f"{address}#{page}", tmp_path / "profile", *wait, picture)
         pixels = np.asarray(Image.open(file).convert("RGB")).astype(int)
-    # The scalars page draws its curves in TensorBoard's own colours, right of the list of runs.
+    # The scalars page draws its curves in TensorBoard's own colors, right of the list of runs.
     charts = pixels[100:, 330:]
-    for colour in ((255, 112, 67), (0, 119, 187), (204, 51, 17)):
-        assert (np.abs(charts - colour).max(axis=2) < 20).sum() > 50
+    for color in ((255, 112, 67), (0, 119, 187), (204, 51, 17)):
+        assert (np.abs(charts - color).max(axis=2) < 20).sum() > 50

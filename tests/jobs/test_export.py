@@ -91,7 +91,7 @@ def test_tensorflow_alone_reads_it_and_answers_as_vit_predict_does(exported, run
             assert named[top["class"]] == pytest.approx(top["probability"], abs=1e-5)
 
 
-def test_jpegs_of_other_sizes_and_greys_are_taken(exported, tmp_path):
+def test_jpegs_of_other_sizes_and_grays_are_taken(exported, tmp_path):
     import tensorflow as tf
 
     contents = []

@@ -36,8 +36,8 @@ def randomize(model: VisionTransformer) -> None:
     """Fills all variables with normal numbers, so that no bias or classifier hides at zero."""
     rng = np.random.default_rng(0)
     for variable in model.variables:
-        centre = 1.0 if variable.path.endswith("gamma") else 0.0
-        variable.assign(centre + 0.2 * rng.normal(size=variable.shape))
+        center = 1.0 if variable.path.endswith("gamma") else 0.0
+        variable.assign(center + 0.2 * rng.normal(size=variable.shape))
 
 
 def images(count: int, size: int = 8) -> np.ndarray:
@@ -69,9 +69,9 @@ def test_the_cifar_variant_has_2_7_million_parameters() -> None:
 
 
 def layer_norm(x: np.ndarray, w: dict[str, np.ndarray], path: str) -> np.ndarray:
-    centred = x - x.mean(axis=-1, keepdims=True)
-    scale = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-6)
-    return centred / scale * w[f"{path}/gamma"] + w[f"{path}/beta"]
+    centered = x - x.mean(axis=-1, keepdims=True)
+    scale = np.sqrt((centered**2).mean(axis=-1, keepdims=True) + 1e-6)
+    return centered / scale * w[f"{path}/gamma"] + w[f"{path}/beta"]
 
 
 def dense(x: np.ndarray, w: dict[str, np.ndarray], path: str) -> np.ndarray:

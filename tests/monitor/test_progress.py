@@ -117,10 +117,10 @@ def test_the_bar_of_an_epoch_is_full_at_its_last_step_and_begins_anew_after_it()
 
 
 @pytest.mark.processes
-def test_no_color_disables_colours():
-    colour = re.compile(r"\x1b\[[0-9;]*3[0-9]")
-    assert colour.search(on_terminal(140))
-    assert not colour.search(on_terminal(140, NO_COLOR="1"))
+def test_no_color_disables_colors():
+    color = re.compile(r"\x1b\[[0-9;]*3[0-9]")
+    assert color.search(on_terminal(140))
+    assert not color.search(on_terminal(140, NO_COLOR="1"))
 
 
 @pytest.mark.processes

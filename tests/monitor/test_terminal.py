@@ -88,7 +88,7 @@ def shown_on_a_terminal(tmp_path):
     return (tmp_path / "shown").read_bytes().decode()
 
 
-def test_on_a_terminal_only_the_displays_colour_and_move_the_cursor(tmp_path):
+def test_on_a_terminal_only_the_displays_color_and_move_the_cursor(tmp_path):
     shown = shown_on_a_terminal(tmp_path)
     assert not [command for command in COMMANDS if command in shown]
     for where in ("before", "beside a phase", "beside bars", "beside a count", "after"):
@@ -98,7 +98,7 @@ def test_on_a_terminal_only_the_displays_colour_and_move_the_cursor(tmp_path):
     assert "[red]red[/red]" in shown
     assert ":smile:" in shown
     assert "\x1b[" in shown  # of the displays
-    # Rich sets colours, and moves and erases within its own lines.
+    # Rich sets colors, and moves and erases within its own lines.
     found = set(re.findall(r"\x1b\[[0-9;?]*([a-zA-Z])", shown))
     assert found <= set("mAKhlGH")
 

@@ -23,15 +23,15 @@ train: {max_steps: 16, log_every_steps: 8, evaluate_every_steps: 16}
 distribute: {runtime: RUNTIME, intra_op_threads: 1}
 monitor: {report: false, pictures: false}
 """
-COLOURS = {"blue": (20, 20, 200), "green": (20, 200, 20), "red": (200, 20, 20)}
+COLORS = {"blue": (20, 20, 200), "green": (20, 200, 20), "red": (200, 20, 20)}
 
 
 def draw_photos(root, seed, count):
     draw = np.random.default_rng(seed)
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         (root / name).mkdir(parents=True)
         for i in range(count):
-            pixels = np.clip(np.array(colour) + draw.integers(-15, 15, (8, 8, 3)), 0, 255)
+            pixels = np.clip(np.array(color) + draw.integers(-15, 15, (8, 8, 3)), 0, 255)
             Image.fromarray(pixels.astype("uint8")).save(root / name / f"{i}.png")
 
 

@@ -29,7 +29,7 @@ train: {max_steps: 12, log_every_steps: 12, evaluate_every_steps: 12}
 monitor: {pictures: false}
 """
 # Six classes, so that top-5 accuracy says something, and neighbours that are easily confused.
-COLOURS = [(25 * i, 120, 200 - 25 * i) for i in range(6)]
+COLORS = [(25 * i, 120, 200 - 25 * i) for i in range(6)]
 EACH, DAMAGED = 5, 2
 FIGURES = ("loss", "accuracy", "top_5_accuracy")
 CASES = [("float32", "null"), ("float32", "0.9"), ("mixed_bfloat16", "null"),
@@ -45,11 +45,11 @@ def photos(tmp_path_factory):
     root = tmp_path_factory.mktemp("photos")
     draw = np.random.default_rng(0)
     for split in ("train", "validation", "test"):
-        for number, colour in enumerate(COLOURS):
+        for number, color in enumerate(COLORS):
             folder = root / split / f"class {number}"
             folder.mkdir(parents=True)
             for i in range(EACH):
-                pixels = np.clip(np.array(colour) + draw.integers(-40, 40, (8, 8, 3)), 0, 255)
+                pixels = np.clip(np.array(color) + draw.integers(-40, 40, (8, 8, 3)), 0, 255)
                 Image.fromarray(pixels.astype("uint8")).save(folder / f"{i}.png")
     for i in range(DAMAGED):
         (root / "test" / "class 2" / f"{i}.png").write_bytes(b"no image")
@@ -90,7 +90,7 @@ def check_one_process(run, photos, precision):
     )
     assert [code for code, _, _ in done] == [0, 0, 0], done
     plain, details = (json.loads(out) for _, out, _ in done[:2])
-    counts = {"examples": len(COLOURS) * EACH - DAMAGED, "skipped_examples": DAMAGED}
+    counts = {"examples": len(COLORS) * EACH - DAMAGED, "skipped_examples": DAMAGED}
     for row in (plain, details):
         assert {name: row[name] for name in counts} == counts
     # The order of a float64 sum is all that differs.

@@ -19,7 +19,7 @@ _QUALITY = 90
 
 
 def enlarge(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A box of aspect 3/4 to 4/3 in the centre, enlarged."""
+    """A box of aspect 3/4 to 4/3 in the center, enlarged."""
     aspect = np.exp(rng.uniform(-1, 1) * np.log(_ASPECT))
     side = min(image.size)
     width, height = side * min(1, aspect), side * min(1, 1 / aspect)

@@ -21,8 +21,8 @@ def gelu(x, form="exact"):
 
 
 def layer_norm(x, scale, shift, epsilon):
-    centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon) * scale + shift
+    centered = x - x.mean(-1, keepdims=True)
+    return centered / np.sqrt((centered**2).mean(-1, keepdims=True) + epsilon) * scale + shift
 
 
 def attend(query, key, value):

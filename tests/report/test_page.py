@@ -20,7 +20,7 @@ def comparison(**facts):
         "names": [],
         "results": [],
         "differences": [],
-        "shares_colours": False,
+        "shares_colors": False,
         "charts": [],
     }
     return render("comparison.html", **known | facts)

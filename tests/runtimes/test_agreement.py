@@ -171,7 +171,7 @@ def test_a_rank_that_evaluates_other_images_is_refused(tmp_path):
     assert "rank 1 on " in str(found[0])
 
 
-def test_colours_are_measured_by_the_chief_alone(tmp_path, monkeypatch):
+def test_colors_are_measured_by_the_chief_alone(tmp_path, monkeypatch):
     fill(tmp_path)
     measured = []
     real = data_opening.measure_normalization

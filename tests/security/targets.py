@@ -93,7 +93,7 @@ def _lists() -> list[bytes]:
     rows = [{"path": f"{name}.jpg", "label": name, "split": "train"} for name in ("cat", "dog")]
     lines = "\n".join(json.dumps(row) for row in rows)
     return [
-        b'\0path,label,split\na.jpg,"cat, grey",train\nb.jpg,dog,val\n',
+        b'\0path,label,split\na.jpg,"cat, gray",train\nb.jpg,dog,val\n',
         b"\1" + lines.encode(),
         b"\2" + json.dumps(rows).encode(),
     ]
@@ -172,9 +172,9 @@ def _prepared_sets() -> list[bytes]:
     shard = {"file": "a.array_record", "examples": 2, "size": 9, "sha256": "0", "inputs": "0"}
     split = {"examples": 2, "per_class": {"cat": 1, "dog": 1}, "shards": [shard], **labels}
     facts = {"format": FORMAT, "tool": "0.1", "classes": ["cat", "dog"], "unreadable": 0}
-    colours = {"mean": [0.5] * 3, "std": [0.2] * 3, "smallest": [1, 1], "largest": [2, 2]}
+    colors = {"mean": [0.5] * 3, "std": [0.2] * 3, "smallest": [1, 1], "largest": [2, 2]}
     counts = {"converted": 0, "duplicates": 0, "splits": {"train": split}}
-    return [json.dumps(facts | colours | counts).encode()]
+    return [json.dumps(facts | colors | counts).encode()]
 
 
 def shard(content: bytes) -> None:

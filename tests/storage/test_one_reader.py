@@ -70,5 +70,5 @@ def test_a_module_reads_files_through_storage_alone(file):
         "os.open(path, os.O_RDONLY)", "zipfile.ZipFile(path)", "np.fromfile(path)",
     ],
 )  # fmt: skip
-def test_what_reads_is_recognised(line):
+def test_what_reads_is_recognized(line):
     assert opened(only_call(line))

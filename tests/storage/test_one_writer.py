@@ -87,7 +87,7 @@ def test_a_module_writes_through_storage_alone(file):
         "save_file(arrays, path)", "shutil.copy(a, b)",
     ],
 )  # fmt: skip
-def test_what_writes_is_recognised(line):
+def test_what_writes_is_recognized(line):
     assert written(only_call(line))
 
 

@@ -43,7 +43,7 @@ def resample(images: tf.Tensor, matrix: tf.Tensor, fill: int) -> tf.Tensor:
 def _places(
     along: tf.Tensor, across: tf.Tensor, start: tf.Tensor, height: int, width: int
 ) -> tf.Tensor:
-    """Computes floor(along * x + across * y + start) at the centre of each pixel.
+    """Computes floor(along * x + across * y + start) at the center of each pixel.
 
     Args:
       along: float64 [n, 1, 1], like the next two.

@@ -143,7 +143,7 @@ def crop(images: tf.Tensor, top: tf.Tensor, left: tf.Tensor, padding: int) -> tf
 def rotate_and_zoom(
     images: tf.Tensor, angle: tf.Tensor, height_zoom: tf.Tensor, width_zoom: tf.Tensor
 ) -> tf.Tensor:
-    """Rotates and then zooms about the centre, with bilinear interpolation and reflected borders.
+    """Rotates and then zooms about the center, with bilinear interpolation and reflected borders.
 
     Equals Keras's RandomRotation followed by RandomZoom, but resamples once instead of twice, which
     is faster and blurs less.
@@ -158,13 +158,13 @@ def rotate_and_zoom(
       float32 [B, H, W, C].
     """
     height, width = images.shape[1:3]
-    centre_x, centre_y = (width - 1) / 2.0, (height - 1) / 2.0
+    center_x, center_y = (width - 1) / 2.0, (height - 1) / 2.0
     cos, sin = tf.cos(angle), tf.sin(angle)
     # The matrix maps a pixel of the result to a pixel of the image: zoom, then rotation.
     a0, a1 = cos * width_zoom, -sin * height_zoom
     b0, b1 = sin * width_zoom, cos * height_zoom
-    a2 = centre_x - a0 * centre_x - a1 * centre_y
-    b2 = centre_y - b0 * centre_x - b1 * centre_y
+    a2 = center_x - a0 * center_x - a1 * center_y
+    b2 = center_y - b0 * center_x - b1 * center_y
     zero = tf.zeros_like(angle)
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=tf.cast(images, tf.float32),

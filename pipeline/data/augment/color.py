@@ -1,4 +1,4 @@
-"""Colour, contrast, sharpness and blur for whole batches. Factors are arguments.
+"""Color, contrast, sharpness and blur for whole batches. Factors are arguments.
 
 Values are truncated to integers in the same way as in Pillow, so that the results are equal.
 """
@@ -51,7 +51,7 @@ def brightness(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
 
 
 def contrast(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Interpolates between the mean grey (factor 0) and the image (1), or extrapolates (above 1).
+    """Interpolates between the mean gray (factor 0) and the image (1), or extrapolates (above 1).
 
     Args:
       images: uint8 [B, H, W, 3].
@@ -62,7 +62,7 @@ def contrast(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """
     values = tf.cast(images, tf.float32)
     # The sum of a row is exact in float32, but not that of a large image.
-    rows = tf.cast(tf.reduce_sum(grey(values), axis=[2, 3]), tf.float64)  # [B, H]
+    rows = tf.cast(tf.reduce_sum(gray(values), axis=[2, 3]), tf.float64)  # [B, H]
     mean = tf.reduce_mean(rows, axis=1) / (3.0 * images.shape[2])
     mean = tf.cast(tf.floor(mean + 0.5), tf.float32)
     return _blend(per_image(mean), values, factor)
@@ -79,7 +79,7 @@ def saturation(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
       As `images`.
     """
     values = tf.cast(images, tf.float32)
-    return _blend(grey(values), values, factor)
+    return _blend(gray(values), values, factor)
 
 
 def sharpness(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
@@ -118,7 +118,7 @@ def three_augment(images: tf.Tensor, choice: tf.Tensor, radius: tf.Tensor) -> tf
       Touvron et al., DeiT III, https://arxiv.org/abs/2204.07118, section 3.2.
     """
     changes = (
-        lambda images, _: tf.cast(grey(tf.cast(images, tf.float32)), tf.uint8),
+        lambda images, _: tf.cast(gray(tf.cast(images, tf.float32)), tf.uint8),
         lambda images, _: solarize(images, tf.fill([tf.shape(images)[0]], 128)),
         lambda images, radius: tf.cast(blur(tf.cast(images, tf.float32), radius), tf.uint8),
     )
@@ -149,7 +149,7 @@ def blur(values: tf.Tensor, radius: tf.Tensor, reach: int = 6) -> tf.Tensor:
     return tf.floor(values + 0.5)
 
 
-def grey(values: tf.Tensor) -> tf.Tensor:
+def gray(values: tf.Tensor) -> tf.Tensor:
     """Converts to grayscale by the luma of ITU-R BT.601, with Pillow's rounding.
 
     Args:

@@ -115,8 +115,8 @@ def cutmix_box(
 
     Args:
       keep: float32 [B] in [0, 1], fraction of the image outside the box.
-      row: float32 [B] in [0, 1), vertical centre of the box.
-      column: float32 [B] in [0, 1), horizontal centre of the box.
+      row: float32 [B] in [0, 1), vertical center of the box.
+      column: float32 [B] in [0, 1), horizontal center of the box.
       height: H.
       width: W.
 
@@ -127,8 +127,8 @@ def cutmix_box(
       Yun et al., CutMix, https://arxiv.org/abs/1905.04899, section 3.1.
     """
 
-    def covers(centre: tf.Tensor, length: int) -> tf.Tensor:
-        middle = tf.floor(centre * length)
+    def covers(center: tf.Tensor, length: int) -> tf.Tensor:
+        middle = tf.floor(center * length)
         half = tf.floor(tf.floor(length * tf.sqrt(1.0 - keep)) / 2.0)
         places = tf.range(length, dtype=tf.float32)
         low, high = (middle - half)[:, tf.newaxis], (middle + half)[:, tf.newaxis]

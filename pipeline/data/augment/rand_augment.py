@@ -122,7 +122,7 @@ def _enhance(
 
 
 def _geometric(images: tf.Tensor, operation: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Rotates about the centre, shears about the top left corner, or translates."""
+    """Rotates about the center, shears about the top left corner, or translates."""
     height, width = images.shape[1:3]
     strength = tf.cast(strength, tf.float64)
 

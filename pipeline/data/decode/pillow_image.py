@@ -52,7 +52,7 @@ class PillowImage(NamedTuple):
 def read_image(content: bytes, max_pixels: int) -> PillowImage:
     """Decodes a complete image.
 
-    Other colour spaces are converted to RGB, and transparency is dropped. Of an animation, the
+    Other color spaces are converted to RGB, and transparency is dropped. Of an animation, the
     first frame is used. Values with more than 8 bits are scaled by `gray_levels`. The EXIF
     orientation is applied.
 

@@ -60,14 +60,14 @@ KERAS_HOSTS = {
 
 
 def open_digits(config: DataConfig) -> DataSource:
-    """Opens scikit-learn's 1,797 handwritten digits of 8 x 8 pixels with grey values 0..16.
+    """Opens scikit-learn's 1,797 handwritten digits of 8 x 8 pixels with gray values 0..16.
 
     The data set has no test split. A fifth is held out by a fixed hash, the same in every run.
     """
-    rows = np.loadtxt(_digits_file(), delimiter=",")  # [N, 65]: 64 grey values and the label
+    rows = np.loadtxt(_digits_file(), delimiter=",")  # [N, 65]: 64 gray values and the label
     data, labels = rows[:, :-1], rows[:, -1]
-    grey = np.rint(data * (255.0 / 16.0)).astype(np.uint8).reshape(-1, 8, 8)  # [N, 64] -> [N, 8, 8]
-    rgb = _to_rgb(grey)
+    gray = np.rint(data * (255.0 / 16.0)).astype(np.uint8).reshape(-1, 8, 8)  # [N, 64] -> [N, 8, 8]
+    rgb = _to_rgb(gray)
     everything = Split(labels.astype(np.int32), rgb, title="digits")
     test = hold_out(hash_all(rgb, "test"), everything.labels, DIGITS_TEST_FRACTION, "digits")
     splits = split_training(everything.select(~test, "digits, train"), config)
@@ -95,7 +95,7 @@ def open_cifar(config: DataConfig) -> DataSource:
 
 
 def open_fashion_mnist(config: DataConfig) -> DataSource:
-    """Opens Fashion-MNIST, 28 x 28 grey: idx files in `data.path`, or Keras's download."""
+    """Opens Fashion-MNIST, 28 x 28 gray: idx files in `data.path`, or Keras's download."""
     if config.path is None:
         train, test = _load_through_keras("fashion_mnist")
     else:
@@ -232,5 +232,5 @@ def _load_through_keras(kind: str) -> tuple[Arrays, Arrays]:
     )
 
 
-def _to_rgb(grey: Images) -> Images:
-    return np.repeat(grey[..., np.newaxis], 3, axis=-1)  # [N, H, W] -> [N, H, W, 3]
+def _to_rgb(gray: Images) -> Images:
+    return np.repeat(gray[..., np.newaxis], 3, axis=-1)  # [N, H, W] -> [N, H, W, 3]

@@ -84,7 +84,7 @@ def open_with_model_classes(
             f"{f' and {len(unknown) - 5} more' if len(unknown) > 5 else ''}. Rename or remove them"
         )
     place = np.array([label_of[name] for name in own], np.int32)
-    splits = {key: _relabelled(split, place) for key, split in source.splits.items()}
+    splits = {key: _relabeled(split, place) for key, split in source.splits.items()}
     return DataSource(tuple(classes), splits, source.image_shape, source.notes)
 
 
@@ -107,5 +107,5 @@ def _labels(classes: Sequence[str]) -> dict[str, int]:
     return labels
 
 
-def _relabelled(split: Split, place: npt.NDArray[np.int32]) -> Split:
+def _relabeled(split: Split, place: npt.NDArray[np.int32]) -> Split:
     return replace(split, labels=place[split.labels])

@@ -18,7 +18,7 @@ _SPLITS = ("train", "validation", "test")
 
 
 class Source(Protocol):
-    """Labelled images with random access. `path` is `data.path`, or None.
+    """Labeled images with random access. `path` is `data.path`, or None.
 
     Every process makes its own instance, and all of them must give the same labels and images.
     `read` is called by several threads at a time, and in any order.

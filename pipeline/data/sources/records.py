@@ -19,7 +19,7 @@ from pipeline.config import DataConfig
 from pipeline.data.sources.classes import alike_notes
 from pipeline.data.sources.example import IMAGE_KEY
 from pipeline.data.sources.shards import ShardRecords, allow_open_files
-from pipeline.data.split import Colour, DataSource, Split, check_labels
+from pipeline.data.split import Color, DataSource, Split, check_labels
 from pipeline.errors import DataError, SettingsError
 from pipeline.printable import printable
 from pipeline.storage.npz import ArraysRefused, read_npy
@@ -104,8 +104,8 @@ class SetFacts(_Facts):
     format: Literal["vit-pipeline records 1"]
     tool: str
     classes: tuple[str, ...]
-    mean: Colour
-    std: Colour
+    mean: Color
+    std: Color
     smallest: tuple[int, int]
     largest: tuple[int, int]
     unreadable: int

@@ -22,7 +22,7 @@ from pipeline.data.sources.folder import open_folder
 from pipeline.data.sources.listing import open_list
 from pipeline.data.sources.records import FACTS, open_records
 from pipeline.data.sources.tfrecord import open_tfrecord, scan_tfrecord
-from pipeline.data.split import Colour, DataSource, Split
+from pipeline.data.split import Color, DataSource, Split
 from pipeline.errors import DataError, SettingsError
 from pipeline.plugins import is_plugin
 from pipeline.printable import printable
@@ -39,8 +39,8 @@ __all__ = [
 NORMALIZATION_FILES = 2000
 
 # The constants of torchvision, measured on the training images of ImageNet.
-IMAGENET: tuple[Colour, Colour] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-HALF: tuple[Colour, Colour] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+IMAGENET: tuple[Color, Color] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF: tuple[Color, Color] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 # All sources except synthetic and tfrecord, which need more arguments.
@@ -118,7 +118,7 @@ def _kind(path: str) -> str | None:
         return "records" if (Path(path).expanduser() / FACTS).is_file() else None
 
 
-def measure_normalization(source: DataSource, config: DataConfig) -> tuple[Colour, Colour]:
+def measure_normalization(source: DataSource, config: DataConfig) -> tuple[Color, Color]:
     """Returns mean and standard deviation of each channel, in units of 0..1.
 
     With data.normalize=dataset, they are measured on the training split: on all images of a data
@@ -151,7 +151,7 @@ def measure_normalization(source: DataSource, config: DataConfig) -> tuple[Colou
     return moments(counts)
 
 
-def moments(counts: npt.NDArray[np.int64]) -> tuple[Colour, Colour]:
+def moments(counts: npt.NDArray[np.int64]) -> tuple[Color, Color]:
     """Computes mean and standard deviation, in units of 0..1, from histograms.
 
     Args:
@@ -162,7 +162,7 @@ def moments(counts: npt.NDArray[np.int64]) -> tuple[Colour, Colour]:
     mean = share @ values
     # The minimum of one level avoids a division by zero for a constant channel.
     deviation = np.maximum(np.sqrt(np.maximum(share @ values**2 - mean**2, 0.0)), 1 / 255.0)
-    return _colour(mean), _colour(deviation)
+    return _color(mean), _color(deviation)
 
 
 def _encoded_histogram(split: Split, index: int, config: DataConfig) -> npt.NDArray[np.int64]:
@@ -181,5 +181,5 @@ def _histogram(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     return np.stack([np.bincount(images[..., c].reshape(-1), minlength=256) for c in range(3)])
 
 
-def _colour(values: npt.NDArray[np.float64]) -> Colour:
+def _color(values: npt.NDArray[np.float64]) -> Color:
     return float(values[0]), float(values[1]), float(values[2])

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from pipeline.errors import SettingsError
 from pipeline.model.weights.catalog import CATALOG
-from pipeline.model.weights.layouts import PATCHES, POSITIONS, Arrays, recognise
+from pipeline.model.weights.layouts import PATCHES, POSITIONS, Arrays, recognize
 from pipeline.model.weights.published import READERS, TOKEN, Published
 from pipeline.storage.npz import ArraysRefused, member_names, read_npz
 from pipeline.storage.read import open_file, read_file
@@ -39,7 +39,7 @@ def read_published(path: Path) -> Published:
     file = _find_file(path)
     try:
         arrays = _read_tensors(file)
-        layout = recognise(arrays)
+        layout = recognize(arrays)
         if layout == "ours":
             raise SettingsError(
                 "it belongs to a checkpoint or an export of this pipeline. Give the run folder"

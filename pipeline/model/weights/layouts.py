@@ -146,8 +146,8 @@ _SIGNS = (
 _LISTED = 5
 
 
-def recognise(names: Mapping[str, Any]) -> str | None:
-    """Recognises the layout: google, hugging_face, timm, ours (this package's), or None."""
+def recognize(names: Mapping[str, Any]) -> str | None:
+    """Recognizes the layout: google, hugging_face, timm, ours (this package's), or None."""
     signs = (who for who, sign in _SIGNS if any(re.fullmatch(sign, name) for name in names))
     return next(signs, None)
 

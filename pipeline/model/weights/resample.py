@@ -37,7 +37,7 @@ def resample_patches(kernel: np.ndarray, patch_size: int) -> np.ndarray:
 def resize_matrix(old: int, new: int) -> np.ndarray:
     """The matrix that resizes a line of `old` pixels bilinearly to `new`, float64 [new, old].
 
-    Pixel centres lie half a pixel from the edges, and there is no antialiasing. This is the default
+    Pixel centers lie half a pixel from the edges, and there is no antialiasing. This is the default
     of tf.image.resize, which FlexiViT uses.
     """
     return _interpolate((np.arange(new) + 0.5) * old / new - 0.5, old)

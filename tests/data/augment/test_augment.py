@@ -19,8 +19,8 @@ def smooth_images():
 
 
 BATCHES = {
-    "colours": IMAGES,
-    "grey": RNG.integers(0, 256, (5, 7, 9, 1), np.uint8),
+    "colors": IMAGES,
+    "gray": RNG.integers(0, 256, (5, 7, 9, 1), np.uint8),
     "four channels": RNG.integers(0, 256, (5, 3, 2, 4), np.uint8),
     "floats": RNG.normal(size=(4, 6, 6, 3)).astype(np.float32),
     "224 px": RNG.integers(0, 256, (40, 224, 224, 3), np.uint8),
@@ -54,16 +54,16 @@ def test_rotation_and_zoom_agree_with_scipy():
     height_zoom = np.array([0.8, 1.2, 1.0, 0.9], np.float32)
     width_zoom = np.array([1.1, 0.9, 1.2, 1.0], np.float32)
     ours = rotate_and_zoom(*map(tf.constant, (images, angle, height_zoom, width_zoom))).numpy()
-    centre = np.array([11.5, 9.5])  # (y, x)
+    center = np.array([11.5, 9.5])  # (y, x)
     for i in range(4):
         cos, sin = np.cos(angle[i]), np.sin(angle[i])
         rotation = np.array([[cos, sin], [-sin, cos]])  # on (y, x)
         matrix = rotation @ np.diag([height_zoom[i], width_zoom[i]])
-        for colour in range(3):
+        for color in range(3):
             expected = scipy.ndimage.affine_transform(
-                images[i, ..., colour], matrix, centre - matrix @ centre, order=1, mode="reflect"
+                images[i, ..., color], matrix, center - matrix @ center, order=1, mode="reflect"
             )
-            np.testing.assert_allclose(ours[i, ..., colour], expected, atol=0.05)
+            np.testing.assert_allclose(ours[i, ..., color], expected, atol=0.05)
 
 
 def test_rotation_is_that_of_keras():

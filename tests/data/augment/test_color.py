@@ -1,4 +1,4 @@
-"""Changes of colour against Pillow's."""
+"""Changes of color against Pillow's."""
 
 import numpy as np
 import pytest
@@ -28,11 +28,11 @@ def test_jitter_is_pillows_enhancers_one_after_another(factors):
 
 def test_three_augment_does_one_of_three():
     images = tf.constant(np.stack([PHOTO] * 3))
-    grey, solarized, blurred = three_augment(
+    gray, solarized, blurred = three_augment(
         images, tf.constant([0, 1, 2]), tf.constant([1.0, 1.0, 1.3])
     ).numpy()
     image = Image.fromarray(PHOTO)
-    np.testing.assert_array_equal(grey, np.asarray(image.convert("L").convert("RGB")))
+    np.testing.assert_array_equal(gray, np.asarray(image.convert("L").convert("RGB")))
     np.testing.assert_array_equal(solarized, np.asarray(ImageOps.solarize(image, 128)))
     expected = PHOTO.astype(float)
     for axis in (0, 1):

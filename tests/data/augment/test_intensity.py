@@ -47,7 +47,7 @@ def test_equalize_is_pillows_for_any_range_of_levels():
     np.testing.assert_array_equal(equalize(tf.constant(batch)), by_pillow(ImageOps.equalize, batch))
 
 
-def test_any_number_of_colours():
+def test_any_number_of_colors():
     batch = images(6)
     for change in (autocontrast, equalize):
         together = change(tf.constant(batch)).numpy()

@@ -40,7 +40,7 @@ def test_partners_are_the_two_of_a_pair_and_keep_their_share():
 
 
 def test_a_box_is_the_papers():
-    # Section 3.1 and its code: centre uniform, sides sqrt(1 - keep), cut off at the border.
+    # Section 3.1 and its code: center uniform, sides sqrt(1 - keep), cut off at the border.
     keep, row, column = (uniforms(50, seed).numpy() for seed in (1, 2, 3))
     boxes = cutmix_box(*map(tf.constant, (keep, row, column)), 12, 20).numpy()
     for box, k, r, c in zip(boxes[..., 0], keep, row, column, strict=True):

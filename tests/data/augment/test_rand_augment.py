@@ -10,7 +10,7 @@ from pipeline.data.augment.rand_augment import OPERATIONS, apply, rand_augment
 
 
 def photographs(height=48, width=56):
-    """Pieces of two photographs, and images of few or one colour, uint8 [B, H, W, 3]."""
+    """Pieces of two photographs, and images of few or one color, uint8 [B, H, W, 3]."""
     pieces = [
         photo[top : top + height, left : left + width]
         for photo in load_sample_images().images

@@ -50,13 +50,13 @@ FORMATS = {
     "jpeg 4:2:2": lambda i: encoded(i, "JPEG", quality=90, subsampling=1),
     "jpeg 4:2:0": lambda i: encoded(i, "JPEG", quality=90, subsampling=2),
     "jpeg progressive": lambda i: encoded(i, "JPEG", quality=90, progressive=True),
-    "jpeg grey": lambda i: encoded(i.convert("L"), "JPEG"),
+    "jpeg gray": lambda i: encoded(i.convert("L"), "JPEG"),
     "jpeg cmyk": lambda i: encoded(i.convert("CMYK"), "JPEG"),
     "png": lambda i: encoded(i, "PNG"),
     "png alpha": lambda i: encoded(with_alpha(i), "PNG"),
     "png palette": lambda i: encoded(i.convert("P"), "PNG"),
     "png palette, transparent": lambda i: encoded(i.convert("P"), "PNG", transparency=3),
-    "png grey": lambda i: encoded(i.convert("L"), "PNG"),
+    "png gray": lambda i: encoded(i.convert("L"), "PNG"),
     "png one bit": lambda i: encoded(i.convert("1"), "PNG"),
     "png 16 bits": lambda i: encoded(sixteen_bits(i), "PNG"),
     "png animated": lambda i: encoded(i, "PNG", save_all=True, append_images=[i.rotate(180)]),
@@ -152,7 +152,7 @@ def test_without_resizing_all_see_the_same_pixels_too(tmp_path):
 
 
 @pytest.mark.parametrize("form", [*FORMATS])
-def test_a_large_image_keeps_its_colours(form):
+def test_a_large_image_keeps_its_colors(form):
     image = picture(430, 610)
     config = DataConfig(source="image_folder", image_size=SIZE, resize="squash")
     content = FORMATS[form](image)

@@ -12,7 +12,7 @@ from pipeline.data.decode.unreadable import UnreadableError
 
 BYTES = np.arange(256, dtype=np.uint8).reshape(16, 16)
 SHARES = BYTES / 255.0
-COLOURS = np.stack([BYTES, BYTES[::-1], BYTES.T], axis=-1)
+COLORS = np.stack([BYTES, BYTES[::-1], BYTES.T], axis=-1)
 
 
 def saved(image, kind, **settings):
@@ -143,29 +143,29 @@ def palette():
 
 
 PALETTE = np.stack([BYTES, 255 - BYTES, np.full_like(BYTES, 7)], axis=-1)
-GREY = np.repeat(BYTES[..., None], 3, axis=-1)
-ALPHA = np.dstack([COLOURS, BYTES])
+GRAY = np.repeat(BYTES[..., None], 3, axis=-1)
+ALPHA = np.dstack([COLORS, BYTES])
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (saved(Image.fromarray(BYTES > 127), "TIFF"), np.where(GREY > 127, 255, 0)),
-        (saved(Image.fromarray(BYTES > 127), "PNG"), np.where(GREY > 127, 255, 0)),
-        (saved(Image.fromarray(BYTES), "TIFF"), GREY),
-        (saved(Image.fromarray(np.dstack([BYTES, BYTES.T])), "TIFF"), GREY),
-        (saved(Image.fromarray(np.dstack([BYTES, BYTES.T])), "PNG"), GREY),
+        (saved(Image.fromarray(BYTES > 127), "TIFF"), np.where(GRAY > 127, 255, 0)),
+        (saved(Image.fromarray(BYTES > 127), "PNG"), np.where(GRAY > 127, 255, 0)),
+        (saved(Image.fromarray(BYTES), "TIFF"), GRAY),
+        (saved(Image.fromarray(np.dstack([BYTES, BYTES.T])), "TIFF"), GRAY),
+        (saved(Image.fromarray(np.dstack([BYTES, BYTES.T])), "PNG"), GRAY),
         (saved(palette(), "TIFF"), PALETTE),
         (saved(palette(), "PNG", transparency=5), PALETTE),
         (saved(palette(), "GIF"), PALETTE),
         (saved(palette(), "BMP"), PALETTE),
-        (saved(Image.fromarray(COLOURS), "TIFF"), COLOURS),
-        (saved(Image.fromarray(ALPHA), "TIFF"), COLOURS),
-        (saved(Image.fromarray(ALPHA), "PNG"), COLOURS),
-        (saved(Image.fromarray(ALPHA), "WEBP", lossless=True, exact=True), COLOURS),
+        (saved(Image.fromarray(COLORS), "TIFF"), COLORS),
+        (saved(Image.fromarray(ALPHA), "TIFF"), COLORS),
+        (saved(Image.fromarray(ALPHA), "PNG"), COLORS),
+        (saved(Image.fromarray(ALPHA), "WEBP", lossless=True, exact=True), COLORS),
         (saved(Image.fromarray(255 - ALPHA, "CMYK"), "TIFF"),
          np.asarray(Image.fromarray(255 - ALPHA, "CMYK").convert("RGB"))),
-        (saved(Image.fromarray(COLOURS), "JPEG2000"), COLOURS),
+        (saved(Image.fromarray(COLORS), "JPEG2000"), COLORS),
     ],
 )  # fmt: skip
 def test_images_of_8_bits_keep_their_values(content, expected):

@@ -194,7 +194,7 @@ def test_the_same_images_are_left_out_in_every_epoch_by_any_number_of_processes(
     assert left_out(split, 3, start_step=16) == [{5}] * 3  # resumed after four epochs
 
 
-def test_evaluation_leaves_them_out_though_it_sees_the_centre_only(split):
+def test_evaluation_leaves_them_out_though_it_sees_the_center_only(split):
     config = config_of(on_bad_image="skip", resize="crop", crop_fraction=0.3)
     skipped = SkippedImages()
     for _ in range(2):

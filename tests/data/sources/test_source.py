@@ -86,8 +86,8 @@ def test_digits_are_scikit_learns_divided_in_three():
     assert 0.17 < parts[2].num_examples / 1797 < 0.23
     ours = sorted((p.images[i].tobytes(), p.labels[i]) for p in parts for i in range(len(p.labels)))
     data, labels = load_digits(return_X_y=True)
-    grey = np.round(data / 16 * 255).astype(np.uint8).reshape(-1, 8, 8, 1).repeat(3, -1)
-    theirs = sorted((image.tobytes(), label) for image, label in zip(grey, labels, strict=True))
+    gray = np.round(data / 16 * 255).astype(np.uint8).reshape(-1, 8, 8, 1).repeat(3, -1)
+    theirs = sorted((image.tobytes(), label) for image, label in zip(gray, labels, strict=True))
     assert ours == theirs
     assert source.classes == tuple("0123456789")
     assert source.image_shape == (8, 8, 3)
@@ -378,7 +378,7 @@ def test_normalization_of_arrays_is_numpys_mean_and_deviation():
     mean, std = measure_normalization(source, DataConfig(normalize="dataset"))
     np.testing.assert_allclose(mean, images.mean((0, 1, 2)) / 255, rtol=1e-9)
     np.testing.assert_allclose(std[:2], images[..., :2].std((0, 1, 2)) / 255, rtol=1e-9)
-    assert std[2] == 1 / 255  # a colour that never changes is not divided by zero
+    assert std[2] == 1 / 255  # a color that never changes is not divided by zero
 
 
 def test_normalization_of_files_is_that_of_their_pixels(tmp_path):

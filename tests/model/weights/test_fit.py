@@ -210,7 +210,7 @@ def test_the_config_of_hugging_face_is_used(change, said):
         read_hugging_face(files.hugging_face(), files.HUGGING_FACE_CONFIG | change)
 
 
-# -------------------------------------------------------------------------------- normalisation
+# -------------------------------------------------------------------------------- normalization
 
 
 def test_a_different_pixel_normalization_is_reported():

@@ -14,7 +14,7 @@ RNG = np.random.default_rng(0)
 
 
 def resize(image, size):
-    """Bilinear resizing with pixel centres half a pixel from the edge, like tf.image.resize."""
+    """Bilinear resizing with pixel centers half a pixel from the edge, like tf.image.resize."""
     zoom = (size / image.shape[0], size / image.shape[1])
     return ndimage.zoom(image, zoom, order=1, mode="nearest", grid_mode=True)
 
