@@ -19,14 +19,14 @@ from pipeline.config import Config
 
 
 def render_mpijob(job: ClusterJob, config: Config | None) -> list[Manifest]:
-    """Returns the ConfigMap, NetworkPolicy and MPIJob of a training.
+    """Returns the ConfigMap, NetworkPolicy and MPIJob of a training run.
 
     Args:
       job: A job whose backend is mpijob.
       config: The result of `settings_for_cluster`.
     """
     if config is None:
-        raise ValueError("an MPIJob runs a training, and needs settings")
+        raise ValueError("an MPIJob runs a training run, and needs settings")
     resources, recipe = base("mpijob"), config_map(job, config)
     policy, manifest = resources["NetworkPolicy"], resources["MPIJob"]
     policy["metadata"] = {"name": job.name, "labels": labels(job.name)}

@@ -23,7 +23,7 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class ParityResult:
-    """Result of a training for the parity check.
+    """Result of a training run for the parity check.
 
     Attributes:
       weights: Float32 arrays by "model/PATH" and "average/PATH".
@@ -58,7 +58,7 @@ class ParityResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Relative differences between a training and the reference; 0 means equal.
+    """Relative differences between a training run and the reference; 0 means equal.
 
     Attributes:
       tensor: Name of the tensor with the largest max |difference| / max |weight|.
@@ -116,7 +116,7 @@ def parity_config(config: Config, clip_norm: float | None) -> Config:
 
 
 def compare(ours: ParityResult, reference: ParityResult) -> Comparison:
-    """Compares a training with the reference."""
+    """Compares a training run with the reference."""
     tensor, worst, whole = compare_weights(ours.weights, reference.weights)
     counts, expected = ours.curves["examples"], reference.curves["examples"]
     furthest = int(np.argmax(np.abs(counts - expected)))
