@@ -104,7 +104,7 @@ def test_a_host_that_gives_no_private_network_is_refused(vit):
     assert len(err.splitlines()) == 1
     assert "(unshare: No space left on device; user.max_net_namespaces=0;" in err
     assert "Use --runtime horovod" in err
-    assert "give --trust-network" in err
+    assert "Give --trust-network" in err
     code, out, err = vit.run(f"{ALONE} --trust-network -- print=started", under=NO_NAMESPACES)
     assert (code, sorted(out.splitlines())) == (0, ["[rank 1 localhost] started", "started"]), err
 

@@ -134,7 +134,7 @@ def check_report_of_other_data(run, photos, tmp_path):
         ["report", run, "--data", other, "--out", pages[0]], ["report", run, "--out", pages[1]]
     )
     assert (code, own_code) == (0, 0), err + own_err
-    assert f"are of {other}, and not of the data that the run recorded" in err
+    assert f"are those of {other}, not of the data that the run recorded" in err
     assert "Of 27 test examples" in pages[0].read_text()
     assert "Of 28 test examples" in pages[1].read_text()
     assert (run / "predictions.npz").read_bytes() == kept

@@ -58,6 +58,6 @@ def test_two_nodes_train_and_a_stopped_job_is_queued_again(sbatch, tmp_path):
     assert (tmp_path / "requeued").read_text() == f"{os.getpid()}\n"
     done = sbatch("train.max_steps=20")
     assert done.returncode == 0, done.stderr
-    assert "2 processes of Horovod" in done.stdout
+    assert "2 Horovod processes" in done.stdout
     assert "test accuracy" in done.stdout
     assert (tmp_path / "requeued").read_text() == f"{os.getpid()}\n"
