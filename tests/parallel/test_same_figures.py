@@ -135,8 +135,8 @@ def check_report_of_other_data(run, photos, tmp_path):
     )
     assert (code, own_code) == (0, 0), err + own_err
     assert f"are those of {other}, not of the data that the run recorded" in err
-    assert "Of 27 test examples" in pages[0].read_text()
-    assert "Of 28 test examples" in pages[1].read_text()
+    assert "27 test examples, weights" in pages[0].read_text()
+    assert "28 test examples, weights" in pages[1].read_text()
     assert (run / "predictions.npz").read_bytes() == kept
     # A set without a readable image has no figures.
     for file in (other / "test").rglob("*.png"):
