@@ -34,6 +34,16 @@ def pytest_runtest_protocol(item):
         _unmarked_test = None
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Escapes captured names of files that are not UTF-8: pytest-xdist cannot send them."""
+    report = yield
+    report.sections = [
+        (title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections
+    ]
+    return report
+
+
 def _refuse_unmarked(event, arguments):
     # The first test that imports a certain library makes Python's `platform` run uname.
     if event in _STARTS_PROCESS and _unmarked_test is not None and arguments[0] != "uname":

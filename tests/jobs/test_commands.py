@@ -338,8 +338,10 @@ def test_help_lists_every_setting_and_version_names_the_release():
     from pipeline.config import all_settings
 
     text = vit("train", "--help").stdout
+    as_yaml = {"None": "null", "True": "true", "False": "false"}
     for setting in all_settings():
-        assert f"  {setting.key}  {setting.type}, default {setting.default}" in text
+        default = as_yaml.get(str(setting.default), str(setting.default))
+        assert f"  {setting.key}  {setting.type}, default {default}" in text
         assert setting.doc in text
     assert vit_process("--version").stdout.startswith("vit 0.")
 

@@ -113,7 +113,7 @@ def test_details_of_the_run_s_own_data_agree_with_the_short_line(digits_run, tmp
     assert "calibration error" in out
     assert str(page) in err
     text = page.read_text()
-    assert text.count('aria-label="A row is what it is') == 2  # validation and test
+    assert text.count('aria-label="Rows: true class.') == 2  # validation and test
     assert "http:" not in text
     assert "https:" not in text
 
