@@ -338,7 +338,7 @@ def test_help_lists_every_setting_and_version_names_the_release():
     from pipeline.config import all_settings
 
     text = vit("train", "--help").stdout
-    as_yaml = {"None": "null", "True": "true", "False": "false"}
+    as_yaml = {"None": "null", "True": "true", "False": "false", "()": "[]"}
     for setting in all_settings():
         default = as_yaml.get(str(setting.default), str(setting.default))
         assert f"  {setting.key}  {setting.type}, default {default}" in text
