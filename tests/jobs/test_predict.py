@@ -113,7 +113,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_keeps_its_order(
         [
             (broken, ""),
             (given[2], "No such file"),
-            (empty, "no image below it"),
+            (empty, "no images in this folder"),
             (given[4], "fits"),
         ],
         strict=True,
