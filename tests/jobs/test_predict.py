@@ -114,7 +114,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_keeps_its_order(
             (broken, ""),
             (given[2], "No such file"),
             (empty, "no images in this folder"),
-            (given[4], "fits"),
+            (given[4], "no file matches"),
         ],
         strict=True,
     ):
