@@ -55,7 +55,7 @@ def test_training_starts_from_the_file_and_says_what_it_took(trained):
     folder, _, done = trained
     assert done.returncode == 0, done.stderr
     for line in (
-        f"starts from {folder / 'B_16.npz'} (Google's ViT, ",
+        f"starting from {folder / 'B_16.npz'} (Google's ViT, ",
         "resampled: vit/position_embedding/positions 2x2 -> 4x4",
         "dropped: head/kernel, head/bias (1,000 classes in the file, 10 here)",
         "left out: pre_logits/kernel, pre_logits/bias",
