@@ -23,17 +23,18 @@ def break_down() -> None:
 
 
 if find_place(os.environ).rank == int(rank):
-    import pipeline.training.experiment as experiment
+    from pipeline.training import assembly
+    from pipeline.training.experiment import Experiment
 
     if where == "build":
-        experiment.build = lambda *_, **__: break_down()
+        assembly.build = lambda *_, **__: break_down()
     else:
-        train, calls = experiment.Experiment.train, []
+        train, calls = Experiment.train, []
 
         def train_then_break_down(*arguments):
             calls.append(arguments)
             return train(*arguments) if len(calls) == 1 else break_down()
 
-        experiment.Experiment.train = train_then_break_down
+        Experiment.train = train_then_break_down
 
 run_process(["train", *rest])
