@@ -16,7 +16,7 @@ from pipeline.config.value_parser import _NUMBER
 from pipeline.errors import SettingsError
 from pipeline.printable import printable
 
-LIMIT_S = 2.0
+LIMIT_S = 5.0  # of processor time of all threads; without limits these recipes take minutes
 
 
 class Expired(BaseException):
