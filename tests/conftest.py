@@ -20,6 +20,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What Python reports before a process starts. multiprocessing reports nothing: see below.
 _STARTS_PROCESS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
+# Libraries run these once, in whichever test comes first: Python's `platform`, and matplotlib where
+# it has no list of fonts yet.
+_LIBRARIES = {("uname",), ("fc-list",)}
 _unmarked_test = None
 
 
@@ -45,8 +48,7 @@ def pytest_runtest_makereport():
 
 
 def _refuse_unmarked(event, arguments):
-    # The first test that imports a certain library makes Python's `platform` run uname.
-    if event in _STARTS_PROCESS and _unmarked_test is not None and arguments[0] != "uname":
+    if event in _STARTS_PROCESS and _unmarked_test is not None and arguments[:1] not in _LIBRARIES:
         pytest.fail(f"{_unmarked_test} starts a process: mark it with @pytest.mark.processes")
 
 
