@@ -44,7 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=f"{summary[0].upper()}{summary[1:]}.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    module = importlib.import_module(f"benchmarks.{what}")
+    try:
+        module = importlib.import_module(f"benchmarks.{what}")
+    except ModuleNotFoundError as error:
+        message = f"{error.name} is not installed. `make .venv/installed-test` installs it"
+        print(f"{program}: {message}", file=sys.stderr)
+        return SettingsError.exit_code
     module.add_arguments(parser)
     return run_module(program, module, parser.parse_intermixed_args(rest))
 
