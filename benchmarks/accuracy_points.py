@@ -25,7 +25,7 @@ def main() -> None:
 
     store = CheckpointStore(folder.checkpoints)
     config = folder.config()
-    experiment = build(config, start(config.distribute))
+    experiment = build(config, start(config.distribute, deterministic=config.train.deterministic))
     for step in store.steps():
         experiment.restore(store.load(step))
         seconds = (store.path(step) / "manifest.json").stat().st_mtime - start_s

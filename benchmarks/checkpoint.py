@@ -80,7 +80,7 @@ def _measure(config: Config, folder: Path, rounds: int) -> dict[str, Any]:
     from pipeline.training.position import TrainingPosition
     from pipeline.training.saver import Saver
 
-    experiment = build(config, start(config.distribute))
+    experiment = build(config, start(config.distribute, deterministic=config.train.deterministic))
     variables = [v for group in experiment.variables.values() for v in group.values()]
     run = RunFolder(folder)
     run.lock.acquire(print)  # Required for saving.

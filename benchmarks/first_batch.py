@@ -53,7 +53,8 @@ def measure_first_batch(records: int, folder: Path) -> dict[str, float]:
 def _read_batches(out: Path) -> tuple[float, float]:
     """Returns the seconds to the first batch, and the MB added after twenty more batches."""
     import_tensorflow()
-    from pipeline.data.input import Shard, train_dataset
+    from pipeline.data.input import train_dataset
+    from pipeline.data.shard import Shard
     from pipeline.data.sources.source import open_source
 
     config = Config(data=DataConfig(source="records", path=str(out), image_size=_PIXELS))

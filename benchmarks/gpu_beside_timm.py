@@ -123,7 +123,8 @@ def _fed_batches(folder: str, size: int, batch: int) -> Iterator[tuple[Any, Any]
     import tensorflow as tf
 
     from pipeline.config import AugmentConfig, DataConfig
-    from pipeline.data.input import Shard, train_dataset
+    from pipeline.data.input import train_dataset
+    from pipeline.data.shard import Shard
     from pipeline.data.sources.source import open_source
 
     tf.config.set_visible_devices([], "GPU")  # TensorFlow would take the memory that JAX needs.

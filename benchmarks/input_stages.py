@@ -8,8 +8,9 @@ from benchmarks.line import Line
 from pipeline.config import AugmentConfig, Config, DataConfig
 from pipeline.cores import available_cores
 from pipeline.data.images import read_contents
-from pipeline.data.input import Shard, train_dataset
+from pipeline.data.input import train_dataset
 from pipeline.data.order import positions_to_examples
+from pipeline.data.shard import Shard
 from pipeline.data.sources.source import DataSource
 from pipeline.data.split import Split
 

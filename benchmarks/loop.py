@@ -86,7 +86,7 @@ def _measure(config: Config, rounds: int) -> dict[str, Any]:
     from pipeline.runtimes.kinds import start
     from pipeline.training.assembly import build
 
-    experiment = build(config, start(config.distribute))
+    experiment = build(config, start(config.distribute, deterministic=config.train.deterministic))
     # If there is a validation split, the last step is evaluated whatever the settings say.
     del experiment.source.splits["validation"]
     loops = {"ours": lambda: _time_ours(experiment), "bare": _bare(experiment)}

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
             update={"xla": "never"}
         )  # "auto" tries both, which takes more memory.
         config = config.model_copy(update={"train": train})
-    runtime = start(config.distribute)
+    runtime = start(config.distribute, deterministic=config.train.deterministic)
     # The first computation starts TensorFlow's threads and loads its libraries.
     tf.reduce_sum(tf.matmul(tf.ones([512, 512]), tf.ones([512, 512]))).numpy()
     before = _resident_bytes()

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.runtimes.kinds import start
     from pipeline.training.assembly import build
 
-    runtime = start(config.distribute)
+    runtime = start(config.distribute, deterministic=config.train.deterministic)
     threads, wall_s = _trace(build(config, runtime), arguments.steps)
     rows = rows_of(threads, wall_s * own_cores(1), arguments.steps)
     shown = rows[: arguments.most] + _others(rows[arguments.most :])

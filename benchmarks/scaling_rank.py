@@ -51,7 +51,10 @@ def main(arguments: Sequence[str]) -> int:
     import_tensorflow()
     from pipeline.runtimes.kinds import start
 
-    with closing(start(config.distribute)) as runtime, runtime.noticing_lost_peers():
+    with (
+        closing(start(config.distribute, deterministic=config.train.deterministic)) as runtime,
+        runtime.noticing_lost_peers(),
+    ):
         measured = measure(config, runtime, int(rounds), int(steps))
         if runtime.is_chief:
             replace_file(Path(result), to_json(measured))
@@ -67,7 +70,7 @@ def measure(config: Config, runtime: Runtime, rounds: int, steps: int) -> dict[s
       the runtime has such an operation.
     """
     from pipeline.training.assembly import build
-    from pipeline.training.step import make_train_steps
+    from pipeline.training.step import make_step, make_train_steps, make_update
 
     experiment = build(config, runtime)
     experiment.broadcast()
@@ -76,17 +79,15 @@ def measure(config: Config, runtime: Runtime, rounds: int, steps: int) -> dict[s
         reductions["without_reduction"] = list
     if hasattr(runtime, "sum_gradients_at_once"):
         reductions["grouped"] = runtime.sum_gradients_at_once
-    train_steps = {
-        name: make_train_steps(
-            config,
-            OtherReduction(runtime, function),  # type: ignore[arg-type]
-            experiment.gradients.gradients_of,
-            experiment.optimizer,
-            experiment.schedule,
-            experiment.loss_scale,
-        )
-        for name, function in reductions.items()
-    }
+    update = make_update(
+        config, runtime, experiment.optimizer, experiment.schedule, experiment.loss_scale
+    )
+    gradients_of, optimizer = experiment.gradients.gradients_of, experiment.optimizer
+    train_steps = {}
+    for name, function in reductions.items():
+        reduced: Any = OtherReduction(runtime, function)
+        step = make_step(reduced, gradients_of, optimizer, update)
+        train_steps[name] = make_train_steps(config, step, optimizer, experiment.loss_scale)
     seconds = _time_in_turn(experiment, train_steps, rounds, steps)
     batch = config.data.global_batch_size
     rates = {name: steps * batch / median(times) for name, times in seconds.items()}

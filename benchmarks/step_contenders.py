@@ -77,7 +77,7 @@ def _peak(config: Config, steps: int) -> Steps:
 
 
 def _ours(config: Config, steps: int) -> Steps:
-    experiment = build(config, start(config.distribute))
+    experiment = build(config, start(config.distribute, deterministic=config.train.deterministic))
     batch = next(experiment.train_iterator(0))
     iterator = iter(tf.data.Dataset.from_tensors(batch).repeat())
     sums = empty_train_sums()

@@ -110,7 +110,7 @@ def open_evaluation(
     from pipeline.training.trained_run import open_evaluation_data
 
     with (
-        closing(start(config.distribute)) as runtime,
+        closing(start(config.distribute, deterministic=config.train.deterministic)) as runtime,
         runtime.noticing_lost_peers(),
         bad_images_named(),
     ):

@@ -138,7 +138,10 @@ def describe_run(config: Config, folder: RunFolder, say: Callable[[str], None]) 
     from pipeline.training.description import describe
     from pipeline.training.dry_run import describe_start
 
-    with closing(start(config.distribute)) as runtime, runtime.noticing_lost_peers():
+    with (
+        closing(start(config.distribute, deterministic=config.train.deterministic)) as runtime,
+        runtime.noticing_lost_peers(),
+    ):
         check_agreement(runtime, config)
         Callbacks(config.train.callbacks, runtime)
         config = settle_precision(config, folder, runtime, say)
@@ -193,7 +196,9 @@ def _join(start: Start, stop: StopRequest, phases: PhaseDisplay) -> RunResult:
 
     folder = start.folder
     with (
-        closing(kinds.start(start.config.distribute)) as runtime,
+        closing(
+            kinds.start(start.config.distribute, deterministic=start.config.train.deterministic)
+        ) as runtime,
         closing(folder),
         runtime.noticing_lost_peers(),
     ):

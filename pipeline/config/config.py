@@ -7,7 +7,12 @@ from pathlib import Path
 from pydantic import model_validator
 
 from pipeline.config.checkpoint import CheckpointConfig
-from pipeline.config.consistency import check_accumulate_steps, check_random_crops
+from pipeline.config.consistency import (
+    check_accumulate_steps,
+    check_deterministic,
+    check_random_crops,
+    count_microbatches,
+)
 from pipeline.config.data import DataConfig
 from pipeline.config.distribute import DistributeConfig
 from pipeline.config.model import ModelConfig
@@ -39,10 +44,27 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Config:
-        problem = check_accumulate_steps(self.data, self.optim) or check_random_crops(self.data)
+        problem = (
+            check_accumulate_steps(self.data, self.optim)
+            or check_random_crops(self.data)
+            or check_deterministic(self.data, self.optim, self.train, self.distribute)
+        )
         if problem is not None:
             raise ValueError(problem)
         return self
+
+    @property
+    def microbatches(self) -> int | None:
+        """Number of microbatches of the global batch; None without `train.deterministic`."""
+        if not self.train.deterministic:
+            return None
+        return count_microbatches(self.data, self.optim, self.train)
+
+    @property
+    def microbatch_size(self) -> int | None:
+        """Number of examples in a microbatch; None without `train.deterministic`."""
+        number = self.microbatches
+        return None if number is None else self.data.global_batch_size // number
 
     @property
     def run_dir(self) -> Path:

@@ -58,7 +58,17 @@ class TrainConfig(Section):
         may_change=True,
     )
     deterministic: bool = setting(
-        False, "Produce bit-identical results in every run. Training is slower."
+        False,
+        "Produce bit-identical weights in every run, on any number of workers and every runtime.",
+    )
+    microbatches: int | None = setting(
+        None,
+        "With train.deterministic, number of equal parts into which the global batch is divided. "
+        "Each worker computes whole parts, so at most this many workers can train. Dropout draws "
+        "for each part, so the number affects the result. null: the largest number up to 8 that "
+        "divides the batch.",
+        ge=1,
+        le=1024,
     )
     max_bad_steps: int = setting(
         10,

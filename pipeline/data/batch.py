@@ -13,7 +13,8 @@ def check_batch(config: Config, num_replicas: int) -> None:
     """Refuses a global batch that cannot be divided into equal parts for all replicas.
 
     Each replica's batch must be divisible by the number of accumulation steps and, with mixup or
-    CutMix, into pairs.
+    CutMix, into pairs. With `train.deterministic` this holds for microbatches instead, and there
+    must be one for each replica.
 
     Raises:
       SettingsError: The message names the nearest possible sizes.
@@ -21,7 +22,16 @@ def check_batch(config: Config, num_replicas: int) -> None:
     batch, parts = config.data.global_batch_size, config.optim.accumulate_steps
     mixes = bool(config.data.mixup_alpha or config.data.cutmix_alpha)
     # Pairs are mixed before the replica's batch is split into parts.
-    unit = num_replicas * math.lcm(parts, GROUP if mixes else 1)
+    unit = math.lcm(parts, GROUP if mixes else 1)
+    if config.microbatches is None:
+        unit *= num_replicas
+    elif batch % unit == 0 and num_replicas > config.microbatches:
+        raise SettingsError(
+            f"{num_replicas} workers cannot train together: train.deterministic divides the batch "
+            f"of {batch} into {config.microbatches} microbatches, and each worker needs one. Start "
+            f"at most {config.microbatches} workers, or set train.microbatches to a larger number "
+            "that divides the batch, which changes the result"
+        )
     if batch % unit:
         below, above = batch // unit * unit, (batch // unit + 1) * unit
         sizes = f"{below} or {above}" if below else f"{above}"

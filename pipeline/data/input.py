@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,7 @@ from pipeline.data.images import Boxes
 from pipeline.data.order import positions_to_examples
 from pipeline.data.preprocess import normalize
 from pipeline.data.reader import Batch, Reader, make_reader
+from pipeline.data.shard import Shard
 from pipeline.data.split import Split, check_labels
 from pipeline.errors import SettingsError
 
@@ -29,46 +29,6 @@ from pipeline.errors import SettingsError
 _BATCHES_IN_FLIGHT = 2
 # Maximum number of batches that are augmented concurrently, each by one thread. All are in memory.
 _MOST_BATCHES = 16
-
-
-@dataclass(frozen=True)
-class Shard:
-    """The part of the global batch that belongs to this process, in `splits` consecutive pieces.
-
-    Attributes:
-      index: Index of this process.
-      count: Number of processes.
-      splits: Number of replicas in this process. Each element of a dataset is the piece of one
-        replica.
-    """
-
-    index: int = 0
-    count: int = 1
-    splits: int = 1
-
-    def __post_init__(self) -> None:
-        if self.count < 1 or self.splits < 1 or not 0 <= self.index < self.count:
-            raise ValueError(f"must have 0 <= index < count and splits >= 1. Received: {self}")
-
-    @property
-    def pieces(self) -> int:
-        """Number of pieces of a global batch, over all processes."""
-        return self.count * self.splits
-
-    def piece_size(self, batch_size: int, setting: str = "data.global_batch_size") -> int:
-        """Returns the number of examples in a piece.
-
-        Raises:
-          SettingsError: The batch cannot be divided into equal pieces.
-        """
-        if batch_size % self.pieces:
-            below = batch_size // self.pieces * self.pieces
-            fitting = " or ".join(str(n) for n in (below, below + self.pieces) if n)
-            raise SettingsError(
-                f"{setting}={batch_size} cannot be divided equally over {self.pieces} replicas "
-                f"({self.count} processes of {self.splits}). Set it to {fitting}"
-            )
-        return batch_size // self.pieces
 
 
 def train_dataset(
@@ -100,9 +60,10 @@ def train_dataset(
       skipped: Records files that were left out, with data.on_bad_image=skip.
 
     Returns:
-      Element n is piece n % splits of step start_step + n // splits, with b the global batch
-      over count * splits: image float32 [b, S, S, 3]; target float32 [b, C]; weight float32 [b],
-      0 for an image that was left out, else 1; index int64 [b].
+      Element n is for replica n % splits of this process and step start_step + n // splits: image
+      float32 [b, S, S, 3]; target float32 [b, C]; weight float32 [b], 0 for an image that was left
+      out, else 1; index int64 [b]. b is the global batch over count * splits. With microbatches,
+      the shapes begin with [shard.turns, m], where m is the size of a microbatch.
 
     Raises:
       SettingsError: The global batch cannot be divided, or the images have the wrong size.
@@ -119,7 +80,7 @@ def train_dataset(
     extra = load_augmentations(config.augment.extra, config.image_size)
 
     def look(number: tf.Tensor) -> Batch:
-        positions = _positions(number, batch_size, piece_size, shard)
+        positions = shard.positions(number, batch_size)
         epoch, index = positions_to_examples(positions, split.num_examples, seed)
         return {"epoch": epoch, "index": index, **reader.look(index)}
 
@@ -147,8 +108,14 @@ def train_dataset(
             "index": index,
         }
 
-    numbers = tf.data.Dataset.range(start_step * shard.splits, np.iinfo(np.int64).max)
-    return _assemble(numbers, look, decode, finish, reader, config, shard.splits)
+    first = start_step * shard.splits * shard.turns
+    numbers = tf.data.Dataset.range(first, np.iinfo(np.int64).max)
+    dataset = _assemble(numbers, look, decode, finish, reader, config)
+    if shard.microbatches is not None:
+        # All operations above have the shapes of a microbatch, and so give the same bits on any
+        # number of workers.
+        dataset = dataset.batch(shard.turns, drop_remainder=True)
+    return _prefetched(dataset, config, shard)
 
 
 def eval_dataset(
@@ -159,6 +126,7 @@ def eval_dataset(
     std: Sequence[float],
     shard: Shard,
     skipped: SkippedImages | None = None,
+    block_size: int = 1,
 ) -> tf.data.Dataset:
     """Creates a dataset with this process's part of all examples, each once, in order.
 
@@ -170,19 +138,19 @@ def eval_dataset(
       config: Batch size and image size.
       mean: Mean of each channel, in units of 0..1.
       std: Standard deviation, likewise.
-      shard: This process's part.
+      shard: This process's part, without microbatches.
       skipped: Records files that were left out, with data.on_bad_image=skip.
+      block_size: Number of consecutive examples that must not be divided.
 
     Returns:
       image float32 [b, S, S, 3]; label int32 [b]; weight float32 [b], 0 for padding and for an
-      image that was left out; index int64 [b]. b is the batch size, rounded up to a multiple of
-      count * splits, divided by that number.
+      image that was left out; index int64 [b]. b is the batch size over count * splits, rounded up
+      to a multiple of `block_size`.
 
     Raises:
       SettingsError: The images have the wrong size.
     """
-    wanted = config.eval_batch_size or config.global_batch_size
-    piece_size = -(-wanted // shard.pieces)
+    piece_size = eval_piece_size(config, shard.replicas, block_size)
     batch_size = piece_size * shard.pieces
     num_examples = split.num_examples
     with tf.device("CPU:0"):
@@ -190,7 +158,7 @@ def eval_dataset(
     reader = make_reader(split, config, piece_size, skipped)
 
     def look(number: tf.Tensor) -> Batch:
-        positions = _positions(number, batch_size, piece_size, shard)
+        positions = shard.positions(number, batch_size)
         real = positions < num_examples
         index = tf.where(real, positions, tf.zeros_like(positions))
         return {"real": real, "index": index, **reader.look(index)}
@@ -208,7 +176,13 @@ def eval_dataset(
         }
 
     numbers = tf.data.Dataset.range(-(-num_examples // batch_size) * shard.splits)
-    return _assemble(numbers, look, decode, finish, reader, config, shard.splits)
+    return _prefetched(_assemble(numbers, look, decode, finish, reader, config), config, shard)
+
+
+def eval_piece_size(config: DataConfig, replicas: int, block_size: int = 1) -> int:
+    """Number of examples that a replica evaluates in a step, a multiple of `block_size`."""
+    wanted = config.eval_batch_size or config.global_batch_size
+    return -(-wanted // (replicas * block_size)) * block_size
 
 
 def augmented_examples(
@@ -255,13 +229,6 @@ def _check_pairs(piece_size: int, shard: Shard) -> None:
         )
 
 
-def _positions(number: tf.Tensor, batch_size: int, piece_size: int, shard: Shard) -> tf.Tensor:
-    """Returns the positions in the global order of the examples in element `number`, int64 [b]."""
-    step, piece = number // shard.splits, number % shard.splits
-    start = step * batch_size + (shard.index * shard.splits + piece) * piece_size
-    return start + tf.range(piece_size, dtype=tf.int64)
-
-
 def _train_boxes(batch: Batch, config: DataConfig, seed: int) -> Boxes | None:
     min_area = config.augment.resized_crop_min_area
     if min_area is None:
@@ -281,7 +248,6 @@ def _assemble(
     finish: Callable[[Batch], Batch],
     reader: Reader,
     config: DataConfig,
-    splits: int,
 ) -> tf.data.Dataset:
     parallel = config.threads or min(available_cores(), _MOST_BATCHES)
     in_flight = min(_BATCHES_IN_FLIGHT, config.threads or _BATCHES_IN_FLIGHT)
@@ -295,6 +261,10 @@ def _assemble(
         # of the time until the first batch (1.7 of 2.0 s).
         function = tf.autograph.experimental.do_not_convert(stage)
         dataset = dataset.map(function, num_parallel_calls=calls, deterministic=True)
+    return dataset
+
+
+def _prefetched(dataset: tf.data.Dataset, config: DataConfig, shard: Shard) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
     # The autotuning thread wakes up less and less often, in the end once a minute, and deleting an
@@ -303,4 +273,4 @@ def _assemble(
     options.autotune.enabled = False
     if config.threads is not None:
         options.threading.private_threadpool_size = config.threads
-    return dataset.prefetch(_BATCHES_IN_FLIGHT * splits).with_options(options)
+    return dataset.prefetch(_BATCHES_IN_FLIGHT * shard.splits).with_options(options)

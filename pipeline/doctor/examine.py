@@ -184,7 +184,8 @@ def _start(found: Findings, config: Config, place: Place) -> Runtime | None:
             ]
         )
         distribute = distribute.model_copy(update={"runtime": "single"})
-    return found.value("processes", start, distribute)
+    deterministic = config.train.deterministic
+    return found.value("processes", lambda: start(distribute, deterministic=deterministic))
 
 
 def _resolve_precision(found: Findings, config: Config, slow: Sequence[str | None]) -> Config:

@@ -102,7 +102,10 @@ def trace(config: Config, path: Path) -> int:
     from pipeline.runtimes.kinds import start
     from pipeline.training.parity_training import train_for_parity
 
-    with closing(start(config.distribute)) as runtime, runtime.noticing_lost_peers():
+    with (
+        closing(start(config.distribute, deterministic=config.train.deterministic)) as runtime,
+        runtime.noticing_lost_peers(),
+    ):
         check_agreement(runtime, config)
         traced = train_for_parity(config, runtime)
         if runtime.is_chief:

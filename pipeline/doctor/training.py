@@ -12,7 +12,8 @@ import numpy as np
 from pipeline.config import CheckpointConfig, Config, ModelConfig
 from pipeline.data.augment.mix import GROUP
 from pipeline.data.batch import batch_problem, check_batch, check_examples
-from pipeline.data.input import Shard, train_dataset
+from pipeline.data.input import train_dataset
+from pipeline.data.shard import Shard
 from pipeline.data.sources.source import HALF
 from pipeline.data.split import DataSource
 from pipeline.doctor.finding import Finding, error, ok, warning
@@ -72,7 +73,7 @@ def check_input(config: Config, source: DataSource, num_replicas: int) -> Iterab
         std=HALF[1],
         seed=config.seed,
         start_step=0,
-        shard=Shard(0, num_replicas),
+        shard=Shard(0, config.microbatches or num_replicas),
     )
     return ()
 

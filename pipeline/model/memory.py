@@ -16,6 +16,8 @@ _COMPILED, _RAND_AUGMENT = 35 * _MIB, 35 * _MIB
 _GAPS = 0.07
 # CUDA, cuDNN and NCCL on a GPU. This is an assumption and has not been measured.
 _GPU_LIBRARIES = 1536 * _MIB
+# With microbatches: the sum as integers, the scale of each value, and the sum as float32.
+_EXACT_SUM = 3
 # The memory of the process, or of its libraries on a GPU, before the model is built.
 LIBRARIES = "Python and TensorFlow"
 
@@ -36,7 +38,9 @@ def estimate_memory(
     Activations are those of one part of the replica's batch, kept for the backward pass. If a batch
     has several parts, each part being computed holds gradients in addition to their sum. If parts
     are computed in sequence, the next ones start while the new sum is being formed. In 16-bit
-    precision each part has a copy of the weights.
+    precision each part has a copy of the weights. With `train.deterministic`, `parallel_parts`
+    microbatches are computed concurrently, and each has its gradients twice, as tensors and as one
+    vector.
 
     Args:
       config: Settings of the network, the batch and the precision.
@@ -49,9 +53,14 @@ def estimate_memory(
       on_gpu: Whether to estimate GPU memory.
     """
     one = 4 * (parameters - frozen)
-    images = config.data.global_batch_size // (num_replicas * config.optim.accumulate_steps)
     in_turn, half = config.optim.accumulate_steps, config.train.precision != "float32"
-    gradients = 1 + parallel_parts * ((in_turn * parallel_parts > 1) + (in_turn > 1))
+    if config.microbatches is None or config.microbatch_size is None:
+        images = config.data.global_batch_size // (num_replicas * in_turn)
+        gradients = 1 + parallel_parts * ((in_turn * parallel_parts > 1) + (in_turn > 1))
+    else:
+        parallel_parts = min(parallel_parts, -(-config.microbatches // num_replicas))
+        images = parallel_parts * config.microbatch_size // in_turn
+        gradients = _EXACT_SUM + parallel_parts * (2 + (in_turn > 1))
     tensors = {
         "weights": (4 + 2 * half * parallel_parts) * parameters,
         "gradients": gradients * one,

@@ -30,7 +30,9 @@ def replica_devices() -> list[str]:
     return [device.name for device in tf.config.list_logical_devices(kind)]
 
 
-def parallel_parts(config: DistributeConfig, place: Place) -> int | None:
+def parallel_parts(
+    config: DistributeConfig, place: Place, deterministic: bool = False
+) -> int | None:
     """Number of parts of a replica's batch to compute in parallel, with one thread each.
 
     On a CPU there is one part for each core that this process has for a replica. The operations of
@@ -38,18 +40,31 @@ def parallel_parts(config: DistributeConfig, place: Place) -> int | None:
     on two cores, two halves of a batch in parallel are 15 % (float32) to 40 % (bfloat16, small
     network) faster than one batch with two threads per operation.
 
+    Args:
+      config: The number of threads and of logical devices.
+      place: The place of this process on its host.
+      deterministic: Whether results must not depend on the number of cores. Each part is then a
+        microbatch, and operations have one thread, whatever the number of cores. With several
+        threads, TensorFlow divides sums and matrix products in a way that depends on their number.
+
     Returns:
-      None to compute the batch as a whole with TensorFlow's own threading: on a GPU, with more than
-      8 cores (not measured), or if the user has set the number of threads.
+      None to compute the batch as a whole with TensorFlow's own threading: on a GPU and, if not
+      `deterministic`, with more than 8 cores (not measured), or if the user has set the number of
+      threads.
     """
-    set_by_user = config.intra_op_threads is not None or os.environ.get(_THREADS, "1") != "1"
     cores = own_cores(place.local_size)
-    if set_by_user or cores > _MAX_PARTS or tf.config.list_physical_devices("GPU"):
+    if tf.config.list_physical_devices("GPU"):
         return None
+    if not deterministic:
+        set_by_user = config.intra_op_threads is not None or os.environ.get(_THREADS, "1") != "1"
+        if set_by_user or cores > _MAX_PARTS:
+            return None
     return max(1, cores // config.cpu_devices)
 
 
-def intra_op_threads(config: DistributeConfig, place: Place) -> int | None:
+def intra_op_threads(
+    config: DistributeConfig, place: Place, deterministic: bool = False
+) -> int | None:
     """Threads per operation; None leaves it to TensorFlow or to TF_NUM_INTRAOP_THREADS.
 
     TensorFlow uses one thread for each core in the CPU affinity mask. It ignores the CPU limit of a
@@ -57,7 +72,7 @@ def intra_op_threads(config: DistributeConfig, place: Place) -> int | None:
     """
     if config.intra_op_threads is not None:
         return config.intra_op_threads
-    if parallel_parts(config, place) is not None:
+    if parallel_parts(config, place, deterministic) is not None:
         return 1
     limited = available_cores() < len(os.sched_getaffinity(0))
     return own_cores(place.local_size) if limited and _THREADS not in os.environ else None
@@ -74,8 +89,16 @@ def own_cores(local_size: int) -> int:
     return max(1, cores if is_own else cores // local_size)
 
 
-def configure_devices(config: DistributeConfig, threads: int | None) -> None:
+def configure_devices(
+    config: DistributeConfig, threads: int | None, *, must_be_set: bool = False
+) -> None:
     """Configures threads and devices before TensorFlow initializes them.
+
+    Args:
+      config: The number of logical devices.
+      threads: Number of threads per operation; None leaves it as it is.
+      must_be_set: Whether to fail if TensorFlow already uses another number of threads. Otherwise
+        the number is only a matter of speed.
 
     Raises:
       SettingsError: The settings require a GPU and there is none, or TensorFlow has already
@@ -89,10 +112,7 @@ def configure_devices(config: DistributeConfig, threads: int | None) -> None:
         )
     try:
         if threads is not None:
-            # The pipeline's default only affects speed, so it may fail in a process that has
-            # already used TensorFlow. A number set by the user must not be ignored.
-            is_default = config.intra_op_threads is None
-            with suppress(RuntimeError) if is_default else nullcontext():
+            with nullcontext() if must_be_set else suppress(RuntimeError):
                 tf.config.threading.set_intra_op_parallelism_threads(threads)
         if config.cpu_devices > 1:
             cpu = tf.config.list_physical_devices("CPU")[0]

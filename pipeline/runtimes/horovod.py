@@ -59,11 +59,13 @@ class HorovodRuntime(SingleRuntime):
     def replica_index(self) -> tf.Tensor:
         return tf.constant(self.rank, tf.int32)
 
-    def sum_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    def sum_gradients(
+        self, gradients: Sequence[tf.Tensor], name: str = "gradient"
+    ) -> list[tf.Tensor]:
         # One operation per tensor. Each gradient is sent as soon as it is ready, which is during
         # the backward pass if the batch is computed as a whole. Horovod fuses tensors that are
         # ready at the same time. A grouped operation would wait for the last gradient.
-        return [self._sum(g, f"gradient_{i}") for i, g in enumerate(gradients)]
+        return [self._sum(g, f"{name}_{i}") for i, g in enumerate(gradients)]
 
     def sum_gradients_at_once(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """`sum_gradients` as a single operation, which starts when the last gradient is ready.

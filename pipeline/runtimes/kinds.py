@@ -33,12 +33,16 @@ JOINED = logging.getLogger(f"{__name__}.joined")
 _HOROVOD_LIMIT_S = 120.0
 
 
-def start(config: DistributeConfig) -> Runtime:
+def start(config: DistributeConfig, *, deterministic: bool = False) -> Runtime:
     """Configures the devices and threads of this process and connects it to the other processes.
 
     Call it before anything else uses TensorFlow's devices. `distribute.runtime=auto` selects the
     runtime from the environment variables of the launcher, or from the number of devices if no
     launcher started this process.
+
+    Args:
+      config: The settings.
+      deterministic: Whether results must not depend on the number of cores and threads.
 
     Raises:
       SettingsError: The requested devices, processes or Horovod are not available.
@@ -52,8 +56,11 @@ def start(config: DistributeConfig) -> Runtime:
         )
     if kind in ("horovod", "multi_worker") and place.kind != kind:
         raise SettingsError(_HOW_TO_START[kind])
-    parts = parallel_parts(config, place)
-    configure_devices(config, intra_op_threads(config, place))
+    parts = parallel_parts(config, place, deterministic)
+    threads = intra_op_threads(config, place, deterministic)
+    # A number that the user or `train.deterministic` requires must not be ignored.
+    required = deterministic or config.intra_op_threads is not None
+    configure_devices(config, threads, must_be_set=required)
     runtime = _join(place, config)
     runtime.parallel_parts = parts or 1
     _LOG.debug("runtime %s, %d replicas, %s", runtime.name, runtime.num_replicas, place)

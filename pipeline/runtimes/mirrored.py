@@ -43,7 +43,9 @@ class MirroredRuntime(SingleRuntime):
     def replica_index(self) -> tf.Tensor:
         return tf.cast(_context().replica_id_in_sync_group, tf.int32)
 
-    def sum_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    def sum_gradients(
+        self, gradients: Sequence[tf.Tensor], name: str = "gradient"
+    ) -> list[tf.Tensor]:
         return _context().all_reduce(tf.distribute.ReduceOp.SUM, list(gradients))
 
     def update(

@@ -79,8 +79,15 @@ class Runtime(ABC):
         """Index of this replica among `num_replicas`, int32 scalar. Call in replica context."""
 
     @abstractmethod
-    def sum_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Sums gradients over all replicas of all processes. Call in replica context."""
+    def sum_gradients(
+        self, gradients: Sequence[tf.Tensor], name: str = "gradient"
+    ) -> list[tf.Tensor]:
+        """Sums gradients over all replicas of all processes. Call in replica context.
+
+        Args:
+          gradients: Tensors of one dtype, floats or integers.
+          name: Distinguishes the calls of a step.
+        """
 
     @abstractmethod
     def update(

@@ -36,7 +36,9 @@ class SingleRuntime(Runtime):
     def replica_index(self) -> tf.Tensor:
         return tf.constant(0, tf.int32)
 
-    def sum_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    def sum_gradients(
+        self, gradients: Sequence[tf.Tensor], name: str = "gradient"
+    ) -> list[tf.Tensor]:
         return list(gradients)
 
     def update(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from pipeline.runtimes.agreement import on_all
 from pipeline.runtimes.runtime import Runtime
 from pipeline.training.data_opening import open_data
 from pipeline.training.experiment import Experiment
+from pipeline.training.fixed_point import GradientScale
 from pipeline.training.plugin_checks import check_loss, check_named_code
 from pipeline.training.precision import agree_on_precision
 
@@ -95,6 +97,10 @@ def build(
         freeze(model.variables, config.optim)
         optimizer.build(model.variables)
         loss_scale = LossScale() if config.train.precision == "mixed_float16" else None
+        gradient_scale = None
+        if config.train.deterministic:
+            sizes = [math.prod(v.shape) for v in model.trainable_variables]
+            gradient_scale = GradientScale(sizes)
     schedule = plan_schedule(config, examples)
     return Experiment(
         config,
@@ -105,6 +111,7 @@ def build(
         model,
         optimizer,
         loss_scale,
+        gradient_scale,
         schedule,
         schedule.total_steps,
         SkippedImages(),

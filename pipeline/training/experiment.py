@@ -17,26 +17,30 @@ import tensorflow as tf
 
 from pipeline.config import Config
 from pipeline.data.decode.problems import SkippedImages
-from pipeline.data.input import Shard, eval_dataset, train_dataset
+from pipeline.data.input import eval_dataset, eval_piece_size, train_dataset
+from pipeline.data.shard import Shard
 from pipeline.data.sources.source import DataSource
 from pipeline.optim.optimizer import AdamW, LossScale
 from pipeline.optim.schedule import Schedule
 from pipeline.runs.checkpoints.snapshot import Snapshot, read_variables, restore_variables
 from pipeline.runtimes.runtime import Runtime
+from pipeline.training.evaluation_step import EvalSteps, make_eval_steps
+from pipeline.training.exact_step import make_exact_gradients, make_exact_step
+from pipeline.training.fixed_point import GradientScale
+from pipeline.training.gradients import Gradients, make_gradients
 from pipeline.training.metrics import SUMS, check_counted, mean_metrics
 from pipeline.training.step import (
     TRAIN_SUMS,
-    EvalSteps,
-    Gradients,
+    Step,
     TrainSteps,
-    make_eval_steps,
-    make_gradients,
+    make_step,
     make_train_steps,
+    make_update,
 )
 from pipeline.training.xla import GradientsChoice, choose_gradients
 
 # Indices of the sums that are global on each process. The others are this process's share.
-_GLOBAL_SUMS = [TRAIN_SUMS.index(n) for n in ("skipped_updates", "steps")]
+_GLOBAL_SUMS = [TRAIN_SUMS.index(n) for n in ("gradient_norm", "skipped_updates", "steps")]
 
 
 class TrainResult(NamedTuple):
@@ -63,6 +67,7 @@ class Experiment:
 
     Attributes:
       mean, std: Statistics of the pixels per channel, for pixels between 0 and 1.
+      gradient_scale: The scale of exact sums of gradients; None without `train.deterministic`.
       total_steps: Number of updates of the whole run.
       skipped: Unreadable images found so far.
       weights_step: Step of the weights that were restored last.
@@ -76,6 +81,7 @@ class Experiment:
     model: keras.Model
     optimizer: AdamW
     loss_scale: LossScale | None
+    gradient_scale: GradientScale | None
     schedule: Schedule
     total_steps: int
     skipped: SkippedImages
@@ -116,7 +122,7 @@ class Experiment:
                 std=self.std,
                 seed=self.config.seed,
                 start_step=start_step,
-                shard=Shard(index, count, splits),
+                shard=Shard(index, count, splits, self.config.microbatches),
                 skipped=self.skipped,
             )
 
@@ -148,7 +154,7 @@ class Experiment:
     def reduce_sums(self, sums: np.ndarray) -> np.ndarray:
         """Reduces training sums [7, ...] over all processes. All must call it."""
         total = self.runtime.all_reduce(sums, "sum")
-        total[_GLOBAL_SUMS] /= self.runtime.world_size
+        total[_GLOBAL_SUMS] = sums[_GLOBAL_SUMS]
         return total
 
     def share_of_sums(self, total: np.ndarray) -> np.ndarray:
@@ -190,11 +196,9 @@ class Experiment:
 
     def eval_batches(self, split: str) -> int:
         """Number of batches in an evaluation of a split."""
-        data = self.config.data
-        batch_size = data.eval_batch_size or data.global_batch_size
-        # Rounded up as in eval_dataset, so that all replicas get parts of the same size.
-        batch_size = math.ceil(batch_size / self.runtime.num_replicas) * self.runtime.num_replicas
-        return math.ceil(self.source.splits[split].num_examples / batch_size)
+        replicas = self.runtime.num_replicas
+        piece_size = eval_piece_size(self.config.data, replicas, self.config.microbatch_size or 1)
+        return math.ceil(self.source.splits[split].num_examples / (replicas * piece_size))
 
     def eval_iterator(self, split: str) -> tuple[Iterator[Any], int]:
         """Returns an iterator over batches with every example of a split once, and their number."""
@@ -208,6 +212,7 @@ class Experiment:
                 std=self.std,
                 shard=Shard(index, count, splits),
                 skipped=self.skipped,
+                block_size=self.config.microbatch_size or 1,
             )
 
         return iter(self.runtime.distribute(make_dataset)), self.eval_batches(split)
@@ -233,6 +238,8 @@ class Experiment:
         optimizer = dict(self.optimizer.variables)
         if self.loss_scale is not None:
             optimizer |= self.loss_scale.variables
+        if self.gradient_scale is not None:
+            optimizer |= self.gradient_scale.variables
         named = {"model": {v.path: v for v in self.model.variables}, "optimizer": optimizer}
         return named | ({"average": self.optimizer.averages} if self.optimizer.averages else {})
 
@@ -256,10 +263,7 @@ class Experiment:
             arrays = dict(snapshot.tensors.get(name, {}))
             if name == "optimizer" and "iterations" in arrays:
                 arrays.setdefault("applied_updates", arrays["iterations"])
-            # Only checkpoints of mixed_float16 contain the loss scale.
-            restore_variables(
-                group, arrays, name, optional=lambda name: name.startswith(LossScale.NAME)
-            )
+            restore_variables(group, arrays, name, optional=_is_optional)
 
     def broadcast(self) -> None:
         """Copies the chief's variables to every process. All must call it."""
@@ -281,18 +285,24 @@ class Experiment:
 
     @cached_property
     def _train_steps(self) -> TrainSteps:
-        return make_train_steps(
-            self.config,
-            self.runtime,
-            self.gradients.gradients_of,
-            self.optimizer,
-            self.schedule,
-            self.loss_scale,
+        return make_train_steps(self.config, self._make_step(), self.optimizer, self.loss_scale)
+
+    def _make_step(self) -> Step:
+        update = make_update(
+            self.config, self.runtime, self.optimizer, self.schedule, self.loss_scale
+        )
+        if (scale := self.gradient_scale) is None:
+            return make_step(self.runtime, self.gradients.gradients_of, self.optimizer, update)
+        gradients_of = make_exact_gradients(
+            self.config, self.model, self.loss_scale, scale, self.runtime
+        )
+        return make_exact_step(
+            self.runtime, gradients_of, self.model, self.optimizer, scale, update
         )
 
     @cached_property
     def _eval_steps(self) -> EvalSteps:
-        return make_eval_steps(self.runtime, self.model)
+        return make_eval_steps(self.runtime, self.model, self.config.microbatch_size)
 
     @cached_property
     def _all_finite(self) -> Any:
@@ -307,3 +317,8 @@ class Experiment:
     @cached_property
     def _swap_averages(self) -> Any:
         return tf.function(self.optimizer.swap_averages, autograph=False)
+
+
+def _is_optional(name: str) -> bool:
+    """Whether a variable may be missing in a checkpoint, of another precision or mode."""
+    return name.startswith((LossScale.NAME, GradientScale.NAME))

@@ -1,7 +1,9 @@
 """Exact loss, top-1 and top-5 accuracy: sums over examples, divided once at the end.
 
-The sums are float64, and each example has a weight of 0 or 1. The results therefore do not depend
-on how the examples are divided into batches, replicas and processes.
+The sums are float64, each example has a weight of 0 or 1, and each loss is rounded to a multiple of
+2**-26, which is 1.5e-8. float64 represents all such multiples below 2**27 exactly, so the sums have
+no rounding error and do not depend on how the examples are divided into batches, replicas and
+processes.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from pipeline.errors import DataError
 
 TOP_K = 5
 SUMS = ("loss", "accuracy", "top_5_accuracy", "examples")
+_LOSS_UNIT = 2.0**-26
 
 
 def rank_of_class(logits: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
@@ -66,13 +69,14 @@ def sum_metrics(
     Args:
       logits: Float [B, C].
       label: Int32 [B], the correct class.
-      loss: Float [B].
+      loss: Float [B], rounded to a multiple of 2**-26.
       weight: Float [B], 0 for padding and unreadable images, else 1.
 
     Returns:
       Float64 [4], in the order of `SUMS`.
     """
     rank = rank_of_class(logits, label)
+    loss = tf.round(tf.cast(loss, tf.float64) / _LOSS_UNIT) * _LOSS_UNIT
     columns = [loss, rank < 1, rank < TOP_K, tf.ones_like(label)]
     stacked = tf.stack([tf.cast(column, tf.float64) for column in columns])  # 4 x [B] -> [4, B]
     weight = tf.cast(weight, tf.float64)

@@ -14,10 +14,10 @@ from pipeline.data.input import augmented_examples
 from pipeline.data.split import first_of_classes
 from pipeline.errors import PipelineError
 from pipeline.runtimes.runtime import Batch
+from pipeline.training.evaluation_step import map_blocks
 from pipeline.training.experiment import Experiment
 from pipeline.training.metrics import TOP_K, top_classes
 from pipeline.training.predictions import Examples, Pixels, Predictions
-from pipeline.training.step import predict_logits
 
 SIDE = 112  # maximum size of a picture in pixels, which is its size in the report
 
@@ -131,28 +131,34 @@ def _make_step(experiment: Experiment, k: int) -> Callable[[Any], tf.Tensor]:
     classes and their probabilities. float64 represents every index exactly. If a logit is NaN, the
     classes are -1 and the probabilities NaN.
     """
-    runtime, model = experiment.runtime, experiment.model
+    config, runtime, model = experiment.config, experiment.runtime, experiment.model
 
-    def step(batch: Batch) -> tf.Tensor:
-        logits = predict_logits(model, batch["image"], runtime.parallel_parts)  # [b, C]
+    def rows_of(block: Batch) -> tf.Tensor:
+        logits = model(block["image"], training=False)  # [b, C]
         probabilities = tf.nn.softmax(tf.cast(logits, tf.float64))
         # Sort by logits as in training, because small probabilities round to equal values.
         top = top_classes(logits, k)
         top_probabilities = tf.gather(probabilities, tf.maximum(top, 0), batch_dims=1)  # [b, k]
         columns = [
-            batch["weight"],
-            batch["index"],
-            batch["label"],
-            tf.gather(probabilities, batch["label"], batch_dims=1),
-            tf.nn.sparse_softmax_cross_entropy_with_logits(batch["label"], logits),
+            block["weight"],
+            block["index"],
+            block["label"],
+            tf.gather(probabilities, block["label"], batch_dims=1),
+            tf.nn.sparse_softmax_cross_entropy_with_logits(block["label"], logits),
         ]
         wide = [tf.cast(column, tf.float64)[:, None] for column in columns]
-        rows = tf.concat([*wide, tf.cast(top, tf.float64), top_probabilities], axis=1)
+        return tf.concat([*wide, tf.cast(top, tf.float64), top_probabilities], axis=1)
+
+    def step(batch: Batch) -> tf.Tensor:
+        blocks = map_blocks(
+            rows_of, batch, [None, 5 + 2 * k], runtime.parallel_parts, config.microbatch_size
+        )
+        rows = tf.reshape(blocks, [-1, 5 + 2 * k])
         # `run` sums over the replicas of this process, so each fills only its own block of rows.
         replica = runtime.replica_index() % runtime.local_replicas
         own = tf.one_hot(replica, runtime.local_replicas, dtype=tf.float64)  # [r]
-        blocks = tf.where(own[:, None, None] > 0, rows[None], 0.0)  # [b, F] -> [r, b, F]
-        return tf.reshape(blocks, [-1, 5 + 2 * k])  # [r, b, F] -> [r b, F]
+        parts = tf.where(own[:, None, None] > 0, rows[None], 0.0)  # [b, F] -> [r, b, F]
+        return tf.reshape(parts, [-1, 5 + 2 * k])  # [r, b, F] -> [r b, F]
 
     def next_rows(iterator: Any) -> tf.Tensor:
         return runtime.run(step, iterator.get_next())

@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from pipeline.config import Config, all_settings, dump_config, value_of
 from pipeline.data.images import bad_images_named
-from pipeline.data.input import Shard, eval_dataset, train_dataset
+from pipeline.data.input import eval_dataset, train_dataset
+from pipeline.data.shard import Shard
 from pipeline.model.attention_maps import last_block_attention
 from pipeline.monitor.training_figures import (
     draw_attention,
@@ -75,12 +76,13 @@ def final_pictures(experiment: Experiment) -> Iterator[tuple[str, bytes]]:
 
 
 def _first_batch(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [n, S, S, 3] and targets float32 [n, C] of the chief's first replica."""
+    """Images uint8 [n, S, S, 3] and targets float32 [n, C] of the first replica or microbatch."""
     config = experiment.config
     batch = next(iter(train_dataset(
         experiment.source.splits["train"], config.data,
         num_classes=len(experiment.source.classes), mean=experiment.mean, std=experiment.std,
-        seed=config.seed, start_step=0, shard=Shard(0, experiment.runtime.num_replicas),
+        seed=config.seed, start_step=0,
+        shard=Shard(0, config.microbatches or experiment.runtime.num_replicas),
     )))  # fmt: skip
     return _pixels(experiment, batch["image"][:_BATCH]), batch["target"][:_BATCH].numpy()
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from pipeline.config import Config
 from pipeline.errors import cause
 from pipeline.runtimes.runtime import Batch, Runtime
-from pipeline.training.step import Gradients
+from pipeline.training.gradients import Gradients
 
 _REPEATS = 5
 # XLA must be faster by this factor, so that equal speeds do not lead to random choices.

@@ -9,9 +9,10 @@ from PIL import Image
 
 from pipeline.config import AugmentConfig, DataConfig
 from pipeline.data.images import SkippedImages, bad_images_named
-from pipeline.data.input import Shard, eval_dataset, train_dataset
+from pipeline.data.input import eval_dataset, train_dataset
 from pipeline.data.order import positions_to_examples
 from pipeline.data.prepare.prepare import prepare
+from pipeline.data.shard import Shard
 from pipeline.data.sources.source import open_source
 from pipeline.data.split import DataSource, Split
 from pipeline.errors import DataError, SettingsError

@@ -12,7 +12,12 @@ from pipeline.runtimes.single import SingleRuntime
 from pipeline.training import experiment as experiment_module
 from pipeline.training.loop import Loop
 from pipeline.training.rollback import TrainingFailedError
-from pipeline.training.step import empty_train_sums, make_train_steps
+from pipeline.training.step import (
+    empty_train_sums,
+    make_step,
+    make_train_steps,
+    make_update,
+)
 from tests.training.experiments import tiny
 from tests.training.runs import STEPS, StopAt, assert_same_end, rows, store, train
 
@@ -99,9 +104,9 @@ def test_the_weights_are_those_of_a_run_in_which_the_skipped_steps_never_happene
         all_of_them[place] = tf.gather(tf.constant(given), step)
         return tf.zeros([4], tf.float64), all_of_them
 
-    train_steps = make_train_steps(
-        run.config, run.runtime, gradients_of, run.optimizer, run.schedule, None
-    )
+    update = make_update(run.config, run.runtime, run.optimizer, run.schedule, None)
+    step = make_step(run.runtime, gradients_of, run.optimizer, update)
+    train_steps = make_train_steps(run.config, step, run.optimizer, None)
     train_steps(
         run.train_iterator(0), tf.constant(empty_train_sums()), tf.constant(0), tf.constant(6)
     )

@@ -14,7 +14,8 @@ from pipeline.data.decode.problems import SkippedImages
 from pipeline.data.decode.unreadable import UnreadableError
 from pipeline.data.encode import encode_image, read_whole_image
 from pipeline.data.images import bad_images_named, load_image
-from pipeline.data.input import Shard, eval_dataset, train_dataset
+from pipeline.data.input import eval_dataset, train_dataset
+from pipeline.data.shard import Shard
 from pipeline.data.split import Split
 from pipeline.errors import DataError
 from tests.data.decode.test_decoders import encoded, picture
