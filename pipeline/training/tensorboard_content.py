@@ -15,14 +15,11 @@ from pipeline.data.images import bad_images_named
 from pipeline.data.input import eval_dataset, train_dataset
 from pipeline.data.shard import Shard
 from pipeline.model.attention_maps import last_block_attention
-from pipeline.monitor.training_figures import (
-    draw_attention,
-    draw_batch,
-    draw_image_in_patches,
-    draw_positions,
-)
 from pipeline.strict_json import to_json
 from pipeline.training.experiment import Experiment
+
+# Each function that draws imports `training_figures` itself: a process that draws nothing, such as
+# every rank but the chief, then starts without the half second that matplotlib takes.
 
 _BATCH = 32  # images of the first batch to show
 _ATTENTION_IMAGES = 6  # validation images whose attention is shown
@@ -54,21 +51,27 @@ def comparable_settings(experiment: Experiment) -> dict[str, float | str | bool]
 
 def initial_pictures(experiment: Experiment) -> Iterator[tuple[str, bytes]]:
     """Yields title and PNG of the first augmented training batch, and of an image in patches."""
+    from pipeline.monitor import training_figures
+
     with bad_images_named():
         images, targets = _first_batch(experiment)
-    yield "first batch", draw_batch(images, targets, experiment.source.classes)
+    yield "first batch", training_figures.draw_batch(images, targets, experiment.source.classes)
     if experiment.model.arch is not None:
-        yield "patches", draw_image_in_patches(images[0], experiment.model.arch.patch_size)
+        patch_size = experiment.model.arch.patch_size
+        yield "patches", training_figures.draw_image_in_patches(images[0], patch_size)
 
 
 def final_pictures(experiment: Experiment) -> Iterator[tuple[str, bytes]]:
     """Yields title and PNG of the position embeddings, and of attention on validation images."""
+    from pipeline.monitor import training_figures
+
     model = experiment.model
     if model.arch is None:
         return
     side = experiment.config.data.image_size // model.arch.patch_size
     positions = keras.ops.convert_to_numpy(model.position_embedding.positions)
-    yield "positions", draw_positions(positions[-(side**2) :], (side, side))
+    drawn = training_figures.draw_positions(positions[-(side**2) :], (side, side))
+    yield "positions", drawn
     if "validation" in experiment.source.splits:
         with bad_images_named():
             attention = _attention(experiment, side)
@@ -88,6 +91,8 @@ def _first_batch(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _attention(experiment: Experiment, side: int) -> bytes:
+    from pipeline.monitor import training_figures
+
     data = experiment.config.data.model_copy(update={"eval_batch_size": _ATTENTION_IMAGES})
     split = experiment.source.splits["validation"]
     batch = next(iter(eval_dataset(
@@ -100,7 +105,7 @@ def _attention(experiment: Experiment, side: int) -> bytes:
     seen = shares[:, 0, 1:] if has_token else shares.mean(axis=1)  # [n, T, T] -> [n, N]
     names = [experiment.source.classes[i] for i in batch["label"].numpy()[real]]
     images = _pixels(experiment, batch["image"])[real]
-    return draw_attention(images, seen.reshape(-1, side, side), names)
+    return training_figures.draw_attention(images, seen.reshape(-1, side, side), names)
 
 
 def _pixels(experiment: Experiment, images: tf.Tensor) -> np.ndarray:
