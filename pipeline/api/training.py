@@ -222,18 +222,25 @@ def _fit(
     """Trains to the end and returns the last row of metrics."""
     from pipeline.monitor.progress import ProgressDisplay
     from pipeline.runtimes.agreement import on_chief
+    from pipeline.runtimes.processor import processor_type
     from pipeline.training.assembly import build
     from pipeline.training.callbacks import Callbacks
     from pipeline.training.data_record import changed_length, record_start, recorded_first_label
-    from pipeline.training.description import headline, start_facts, warnings_of
+    from pipeline.training.description import headline, start_facts, versions, warnings_of
     from pipeline.training.loop import fit
+    from pipeline.training.reproducibility import bit_warnings
 
     folder = start.folder
     callbacks = Callbacks(config.train.callbacks, runtime)
     first_label = on_chief(runtime, lambda: recorded_first_label(folder))
     experiment = build(config, runtime, on_phase=phases.show, first_label=first_label)
-    facts = start_facts(experiment, start.command)
+    processors = runtime.all_gather(processor_type())
+    facts = start_facts(experiment, start.command, processors)
     length = on_chief(runtime, lambda: changed_length(folder, experiment.total_steps))
+    bits: list[str] = []
+    if config.train.deterministic:
+        earlier = on_chief(runtime, lambda: folder.starts() if folder.has_progress else [])
+        bits = bit_warnings(processors, versions(), earlier)
     changes = on_chief(runtime, lambda: record_start(folder, experiment, facts))
     phases.close()
     with closing(
@@ -247,7 +254,8 @@ def _fit(
         display.message(headline(experiment))
         for change in changes:
             display.message(f"resumed with a changed data set: {change}")
-        for note in filter(None, (length, *warnings_of(experiment), *experiment.source.notes)):
+        notes = (length, *bits, *warnings_of(experiment), *experiment.source.notes)
+        for note in filter(None, notes):
             display.message(note)
         try:
             result = fit(experiment, folder, display, stop, callbacks)

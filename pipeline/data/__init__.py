@@ -6,6 +6,7 @@ duplicates.py   finds images that are in two splits or have two labels
 fingerprint.py  detects whether a later start reads the same examples
 prepare/        writes any data set as shards, and verifies a prepared data set
 batch.py        checks that replicas can share the global batch
+shard.py        which examples of the global batch belong to a process
 order.py        the order of the examples; counter-based random numbers
 reader.py       reads and decodes the images of a batch
 decode/         bytes to pixels: choice of decoder, orientation, detection of damage

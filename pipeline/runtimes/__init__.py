@@ -8,6 +8,7 @@ gathering.py          waits for all processes before the runtime connects them
 environment.py        reads this process's rank from the environment
 devices.py            devices, threads and cores of this process
 bfloat16.py           whether the devices compute bfloat16 at full speed
+processor.py          the type of processor, on which the bits of results depend
 nvidia.py             the GPUs, from nvidia-smi
 interfaces.py         network interfaces of this host
 ports.py, proxies.py  free TCP ports; exempting job traffic from HTTP proxies

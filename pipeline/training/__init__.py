@@ -2,7 +2,10 @@
 
 assembly.py             builds an experiment from the settings
 experiment.py           data, model, optimizer and runtime of a run in one object
-step.py                 one training step and one evaluation step, as graphs
+step.py                 one training step, and the graph that runs several
+gradients.py            the gradients of a replica's batch or of a microbatch
+exact_step.py, fixed_point.py   the step of train.deterministic, and its exact sum of gradients
+evaluation_step.py      one evaluation step, and the graph that runs several
 loop.py                 fit(): resume, steps, evaluation, checkpoints, stop requests
 evaluator.py            evaluates a split during training
 rollback.py             returns to an earlier checkpoint after steps that were not finite
@@ -20,6 +23,7 @@ speed.py                measures steps per second
 callbacks.py            users' keras.callbacks
 bad_steps.py            finds the replicas and examples of a non-finite gradient
 memory.py, precision.py, xla.py, profiler.py   device memory, dtypes, XLA, profiles
+reproducibility.py      what could make the bits of a deterministic run differ
 plugin_checks.py        loads and checks users' code when a run starts
 data_opening.py         opens a run's data, and compares it between processes
 data_record.py          records a run's data, and detects later changes

@@ -26,6 +26,7 @@ from pipeline.training.experiment import Experiment
 from pipeline.training.fixed_point import GradientScale
 from pipeline.training.plugin_checks import check_loss, check_named_code
 from pipeline.training.precision import agree_on_precision
+from pipeline.training.reproducibility import check_repeatable
 
 
 class EvaluationData(NamedTuple):
@@ -101,6 +102,8 @@ def build(
         if config.train.deterministic:
             sizes = [math.prod(v.shape) for v in model.trainable_variables]
             gradient_scale = GradientScale(sizes)
+    if evaluation_data is None and config.train.deterministic and config.model.builder:
+        on_all(runtime, lambda: check_repeatable(config, model))
     schedule = plan_schedule(config, examples)
     return Experiment(
         config,

@@ -37,12 +37,14 @@ def describe_bad_step(experiment: Experiment, step: int, data_step: int) -> str:
     where = ", ".join(f"rank {rank} ({hosts[rank]})" for rank in ranks) or "no single rank"
     split = experiment.source.splits["train"]
     if bad.any():
-        examples, what = index[bad > 0], "the loss is not finite for"
+        found, what = index[bad > 0], "the loss is not finite for"
     else:
         shares = index.reshape(runtime.num_replicas, -1)
-        examples = shares[replicas > 0].ravel() if replicas.any() else index
+        found = shares[replicas > 0].ravel() if replicas.any() else index
         what = "each loss is finite, but the gradient is not, for"
-    names = ", ".join(split.name(int(example)) for example in examples[:_LISTED])
+    # A replica with fewer microbatches than others also reads one of the next replica.
+    examples = list(dict.fromkeys(found.tolist()))
+    names = ", ".join(split.name(example) for example in examples[:_LISTED])
     more = f" and {len(examples) - _LISTED} more" if len(examples) > _LISTED else ""
     return f"on {where}: {what} {names}{more}"
 
@@ -54,12 +56,13 @@ def _compute(
     [R], 0 or 1.
     """
     runtime, model = experiment.runtime, experiment.model
-    gradients_of = experiment.gradients.gradients_of  # uses the same random numbers again
     num_replicas = runtime.num_replicas
 
     def check(batch: Batch) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         replica = runtime.replica_index()
-        _, gradients = gradients_of(batch, tf.constant(step, tf.int64), replica)
+        is_bad = ~_has_finite_gradients(experiment, batch, tf.constant(step, tf.int64), replica)
+        if experiment.config.microbatches is not None:
+            batch = {name: _join_microbatches(value) for name, value in batch.items()}
         logits = model(batch["image"], training=False)
         losses = tf.nn.softmax_cross_entropy_with_logits(batch["target"], logits)
         pixels = tf.reduce_sum(tf.cast(batch["image"], tf.float32), axis=[1, 2, 3])
@@ -70,8 +73,7 @@ def _compute(
             # [b] -> [R, b], zero except for this replica's row, so that a sum concatenates rows.
             return own[:, tf.newaxis] * tf.cast(values, tf.int64)[tf.newaxis]
 
-        is_bad = tf.cast(~tf.math.is_finite(global_norm(gradients)), tf.int64)
-        return own_row(batch["index"]), own_row(~good), own * is_bad
+        return own_row(batch["index"]), own_row(~good), own * tf.cast(is_bad, tf.int64)
 
     @tf.function(autograph=False)
     def run(batch: Batch) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -80,3 +82,20 @@ def _compute(
     found = run(next(experiment.train_iterator(data_step)))
     index, bad, replicas = (runtime.all_reduce(value.numpy(), "sum") for value in found)
     return index.ravel(), bad.ravel(), replicas
+
+
+def _has_finite_gradients(
+    experiment: Experiment, batch: Batch, step: tf.Tensor, replica: tf.Tensor
+) -> tf.Tensor:
+    """Computes the gradients of a replica again, with the same random numbers."""
+    if (scale := experiment.gradient_scale) is None:
+        _, gradients = experiment.gradients.gradients_of(batch, step, replica)
+        return tf.math.is_finite(global_norm(gradients))
+    examples = {name: batch[name] for name in ("image", "target", "weight")}
+    _, _, bounds = experiment.exact_gradients(scale)(examples, step, replica, scale.exponents.value)
+    return bounds[-1] == 0
+
+
+def _join_microbatches(value: tf.Tensor) -> tf.Tensor:
+    """[microbatches, m, ...] -> [microbatches * m, ...]"""
+    return tf.reshape(value, [-1, *value.shape[2:]])

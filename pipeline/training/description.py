@@ -54,12 +54,15 @@ def warnings_of(experiment: Experiment) -> list[str]:
     return [f"warning: {what}. {remedy}" for what, remedy in filter(None, found)]
 
 
-def start_facts(experiment: Experiment, command: Sequence[str]) -> dict[str, Any]:
+def start_facts(
+    experiment: Experiment, command: Sequence[str], processors: Sequence[str] = ()
+) -> dict[str, Any]:
     """Facts about one start of a run for starts.jsonl: time, command, host, versions, sizes.
 
     Args:
       experiment: The experiment that starts.
       command: The command line, as a list of arguments that begins with the program.
+      processors: The type of processor of each process.
     """
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -67,6 +70,7 @@ def start_facts(experiment: Experiment, command: Sequence[str]) -> dict[str, Any
         "host": socket.gethostname(),
         "system": platform.platform(),
         "devices": experiment.runtime.describe(),
+        "processors": sorted(set(processors)),
         "precision": experiment.config.train.precision,
         "versions": versions(),
         "parameters": _parameters(experiment),

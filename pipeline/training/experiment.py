@@ -25,7 +25,11 @@ from pipeline.optim.schedule import Schedule
 from pipeline.runs.checkpoints.snapshot import Snapshot, read_variables, restore_variables
 from pipeline.runtimes.runtime import Runtime
 from pipeline.training.evaluation_step import EvalSteps, make_eval_steps
-from pipeline.training.exact_step import make_exact_gradients, make_exact_step
+from pipeline.training.exact_step import (
+    ExactGradients,
+    make_exact_gradients,
+    make_exact_step,
+)
 from pipeline.training.fixed_point import GradientScale
 from pipeline.training.gradients import Gradients, make_gradients
 from pipeline.training.metrics import SUMS, check_counted, mean_metrics
@@ -293,12 +297,13 @@ class Experiment:
         )
         if (scale := self.gradient_scale) is None:
             return make_step(self.runtime, self.gradients.gradients_of, self.optimizer, update)
-        gradients_of = make_exact_gradients(
-            self.config, self.model, self.loss_scale, scale, self.runtime
-        )
         return make_exact_step(
-            self.runtime, gradients_of, self.model, self.optimizer, scale, update
+            self.runtime, self.exact_gradients(scale), self.model, self.optimizer, scale, update
         )
+
+    def exact_gradients(self, scale: GradientScale) -> ExactGradients:
+        """The function that computes gradients in deterministic training."""
+        return make_exact_gradients(self.config, self.model, self.loss_scale, scale, self.runtime)
 
     @cached_property
     def _eval_steps(self) -> EvalSteps:

@@ -32,7 +32,7 @@ _PLACES = 16
 # The largest contribution of a microbatch to a bound. 1,024 of them can be summed in int64.
 _LARGEST = 2.0**52
 # Exponents for which 2**e and 2**-e are normal float32 numbers, and the first one.
-_EXPONENTS, _FIRST_EXPONENT = (-120, 100), 20
+_EXPONENTS, _FIRST_EXPONENT = (-120, 120), 20
 _INFINITY_BITS = 0x7F800000  # of float32; those of NaN are larger
 
 

@@ -166,6 +166,8 @@ class Journal:
             "all_reduce_wait_s": speed.all_reduce_wait_s if timed and reduces else None,
             "checkpoint_s": blocked_s,
         }
+        if (scale := self._experiment.gradient_scale) is not None:
+            values["repeated_steps"] = int(scale.repeated_steps.numpy())
         if self._runtime.is_chief:
             values |= self._statistics.read(rate)
         self._display.trained(self._write(step, "train", values))

@@ -79,15 +79,18 @@ def final_pictures(experiment: Experiment) -> Iterator[tuple[str, bytes]]:
 
 
 def _first_batch(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [n, S, S, 3] and targets float32 [n, C] of the first replica or microbatch."""
+    """Images uint8 [n, S, S, 3] and targets float32 [n, C] of the chief's first replica."""
     config = experiment.config
     batch = next(iter(train_dataset(
         experiment.source.splits["train"], config.data,
         num_classes=len(experiment.source.classes), mean=experiment.mean, std=experiment.std,
         seed=config.seed, start_step=0,
-        shard=Shard(0, config.microbatches or experiment.runtime.num_replicas),
+        shard=Shard(0, experiment.runtime.num_replicas, 1, config.microbatches),
     )))  # fmt: skip
-    return _pixels(experiment, batch["image"][:_BATCH]), batch["target"][:_BATCH].numpy()
+    images, targets = batch["image"], batch["target"]
+    if config.microbatches is not None:
+        images, targets = (tf.concat(tf.unstack(value), axis=0) for value in (images, targets))
+    return _pixels(experiment, images[:_BATCH]), targets[:_BATCH].numpy()
 
 
 def _attention(experiment: Experiment, side: int) -> bytes:

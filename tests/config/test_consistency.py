@@ -22,3 +22,47 @@ def test_an_inconsistency_is_reported_at_the_place_of_one_of_the_settings(
     with pytest.raises(SettingsError) as caught:
         load_config(recipe(text), overrides)
     assert f"{place}optim.accumulate_steps must divide" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "number"),
+    [
+        (["data.global_batch_size=96"], 8),
+        (["data.global_batch_size=100"], 5),
+        (["data.global_batch_size=97"], 1),
+        (["data.global_batch_size=7"], 7),
+        (["data.global_batch_size=12"], 6),
+        (["data.global_batch_size=12", "data.mixup_alpha=0.2"], 6),
+        (["data.global_batch_size=12", "optim.accumulate_steps=3"], 4),
+        (["data.global_batch_size=12", "optim.accumulate_steps=3", "data.cutmix_alpha=1"], 2),
+        (["data.global_batch_size=96", "train.microbatches=32"], 32),
+    ],
+)
+def test_microbatches_divide_the_batch_into_parts_of_pairs(recipe, settings, number):
+    config = load_config(recipe(""), ["train.deterministic=true", *settings])
+    assert config.microbatches == number
+    assert config.microbatch_size * number == config.data.global_batch_size
+    assert load_config(recipe(""), settings).microbatches is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["data.global_batch_size=96", "train.microbatches=7"],
+            "=96 into equal parts, for example 4, 6, 8. Received: 7",
+        ),
+        (
+            ["data.global_batch_size=96", "train.microbatches=96", "data.mixup_alpha=0.2"],
+            "=96 into parts of a multiple of 2 examples, for example 16, 24, 48. Received: 96",
+        ),
+        (["distribute.compression=float16"], "Set distribute.compression=none. Received: float16"),
+        (["distribute.intra_op_threads=2"], "distribute.intra_op_threads must be 1 or null"),
+    ],
+)
+def test_what_contradicts_deterministic_training_is_refused(recipe, settings, message):
+    with pytest.raises(SettingsError) as caught:
+        load_config(recipe(""), ["train.deterministic=true", *settings])
+    assert str(caught.value).startswith("on the command line: ")
+    assert message in str(caught.value)
+    load_config(recipe(""), settings)  # without deterministic training

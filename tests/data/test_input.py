@@ -12,7 +12,7 @@ from pipeline.data.images import SkippedImages, bad_images_named
 from pipeline.data.input import eval_dataset, train_dataset
 from pipeline.data.order import positions_to_examples
 from pipeline.data.prepare.prepare import prepare
-from pipeline.data.shard import Shard
+from pipeline.data.shard import Shard, first_piece
 from pipeline.data.sources.source import open_source
 from pipeline.data.split import DataSource, Split
 from pipeline.errors import DataError, SettingsError
@@ -255,17 +255,31 @@ def test_evaluation_counts_every_example_once(split, count, splits):
     assert everything["image"][order[:17]].tobytes() == whole["image"][:17].tobytes()
 
 
+@pytest.mark.parametrize(("count", "splits"), [(1, 1), (3, 1), (2, 2), (6, 1)])
+def test_microbatches_have_the_same_bytes_on_any_number_of_workers(forms, count, splits):
+    config = CONFIG.model_copy(
+        update={
+            "mixup_alpha": 0.8,
+            "augment": AugmentConfig(rand_augment_layers=2, resized_crop_min_area=0.3),
+        }
+    )
+    whole = take(train(forms["files"], config, shard=Shard(microbatches=6)), 2)
+    for index in range(count):
+        shard = Shard(index, count, splits, 6)
+        elements = take(train(forms["files"], config, shard=shard), 2 * splits)
+        for number, element in enumerate(elements):
+            step, replica = number // splits, index * splits + number % splits
+            first, end = (first_piece(r, 6, shard.replicas) for r in (replica, replica + 1))
+            assert element["image"].shape == (shard.turns, 2, 10, 10, 3)
+            for name, value in element.items():
+                np.testing.assert_array_equal(value[: end - first], whole[step][name][first:end])
+
+
 def test_a_batch_that_cannot_be_divided_names_those_that_can(split):
     with pytest.raises(SettingsError, match=r"global_batch_size=12 .* 5 replicas .* 10 or 15"):
         train(split, shard=Shard(0, 5))
     with pytest.raises(SettingsError, match=r"Set it to 20$"):
         train(split, shard=Shard(0, 10, 2))
-
-
-@pytest.mark.parametrize("fields", [(2, 2), (-1, 1), (0, 0), (0, 1, 0)])
-def test_a_shard_that_does_not_exist_is_refused(fields):
-    with pytest.raises(ValueError, match="index"):
-        Shard(*fields)
 
 
 def test_arrays_of_another_size_need_a_resize():

@@ -300,6 +300,17 @@ def test_pairs_parts_and_replicas_share_the_batch_together():
         check_batch(parts, 5)
 
 
+def test_microbatches_need_no_equal_share_but_one_for_each_worker():
+    settings = "train.deterministic=true", "data.global_batch_size=96"
+    check_batch(digits(*settings), 5)
+    with pytest.raises(SettingsError, match=r"9 workers .* 8 microbatches.*at most 8 workers"):
+        check_batch(digits(*settings), 9)
+    check_batch(digits(*settings, "train.microbatches=16"), 9)
+    odd = digits("train.deterministic=true", "data.global_batch_size=97", "data.mixup_alpha=0.2")
+    with pytest.raises(SettingsError, match=r"complete pairs.* Use 96 or 98"):
+        check_batch(odd, 1)
+
+
 def test_memory_is_shared_by_the_replicas_of_a_host():
     config = digits("data.global_batch_size=9600")
 

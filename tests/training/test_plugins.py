@@ -51,7 +51,7 @@ def test_a_run_is_not_resumed_with_another_plugin(tmp_path, examples):
 
 def test_each_plugin_changes_what_is_trained(tmp_path, examples):
     def gradients(*settings):
-        experiment = tiny(tmp_path, *settings)
+        experiment = tiny(tmp_path, "train.deterministic=false", *settings)
         batch = next(experiment.train_iterator(0))
         sums, found = experiment.gradients.gradients_of(
             batch, tf.constant(0, tf.int64), tf.constant(0, tf.int32)

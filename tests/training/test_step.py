@@ -8,15 +8,12 @@ import pytest
 import tensorflow as tf
 
 from pipeline.runtimes.single import SingleRuntime
-from pipeline.training.step import (
-    TRAIN_SUMS,
-    empty_train_sums,
-    make_gradients,
-    predict_logits,
-    take_part,
-)
+from pipeline.training.evaluation_step import map_blocks
+from pipeline.training.gradients import make_gradients, take_part
+from pipeline.training.step import TRAIN_SUMS, empty_train_sums
 from tests.training.experiments import tiny
 
+DEFAULT = "train.deterministic=false"  # The batch of a replica is not divided into microbatches.
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -25,7 +22,7 @@ def weights(experiment):
 
 
 def test_gradients_in_parts_equal_those_of_the_whole_batch(tmp_path):
-    whole, parts = tiny(tmp_path), tiny(tmp_path, "optim.accumulate_steps=3")
+    whole, parts = tiny(tmp_path, DEFAULT), tiny(tmp_path, DEFAULT, "optim.accumulate_steps=3")
     batch = next(whole.train_iterator(0))
     results = [
         tf.function(make_gradients(e.config, e.model, None))(
@@ -40,7 +37,7 @@ def test_gradients_in_parts_equal_those_of_the_whole_batch(tmp_path):
 
 @pytest.mark.parametrize("in_turn", [1, 2])
 def test_gradients_of_parts_side_by_side_equal_those_of_the_whole_batch(tmp_path, in_turn):
-    experiment = tiny(tmp_path, f"optim.accumulate_steps={in_turn}")
+    experiment = tiny(tmp_path, DEFAULT, f"optim.accumulate_steps={in_turn}")
     batch = next(experiment.train_iterator(0))
     one, several = (
         tf.function(make_gradients(experiment.config, experiment.model, None, parallel_parts))(
@@ -53,13 +50,25 @@ def test_gradients_of_parts_side_by_side_equal_those_of_the_whole_batch(tmp_path
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def test_logits_in_parts_are_those_of_the_whole_batch_in_its_order(tmp_path):
-    experiment = tiny(tmp_path)
-    images = next(experiment.train_iterator(0))["image"]
-    whole = experiment.model(images, training=False)
-    for parallel_parts in (1, 2, 5):
-        parts = tf.function(predict_logits)(experiment.model, images, parallel_parts)
-        np.testing.assert_allclose(parts, whole, atol=1e-6)
+@pytest.mark.parametrize(
+    ("parallel_parts", "block_size"), [(1, None), (2, None), (5, None), (1, 4), (2, 4), (7, 3)]
+)
+def test_blocks_are_the_batch_in_its_order(parallel_parts, block_size):
+    numbers = np.arange(24.0).reshape(12, 2)
+    batch = {"image": tf.constant(numbers), "weight": tf.ones([12])}
+    seen = []
+
+    def function(block):
+        seen.append(block["image"].shape)
+        weight = tf.cast(block["weight"], tf.float64)[:, None]
+        return tf.concat([block["image"] ** 2, weight], axis=1)
+
+    blocks = map_blocks(function, batch, [None, 3], parallel_parts, block_size).numpy()
+    rows = blocks.reshape(-1, 3)
+    rows = rows[rows[:, 2] > 0]  # without padding
+    np.testing.assert_array_equal(rows[:, :2], numbers**2)
+    if block_size is not None:
+        assert {shape[0] for shape in seen} == {block_size}
 
 
 @pytest.mark.parametrize("parts", [1, 4, 5, 12])
@@ -79,7 +88,7 @@ def test_a_run_in_parts_trains_what_one_that_computes_batches_as_a_whole_trains(
         one.parallel_parts = parts
         folder = tmp_path / name
         folder.mkdir()
-        experiment = tiny(folder, runtime=one)
+        experiment = tiny(folder, DEFAULT, runtime=one)
         experiment.train(experiment.train_iterator(0), empty_train_sums(), 6)
         ends.append((weights(experiment), experiment.evaluate("test")))
     (whole, scores), (parts, other_scores) = ends
@@ -89,7 +98,7 @@ def test_a_run_in_parts_trains_what_one_that_computes_batches_as_a_whole_trains(
 
 
 def test_the_gradient_is_that_of_the_mean_over_the_global_batch(tmp_path):
-    experiment = tiny(tmp_path)
+    experiment = tiny(tmp_path, DEFAULT)
     batch = next(experiment.train_iterator(0))
     _, gradients = make_gradients(experiment.config, experiment.model, None)(
         batch, tf.constant(0, tf.int64), tf.constant(0)
@@ -199,7 +208,7 @@ def test_lower_precision_learns_and_keeps_float32_weights(tmp_path, precision):
 
 def test_dropout_differs_by_step_and_replica_and_repeats_from_run_to_run(tmp_path):
     def losses():
-        experiment = tiny(tmp_path, "model.dropout=0.5")
+        experiment = tiny(tmp_path, DEFAULT, "model.dropout=0.5")
         head = experiment.model.trainable_variables[-2]
         # A head of zeros, as it starts, would hide what was dropped.
         head.assign(np.random.default_rng(0).normal(size=head.shape))

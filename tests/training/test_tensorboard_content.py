@@ -22,13 +22,14 @@ from pipeline.training.tensorboard_content import (
 from tests.training.experiments import tiny
 
 
-def test_the_first_batch_is_what_the_model_is_given(tmp_path):
-    experiment = tiny(tmp_path, "data.mixup_alpha=0.8")
+@pytest.mark.parametrize("deterministic", ["false", "true"])
+def test_the_first_batch_is_what_the_model_is_given(tmp_path, deterministic):
+    experiment = tiny(tmp_path, "data.mixup_alpha=0.8", f"train.deterministic={deterministic}")
     images, targets = tensorboard_content._first_batch(experiment)
     batch = next(experiment.train_iterator(0))
     given = (batch["image"].numpy() * experiment.std + experiment.mean) * 255
-    np.testing.assert_allclose(images, given, atol=0.51)
-    np.testing.assert_array_equal(targets, batch["target"])
+    np.testing.assert_allclose(images, given.reshape(12, 8, 8, 3), atol=0.51)
+    np.testing.assert_array_equal(targets, batch["target"].numpy().reshape(12, 4))
 
 
 @pytest.mark.parametrize(

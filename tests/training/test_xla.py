@@ -11,6 +11,7 @@ from pipeline.runtimes.single import SingleRuntime
 from pipeline.training.xla import choose_gradients
 from tests.training.experiments import tiny, tiny_config
 
+DEFAULT = "train.deterministic=false"  # The batch of a replica is not divided into microbatches.
 STEP, REPLICA = tf.constant(5, tf.int64), tf.constant(0)
 
 
@@ -35,7 +36,7 @@ def test_compiled_gradients_are_those_that_are_not(
     settings = (f"optim.accumulate_steps={parts}", f"train.precision={precision}")
     results = []
     for way in ("never", xla):
-        experiment = with_a_head(tiny(tmp_path, f"train.xla={way}", *settings))
+        experiment = with_a_head(tiny(tmp_path, DEFAULT, f"train.xla={way}", *settings))
         batch = next(experiment.train_iterator(0))
         results.append(tf.function(gradients_of(experiment))(batch, STEP, REPLICA))
     (sums, plain), (compiled_sums, compiled) = results
@@ -52,8 +53,8 @@ def test_what_is_dropped_is_the_same_on_the_way_back(tmp_path, monkeypatch, reco
     monkeypatch.setattr(backend, "MIN_COMPILED_SIZE", 1)
     # The derivative in the direction of the gradient is its norm, where the same is dropped again.
     experiment = with_a_head(
-        tiny(tmp_path, f"train.xla={xla}", "model.dropout=0.3", "model.attention_dropout=0.3",
-             "model.stochastic_depth=0.3", f"train.recompute={recompute}")
+        tiny(tmp_path, DEFAULT, f"train.xla={xla}", f"train.recompute={recompute}",
+             "model.dropout=0.3", "model.attention_dropout=0.3", "model.stochastic_depth=0.3")
     )  # fmt: skip
     batch = next(experiment.train_iterator(0))
     function = tf.function(gradients_of(experiment))
@@ -71,7 +72,7 @@ def test_what_is_dropped_is_the_same_on_the_way_back(tmp_path, monkeypatch, reco
 @pytest.mark.parametrize("xla", ["auto", "always"])
 def test_other_steps_drop_other_places(tmp_path, monkeypatch, xla):
     monkeypatch.setattr(backend, "MIN_COMPILED_SIZE", 1)
-    experiment = with_a_head(tiny(tmp_path, f"train.xla={xla}", "model.dropout=0.3"))
+    experiment = with_a_head(tiny(tmp_path, DEFAULT, f"train.xla={xla}", "model.dropout=0.3"))
     batch = next(experiment.train_iterator(0))
     function = tf.function(gradients_of(experiment))
     steps = [tf.constant(step, tf.int64) for step in (5, 6, 5)]
@@ -92,7 +93,7 @@ def test_xla_compiles_a_part_or_chains_in_it_where_it_is_asked_to(
     tmp_path, monkeypatch, xla, few, something, the_whole
 ):
     monkeypatch.setattr(backend, "MIN_COMPILED_SIZE", few)
-    experiment = tiny(tmp_path, f"train.xla={xla}")
+    experiment = tiny(tmp_path, DEFAULT, f"train.xla={xla}")
     batch = next(experiment.train_iterator(0))
     traced = tf.function(gradients_of(experiment)).get_concrete_function(batch, STEP, REPLICA)
     functions = traced.graph.as_graph_def().library.function

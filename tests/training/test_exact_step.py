@@ -1,0 +1,141 @@
+"""The deterministic step: what any number of workers computes adds up to the same integers."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline.runtimes.single import SingleRuntime
+from pipeline.training import exact_step
+from pipeline.training.exact_step import make_exact_gradients
+from pipeline.training.fixed_point import to_gradients
+from pipeline.training.gradients import dropout_seed, make_gradients
+from pipeline.training.step import TRAIN_SUMS, empty_train_sums
+from tests.training.experiments import tiny
+
+RANDOM = ("model.dropout=0.3", "model.stochastic_depth=0.3", "model.attention_dropout=0.3",
+          "data.mixup_alpha=0.8", "data.augment.erasing=0.5")  # fmt: skip
+
+
+class Worker(SingleRuntime):
+    """The microbatches of replica `place` of `workers`. It is not connected to the others."""
+
+    def __init__(self, place=0, workers=1):
+        super().__init__("CPU:0")
+        self.place, self.num_replicas = place, workers
+
+    def distribute(self, make_dataset):
+        return make_dataset(self.place, self.num_replicas, 1)
+
+    def replica_index(self):
+        return tf.constant(self.place, tf.int32)
+
+
+def spread_head(experiment):
+    """Replaces the head of zeros, which would hide what was dropped."""
+    head = experiment.model.trainable_variables[-2]
+    head.assign(np.random.default_rng(0).normal(size=head.shape))
+
+
+def part_of(folder, runtime, *settings, step=3):
+    """Sums, integers and bounds of a worker's microbatches of a step."""
+    experiment = tiny(folder, *RANDOM, "train.microbatches=6", *settings, runtime=runtime)
+    spread_head(experiment)
+    gradients_of = make_exact_gradients(
+        experiment.config, experiment.model, None, experiment.gradient_scale, runtime
+    )
+    batch = next(experiment.train_iterator(step))
+    function = tf.function(gradients_of, autograph=False)
+    found = function(
+        batch,
+        tf.constant(step, tf.int64),
+        runtime.replica_index(),
+        experiment.gradient_scale.exponents.value,
+    )
+    return [value.numpy() for value in found]
+
+
+def step_of(folder, workers, *settings):
+    """The sum over all workers."""
+    parts = [part_of(folder, Worker(rank, workers), *settings) for rank in range(workers)]
+    return [np.sum(values, axis=0) for values in zip(*parts, strict=True)]
+
+
+@pytest.mark.parametrize("workers", [2, 4, 6])
+def test_workers_add_up_to_the_integers_and_sums_of_one(tmp_path, workers):
+    for found, expected in zip(step_of(tmp_path, workers), step_of(tmp_path, 1), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_the_settings_of_speed_do_not_change_the_integers(tmp_path):
+    several = Worker()
+    several.parallel_parts = 5
+    (_, one, _), (_, other, _) = part_of(tmp_path, Worker()), part_of(tmp_path, several)
+    np.testing.assert_array_equal(one, other)
+
+
+def test_dropout_that_is_drawn_by_worker_is_noticed(tmp_path, monkeypatch):
+    """If the tests above could not fail, this one would."""
+    expected = step_of(tmp_path, 1)
+    ranks = iter((0, 1))
+
+    def worker_of_two(*arguments):
+        rank = next(ranks)
+        monkeypatch.setattr(
+            exact_step, "dropout_seed", lambda config, step, _: dropout_seed(config, step, rank)
+        )
+        return Worker(*arguments)
+
+    parts = [part_of(tmp_path, worker_of_two(rank, 2)) for rank in range(2)]
+    found = [np.sum(values, axis=0) for values in zip(*parts, strict=True)]
+    assert (found[1] != expected[1]).any()
+
+
+def test_the_number_of_microbatches_changes_dropout_only(tmp_path):
+    plain = ("model.dropout=0", "model.stochastic_depth=0", "model.attention_dropout=0")
+    results = [
+        step_of(tmp_path, 1, *plain, f"train.microbatches={number}", "data.mixup_alpha=0")
+        for number in (3, 6)
+    ]
+    (sums, integers, _), (other_sums, other_integers, _) = results
+    np.testing.assert_allclose(sums, other_sums, rtol=1e-6)
+    unit = np.abs(integers).max()
+    np.testing.assert_allclose(integers / unit, other_integers / unit, atol=1e-5)
+
+
+def test_a_step_whose_exponents_do_not_fit_is_computed_again(tmp_path):
+    plain, disturbed = (tiny(tmp_path, *RANDOM) for _ in range(2))
+    for experiment in (plain, disturbed):
+        spread_head(experiment)
+        experiment.train(experiment.train_iterator(0), empty_train_sums(), 2)
+    before = plain.gradient_scale.repeated_steps.numpy()
+    assert before == disturbed.gradient_scale.repeated_steps.numpy() == 1  # the first step
+    scale = disturbed.gradient_scale.exponents
+    right = scale.numpy().copy()
+    scale.assign(right + 12)  # every sum would overflow
+    sums = [
+        experiment.train(experiment.train_iterator(2), empty_train_sums(), 1).sums
+        for experiment in (plain, disturbed)
+    ]
+    np.testing.assert_array_equal(*sums)
+    assert dict(zip(TRAIN_SUMS, sums[0], strict=True))["steps"] == 1
+    assert disturbed.gradient_scale.repeated_steps.numpy() > before
+    for one, other in zip(plain.model.variables, disturbed.model.variables, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-6, atol=1e-8)
+
+
+def test_the_sum_is_that_of_gradients_in_floating_point(tmp_path):
+    exact, default = tiny(tmp_path), tiny(tmp_path, "train.deterministic=false")
+    for experiment in (exact, default):
+        spread_head(experiment)
+    step = tf.constant(0, tf.int64)
+    _, expected = make_gradients(default.config, default.model, None)(
+        next(default.train_iterator(0)), step, tf.constant(0)
+    )
+    exponents = tf.constant([-int(np.frexp(np.abs(g).max())[1]) + 24 for g in expected])
+    gradients_of = make_exact_gradients(
+        exact.config, exact.model, None, exact.gradient_scale, exact.runtime
+    )
+    _, integers, _ = gradients_of(next(exact.train_iterator(0)), step, tf.constant(0), exponents)
+    found = to_gradients(integers, [g.shape for g in expected], exponents)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=3e-6 * np.abs(other).max() + 2e-7)
