@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from pipeline.config import load_config
-from pipeline.doctor import parity_check
+from pipeline.doctor import parity_check, parity_runs
 from pipeline.errors import SettingsError
 from pipeline.recipes import find_recipe
 
@@ -43,11 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="used by --parity in each process: train the recipe for 20 steps, and let the chief "
-        "write weights and losses to FILE",
+        "write weights (or their hashes) and losses to FILE",
     )
     parser.add_argument(
         "--runtimes",
-        help=f"with --parity: a selection of {','.join(parity_check.RUNTIMES)} (default: all)",
+        help=f"with --parity: a selection of {','.join(parity_runs.RUNTIMES)} (default: all)",
     )
     parser.add_argument(
         "--workers", help="with --parity: numbers of workers, such as 1,2,4 (default: 2)"
@@ -60,9 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.trace is not None or arguments.parity:
         config = load_config(find_recipe(arguments.recipe), arguments.settings)
         if arguments.trace is not None:
-            return parity_check.trace(config, arguments.trace)
-        runtimes = arguments.runtimes or ",".join(parity_check.RUNTIMES)
-        return parity_check.prove_parity(config, runtimes, arguments.workers or "2")
+            return parity_runs.trace(config, arguments.trace)
+        return parity_check.prove_parity(config, arguments.runtimes, arguments.workers)
     if arguments.runtimes is not None or arguments.workers is not None:
         raise SettingsError("--runtimes and --workers need --parity: add it, or leave them out")
     from pipeline.doctor.examine import examine

@@ -10,4 +10,6 @@ training.py       checks of batch, network, learning rate, memory and checkpoint
 processes.py      the processes of the job
 display.py        prints results on a terminal, as plain lines, or as JSON
 parity_check.py   --parity: N workers train what one worker trains
+exact_parity_check.py   --parity with train.deterministic: the same bits
+parity_runs.py    the training runs that --parity compares, in processes of their own
 """

@@ -30,7 +30,7 @@ data_record.py          records a run's data, and detects later changes
 starting_weights.py     loads `model.pretrained`
 best_weights.py         loads the weights that were best on validation
 trained_run.py          opens the data of a trained run for evaluation and reports
-parity.py, parity_training.py   the check that N workers train the same weights as one
+parity.py, exact_parity.py, parity_training.py   the checks that N workers train what one trains
 description.py          describes a run before it trains
 dry_run.py              describes what `vit train` would do, for --dry-run
 """

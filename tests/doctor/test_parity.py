@@ -1,7 +1,6 @@
 """`vit doctor --parity` passes only if N workers train what one worker trains."""
 
-import os
-import shutil
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -10,104 +9,104 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.config import Config, load_config
-from pipeline.doctor.parity_check import Run, _train, read_runs
+from pipeline.config import Config, dump_config, load_config
+from pipeline.doctor import parity_check
+from pipeline.doctor.parity_check import compare_runs
+from pipeline.doctor.parity_runs import ALONE, Run, read_runs, train
 from pipeline.errors import SettingsError
+from pipeline.launch.job import local_launch_command
 from pipeline.recipes import find_recipe
 from pipeline.training.parity import ParityResult, compare, compare_weights, parity_config
-from tests.jobs.commands import shadow_modules
+from tests.jobs.commands import shadow_modules, vit
 
 ROOT = Path(__file__).parents[2]
 # Workers differ in how they share a batch, not in how many blocks a network has.
 SMALL = "model.depth=1"
+# Between the gradient norms of the steps, so that some are clipped.
+CLIP_NORM = 0.44
 needs_horovod = pytest.mark.skipif(
     find_spec("horovod") is None, reason="Horovod is not built: make horovod"
 )
 
 
-def parity(runtimes, workers="2", root=ROOT, cwd=None):
-    """Runs the doctor on digits. Returns its exit code and the verdict by row."""
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "jobs.cli", "doctor", "digits", SMALL, "--parity",
-         "--runtimes", runtimes, "--workers", workers],
-        cwd=cwd or root, env=os.environ | {"PYTHONPATH": str(root)},
-        capture_output=True, text=True, timeout=500, check=False,
-    )  # fmt: skip
-    rows = [line for line in done.stdout.splitlines() if " worker" in line[:24]]
-    words = ("same", "DIFFERENT", "FAILED")
-    verdicts = {row[:24].strip(): [w for w in row.split() if w in words] for row in rows}
-    return done.returncode, verdicts, done.stdout + done.stderr
-
-
-@pytest.mark.processes
-@needs_horovod
-def test_every_runtime_trains_what_one_worker_trains():
-    code, verdicts, output = parity("single,mirrored,multi_worker,horovod")
-    names = ("mirrored", "multi_worker", "horovod")
-    assert verdicts == {f"{name}, 2 workers": ["same"] for name in names}, output
-    assert code == 0
-
-
-@pytest.mark.processes
-def test_one_and_four_workers_train_the_same_whatever_lies_in_the_current_folder(tmp_path):
-    shadow_modules(tmp_path)
-    code, verdicts, output = parity("multi_worker", "1,4", cwd=tmp_path)
-    same = ["same"]
-    assert verdicts == {"multi_worker, 1 worker": same, "multi_worker, 4 workers": same}, output
-    assert code == 0
-
-
-MIRRORED_SUM = "return _context().all_reduce(tf.distribute.ReduceOp.SUM, list(gradients))"
-MISTAKES = {
-    "nothing is averaged": {
-        "horovod.py": ("hvd.allreduce(sent, op=hvd.Sum, name=name)", "sent"),
-        "mirrored.py": (MIRRORED_SUM, "return list(gradients)"),
-    },
-    "every rank trains the whole batch": {
-        "horovod.py": ("make_dataset(self.rank, self.world_size, 1)", "make_dataset(0, 1, 1)"),
-        "mirrored.py": (
-            "make_dataset(self.rank, self.world_size, self.local_replicas)",
-            "make_dataset(0, 1, 1)",
-        ),
-    },
-    "the chief's values are not sent": {
-        "horovod.py": ("hvd.broadcast_variables(variables, root_rank=0)", "pass"),
-    },
-}
+@pytest.fixture
+def module_path(monkeypatch):
+    """Lets child processes import this repository from any folder."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
 @pytest.fixture(scope="module")
 def proof(tmp_path_factory):
     """The settings of the proof, and what one worker trains with them, as `vit doctor` does it."""
     folder = tmp_path_factory.mktemp("proof")
-    config, alone = load_config(find_recipe("digits"), [SMALL]), Run("single", 1)
-    norms = _train(parity_config(config, None), alone, folder).curves["gradient_norm"]
-    settings = parity_config(config, float(np.median(norms)))
-    return settings, _train(settings, alone, folder)
+    settings = parity_config(load_config(find_recipe("digits"), [SMALL]), CLIP_NORM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        reference = ParityResult.load(train(settings, ALONE, folder))
+    acts = np.sum(reference.curves["gradient_norm"] > CLIP_NORM)
+    assert 5 <= acts <= 15
+    return settings, reference
+
+
+def verdicts(output):
+    """The verdict of each row."""
+    words = ("same", "DIFFERENT", "FAILED")
+    rows = [line for line in output.splitlines() if " worker" in line[:24]]
+    return {row[:24].strip(): [w for w in row.split() if w in words] for row in rows}
 
 
 @pytest.mark.processes
+@pytest.mark.usefixtures("module_path")
+def test_the_doctor_compares_with_one_worker_whatever_lies_in_the_current_folder(tmp_path):
+    shadow_modules(tmp_path)
+    arguments = ["--parity", "--runtimes", "multi_worker", "--workers", "1"]
+    done = vit("doctor", "digits", SMALL, *arguments, cwd=tmp_path)
+    assert verdicts(done.stdout) == {"multi_worker, 1 worker": ["same"]}, done
+    assert done.returncode == 0
+    (acts,) = map(int, re.findall(r"acts in (\d+) steps", done.stdout))
+    assert 5 <= acts <= 15  # the clipping norm is between the gradient norms
+
+
+@pytest.mark.processes
+@pytest.mark.usefixtures("module_path")
 @needs_horovod
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_broken_runtime_does_not_pass(proof, tmp_path, monkeypatch, mistake):
-    for package in ("pipeline", "jobs"):
-        shutil.copytree(ROOT / package, tmp_path / package)
-    for name, (right, wrong) in MISTAKES[mistake].items():
-        file = tmp_path / "pipeline/runtimes" / name
-        text = file.read_text()
-        assert text.count(right) == 1
-        file.write_text(text.replace(right, wrong))
-    runtimes = [name.removesuffix(".py") for name in MISTAKES[mistake]]
-    if mistake == "nothing is averaged":
-        code, verdicts, output = parity(",".join(runtimes), root=tmp_path)
-        assert verdicts == {f"{name}, 2 workers": ["DIFFERENT"] for name in runtimes}, output
-        assert code == 1
-        return
+def test_every_runtime_trains_what_one_worker_trains(proof, tmp_path, capsys):
+    runs = [Run("mirrored", 4), Run("multi_worker", 2), Run("horovod", 2)]
+    code = compare_runs(*proof, runs, tmp_path)
+    output = capsys.readouterr().out
+    assert verdicts(output) == {run.title: ["same"] for run in runs}, output
+    assert code == 0
+
+
+@pytest.mark.processes
+@pytest.mark.usefixtures("module_path")
+@pytest.mark.parametrize("runtime", ["mirrored", pytest.param("horovod", marks=needs_horovod)])
+def test_a_broken_runtime_does_not_pass(proof, tmp_path, monkeypatch, capsys, runtime):
     config, reference = proof
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setenv("PYTHONSAFEPATH", "1")  # else the current folder comes first
-    for name in runtimes:
-        assert not compare(_train(config, Run(name, 2), tmp_path), reference).is_same, name
+    distribute = config.distribute.model_copy(update={"runtime": runtime})
+    launch = []
+    if runtime == "mirrored":
+        distribute = distribute.model_copy(update={"cpu_devices": 2})
+    else:
+        launch = local_launch_command(2, runtime)
+    recipe, traces = tmp_path / "recipe.yaml", tmp_path / "traces"
+    recipe.write_text(dump_config(config.model_copy(update={"distribute": distribute})))
+    traces.mkdir()
+    script = [sys.executable, str(Path(__file__).with_name("broken_runtimes.py"))]
+    done = subprocess.run(
+        [*launch, *script, str(recipe), str(traces)],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    mistakes = list(traces.iterdir())
+    assert len(mistakes) == (2 if runtime == "mirrored" else 3)
+    for mistake in mistakes:
+        monkeypatch.setattr(parity_check, "train", lambda *_, file=mistake: file)
+        code = compare_runs(config, reference, [Run(runtime, 2)], tmp_path)
+        output = capsys.readouterr().out
+        assert verdicts(output) == {f"{runtime}, 2 workers": ["DIFFERENT"]}, (mistake, output)
+        assert output.splitlines()[-1].startswith("NOT all")
+        assert code == 1
 
 
 def trace(**changes):

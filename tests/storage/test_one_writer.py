@@ -17,7 +17,7 @@ ALLOWED = {
     ("pipeline/export/safetensors_folder.py", "save_file"): 1,
     # In a TemporaryDirectory.
     ("pipeline/training/parity.py", "save_file"): 1,
-    ("pipeline/doctor/parity_check.py", "save"): 1,  # of parity.py above
+    ("pipeline/doctor/parity_runs.py", "save"): 1,  # of parity.py above
     ("pipeline/runs/log_folders.py", "symlink_to"): 1,
     ("pipeline/export/saved_model_checks.py", "write_bytes"): 1,
     ("pipeline/export/saved_model_checks.py", "symlink_to"): 1,
