@@ -21,8 +21,9 @@ class ModelBuilder(Protocol):
     def __call__(self, *, image_size: int, num_classes: int, seed: int, dtype: str) -> keras.Model:
         """Makes the model, with its variables.
 
-        The call may take `dropout_seed`, integers [2] that differ from step to step and replica to
-        replica: all that is random in training must be drawn from it. In evaluation it is None.
+        The call may take `dropout_seed`, integers [2] that differ from step to step and from part
+        to part of the batch: all that is random in training must be drawn from it. In evaluation it
+        is None.
         Each layer needs a name of its own, because checkpoints find weights by their paths.
 
         Args:

@@ -33,11 +33,12 @@ _TAKEN = frozenset(
      "data.validation_fraction", "data.validation_split", "data.normalize", "data.on_bad_image",
      "data.label_smoothing", "data.mixup_alpha", "data.cutmix_alpha", "data.cutmix_probability",
      "data.mix_probability", "train.epochs", "train.max_steps", "train.evaluate_ema",
-     "train.precision", "train.deterministic")
+     "train.precision", "train.deterministic", "train.microbatches")
 )  # fmt: skip
 _NOT_TAKEN = ("model.pretrained",)  # a path
 # Settings that a user may set with --set.
-GIVEN = ("data.path", "data.index_path", "data.links_out", "data.max_pixels", "data.threads",
+GIVEN = ("data.path", "data.index_path", "data.links_out", "data.max_pixels",
+         "data.eval_batch_size", "data.threads",
           "distribute.device", "distribute.cpu_devices", "distribute.intra_op_threads")  # fmt: skip
 # Settings that may name code to import.
 _CODE = ("data.source", "data.augment.extra", "model.builder", "optim.loss")

@@ -139,3 +139,15 @@ def test_the_sum_is_that_of_gradients_in_floating_point(tmp_path):
     found = to_gradients(integers, [g.shape for g in expected], exponents)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=3e-6 * np.abs(other).max() + 2e-7)
+
+
+def test_an_evaluation_has_the_same_digits_for_every_batch_size(tmp_path):
+    def evaluate(size, parallel_parts):
+        runtime = SingleRuntime("CPU:0")
+        runtime.parallel_parts = parallel_parts
+        experiment = tiny(tmp_path, f"data.eval_batch_size={size}", runtime=runtime)
+        spread_head(experiment)
+        return experiment.evaluate("test")
+
+    first, *others = (evaluate(size, parts) for size, parts in ((12, 1), (1, 1), (7, 3), (40, 2)))
+    assert all(other == first for other in others)
