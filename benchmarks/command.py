@@ -14,14 +14,16 @@ from pipeline.errors import SettingsError
 # returns the exit code.
 BENCHMARKS = {
     "accuracy": "test accuracy over training time: a recipe and the Keras example",
-    "all": "all benchmarks except accuracy, written as a page with a plot",
+    "all": "all benchmarks except accuracy and reproducibility, written as a page with a plot",
     "checkpoint": "how long a save stops training; writing and restoring compared with a copy",
+    "deterministic": "training steps of train.deterministic compared with the default",
     "input": "images/s of the input stage by stage, compared with other implementations",
     "kernels": "operations that replace TensorFlow's own, compared with those",
     "loop": "the training loop compared with a minimal one: cost of metrics and checkpoints",
     "memory": "memory of training; what recomputation and smaller microbatches save and cost",
     "operations": "time of each operation in a training step",
     "reduction": "time to sum a tensor over workers, with fitted latency and bandwidth",
+    "reproducibility": "SHA-256 of the weights trained on every runtime and number of workers",
     "scaling": "images/s with 1, 2, ... workers, with and without the reduction of gradients",
     "startup": "time from the command to the first step, and what takes it",
     "step": "images/s of training steps, compared with Keras layers and model.fit",
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     """Returns the parser of the command without the arguments of a benchmark."""
-    lines = "\n".join(f"  {name:<12}{summary}" for name, summary in BENCHMARKS.items())
+    lines = "\n".join(f"  {name:<17}{summary}" for name, summary in BENCHMARKS.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         usage="python -m benchmarks WHAT ...   (WHAT --help shows its arguments)",
