@@ -13,7 +13,9 @@ from PIL import Image
 from pipeline.storage.folders import make_folder
 from pipeline.storage.write import replace_file
 
-_TEST_SHARE = 10  # one of so many images is for the test
+# Every tenth image is for the test, and the one after it for validation. Without such a split,
+# validation images are chosen by name, and a list names images differently than a folder.
+_SPLITS = ("test", "validation", *["train"] * 8)
 
 
 def write_digits(folder: Path) -> Path:
@@ -27,7 +29,7 @@ def write_digits(folder: Path) -> Path:
     digits = load_digits()
     rows = []
     for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
-        split = "train" if number % _TEST_SHARE else "test"
+        split = _SPLITS[number % len(_SPLITS)]
         path = f"{split}/{label}/{number:04d}.png"
         make_folder((folder / path).parent, parents=True)
         _write(Image.fromarray(np.round(pixels * (255 / 16)).astype(np.uint8)), folder / path)
