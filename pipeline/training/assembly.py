@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -100,8 +99,7 @@ def build(
         loss_scale = LossScale() if config.train.precision == "mixed_float16" else None
         gradient_scale = None
         if config.train.deterministic:
-            sizes = [math.prod(v.shape) for v in model.trainable_variables]
-            gradient_scale = GradientScale(sizes)
+            gradient_scale = GradientScale(len(model.trainable_variables))
     if evaluation_data is None and config.train.deterministic and config.model.builder:
         on_all(runtime, lambda: check_repeatable(config, model))
     schedule = plan_schedule(config, examples)

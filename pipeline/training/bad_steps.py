@@ -92,7 +92,7 @@ def _has_finite_gradients(
         _, gradients = experiment.gradients.gradients_of(batch, step, replica)
         return tf.math.is_finite(global_norm(gradients))
     examples = {name: batch[name] for name in ("image", "target", "weight")}
-    _, _, bounds = experiment.exact_gradients(scale)(examples, step, replica, scale.exponents.value)
+    _, _, bounds = experiment.exact_gradients()(examples, step, replica, scale.exponents.value)
     return bounds[-1] == 0
 
 

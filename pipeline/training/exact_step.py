@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from pipeline.config import Config
 from pipeline.data.shard import first_piece
+from pipeline.model.backend import fusing
 from pipeline.optim.optimizer import AdamW, LossScale
 from pipeline.runtimes.runtime import Batch, Runtime
 from pipeline.training.fixed_point import (
@@ -30,10 +31,10 @@ from pipeline.training.metrics import SUMS
 from pipeline.training.step import Step, Update, on_first_replica
 
 # (batch of microbatches [turns, m, ...], step int64, index of the replica int32, exponents
-#   int32 [T]) -> sums of `metrics.SUMS` float64 [4], sums of gradients as integers [n], and
-#   bounds int64 [T + 1]
+#   int32 [T]) -> sums of `metrics.SUMS` float64 [4], T sums of gradients as integers, and their
+#   bounds int64 [T + 1], from `contribution`
 ExactGradients = Callable[
-    [Batch, tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+    [Batch, tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]
 ]
 
 
@@ -41,7 +42,6 @@ def make_exact_gradients(
     config: Config,
     model: keras.Model,
     loss_scale: LossScale | None,
-    scale: GradientScale,
     runtime: Runtime,
 ) -> ExactGradients:
     """Makes the function that computes the microbatches of a replica.
@@ -51,19 +51,19 @@ def make_exact_gradients(
     """
     microbatches, replicas = config.microbatches or 1, runtime.num_replicas
     one_part = make_gradients_of_part(config, model, loss_scale, xla=config.train.xla == "always")
+    add = add_integers if config.train.xla == "never" else fusing()(add_integers)
     variables = model.trainable_variables
     # On a GPU, TensorFlow keeps int32 tensors in the memory of the host.
     dtype = tf.int64 if tf.config.list_logical_devices("GPU") else tf.int32
 
     def gradients_of(
         batch: Batch, step: tf.Tensor, replica: tf.Tensor, exponents: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        factors = scale.factors(exponents)
+    ) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
         first, end = (first_piece(r, microbatches, replicas) for r in (replica, replica + 1))
 
         def add_microbatch(
-            number: tf.Tensor, sums: tf.Tensor, totals: tf.Tensor, bounds: tf.Tensor
-        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+            number: tf.Tensor, sums: tf.Tensor, totals: list[tf.Tensor], bounds: tf.Tensor
+        ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor], tf.Tensor]:
             examples = {
                 name: tf.ensure_shape(value[number - first], value.shape[1:])
                 for name, value in batch.items()
@@ -71,13 +71,12 @@ def make_exact_gradients(
             parts = config.optim.accumulate_steps
             seed = dropout_seed(config, step, number)
             more, gradients = gradients_of_parts(one_part, model, examples, seed, parts, 1)
-            totals = add_integers(totals, gradients, factors)
+            totals = add(totals, gradients, exponents)
             return number + 1, sums + more, totals, bounds + contribution(gradients, exponents)
 
-        elements = sum(v.value.shape.num_elements() for v in variables)
         zeros = (
             tf.zeros([len(SUMS)], tf.float64),
-            tf.zeros([elements], dtype),
+            [tf.zeros(v.shape, dtype) for v in variables],
             tf.zeros([len(variables) + 1], tf.int64),
         )
         _, sums, totals, bounds = tf.while_loop(
@@ -94,7 +93,6 @@ def make_exact_gradients(
 def make_exact_step(
     runtime: Runtime,
     gradients_of: ExactGradients,
-    model: keras.Model,
     optimizer: AdamW,
     scale: GradientScale,
     update: Update,
@@ -103,17 +101,16 @@ def make_exact_step(
 
     If the exponents do not suit the gradients, it computes the step again with others.
     """
-    shapes = [v.value.shape for v in model.trainable_variables]
 
     def on_replica(
         batch: Batch, step: tf.Tensor, applied: tf.Tensor, exponents: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         sums, totals, bounds = gradients_of(batch, step, runtime.replica_index(), exponents)
-        (totals,) = runtime.sum_gradients([totals])
+        totals = runtime.sum_gradients(totals)
         (bounds,) = runtime.sum_gradients([bounds], "bounds")
         finite = bounds[-1] == 0
         enabled = finite & is_exact(bounds, exponents)
-        norm = update(to_gradients(totals, shapes, exponents), step, applied, enabled)
+        norm = update(to_gradients(totals, exponents), step, applied, enabled)
         norm = tf.where(finite, norm, np.nan)
         return sums, on_first_replica(runtime, norm), on_first_replica(runtime, bounds)
 

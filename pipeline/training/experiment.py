@@ -297,13 +297,11 @@ class Experiment:
         )
         if (scale := self.gradient_scale) is None:
             return make_step(self.runtime, self.gradients.gradients_of, self.optimizer, update)
-        return make_exact_step(
-            self.runtime, self.exact_gradients(scale), self.model, self.optimizer, scale, update
-        )
+        return make_exact_step(self.runtime, self.exact_gradients(), self.optimizer, scale, update)
 
-    def exact_gradients(self, scale: GradientScale) -> ExactGradients:
+    def exact_gradients(self) -> ExactGradients:
         """The function that computes gradients in deterministic training."""
-        return make_exact_gradients(self.config, self.model, self.loss_scale, scale, self.runtime)
+        return make_exact_gradients(self.config, self.model, self.loss_scale, self.runtime)
 
     @cached_property
     def _eval_steps(self) -> EvalSteps:

@@ -40,14 +40,13 @@ class GradientScale:
     """The exponents of all gradients, and how often a step was computed again.
 
     Args:
-      sizes: Number of elements of each gradient.
+      count: Number of gradients, T.
     """
 
     NAME = "gradient_scale"  # prefix of the names of its state
 
-    def __init__(self, sizes: Sequence[int]) -> None:
-        self._sizes = list(sizes)
-        first = np.full(len(self._sizes), _FIRST_EXPONENT, np.int32)
+    def __init__(self, count: int) -> None:
+        first = np.full(count, _FIRST_EXPONENT, np.int32)
         self.exponents = _state(first, "int32", f"{self.NAME}_exponents")
         self.repeated_steps = _state(0, "int64", f"{self.NAME}_repeated_steps")
 
@@ -55,11 +54,6 @@ class GradientScale:
     def variables(self) -> dict[str, keras.Variable]:
         """The state by name."""
         return {v.name: v for v in (self.exponents, self.repeated_steps)}
-
-    def factors(self, exponents: tf.Tensor) -> tf.Tensor:
-        """The factor 2**e of each element of the concatenated gradients, float32 [n]."""
-        powers = tf.unstack(power_of_two(exponents))
-        return tf.concat([tf.fill([n], p) for n, p in zip(self._sizes, powers, strict=True)], 0)
 
     def adjust(self, bounds: tf.Tensor) -> tf.Tensor:
         """Sets the exponents from the bounds of a step. Call it outside replica context.
@@ -79,21 +73,26 @@ class GradientScale:
         return ~usable
 
 
-def add_integers(totals: Tensor, gradients: Sequence[Tensor], factors: Tensor) -> Tensor:
+def add_integers(
+    totals: Sequence[tf.Tensor], gradients: Sequence[tf.Tensor], exponents: tf.Tensor
+) -> list[tf.Tensor]:
     """Adds a microbatch's gradients as integers.
 
+    Call it inside `backend.fusing`: in a step of S/16, TensorFlow's operations take twice the time
+    (`python -m benchmarks deterministic`).
+
     Args:
-      totals: Sums so far, int32 or int64 [n].
-      gradients: float32, of any shapes with n elements together.
-      factors: From `GradientScale.factors`, float32 [n].
+      totals: Sums so far, T tensors of the gradients' shapes, int32 or int64.
+      gradients: T tensors, float32.
+      exponents: int32 [T].
     """
-    values = tf.concat([tf.reshape(g, [-1]) for g in gradients], axis=0)
-    return _add_rounded(totals, values, factors)
+    powers = tf.unstack(power_of_two(exponents))
+    return [_add_rounded(*each) for each in zip(totals, gradients, powers, strict=True)]
 
 
 @fused
-def _add_rounded(totals: Tensor, values: Tensor, factors: Tensor) -> Tensor:
-    return totals + tf.cast(tf.round(values * factors), totals.dtype)
+def _add_rounded(total: Tensor, gradient: Tensor, power: Tensor) -> Tensor:
+    return total + tf.cast(tf.round(gradient * power), total.dtype)
 
 
 def contribution(gradients: Sequence[tf.Tensor], exponents: tf.Tensor) -> tf.Tensor:
@@ -145,17 +144,10 @@ def next_exponents(sizes: tf.Tensor, exponents: tf.Tensor) -> tf.Tensor:
     return tf.where(sizes > 0, changed, exponents)
 
 
-def to_gradients(
-    totals: tf.Tensor, shapes: Sequence[tf.TensorShape], exponents: tf.Tensor
-) -> list[tf.Tensor]:
-    """Converts sums of integers [n] back to float32 gradients of these shapes."""
-    sizes = [shape.num_elements() for shape in shapes]
+def to_gradients(totals: Sequence[tf.Tensor], exponents: tf.Tensor) -> list[tf.Tensor]:
+    """Converts T sums of integers back to float32 gradients."""
     powers = tf.unstack(power_of_two(-exponents))
-    parts = tf.split(totals, sizes)
-    return [
-        tf.reshape(tf.cast(part, tf.float32) * power, shape)
-        for part, power, shape in zip(parts, powers, shapes, strict=True)
-    ]
+    return [tf.cast(total, tf.float32) * power for total, power in zip(totals, powers, strict=True)]
 
 
 def bit_length(numbers: tf.Tensor) -> tf.Tensor:
