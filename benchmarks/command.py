@@ -79,4 +79,5 @@ def check_counts(arguments: argparse.Namespace, **least: int) -> None:
     for name, smallest in least.items():
         given = getattr(arguments, name)
         if given is not None and given < smallest:
-            raise SettingsError(f"--{name} must be at least {smallest}. Received: {given}")
+            option = name.replace("_", "-")
+            raise SettingsError(f"--{option} must be at least {smallest}. Received: {given}")
