@@ -14,7 +14,7 @@ $(error nvidia-smi fails: $(shell timeout 30 nvidia-smi -L 2>&1 | head -n 3). \
     Repair the driver, or name what to install: make FLAVOUR=cpu or FLAVOUR=gpu)
 endif
 
-.PHONY: train check test lint chaos check-security audit benchmark benchmark-accuracy check-plan image requirements test-image test-cluster docs horovod horovod-gpu-build clean
+.PHONY: train check test lint chaos check-security audit benchmark benchmark-accuracy benchmark-reproducibility check-plan image requirements test-image test-cluster docs horovod horovod-gpu-build clean
 
 train: $(VENV)/installed-$(FLAVOUR)
 	$(BIN)/vit train digits
@@ -60,6 +60,11 @@ benchmark: $(VENV)/installed-test horovod
 # train/<class>/* and test/<class>/*: make benchmark-accuracy DATA=folder [ACCURACY="--minutes 10"]
 benchmark-accuracy: $(VENV)/installed-test
 	$(BIN)/python -m benchmarks accuracy --data "$(DATA)" $(ACCURACY)
+
+# SHA-256 of what train.deterministic trains on every runtime and number of workers; half an hour.
+# With CIFAR-10 as images in a ZIP file, for an epoch: make benchmark-reproducibility REPRODUCIBILITY="--cifar10 FILE"
+benchmark-reproducibility: $(VENV)/installed-test horovod
+	$(BIN)/python -m benchmarks reproducibility $(REPRODUCIBILITY)
 
 # Workers on hosts behind links of known bandwidth, beside what `vit plan`'s model predicts; as root.
 # make check-plan CHECK="--compute waits --workers 2 --mbit 200,1000"

@@ -1,4 +1,4 @@
-"""`python -m benchmarks all`: all benchmarks except accuracy, written as a Markdown page."""
+"""`python -m benchmarks all`: all but accuracy and reproducibility, written as a Markdown page."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ SECTIONS = (
     Section("Input, photographs", ("input", *_PHOTOGRAPHS), "images_per_second"),
     Section("Scaling", ("scaling", "--repeats", "2"), "images_per_second"),
     Section("Reduction", ("reduction",), "seconds"),
+    Section("Deterministic training", ("deterministic",), "share"),
     Section("Memory", ("memory", "--rounds", "1"), "added_mib"),
     Section("Checkpoint", ("checkpoint",), "training_stood_s"),
     Section("Start", ("startup",), "seconds"),
@@ -86,6 +87,7 @@ _QUICK = {
     "operations": ("digits", "--steps=1"),
     "kernels": ("--images=8", "--rounds=1"),
     "loop": ("digits", "--steps=4", "--rounds=1"),
+    "deterministic": ("--cases=cifar", "--steps=1", "--rounds=1", "data.global_batch_size=16"),
     "input": ("--seconds=0.1", "--rounds=1", "data.global_batch_size=8"),
     "scaling": ("--batch=4", "--steps=1", "--rounds=1", "--repeats=1"),
     "reduction": ("--workers=2", "--kib=1,64", "--times=2", "--repeats=1"),
