@@ -32,6 +32,7 @@ from pipeline.training.exact_step import (
 )
 from pipeline.training.fixed_point import GradientScale
 from pipeline.training.gradients import Gradients, make_gradients
+from pipeline.training.input_ahead import reading_ahead
 from pipeline.training.metrics import SUMS, check_counted, mean_metrics
 from pipeline.training.step import (
     TRAIN_SUMS,
@@ -130,7 +131,8 @@ class Experiment:
                 skipped=self.skipped,
             )
 
-        return iter(self.runtime.distribute(make_dataset))
+        with reading_ahead():
+            return iter(self.runtime.distribute(make_dataset))
 
     def train(
         self, iterator: Iterator[Any], sums: np.ndarray, steps: int, bad_steps: int = 0
@@ -219,7 +221,8 @@ class Experiment:
                 block_size=self.config.microbatch_size or 1,
             )
 
-        return iter(self.runtime.distribute(make_dataset)), self.eval_batches(split)
+        with reading_ahead():
+            return iter(self.runtime.distribute(make_dataset)), self.eval_batches(split)
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
