@@ -5,6 +5,7 @@ experiment.py           data, model, optimizer and runtime of a run in one objec
 step.py                 one training step, and the graph that runs several
 gradients.py            the gradients of a replica's batch or of a microbatch
 exact_step.py, fixed_point.py   the step of train.deterministic, and its exact sum of gradients
+input_ahead.py          input that is read ahead although operations are deterministic
 evaluation_step.py      one evaluation step, and the graph that runs several
 loop.py                 fit(): resume, steps, evaluation, checkpoints, stop requests
 evaluator.py            evaluates a split during training
