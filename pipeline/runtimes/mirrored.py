@@ -46,6 +46,12 @@ class MirroredRuntime(SingleRuntime):
     def sum_gradients(
         self, gradients: Sequence[tf.Tensor], name: str = "gradient"
     ) -> list[tf.Tensor]:
+        if len(gradients) > 1 and gradients[0].dtype == tf.int32:
+            # MirroredStrategy refuses several tensors of int32 in one call (TensorFlow 2.21).
+            flat = tf.concat([tf.reshape(g, [-1]) for g in gradients], axis=0)
+            (total,) = self.sum_gradients([flat], name)
+            parts = tf.split(total, [g.shape.num_elements() for g in gradients])
+            return [tf.reshape(p, g.shape) for p, g in zip(parts, gradients, strict=True)]
         return _context().all_reduce(tf.distribute.ReduceOp.SUM, list(gradients))
 
     def update(
