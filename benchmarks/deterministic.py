@@ -27,8 +27,9 @@ _EPILOG = """\
 Compares training steps of train.deterministic=true with the default, on random images: one process
 on one core, one process on all cores, and Horovod workers with one core each. Both kinds of
 processes run at the same time and train steps in turn. Every second pair starts with the default.
-"of default" is the median of the ratios of the pairs, with the smallest and the largest. The bytes
-are those of the tensors that a worker sums with others in a step.
+"of default" is the median of the ratios of the pairs, with the smallest and the largest. "CPU" is
+the same ratio for processor time, which other work on the machine affects less. The bytes are those
+of the tensors that a worker sums with others in a step.
 """
 
 
@@ -58,6 +59,13 @@ class Kind(NamedTuple):
         if self.workers > 1:
             return f"horovod, {self.workers} workers"
         return f"one process, {self.cores} core{'s' if self.cores > 1 else ''}"
+
+
+class Timing(NamedTuple):
+    """Time of some steps in the slowest process, and processor time of all processes."""
+
+    seconds: float
+    cpu_seconds: float
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,11 +102,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _measure(case: Case, kind: Kind, arguments: argparse.Namespace) -> dict[str, float]:
     """Times both kinds of steps in turn."""
-    seconds: dict[bool, list[float]] = {False: [], True: []}
+    timings: dict[bool, list[Timing]] = {False: [], True: []}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vit-benchmark-")))
         started: dict[bool, _Training] = {}
-        for deterministic in seconds:
+        for deterministic in timings:
             settings = [*_settings(case, kind, deterministic), *arguments.settings]
             config = load_config(find_recipe(case.recipe), settings)
             batch = config.data.global_batch_size
@@ -106,13 +114,13 @@ def _measure(case: Case, kind: Kind, arguments: argparse.Namespace) -> dict[str,
             replace_file(recipe, dump_config(config))
             training = _Training(kind, recipe, arguments.steps)
             started[deterministic] = stack.enter_context(training)
-        order = list(seconds)
+        order = list(timings)
         for _ in range(arguments.rounds):
             for deterministic in order:
-                seconds[deterministic].append(started[deterministic].ask())
+                timings[deterministic].append(started[deterministic].ask())
             order.reverse()  # A steady drift of the machine's speed then favors neither.
         facts = {deterministic: training.facts for deterministic, training in started.items()}
-    return row_of(seconds, facts, arguments.steps * batch)
+    return row_of(timings, facts, arguments.steps * batch)
 
 
 def _settings(case: Case, kind: Kind, deterministic: bool) -> list[str]:
@@ -129,22 +137,24 @@ def _settings(case: Case, kind: Kind, deterministic: bool) -> list[str]:
 
 
 def row_of(
-    seconds: Mapping[bool, Sequence[float]], facts: Mapping[bool, Mapping[str, int]], images: int
+    timings: Mapping[bool, Sequence[Timing]], facts: Mapping[bool, Mapping[str, int]], images: int
 ) -> dict[str, float]:
     """Compares the timings of deterministic steps (True) with those of the default (False).
 
     Args:
-      seconds: Timings, in pairs.
+      timings: In pairs.
       facts: The `values` of the model, and the `bytes` that a worker sums in a step.
       images: Images per timing.
     """
-    shares = [default / ours for default, ours in zip(seconds[False], seconds[True], strict=True)]
+    pairs = list(zip(timings[False], timings[True], strict=True))
+    shares = [default.seconds / ours.seconds for default, ours in pairs]
     return {
-        "images_per_second": images / median(seconds[True]),
-        "default_images_per_second": images / median(seconds[False]),
+        "images_per_second": images / median(ours.seconds for _, ours in pairs),
+        "default_images_per_second": images / median(default.seconds for default, _ in pairs),
         "share": median(shares),
         "least": min(shares),
         "most": max(shares),
+        "cpu_share": median(default.cpu_seconds / ours.cpu_seconds for default, ours in pairs),
         "megabytes_per_step": facts[True]["bytes"] / 1e6,
         "default_megabytes_per_step": facts[False]["bytes"] / 1e6,
         "bytes_per_value": facts[True]["bytes"] / facts[True]["values"],
@@ -193,11 +203,11 @@ class _Training:
             self._process.wait(0 if kind else _END_S)
         self._process.kill()
 
-    def ask(self) -> float:
-        """Trains the steps and returns the seconds that they took in the slowest process."""
+    def ask(self) -> Timing:
+        """Trains the steps and returns the time that they took."""
         with suppress(BrokenPipeError):  # It has ended; its output says why.
             print("go", file=self._stream, flush=True)
-        return float(self._receive())
+        return Timing(*json.loads(self._receive()))
 
     def _receive(self) -> str:
         line = str(self._stream.readline())
@@ -210,7 +220,7 @@ class _Training:
 
 
 _HEADER = (
-    f"{'':<30}{'deterministic':>13}{'default':>9}   {'of default':<24}"
+    f"{'':<30}{'deterministic':>13}{'default':>9}   {'of default':<24}{'CPU':>7}"
     f"{'MB/step':>8}{'default':>9}{'bytes/value':>13}"
 )
 
@@ -219,6 +229,7 @@ def _line(row: Mapping[str, Any]) -> str:
     spread = f"{row['share']:.1%} ({row['least']:.1%} to {row['most']:.1%})"
     return (
         f"{row['case']:<7}{row['processes']:<23}{row['images_per_second']:>13.1f}"
-        f"{row['default_images_per_second']:>9.1f}   {spread:<24}{row['megabytes_per_step']:>8.2f}"
-        f"{row['default_megabytes_per_step']:>9.2f}{row['bytes_per_value']:>13.3f}"
+        f"{row['default_images_per_second']:>9.1f}   {spread:<24}{row['cpu_share']:>7.1%}"
+        f"{row['megabytes_per_step']:>8.2f}{row['default_megabytes_per_step']:>9.2f}"
+        f"{row['bytes_per_value']:>13.3f}"
     )

@@ -1,8 +1,8 @@
 """A child process of the deterministic benchmark.
 
 `python -m benchmarks.deterministic_rank RECIPE SOCKET STEPS CORES`: the chief connects to SOCKET,
-writes what a step sends as a line of JSON, and for each line that it then receives, the seconds of
-STEPS steps in the slowest process.
+writes what a step sends as a line of JSON. For each line that it then receives, it trains STEPS
+steps and writes the seconds in the slowest process, and the processor time of all.
 """
 
 from __future__ import annotations
@@ -54,11 +54,12 @@ def main(arguments: Sequence[str]) -> int:
         facts = {"values": values, "bytes": sum(sent.values())}
         for _ in _requests(runtime, ask, to_json(facts)):
             runtime.barrier()
-            start_s = time.perf_counter()
+            start_s, start_cpu_s = time.perf_counter(), time.process_time()
             experiment.train(iterator, empty_train_sums(), int(steps))
             slowest_s = max(runtime.all_gather(time.perf_counter() - start_s))
+            cpu_s = sum(runtime.all_gather(time.process_time() - start_cpu_s))
             if ask is not None:
-                print(slowest_s, file=ask, flush=True)
+                print(to_json([slowest_s, cpu_s]), file=ask, flush=True)
     return 0
 
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from benchmarks.command import main
-from benchmarks.deterministic import row_of
+from benchmarks.deterministic import Timing, row_of
 from benchmarks.deterministic_rank import count_bytes
 from pipeline.runtimes.single import SingleRuntime
 from tests.jobs.commands import vit, vit_process
@@ -14,10 +14,12 @@ from tests.jobs.commands import vit, vit_process
 
 def test_the_share_is_the_median_of_pairs():
     # The machine was ten times as slow in the second pair, which changes no ratio.
-    seconds = {False: [1.0, 10.0, 2.0], True: [2.0, 12.5, 2.0]}
+    default = [Timing(1.0, 3.0), Timing(10.0, 3.0), Timing(2.0, 3.0)]
+    ours = [Timing(2.0, 4.0), Timing(12.5, 3.0), Timing(2.0, 5.0)]
     facts = {False: {"values": 500, "bytes": 2000}, True: {"values": 500, "bytes": 2500}}
-    row = row_of(seconds, facts, images=10)
+    row = row_of({False: default, True: ours}, facts, images=10)
     assert (row["least"], row["share"], row["most"]) == (0.5, 0.8, 1.0)
+    assert row["cpu_share"] == 0.75
     assert (row["images_per_second"], row["default_images_per_second"]) == (5.0, 5.0)
     assert (row["megabytes_per_step"], row["default_megabytes_per_step"]) == (0.0025, 0.002)
     assert row["bytes_per_value"] == 5
