@@ -16,7 +16,7 @@ from pipeline.data.decode.unreadable import UnreadableError
 from pipeline.data.encode import encode_image
 from pipeline.data.images import bad_images_named, load_image
 from pipeline.errors import DataError
-from tests.data.decode.test_decoders import read_batch
+from tests.data.decode.test_decoders import batch_reader, read_batch
 
 ROOT = Path(__file__).parents[3]
 CONFIG = DataConfig(source="image_folder", image_size=8)
@@ -81,17 +81,25 @@ FILES = {
 }
 
 
+@pytest.fixture(scope="module")
+def cat(tmp_path_factory):
+    """A file to be written, and a function that reads it as training does, all by one graph."""
+    path = tmp_path_factory.mktemp("cat") / "cat.jpg"
+    return path, batch_reader([path], CONFIG)
+
+
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_of_another_format_is_refused_by_name(tmp_path, name):
+def test_a_file_of_another_format_is_refused_by_name(cat, name):
     content = FILES[name]()
-    (tmp_path / "cat.jpg").write_bytes(content)
+    path, read = cat
+    path.write_bytes(content)
     message = rf"{name}.*, which is not supported\. Convert it to one of JPEG, PNG, GIF"
     with pytest.raises(DataError, match=rf"image cat\.jpg: it is an? .*{message}"):
         load_image(content, "cat.jpg", CONFIG)
     with pytest.raises(UnreadableError, match=message):
         encode_image(content, 10**6)
     with pytest.raises(DataError, match=message), bad_images_named():
-        read_batch([tmp_path / "cat.jpg"], CONFIG)
+        read()
 
 
 @pytest.fixture
