@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import keras_example, keras_example_fit
 from benchmarks.accuracy import summarize, table
 from benchmarks.accuracy_plot import draw
 from benchmarks.command import main
@@ -95,8 +96,13 @@ def test_wrong_arguments_are_explained(arguments, said, photographs, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_example_keeps_its_weights_in_time_and_evaluates_them(photographs, tmp_path, capsys):
-    tmp_path.mkdir(exist_ok=True)
+def test_the_example_keeps_its_weights_in_time_and_evaluates_them(
+    photographs, tmp_path, capsys, monkeypatch
+):
+    """With a small network: its eight blocks would be compiled for half a minute."""
+    monkeypatch.setattr(keras_example, "DEPTH", 1)
+    monkeypatch.setattr(keras_example, "HEAD", (16, 8))
+    monkeypatch.setattr(keras_example_fit, "IMAGE_SIZE", 12)
     train(photographs, tmp_path, [1e-4, 2e-4], 0, time.time())
     assert {file.name for file in tmp_path.iterdir()} == {
         "0.0001.weights.h5", "0.0002.weights.h5"

@@ -14,7 +14,6 @@ from pipeline.export.formats import FORMATS, load_export
 from tests.data.decode.test_decoders import encoded, picture
 from tests.export import architectures as cases
 
-NAMES = {"saved_model": "export", "onnx": "a.onnx", "keras": "a.keras", "safetensors": "weights"}
 OF_ONE_ARCHITECTURE = [(form, "token") for form in ("saved_model", "safetensors")]
 # These are built anew, or converted operation by operation.
 OF_ALL = [(form, arch) for form in ("keras", "onnx") for arch in cases.ARCHITECTURES]
@@ -34,13 +33,11 @@ print(json.dumps({"ours": ours, "classes": classes, "answers": answers}))
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(("form", "arch"), OF_ONE_ARCHITECTURE + OF_ALL)
-def test_an_export_predicts_like_its_network(form, arch, tmp_path):
-    model = cases.random_model(cases.ARCHITECTURES[arch])
-    metadata, pixels = cases.metadata_of(cases.ARCHITECTURES[arch]), cases.random_pixels()
-    path = tmp_path / NAMES[form]
-    FORMATS[form].write(model, metadata, path)
+def test_an_export_predicts_like_its_network(form, arch, written):
+    model, path = written(form, arch)
+    pixels = cases.random_pixels()
     loaded = load_export(path)
-    assert loaded.metadata == metadata
+    assert loaded.metadata == cases.metadata_of(cases.ARCHITECTURES[arch])
     for batch in (pixels, pixels[:1]):
         np.testing.assert_allclose(loaded.predict(batch), cases.expected(model, batch), atol=2e-6)
     # Else the test would say nothing: the answers must depend on the image.
@@ -54,12 +51,10 @@ REFUSED_BY_SAVED_MODEL = {
 
 
 @pytest.fixture(scope="module")
-def saved_model(tmp_path_factory):
+def saved_model(written):
     import tensorflow as tf
 
-    path = tmp_path_factory.mktemp("export") / "out"
-    arch = cases.ARCHITECTURES["token"]
-    FORMATS["saved_model"].write(cases.random_model(arch), cases.metadata_of(arch), path)
+    _, path = written("saved_model", "token")
     return tf.saved_model.load(str(path)).signatures["serving_default"]
 
 
@@ -76,13 +71,12 @@ def test_a_saved_model_rejects_images_that_tensorflow_misreads(kind, saved_model
 
 
 @pytest.mark.processes
-def test_keras_reads_its_file_without_this_project(tmp_path):
-    arch = cases.ARCHITECTURES["token"]
-    model, pixels = cases.random_model(arch), cases.random_pixels()
-    FORMATS["keras"].write(model, cases.metadata_of(arch), tmp_path / "a.keras")
+def test_keras_reads_its_file_without_this_project(tmp_path, written):
+    model, path = written("keras", "token")
+    pixels = cases.random_pixels()
     np.save(tmp_path / "pixels.npy", pixels)
     done = subprocess.run(
-        [sys.executable, "-I", "-c", USE_KERAS, tmp_path / "a.keras", tmp_path / "pixels.npy"],
+        [sys.executable, "-I", "-c", USE_KERAS, path, tmp_path / "pixels.npy"],
         cwd=tmp_path, env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
         text=True, capture_output=True, check=True, timeout=200,
     )  # fmt: skip
@@ -92,12 +86,11 @@ def test_keras_reads_its_file_without_this_project(tmp_path):
         np.testing.assert_allclose(answer, cases.expected(model, pixels), atol=2e-6)
 
 
-def test_an_onnx_file_states_its_opset_batch_classes_and_preprocessing(tmp_path):
+def test_an_onnx_file_states_its_opset_batch_classes_and_preprocessing(written):
     import onnx
 
-    arch = cases.ARCHITECTURES["token"]
-    FORMATS["onnx"].write(cases.random_model(arch), cases.metadata_of(arch), tmp_path / "a.onnx")
-    proto = onnx.load(tmp_path / "a.onnx")
+    _, path = written("onnx", "token")
+    proto = onnx.load(path)
     assert [o.version for o in proto.opset_import if not o.domain] == [18]
     (given,), (said,) = proto.graph.input, proto.graph.output
     for value, name, kind, rest in (

@@ -19,11 +19,10 @@ ARCH = cases.ARCHITECTURES["token"]
 
 
 @pytest.fixture(scope="module")
-def exports(tmp_path_factory):
+def exports(tmp_path_factory, written):
     folder = tmp_path_factory.mktemp("exports")
-    model = cases.random_model(ARCH)
-    FORMATS["saved_model"].write(model, cases.metadata_of(ARCH), folder / "saved_model")
-    FORMATS["keras"].write(model, cases.metadata_of(ARCH), folder / "a.keras")
+    shutil.copytree(written("saved_model", "token")[1], folder / "saved_model")
+    shutil.copy(written("keras", "token")[1], folder / "a.keras")
     return folder
 
 
