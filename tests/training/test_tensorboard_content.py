@@ -88,12 +88,12 @@ def test_statistics_are_norms_and_flops(tmp_path):
     assert distance > 0
     # monitor.peak_tflops is 1 in this recipe.
     assert values["peak_fraction"] == pytest.approx(values["model_flops_per_second"] / 1e12)
-    # D = 16, 2 blocks, MLP 32, 4 patches and a class token, 4 classes. A step is three passes, less
+    # D = 16, 1 block, MLP 32, 4 patches and a class token, 4 classes. A step is three passes, less
     # the gradient of the images.
     d, tokens, mlp = 16, 5, 32
     block = tokens * 4 * d * d + 2 * tokens * tokens * d + 2 * tokens * d * mlp
     patches = 2 * 4 * 48 * d
-    forward = patches + 2 * (2 * block + d * 4)
+    forward = patches + 2 * (block + d * 4)
     assert values["model_flops_per_second"] == pytest.approx((3 * forward - patches) * 100)
     assert 50e6 < values["host_memory_bytes"] < 50e9
 
