@@ -96,12 +96,19 @@ def test_a_killed_rank_ends_the_job_on_every_host(vit):
     assert "on this node (127.0.0.1): rank 0 ended with exit code 76" in err_0
 
 
-@pytest.mark.parametrize("runtime", EITHER)
-def test_a_failing_rank_is_named_with_its_last_lines(vit, runtime):
+@pytest.mark.parametrize(
+    ("runtime", "third"),
+    [
+        # The launcher waits 20 s before it asks a rank to end: once for both runtimes.
+        pytest.param("horovod", "on=SIGTERM:75,sleep=60", marks=needs_horovod),
+        ("multi_worker", "sleep=2,exit=75"),
+    ],
+)
+def test_a_failing_rank_is_named_with_its_last_lines(vit, runtime, third):
     start_s = time.monotonic()
     code, _, err = vit.run(
         f"--hosts localhost --processes-per-node 3 --runtime {runtime} --",
-        "sleep=1,exit=76 error=the_cause,sleep=0.3,exit=5 on=SIGTERM:75,sleep=60",
+        f"sleep=1,exit=76 error=the_cause,sleep=0.3,exit=5 {third}",
     )
     assert code == 5
     last = err.splitlines()

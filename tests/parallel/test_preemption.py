@@ -124,7 +124,7 @@ def test_a_rank_that_is_killed_leaves_no_trace_in_the_end(vit, tmp_path, undistu
         ("slow=0", "a step"),  # the first, for which the graph is compiled
         ("slow_evaluation=0.5", "a batch of validation"),
         ("slow_evaluation=0.5", "a batch of test"),
-        ("slow_save=2", "writes step-00000020"),
+        ("slow_save=2", "writes step-00000008"),
     ],
     ids=["compilation", "validation", "evaluation of the test split", "a checkpoint's writing"],
 )
@@ -135,7 +135,7 @@ def test_a_request_stops_it_during(vit, tmp_path, undisturbed_one, tamper, sign)
     step = assert_stopped(training, tmp_path, "SIGTERM")
     # Nothing went on behind it: it is the step of that moment.
     expected = {"a step": [1], "a batch of validation": [20], "a batch of test": [40]}
-    assert step in expected.get(sign, range(20, SHORT_STEPS))
+    assert step in expected.get(sign, range(8, SHORT_STEPS))
     start(vit, tmp_path).succeed()
     assert_same_end(tmp_path / "run", undisturbed_one)
 

@@ -32,8 +32,8 @@ monitor: {pictures: false}
 COLORS = [(25 * i, 120, 200 - 25 * i) for i in range(6)]
 EACH, DAMAGED = 5, 2
 FIGURES = ("loss", "accuracy", "top_5_accuracy")
-CASES = [("float32", "null"), ("float32", "0.9"), ("mixed_bfloat16", "null"),
-         ("mixed_bfloat16", "0.9")]  # fmt: skip
+# Precision and averaged weights meet in no line of code, so each value of both occurs once.
+CASES = [("float32", "0.9"), ("mixed_bfloat16", "null")]
 # Logits of an image depend on its batch in their last bits, which are few in bfloat16: other
 # batches are those of two processes and of vit predict.
 ROUNDING = {"float32": 1e-5, "mixed_bfloat16": 3e-2}
@@ -154,7 +154,7 @@ def launch(vit, log, *command):
 
 
 @needs_horovod
-@pytest.mark.parametrize(("precision", "momentum"), [CASES[0], CASES[3]])
+@pytest.mark.parametrize(("precision", "momentum"), CASES)
 def test_what_two_processes_measure_one_measures(
     recipe, photos, precision, momentum, vit, tmp_path
 ):
