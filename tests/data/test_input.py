@@ -155,7 +155,7 @@ def test_random_crops_are_the_same_on_any_division_and_number_of_threads(forms, 
     for step, expected in enumerate(whole):
         pieces = [parts[i][step * 3 + piece] for i in range(2) for piece in range(3)]
         assert_same(expected, joined(pieces))
-    plain = take(train(forms[kind]), 1)[0]
+    plain = take(train(forms["arrays"]), 1)[0]
     assert (whole[0]["image"] != plain["image"]).mean() > 0.5
 
 
