@@ -25,7 +25,8 @@ def trained(tmp_path_factory):
     write_examples(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        train(folder, *SETTINGS, "monitor.report=false")
+        # Determinism needs one thread, which a process that uses TensorFlow cannot change to.
+        train(folder, *SETTINGS, "monitor.report=false", "train.deterministic=false")
     return folder
 
 
