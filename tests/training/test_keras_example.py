@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.keras_example import copy_weights, keras_example
+from benchmarks import keras_example as example
 from pipeline.config import load_config
 from pipeline.recipes import find_recipe
 from pipeline.runtimes.single import SingleRuntime
@@ -12,18 +12,21 @@ from pipeline.training.assembly import build
 from pipeline.training.step import TRAIN_SUMS, empty_train_sums
 
 STEPS = 6
+DEPTH = 2  # of 8 blocks, which are all alike
 SMALL = [
     "data.source=synthetic", "data.num_classes=10", "data.num_examples=64", "data.image_size=24",
-    "data.global_batch_size=16", "model.dropout=0", "model.attention_dropout=0",
+    "data.global_batch_size=16", f"model.depth={DEPTH}", "model.dropout=0",
+    "model.attention_dropout=0",
     "train.deterministic=true",  # as other tests of this process, for good
 ]  # fmt: skip
 
 
-def test_the_same_weights_and_batches_give_the_same_losses(tmp_path):
+def test_the_same_weights_and_batches_give_the_same_losses(tmp_path, monkeypatch):
+    monkeypatch.setattr(example, "DEPTH", DEPTH)
     config = load_config(find_recipe("keras_example"), [*SMALL, f"run.dir={tmp_path}"])
     experiment = build(config, SingleRuntime("CPU:0"))
-    reference = keras_example(10, 24, dropout=False)
-    copy_weights(experiment.model, reference)
+    reference = example.keras_example(10, 24, dropout=False)
+    example.copy_weights(experiment.model, reference)
     optimizer = keras.optimizers.AdamW(1e-3, weight_decay=0.1)
     # The one way in which the recipe differs from the source: see its header.
     matrices = [weight for weight in reference.trainable_weights if weight.name == "kernel"]
