@@ -110,7 +110,9 @@ def open_evaluation(
     from pipeline.training.trained_run import open_evaluation_data
 
     with (
-        closing(start(config.distribute, deterministic=config.train.deterministic)) as runtime,
+        closing(
+            start(config.distribute, deterministic=config.train.deterministic, trains=False)
+        ) as runtime,
         runtime.noticing_lost_peers(),
         bad_images_named(),
     ):

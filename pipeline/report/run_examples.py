@@ -68,7 +68,8 @@ def _predict(
 
     if data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"path": data})})
-    with closing(start(config.distribute, deterministic=config.train.deterministic)) as runtime:
+    deterministic = config.train.deterministic
+    with closing(start(config.distribute, deterministic=deterministic, trains=False)) as runtime:
         opened = open_evaluation_data(folder, config, runtime)
         for note in opened.source.notes:
             _LOG.info("%s", note)

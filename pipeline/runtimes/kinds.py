@@ -33,7 +33,7 @@ JOINED = logging.getLogger(f"{__name__}.joined")
 _HOROVOD_LIMIT_S = 120.0
 
 
-def start(config: DistributeConfig, *, deterministic: bool = False) -> Runtime:
+def start(config: DistributeConfig, *, deterministic: bool = False, trains: bool = True) -> Runtime:
     """Configures the devices and threads of this process and connects it to the other processes.
 
     Call it before anything else uses TensorFlow's devices. `distribute.runtime=auto` selects the
@@ -43,6 +43,8 @@ def start(config: DistributeConfig, *, deterministic: bool = False) -> Runtime:
     Args:
       config: The settings.
       deterministic: Whether results must not depend on the number of cores and threads.
+      trains: Whether this process trains. If TensorFlow already uses another number of threads in a
+        process that only evaluates, this is a warning, because only last digits may differ.
 
     Raises:
       SettingsError: The requested devices, processes or Horovod are not available.
@@ -58,9 +60,15 @@ def start(config: DistributeConfig, *, deterministic: bool = False) -> Runtime:
         raise SettingsError(_HOW_TO_START[kind])
     parts = parallel_parts(config, place, deterministic)
     threads = intra_op_threads(config, place, deterministic)
-    # A number that the user or `train.deterministic` requires must not be ignored.
-    required = deterministic or config.intra_op_threads is not None
+    # A number that the user or deterministic training requires must not be ignored.
+    required = (deterministic and trains) or config.intra_op_threads is not None
     configure_devices(config, threads, must_be_set=required)
+    in_use = tf.config.threading.get_intra_op_parallelism_threads()
+    if deterministic and threads is not None and in_use != threads:
+        _LOG.warning(
+            "TensorFlow was used before in this process, with several threads per operation. The "
+            "last digits of the results may differ from those of the deterministic run"
+        )
     runtime = _join(place, config)
     runtime.parallel_parts = parts or 1
     _LOG.debug("runtime %s, %d replicas, %s", runtime.name, runtime.num_replicas, place)

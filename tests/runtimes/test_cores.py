@@ -3,9 +3,11 @@
 import os
 
 import pytest
+import tensorflow as tf
 
 from pipeline.config import DistributeConfig
-from pipeline.runtimes import devices
+from pipeline.errors import SettingsError
+from pipeline.runtimes import devices, kinds
 from pipeline.runtimes.devices import intra_op_threads, own_cores
 from pipeline.runtimes.environment import Place
 
@@ -58,6 +60,37 @@ def test_parts_of_a_batch(machine, cores, settings, processes, parts):
     machine(cores, cores)
     place = Place("horovod", 0, processes, processes)
     assert devices.parallel_parts(DistributeConfig(**settings), place) == parts
+
+
+@pytest.mark.parametrize(
+    ("cores", "settings", "parts"),
+    [(64, {}, 64), (2, {}, 2), (64, {"intra_op_threads": 1}, 64), (4, {"cpu_devices": 2}, 2)],
+)
+def test_deterministic_operations_have_one_thread_on_any_number_of_cores(
+    machine, monkeypatch, cores, settings, parts
+):
+    machine(cores, cores)
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "8")
+    config, place = DistributeConfig(**settings), Place("alone")
+    assert devices.parallel_parts(config, place, deterministic=True) == parts
+    assert intra_op_threads(config, place, deterministic=True) == 1
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_a_process_with_several_threads_may_evaluate_a_deterministic_run_but_not_train(
+    monkeypatch, caplog, trains
+):
+    def refuse(number):
+        raise RuntimeError("Intra op parallelism cannot be modified after initialization.")
+
+    monkeypatch.setattr(tf.config.threading, "set_intra_op_parallelism_threads", refuse)
+    monkeypatch.setattr(tf.config.threading, "get_intra_op_parallelism_threads", lambda: 8)
+    if trains:
+        with pytest.raises(SettingsError, match="can be configured only once per process"):
+            kinds.start(DistributeConfig(), deterministic=True)
+    else:
+        kinds.start(DistributeConfig(), deterministic=True, trains=False).close()
+        assert "last digits" in caplog.text
 
 
 def test_threads_that_the_environment_asks_for_are_left_alone(machine, monkeypatch):
