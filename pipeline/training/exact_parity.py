@@ -7,13 +7,14 @@ import TensorFlow.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.storage.read import read_file
 from pipeline.storage.write import replace_file
+from pipeline.strict_json import from_json, to_json
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,12 @@ class ExactResult:
 
 def save_results(ranks: Sequence[dict[str, Any]], path: Path) -> None:
     """Writes the results of all processes, from `ExactResult.as_json`, by rank."""
-    replace_file(path, json.dumps(ranks))
+    replace_file(path, to_json(ranks))
 
 
 def load_results(path: Path) -> list[ExactResult]:
     """Reads the results that `save_results` has written, by rank."""
-    return [ExactResult(**rank) for rank in json.loads(path.read_text())]
+    return [ExactResult(**rank) for rank in from_json(read_file(path))]
 
 
 def first_difference(ranks: Sequence[ExactResult], reference: ExactResult) -> str | None:

@@ -8,7 +8,7 @@ for one:
   slow_save=SECONDS        writing stands still so long after a checkpoint's first file
   hang=N                   the Nth stretch of steps never ends
   cpu=FLAG                 the CPU has these instructions alone
-  poison=N                 from the data of step N on, the last image of each batch is not a number
+  poison=N                 from the data of step N on, the last image of each batch is NaN
 """
 
 import os
@@ -93,10 +93,11 @@ def poison(first_step: str) -> None:
 
     def poisoned(*arguments, start_step, **rest):
         def spoil(number, batch):
-            last = tf.range(tf.shape(batch["image"])[0]) == tf.shape(batch["image"])[0] - 1
+            image, weight = batch["image"], batch["weight"]  # with or without microbatches
+            last = tf.range(tf.size(weight)) == tf.size(weight) - 1
             bad = last & (start_step + number >= int(first_step))
-            wrong = tf.where(bad, np.nan, 0.0)
-            return batch | {"image": batch["image"] + wrong[:, None, None, None]}
+            wrong = tf.reshape(tf.where(bad, np.nan, 0.0), tf.shape(weight))
+            return batch | {"image": image + wrong[..., None, None, None]}
 
         return train_dataset(*arguments, start_step=start_step, **rest).enumerate().map(spoil)
 

@@ -18,6 +18,7 @@ ALLOWED = {
     ("pipeline/doctor/machine.py", "read_text"): 5,
     ("k8s/api.py", "read_text"): 1,
     ("pipeline/runtimes/bfloat16.py", "read_text"): 1,
+    ("pipeline/runtimes/processor.py", "read_text"): 1,
     # This package, and installed ones
     ("pipeline/runtimes/agreement.py", "read_bytes"): 1,
     ("pipeline/runtimes/horovod_build.py", "read_text"): 1,
