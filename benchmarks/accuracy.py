@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -54,7 +53,6 @@ The number of steps that fit is measured first, in a short training that does no
 that exist in --out are not measured again, so an interrupted benchmark can be continued.
 """
 # Child processes import the repository's modules whatever their current folder is.
-_ROOT = str(Path(__file__).parents[1])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -278,11 +276,9 @@ def _batch_size(arguments: argparse.Namespace) -> int:
 
 
 def _call(command: list[str]) -> str:
-    """Runs a program with the repository's modules on its path, and returns its output."""
-    path = os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))
+    """Runs a program and returns its output."""
     done = subprocess.run(
         command,
-        env=os.environ | {"PYTHONPATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

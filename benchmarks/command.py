@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from jobs.cli import EXIT_CODES, run_module
 from pipeline.errors import SettingsError
@@ -37,6 +39,9 @@ _GPU = """on a GPU, with JAX:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one benchmark and returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # The processes of a benchmark import modules of this package, which is not installed.
+    path = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
     # Only the name is parsed here: everything after it belongs to the benchmark.
     what, rest = _parser().parse_args(words[:1]).what, words[1:]
     summary = BENCHMARKS[what]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 from collections import deque
 from collections.abc import Iterator
@@ -61,7 +60,6 @@ CASES = {
 }
 _PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 # Child processes import the repository's modules whatever their current folder is.
-_ROOT = str(Path(__file__).parents[1])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -160,11 +158,9 @@ class _Contender:
     """A process that runs some steps whenever it is asked to."""
 
     def __init__(self, who: str, recipe: Path, steps: int) -> None:
-        path = os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))
         self._who = who
         self._process: Any = subprocess.Popen(
             python_command("-m", "benchmarks.step_contenders", str(recipe), who, str(steps)),
-            env=os.environ | {"PYTHONPATH": path},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 

@@ -15,7 +15,7 @@ from tests.jobs.commands import vit, vit_process
 
 
 def benchmark(*arguments):
-    return vit_process(*arguments, start=("-m", "benchmarks"))
+    return vit_process(*arguments, start=("-m", "benchmarks"), path="")  # as a user's shell
 
 
 def refused(*arguments):

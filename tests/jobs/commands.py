@@ -66,12 +66,16 @@ def vit(*arguments, cwd=ROOT, command=main):
     return Done(code, out.getvalue(), err.getvalue())
 
 
-def vit_process(*arguments, start=("-m", "jobs.cli"), cwd=ROOT):
-    """Runs a command as a process; `start` is what Python is given before its arguments."""
+def vit_process(*arguments, start=("-m", "jobs.cli"), cwd=ROOT, path=str(ROOT)):
+    """Runs a command as a process; `start` is what Python is given before its arguments.
+
+    Args:
+      path: The process's PYTHONPATH. Without it, a process finds modules in `cwd`.
+    """
     return subprocess.run(
         [sys.executable, *start, *map(str, arguments)],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": path},
         text=True,
         capture_output=True,
         timeout=300,
