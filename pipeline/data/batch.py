@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from pipeline.config import Config
-from pipeline.data.augment.mix import GROUP
+from pipeline.config.consistency import microbatch_unit
 from pipeline.errors import SettingsError
 
 
@@ -22,7 +20,7 @@ def check_batch(config: Config, num_replicas: int) -> None:
     batch, parts = config.data.global_batch_size, config.optim.accumulate_steps
     mixes = bool(config.data.mixup_alpha or config.data.cutmix_alpha)
     # Pairs are mixed before the replica's batch is split into parts.
-    unit = math.lcm(parts, GROUP if mixes else 1)
+    unit = microbatch_unit(config.data, config.optim)
     if config.microbatches is None:
         unit *= num_replicas
     elif batch % unit == 0 and num_replicas > config.microbatches:

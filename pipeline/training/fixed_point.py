@@ -5,7 +5,7 @@ workers. The sum of integers does not. The gradient g of a microbatch therefore 
 round(g * 2**e), which are summed and then multiplied by 2**-e. Each tensor has an exponent e.
 
 The largest magnitude of a tensor, summed over all microbatches, bounds every partial sum. A step
-whose bound does not fit into 31 bits, or has so few bits that rounding would be coarse, is computed
+whose bound does not fit into 30 bits, or has so few bits that rounding would be coarse, is computed
 again with another exponent. The exponents of the next step follow from these bounds, so they are
 the same on every number of workers.
 
@@ -78,8 +78,7 @@ def add_integers(
 ) -> list[tf.Tensor]:
     """Adds a microbatch's gradients as integers.
 
-    Call it inside `backend.fusing`: in a step of S/16, TensorFlow's operations take twice the time
-    (`python -m benchmarks deterministic`).
+    Call it inside `backend.fusing`, so that a large tensor passes through memory once.
 
     Args:
       totals: Sums so far, T tensors of the gradients' shapes, int32 or int64.
