@@ -37,9 +37,15 @@ If the processes of this node exit with different codes, the first match in this
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this verb's arguments."""
     add = parser.add_argument
-    add("--hosts", required=True, metavar="H0,H1,...", help="names or IPv4 addresses of the nodes")
+    add(
+        "--hosts",
+        default="localhost",
+        metavar="H0,H1,...",
+        help="names or IPv4 addresses of the nodes, or HOST:SLOTS of each (default: localhost)",
+    )
     add(
         "--processes-per-node",
+        "--slots",
         type=int,
         metavar="N",
         help="processes on each node (default: one per GPU, or 1)",
@@ -68,6 +74,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=60.0,
         help="time that processes have to exit after a signal, before they are killed "
         "(default: 60)",
+    )
+    add(
+        "--min-workers",
+        type=int,
+        metavar="N",
+        help="make the job elastic: when processes fail, the others continue if N are left, and "
+        "new ones join them (default: the job ends when a process fails)",
+    )
+    add(
+        "--max-workers",
+        type=int,
+        metavar="N",
+        help="processes that train together at most; the rest replace those that fail "
+        "(default: all)",
+    )
+    add(
+        "--elastic-timeout-s",
+        type=float,
+        default=600.0,
+        help="time to wait with fewer than --min-workers processes (default: 600)",
+    )
+    add(
+        "--heartbeat-timeout-s",
+        type=float,
+        default=15.0,
+        help="elastic jobs: time without an answer after which a process is lost (default: 15)",
     )
     add(
         "--trust-network",
@@ -103,6 +135,10 @@ def read_job(arguments: argparse.Namespace, environment: Mapping[str, str]) -> J
         wait_s=arguments.wait_s,
         grace_s=arguments.grace_s,
         trust_network=arguments.trust_network,
+        min_workers=arguments.min_workers,
+        max_workers=arguments.max_workers,
+        elastic_timeout_s=arguments.elastic_timeout_s,
+        heartbeat_timeout_s=arguments.heartbeat_timeout_s,
         environment=environment,
     )
 

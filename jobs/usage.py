@@ -12,7 +12,7 @@ from pipeline.errors import SettingsError
 
 _SETTINGS = "section.key=value"
 # The names that MPI, torchrun and horovodrun have for the number of processes on a node.
-_PROCESSES_ELSEWHERE = {"--slots", "--nproc-per-node", "--nproc_per_node", "--num-proc", "-np"}
+_PROCESSES_ELSEWHERE = {"--nproc-per-node", "--nproc_per_node", "--num-proc", "-np"}
 _PROCESSES = "--processes-per-node"
 
 

@@ -4,6 +4,14 @@ job.py                what to start, and the environment of each process
 job_options.py        checks the options of `vit launch`
 launcher.py           starts the processes of one node and waits until they end
 processes.py          the child processes: output, signals, cleanup
+elastic_launcher.py   runs one node's part of an elastic job
+elastic_node.py       supervises the workers of an elastic job, and replaces those that fail
+local_workers.py      the workers of this node, as their launcher knows them
+membership_server.py  what a launcher serves to its workers: membership and key-value stores
+coordinator.py        the group of an elastic job in the launcher of node 0
+group.py              the state machine of the group: generations, joins, losses
+failures.py           tells an exception that every worker hits from a lost machine
+cooldown.py           when a slot whose worker failed may start the next one
 rendezvous.py         the rendezvous server on node 0, and the client connection
 rendezvous_client.py  the rendezvous as seen by one launcher
 rendezvous_host.py    node 0: serves the rendezvous until all nodes know the outcome

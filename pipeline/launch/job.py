@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.launch.signatures import TOKEN
-from pipeline.runtimes.environment import HOSTS
+from pipeline.runtimes.environment import HOSTS, MEMBERSHIP, SLOT, WORKER
 from pipeline.runtimes.interpreter import python_command
 
 DEFAULT_PORT = 29500
@@ -19,6 +19,9 @@ _NOT_INHERITED = (
     # The processes do not need the token: only launchers communicate with it.
     TOKEN,
     HOSTS,
+    MEMBERSHIP,
+    WORKER,
+    SLOT,
     "TF_CONFIG",
     "HOROVOD_ELASTIC",
     "OMPI_COMM_WORLD_RANK",
@@ -45,6 +48,11 @@ class Job:
       token: Shared secret with which the launchers of the job authenticate each other.
       trust_network: Whether multi_worker may use the host's network, although the servers of
         TensorFlow execute any graph that a client sends.
+      min_workers: Makes the job elastic: it continues with this many processes. None ends it when
+        one process fails.
+      max_workers: Maximum number of processes that train together; None for all slots.
+      elastic_timeout_s: How long an elastic job waits when it has fewer than min_workers.
+      heartbeat_timeout_s: How long a process of an elastic job may be silent.
     """
 
     hosts: tuple[str, ...]
@@ -58,11 +66,20 @@ class Job:
     gpus: tuple[str, ...] = ()
     token: str = field(default="", repr=False)
     trust_network: bool = False
+    min_workers: int | None = None
+    max_workers: int | None = None
+    elastic_timeout_s: float = 600.0
+    heartbeat_timeout_s: float = 15.0
 
     @property
     def is_private(self) -> bool:
         """Whether the processes run in a private network namespace of this host."""
         return self.runtime == "multi_worker" and not self.trust_network
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether processes may fail and join while the others train."""
+        return self.min_workers is not None
 
     @property
     def host(self) -> str:
@@ -96,8 +113,6 @@ def rank_variables(
     if job.runtime == "multi_worker":
         return _tensorflow_variables(job, local_rank, rank, server[1])
     return {
-        HOSTS: ",".join(job.hosts),
-        "HOROVOD_HOSTNAME": job.host,
         "HOROVOD_RANK": str(rank),
         "HOROVOD_SIZE": str(len(job.hosts) * job.slots),
         "HOROVOD_LOCAL_RANK": str(local_rank),
@@ -106,6 +121,35 @@ def rank_variables(
         "HOROVOD_CROSS_SIZE": str(len(job.hosts)),
         "HOROVOD_GLOO_RENDEZVOUS_ADDR": server[0],
         "HOROVOD_GLOO_RENDEZVOUS_PORT": str(server[1]),
+        **_horovod_variables(job, interface),
+    }
+
+
+def elastic_variables(
+    job: Job, slot: int, worker: str, server: tuple[str, int], interface: str
+) -> dict[str, str]:
+    """The environment variables of one worker of an elastic job, which gets its ranks later.
+
+    Args:
+      job: The job.
+      slot: Index of the worker's place on this node.
+      worker: Identifier of the process.
+      server: Address and port of this node's membership server, as in `rank_variables`.
+      interface: Network interface towards the other nodes.
+    """
+    rank = job.index * job.slots + slot
+    return {
+        MEMBERSHIP: f"{server[0]}:{server[1]}",
+        WORKER: worker,
+        SLOT: f"{rank},{len(job.hosts) * job.slots},{slot},{job.slots}",
+        **_horovod_variables(job, interface),
+    }
+
+
+def _horovod_variables(job: Job, interface: str) -> dict[str, str]:
+    return {
+        HOSTS: ",".join(job.hosts),
+        "HOROVOD_HOSTNAME": job.host,
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",
         "HOROVOD_GLOO_IFACE": interface,

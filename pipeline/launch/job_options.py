@@ -28,11 +28,15 @@ def make_job(
     grace_s: float,
     trust_network: bool,
     environment: Mapping[str, str],
+    min_workers: int | None = None,
+    max_workers: int | None = None,
+    elastic_timeout_s: float = 600.0,
+    heartbeat_timeout_s: float = 15.0,
 ) -> Job:
     """Returns the job that the options describe.
 
     Args:
-      hosts: Names or IPv4 addresses, separated by commas.
+      hosts: Names or IPv4 addresses, separated by commas. Each may end in :SLOTS.
       processes_per_node: None starts one process for each GPU, or one process without GPUs.
       index: Index of this node; None takes it from the scheduler's variables.
       command: May begin with "--".
@@ -41,13 +45,19 @@ def make_job(
     Raises:
       SettingsError: An option is wrong, or the command does not exist.
     """
-    names = _parse_hosts(hosts)
+    names, slots_of_hosts = _parse_hosts(hosts)
     gpus = find_gpus(environment)
-    slots = max(1, len(gpus)) if processes_per_node is None else processes_per_node
+    slots = _choose_slots(slots_of_hosts, processes_per_node, max(1, len(gpus)))
     _check_slots(slots, len(gpus))
     _check_port(port, slots * len(names) if runtime == "multi_worker" else 0)
     _check_trust(names, runtime, trust_network)
-    for name, value in (("--wait-s", wait_s), ("--grace-s", grace_s)):
+    _check_elastic(min_workers, max_workers, slots * len(names), runtime)
+    for name, value in (
+        ("--wait-s", wait_s),
+        ("--grace-s", grace_s),
+        ("--elastic-timeout-s", elastic_timeout_s),
+        ("--heartbeat-timeout-s", heartbeat_timeout_s),
+    ):
         if not value >= 0:
             raise SettingsError(f"{name} must be 0 or more. Received: {value:g}")
     return Job(
@@ -62,17 +72,27 @@ def make_job(
         gpus=gpus,
         token=find_token(environment, len(names)),
         trust_network=trust_network,
+        min_workers=min_workers,
+        max_workers=max_workers,
+        elastic_timeout_s=elastic_timeout_s,
+        heartbeat_timeout_s=heartbeat_timeout_s,
     )
 
 
-def _parse_hosts(text: str) -> tuple[str, ...]:
-    hosts = tuple(host.strip() for host in text.split(","))
-    for host in hosts:
-        if not re.fullmatch(r"[\w.-]+", host):
-            raise SettingsError(
-                "--hosts must be names or IPv4 addresses separated by commas, without ports or "
-                f"numbers of processes. Received: {text!r}"
-            )
+def _parse_hosts(text: str) -> tuple[tuple[str, ...], int | None]:
+    """Returns the names, and the number of processes on each if it is given."""
+    found = [re.fullmatch(r"([\w.-]+)(?::(\d{1,4}))?", host.strip()) for host in text.split(",")]
+    hosts = tuple(host[1] for host in found if host)
+    slots = {host[2] for host in found if host}
+    if len(hosts) < len(found):
+        raise SettingsError(
+            "--hosts must be names or IPv4 addresses separated by commas, each with or without "
+            f":SLOTS, its number of processes. Received: {text!r}"
+        )
+    if len(slots) > 1:
+        raise SettingsError(
+            f"--hosts: the number of processes must be the same on every node. Received: {text!r}"
+        )
     if repeated := [host for host in hosts if hosts.count(host) > 1]:
         raise SettingsError(
             f"--hosts names {repeated[0]} twice: name each host once, and give "
@@ -83,7 +103,18 @@ def _parse_hosts(text: str) -> tuple[str, ...]:
             "--hosts: localhost is a different machine on each node. Use names or addresses that "
             "every node can resolve"
         )
-    return hosts
+    given = slots.pop()
+    return hosts, None if given is None else int(given)
+
+
+def _choose_slots(of_hosts: int | None, option: int | None, default: int) -> int:
+    if of_hosts is not None and option not in (None, of_hosts):
+        raise SettingsError(
+            f"--hosts names {of_hosts} processes per node, and --processes-per-node {option}: "
+            "give one of them"
+        )
+    chosen = option if of_hosts is None else of_hosts
+    return default if chosen is None else chosen
 
 
 def _check_slots(slots: int, gpus: int) -> None:
@@ -112,6 +143,23 @@ def _check_trust(hosts: Sequence[str], runtime: str, trust_network: bool) -> Non
             "--runtime horovod, or add --trust-network if nobody else can reach these hosts "
             "(docs/security.md)"
         )
+
+
+def _check_elastic(minimum: int | None, maximum: int | None, slots: int, runtime: str) -> None:
+    if minimum is None:
+        if maximum is not None:
+            raise SettingsError("--max-workers applies to --min-workers only: add it, or remove it")
+        return
+    if runtime == "multi_worker":
+        raise SettingsError(
+            "--min-workers does not apply to --runtime multi_worker: TensorFlow cannot connect its "
+            "collectives a second time in a process. Use --runtime horovod"
+        )
+    largest = slots if maximum is None else maximum
+    if not 1 <= largest <= slots:
+        raise SettingsError(f"--max-workers must be 1 to {slots} (all slots). Received: {maximum}")
+    if not 1 <= minimum <= largest:
+        raise SettingsError(f"--min-workers must be 1 to {largest}. Received: {minimum}")
 
 
 def _find_index(given: int | None, hosts: Sequence[str], environment: Mapping[str, str]) -> int:

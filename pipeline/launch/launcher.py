@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from pipeline.errors import SettingsError
+from pipeline.launch.elastic_launcher import run_elastic
 from pipeline.launch.job import Job, environment, rank_variables
 from pipeline.launch.private_network import PrivateNetwork
 from pipeline.launch.processes import Guard, Process, ProcessExit, exit_code
@@ -69,6 +70,10 @@ def launch(job: Job) -> Outcome:
         closing(RendezvousClient(job)) as rendezvous,
     ):
         rendezvous.wait_for_all(received)
+        if job.is_elastic:
+            code, message = run_elastic(job, rendezvous, guard, received)
+            rendezvous.wait_for_end(code, received)
+            return Outcome(code, message)
         try:
             processes = _start(job, rendezvous, guard, namespaces)
         except SettingsError as error:

@@ -22,10 +22,11 @@ from http.client import HTTPConnection, HTTPException
 
 from pipeline.launch.bounded_http import MAX_BODY_BYTES, Request, Response, Server
 from pipeline.launch.registry import Registry
-from pipeline.launch.reports import MAX_TEXT_LENGTH, Report, View, read, write
+from pipeline.launch.reports import MAX_TEXT_LENGTH, Report, View
 from pipeline.launch.signatures import TOKEN, Signer
 from pipeline.launch.store import Answer
 from pipeline.printable import printable
+from pipeline.runtimes.messages import read, write
 
 # Logged under the same name as the other messages about the rendezvous.
 _LOG = logging.getLogger("pipeline.launch.rendezvous_client")

@@ -39,12 +39,16 @@ class RendezvousClient:
 
     A thread sends a report to node 0 about once per second and receives a view of the job.
 
+    Attributes:
+      rejected_requests: Counts requests of clients that do not belong to the job.
+
     Raises:
       SettingsError: The port is in use.
     """
 
     def __init__(self, job: Job) -> None:
-        self._job, self._signer, rejected_requests = job, Signer(job.token), RejectedRequests()
+        self._job, self._signer = job, Signer(job.token)
+        self.rejected_requests = RejectedRequests()
         hostname = socket.gethostname()[:MAX_NAME_LENGTH]
         self._report = Report(job.index, secrets.token_hex(16), hostname, job.facts)
         self._delivered: Report | None = None
@@ -59,12 +63,12 @@ class RendezvousClient:
         self._local: LocalStore | None = None
         self._port = job.port or DEFAULT_PORT
         if job.index == 0:
-            self._host = RendezvousHost(job, self._report, self._signer, rejected_requests)
+            self._host = RendezvousHost(job, self._report, self._signer, self.rejected_requests)
             self._own_address = self._server_address = self._host.address
             self._port = self._host.port
-        if job.runtime == "horovod":
+        if job.runtime == "horovod" and not job.is_elastic:
             store = self._host.store if self._host else RemoteStore(self._connect)
-            self._local = LocalStore(store.answer, rejected_requests.record, job.slots)
+            self._local = LocalStore(store.answer, self.rejected_requests.record, job.slots)
         threading.Thread(target=self._report_loop, daemon=True).start()
 
     def wait_for_all(self, received: list[int]) -> None:

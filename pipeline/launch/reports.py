@@ -6,13 +6,13 @@ control characters are escaped during validation.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field
 
 from pipeline.printable import printable, printable_lines
+from pipeline.runtimes.messages import STRICT
 
 # Longer texts are truncated before they are sent.
 MAX_NAME_LENGTH, MAX_TEXT_LENGTH = 255, 32_768
@@ -26,8 +26,6 @@ _Text = Annotated[str, Field(max_length=MAX_TEXT_LENGTH), AfterValidator(printab
 # An error may quote two facts.
 _Error = Annotated[str, Field(max_length=1 << 21), AfterValidator(printable_lines)]
 _Failure = tuple[_Code, _Text]
-
-Message = TypeVar("Message", "Report", "View")
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Report:
       failure: Exit code and description of the first process that failed.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     index: _Index
     uid: _Identity
@@ -69,7 +67,7 @@ class View:
       error_code: Exit code of the launchers in that case.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     attempt: _Identity
     phase: Literal["waiting", "running", "other"]
@@ -78,26 +76,3 @@ class View:
     failures: list[_Failure | None]
     error: _Error | None = None
     error_code: _Code = 0
-
-
-_ADAPTERS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Report, View)}
-
-
-def write(message: Report | View) -> bytes:
-    """Serializes a message to JSON."""
-    return json.dumps(asdict(message)).encode()
-
-
-def read(kind: type[Message], data: bytes) -> Message:
-    """Parses a message from JSON.
-
-    Raises:
-      ValueError: The message is invalid. One line says where.
-    """
-    try:
-        message: Message = _ADAPTERS[kind].validate_json(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(map(str, first["loc"])) or "JSON"
-        raise ValueError(printable(f"{kind.__name__}: {where}: {first['msg']}"[:300])) from None
-    return message

@@ -71,6 +71,31 @@ class Store:
             return Response(200)
 
 
+class GenerationStores:
+    """The store of the newest generation of an elastic job, kept by node 0.
+
+    Args:
+      ranks: Maximum number of processes in the job.
+    """
+
+    def __init__(self, ranks: int) -> None:
+        self._ranks = ranks
+        self._current: tuple[int, bool, Store] = 0, True, Store(ranks)
+
+    def open(self, generation: int, broken: bool) -> None:
+        """Replaces the store if the generation is new, and closes it if the generation is broken.
+
+        A process that is still connecting fails then, instead of waiting for one that is gone.
+        """
+        number, _, store = self._current
+        self._current = generation, broken, store if generation == number else Store(self._ranks)
+
+    def answer(self, generation: int, method: str, path: str, body: bytes) -> Response:
+        """Answers a request as `Store.answer`; 410 if the generation is over."""
+        number, broken, store = self._current
+        return Response(410) if broken or generation != number else store.answer(method, path, body)
+
+
 class LocalStore:
     """Serves a store to the processes of this node.
 

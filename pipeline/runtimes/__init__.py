@@ -4,6 +4,9 @@ runtime.py            the Runtime interface
 kinds.py              selects and starts one of the implementations
 single.py, mirrored.py, multi_worker.py, horovod.py   the implementations
 agreement.py          checks that all processes agree, and shares decisions of the chief
+membership.py         the membership of this process in the group of an elastic job
+worker_reports.py     the messages of an elastic job
+messages.py           strict messages between processes, as JSON
 gathering.py          waits for all processes before the runtime connects them
 environment.py        reads this process's rank from the environment
 devices.py            devices, threads and cores of this process

@@ -13,6 +13,10 @@ from pipeline.errors import SettingsError
 # `vit launch` puts the hosts of a job into this variable, separated by commas. Processes use it to
 # name the hosts that they wait for.
 HOSTS = "VIT_LAUNCH_HOSTS"
+# Set by `vit launch --min-workers`, where HOROVOD_RANK and HOROVOD_SIZE change while the process
+# runs (membership.py): the address of its launcher, the identifier of the process, and its place as
+# "RANK,WORLD_SIZE,LOCAL_RANK,LOCAL_SIZE" if all workers of the job were members.
+MEMBERSHIP, WORKER, SLOT = "VIT_LAUNCH_MEMBERSHIP", "VIT_LAUNCH_WORKER", "VIT_LAUNCH_SLOT"
 
 
 class Place(NamedTuple):
@@ -35,6 +39,8 @@ class Place(NamedTuple):
 def find_place(environment: Mapping[str, str]) -> Place:
     """Reads the variables of Horovod (set by horovodrun) or Open MPI, or TF_CONFIG.
 
+    In an elastic job it is the place in the current generation, or the slot before the first one.
+
     Raises:
       SettingsError: A variable has an invalid value.
     """
@@ -50,9 +56,40 @@ def find_place(environment: Mapping[str, str]) -> Place:
                     "horovodrun, mpirun and vit launch set them. Received: "
                     f"{rank!r}, {size!r} and {local_size!r}"
                 ) from None
+    if MEMBERSHIP in environment:
+        slot = find_slot(environment)
+        return Place("horovod", slot.rank, slot.world_size, slot.local_size)
     if "TF_CONFIG" in environment:
         return _from_tf_config(environment["TF_CONFIG"])
     return Place("alone")
+
+
+class Slot(NamedTuple):
+    """The place of a worker of an elastic job, which does not change while it runs.
+
+    Attributes:
+      rank: Index of the slot in the job.
+      world_size: Number of slots in the job.
+      local_rank: Index of the slot on this host. A worker uses the GPU with this index.
+      local_size: Number of slots on this host.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_size: int
+
+
+def find_slot(environment: Mapping[str, str]) -> Slot:
+    """Reads the place of a worker that `vit launch --min-workers` has started.
+
+    Raises:
+      SettingsError: The variable is missing or invalid.
+    """
+    text = environment.get(SLOT, "")
+    if not re.fullmatch(r"\d+(,\d+){3}", text):
+        raise SettingsError(f"{SLOT} must be set as vit launch sets it. Received: {text!r}")
+    return Slot(*map(int, text.split(",")))
 
 
 # Tasks that train, in the order in which MultiWorkerMirroredStrategy assigns ranks.

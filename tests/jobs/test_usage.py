@@ -114,7 +114,7 @@ def test_an_option_of_a_verb_without_settings_is_not_taken_for_one(vit):
     )
 
 
-@pytest.mark.parametrize("option", ["--slots", "--processes-per-nodes", "--nproc-per-node", "-np"])
+@pytest.mark.parametrize("option", ["--processes-per-nodes", "--nproc-per-node", "-np"])
 def test_a_mistaken_option_of_a_verb_that_ends_in_a_command_is_explained(vit, option):
     code, _, err = vit("launch", "--hosts", "localhost", option, "2", "--", "true", "--slots")
     assert code == 2

@@ -263,7 +263,9 @@ def test_slots_are_the_gpus_or_one():
     [
         (["--hosts=a,a"], {}, "names a twice"),
         (["--hosts=a,"], {}, "separated by commas"),
-        (["--hosts=a:2"], {}, "without ports or numbers of processes"),
+        (["--hosts=a:b"], {}, "with or without :SLOTS"),
+        (["--hosts=a:2,b:3"], {}, "must be the same on every node"),
+        (["--hosts=a:2", "--processes-per-node=3"], {}, "give one of them"),
         (["--hosts=a,localhost", "--index=0"], {}, "localhost is a different machine"),
         (["--hosts=a,b"], {}, "which of the 2 nodes this is"),
         (["--hosts=a,b", "--index=2"], {}, "--index must be 0 to 1"),

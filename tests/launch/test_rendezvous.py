@@ -23,9 +23,10 @@ from pipeline.launch.rendezvous import (
     send_report,
     serve,
 )
-from pipeline.launch.reports import Report, View, read, write
+from pipeline.launch.reports import Report, View
 from pipeline.launch.signatures import Signer
 from pipeline.launch.store import LocalStore, Store
+from pipeline.runtimes.messages import read, write
 
 TOKEN = "0123456789abcdef" * 2
 HOSTS = ("127.0.0.1", "127.0.0.2")
