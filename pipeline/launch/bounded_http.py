@@ -80,6 +80,9 @@ class Session(Protocol):
 
     def answer(self, request: Request) -> Response: ...
 
+    def closed(self) -> None:
+        """Called when the connection is closed."""
+
 
 def parse_head(head: bytes) -> tuple[Request, int]:
     """Parses the request line and the headers, given without the final empty line.
@@ -240,6 +243,7 @@ class Server:
                 self._answer_all(connection, session)
         finally:
             self._forget(connection)
+            session.closed()
 
     @staticmethod
     def _answer_all(connection: socket.socket, session: Session) -> None:

@@ -7,11 +7,10 @@ from contextlib import closing
 
 from pipeline.launch.coordinator import Coordinator
 from pipeline.launch.elastic_node import ElasticNode
-from pipeline.launch.group import Rules
 from pipeline.launch.job import Job, elastic_variables, environment
 from pipeline.launch.local_workers import LocalWorkers
 from pipeline.launch.membership_server import MembershipServer
-from pipeline.launch.processes import Guard, Process
+from pipeline.launch.processes import Guard, Process, job_exit_code
 from pipeline.launch.rendezvous_client import RendezvousClient
 from pipeline.launch.store import LocalStore
 from pipeline.runtimes.interfaces import GLOO, check_interfaces, find_interface, list_interfaces
@@ -38,42 +37,39 @@ def run_elastic(
     check_interfaces(os.environ, job.host, True, list_interfaces())
     interface = os.environ.get(GLOO) or find_interface(rendezvous.own_address)
     direct = bypass_proxies(os.environ, [*job.hosts, rendezvous.server[0]])
-    group, workers = Coordinator(_rules(job)), LocalWorkers()
-    node = ElasticNode(
-        job,
-        lambda slot, worker, is_first: Process(
-            rank=job.index * job.slots + slot,
-            command=job.command,
-            environment=environment(
-                os.environ,
-                elastic_variables(job, slot, worker, server.address, interface) | direct,
+    workers = LocalWorkers()
+    with closing(rendezvous.open_group()) as group:
+        node = ElasticNode(
+            job,
+            lambda slot, worker, is_first: Process(
+                rank=job.index * job.slots + slot,
+                command=job.command,
+                environment=environment(
+                    os.environ,
+                    elastic_variables(job, slot, worker, server.address, interface) | direct,
+                ),
+                # The first chief writes to a terminal directly, as rank 0 of other jobs.
+                prefix="" if is_first and job.index == slot == 0 else f"[{job.host}:{slot}] ",
+                guard=guard,
             ),
-            # The first chief writes to a terminal directly, as rank 0 of other jobs.
-            prefix="" if is_first and job.index == slot == 0 else f"[{job.host}:{slot}] ",
-            guard=guard,
-        ),
-        workers,
-        group,
-        received,
-    )
-    membership = MembershipServer(
-        workers, group, node.report, group.stores.answer, job.heartbeat_timeout_s
-    )
-    with closing(
-        LocalStore(membership.answer, rendezvous.rejected_requests.record, job.slots)
-    ) as server:
-        code = node.run()
-    return code, node.describe() if code not in (0, 75) or node.note else ""
-
-
-def _rules(job: Job) -> Rules:
-    slots = len(job.hosts) * job.slots
-    return Rules(
-        hosts=job.hosts,
-        slots=job.slots,
-        minimum=job.min_workers or 1,
-        maximum=slots if job.max_workers is None else job.max_workers,
-        wait_s=job.wait_s,
-        elastic_timeout_s=job.elastic_timeout_s,
-        heartbeat_timeout_s=job.heartbeat_timeout_s,
-    )
+            workers,
+            group,
+            group.stop if isinstance(group, Coordinator) else None,
+            received,
+        )
+        membership = MembershipServer(
+            workers, group, node.report, rendezvous.answer_store, job.heartbeat_timeout_s
+        )
+        with closing(
+            LocalStore(membership.answer, rendezvous.rejected_requests.record, job.slots)
+        ) as server:
+            code = node.run()
+    message = node.describe() if code not in (0, 75) or node.note else ""
+    if node.is_leaving:
+        rendezvous.leave()
+        return code, message
+    rendezvous.wait_for_end(code, received)
+    others = rendezvous.present_codes()
+    if (final := job_exit_code(code, others)) == code:
+        return code, message
+    return final, message or f"on this node ({job.host}), all workers ended with exit code {code}"

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pipeline.launch.cooldown import Cooldown
-from pipeline.launch.coordinator import Coordinator
 from pipeline.launch.job import Job
 from pipeline.launch.local_workers import LocalWorkers
+from pipeline.launch.membership_server import GroupLink
 from pipeline.launch.processes import Process, ProcessExit, exit_code
 from pipeline.runtimes.worker_reports import GroupView, WorkerEnd
 
@@ -40,6 +40,11 @@ class _Slot:
     def runs(self) -> bool:
         return self.process is not None and self.process.end is None
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether its process has ended, and what follows is not decided yet."""
+        return self.process is not None and self.process.end is not None and self.worker != ""
+
 
 class ElasticNode:
     """The workers of this node.
@@ -49,11 +54,14 @@ class ElasticNode:
       start: Starts a process for a slot, given its worker identifier and whether it is the slot's
         first.
       workers: The reports of the workers, which the membership server takes.
-      group: Decides on the generations.
+      group: The group of the job.
+      stop: Stops the job. None on other nodes than 0: after a signal, their workers leave the job,
+        because the signal concerns this node only.
       received: Signals that the launcher received. Handled signals are removed.
 
     Attributes:
       note: Why the launcher ended processes that had not failed themselves.
+      is_leaving: Whether the workers of this node leave the job.
     """
 
     def __init__(
@@ -61,12 +69,13 @@ class ElasticNode:
         job: Job,
         start: Callable[[int, str, bool], Process],
         workers: LocalWorkers,
-        group: Coordinator,
+        group: GroupLink,
+        stop: Callable[[str], None] | None,
         received: list[int],
     ) -> None:
-        self.note = ""
+        self.note, self.is_leaving = "", False
         self._job, self._start, self._workers = job, start, workers
-        self._group, self._received = group, received
+        self._group, self._stop_job, self._received = group, stop, received
         self._slots = [_Slot(index) for index in range(job.slots)]
         self._reporting = threading.Lock()
         self._ends: list[tuple[str, str, ProcessExit]] = []
@@ -95,8 +104,12 @@ class ElasticNode:
         view = self._group.view
         if view.give_up is not None:
             return view.code
+        if self.is_leaving and not view.finished and not view.stop:
+            return 75
         members = {member.worker for member in view.members}
-        return exit_code(end for worker, _, end in self._ends if worker in members or not members)
+        ends = [end for worker, _, end in self._ends if worker in members or not members]
+        # A node without members ends as the others do.
+        return exit_code(ends) if ends else view.code or (75 if view.stop else 0)
 
     def describe(self) -> str:
         """Why the job failed, in lines for the user."""
@@ -111,14 +124,22 @@ class ElasticNode:
         while self._received:
             number = self._received.pop(0)
             self._interrupts += number == signal.SIGINT
-            self._group.stop(signal.Signals(number).name)
+            if self._stop_job is not None:
+                self._stop_job(signal.Signals(number).name)
+            else:
+                self.is_leaving = True
+            for slot in self._slots:
+                # Workers that have connected learn of the stop from the view.
+                if slot.process is not None and (
+                    self.is_leaving or not self._workers.has_reported(slot.worker)
+                ):
+                    slot.process.forward(signal.SIGTERM if self.is_leaving else number)
             # A user who presses Ctrl-C twice does not want to wait for a checkpoint.
             grace_s = self._job.grace_s if self._interrupts < 2 else KILL_AFTER_S
             self._kill_s = min(self._kill_s, time.monotonic() + grace_s)
 
     def _start_due(self) -> None:
-        view = self._group.view
-        if view.stop or view.finished or view.give_up is not None:
+        if self._is_ending(self._group.view):
             return
         for slot in self._slots:
             if slot.runs or time.monotonic() < slot.start_s:
@@ -140,22 +161,28 @@ class ElasticNode:
                 self._tail = _describe_tail(name, process.tail())
             self._workers.end(slot.worker, WorkerEnd(end.status, end.describe()))
             self.report()
-            status = self._workers.status(slot.worker)
-            reason = status.end.reason if status and status.end else end.describe()
-            self._plan_restart(slot, process, end.status, f"{name} {reason}")
-            self._workers.forget(slot.worker)
+        for slot in self._slots:
+            # The view says then what the end means for the job.
+            if slot.has_ended and self._group.knows_end(slot.worker):
+                self._plan_restart(slot)
+                self._workers.forget(slot.worker)
+                slot.worker = ""
 
-    def _plan_restart(self, slot: _Slot, process: Process, status: int, what: str) -> None:
-        view = self._group.view
-        if view.stop or view.finished or view.give_up is not None:
-            if status < 0:  # a killed process cannot report it itself
+    def _plan_restart(self, slot: _Slot) -> None:
+        status = self._workers.status(slot.worker)
+        if slot.process is None or status is None or status.end is None:
+            return
+        process, code = slot.process, status.end.status
+        what = f"{self._name(slot)} {status.end.reason}"
+        if self._is_ending(self._group.view):
+            if code < 0:  # a killed process cannot report it itself
                 process.say(what)
             return
-        if status in (0, 2, 3):
+        if code in (0, 2, 3):
             process.say(f"{what}. The others continue, and it is not started again")
             return
         # A worker that was asked to leave knows that its machine will go away.
-        lost = (status < 0 and status != -signal.SIGTERM) or status == 76
+        lost = (code < 0 and code != -signal.SIGTERM) or code == 76
         delay_s = slot.cooldown.fail(time.monotonic(), at_once=lost)
         slot.start_s = time.monotonic() + delay_s
         process.say(f"{what}. It is started again {f'in {delay_s:g} s' if delay_s else 'now'}")
@@ -188,7 +215,7 @@ class ElasticNode:
             self._kill_s = min(self._kill_s, end_s)
             self._kill_others_s = now_s + KILL_AFTER_S
             self._signal_others(view, signal.SIGTERM)
-        self._over = self._over or failed or view.finished or view.stop is not None
+        self._over = self._over or self._is_ending(view)
         if now_s >= self._kill_others_s:
             self._signal_others(view, signal.SIGKILL)
         if now_s >= self._kill_s:
@@ -198,6 +225,11 @@ class ElasticNode:
         elif now_s >= self._terminate_s:
             self._terminate_s = math.inf
             self._signal_all(signal.SIGTERM, because_of_another=True)
+
+    def _is_ending(self, view: GroupView) -> bool:
+        """Whether no more workers are started."""
+        has_ended = view.finished or view.give_up is not None
+        return has_ended or view.stop is not None or self.is_leaving
 
     def _signal_others(self, view: GroupView, number: int) -> None:
         """Signals the workers that are not in the group: the end of the job makes them useless."""

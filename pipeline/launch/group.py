@@ -157,13 +157,13 @@ class Group:
     def _take_end(self, worker: _Worker, status: int, reason: str) -> None:
         if self.view.generation == 0:
             if status == 0 or (status == 75 and self.view.stop):
-                self._set(finished=True)
+                self._finish(status)
             elif status > 0 and status != 75:
                 self._fail(status, f"{worker.name} {reason}")
         elif worker not in self._members or worker.report.state == "left":
             pass
         elif status in (0, 75):
-            self._set(finished=True)
+            self._finish(status)
         elif status in (2, 3):
             self._lose(worker, reason)
             self._fail(status, f"{worker.name} {reason}")
@@ -276,7 +276,7 @@ class Group:
         present = self._participants if self.view.generation else self._reporting
         if self.view.generation and not present:
             if all(worker.report.state == "left" for worker in self._members):
-                self._set(finished=True)
+                self._finish(75)
             else:
                 self._fail(self._failures.code or 76, f"all workers were lost: {self._described}")
             return
@@ -313,6 +313,10 @@ class Group:
             if (node, slot) not in here
         ]
         return f"missing: {', '.join(missing)}"
+
+    def _finish(self, code: int) -> None:
+        if not self._is_over:
+            self._set(finished=True, code=code)
 
     def _fail(self, code: int, text: str) -> None:
         if not self._is_over or code in (2, 3):

@@ -89,11 +89,18 @@ class Job:
     def facts(self) -> dict[str, str]:
         """Settings that must be equal on all nodes. The command is hashed: it may hold secrets."""
         command = hashlib.sha256(json.dumps(self.command).encode()).hexdigest()[:12]
+        elastic = {
+            "--min-workers": f"{self.min_workers}",
+            "--max-workers": f"{self.max_workers or 'not given'}",
+            "--elastic-timeout-s": f"{self.elastic_timeout_s:g}",
+            "--heartbeat-timeout-s": f"{self.heartbeat_timeout_s:g}",
+        }
         return {
             "--hosts": ",".join(self.hosts),
             "--processes-per-node": str(self.slots),
             "--runtime": self.runtime,
             "COMMAND with the hash": command,
+            **(elastic if self.is_elastic else {}),
         }
 
 

@@ -21,7 +21,7 @@ from pipeline.errors import SettingsError
 from pipeline.launch.elastic_launcher import run_elastic
 from pipeline.launch.job import Job, environment, rank_variables
 from pipeline.launch.private_network import PrivateNetwork
-from pipeline.launch.processes import Guard, Process, ProcessExit, exit_code
+from pipeline.launch.processes import Guard, Process, ProcessExit, exit_code, job_exit_code
 from pipeline.launch.rendezvous_client import RendezvousClient
 from pipeline.runtimes.interfaces import (
     GLOO,
@@ -71,9 +71,7 @@ def launch(job: Job) -> Outcome:
     ):
         rendezvous.wait_for_all(received)
         if job.is_elastic:
-            code, message = run_elastic(job, rendezvous, guard, received)
-            rendezvous.wait_for_end(code, received)
-            return Outcome(code, message)
+            return Outcome(*run_elastic(job, rendezvous, guard, received))
         try:
             processes = _start(job, rendezvous, guard, namespaces)
         except SettingsError as error:
@@ -84,21 +82,6 @@ def launch(job: Job) -> Outcome:
         code = exit_code(ends)
         rendezvous.wait_for_end(code, received)
         return _outcome(job, ends, rendezvous, node.note)
-
-
-def job_exit_code(own: int, others: Sequence[int | None]) -> int:
-    """The exit code of a launcher, given its node's code and the known codes of other nodes.
-
-    2 and 3 apply to all nodes, because restarting cannot help any of them. Otherwise it is the
-    node's own code, so that a scheduler sees the cause only on the node that has it. A node that
-    succeeded must not exit with 0 if another did not: it would not be restarted with it.
-    """
-    for cause in (2, 3):
-        if cause in (own, *others):
-            return cause
-    if own != 0 or all(code == 0 for code in others):
-        return own
-    return 75 if all(code in (0, 75) for code in others) else 76
 
 
 class Node:

@@ -56,6 +56,12 @@ class LocalWorkers:
         with self._lock:
             self._entries.pop(worker, None)
 
+    def has_reported(self, worker: str) -> bool:
+        """Whether a worker has ever reported."""
+        with self._lock:
+            entry = self._entries.get(worker)
+            return entry is not None and entry.heard_s is not None
+
     def silent(self, timeout_s: float) -> list[str]:
         """Workers that reported once, but not within the last `timeout_s` seconds."""
         now_s = self._clock()

@@ -10,27 +10,43 @@ latest after about a second. The request is also the heartbeat of the worker.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from pipeline.launch.bounded_http import Response
 from pipeline.launch.local_workers import LocalWorkers
+from pipeline.launch.store import Answer
 from pipeline.runtimes.messages import read, write
-from pipeline.runtimes.worker_reports import GroupView, WorkerReport
+from pipeline.runtimes.worker_reports import GroupView, WorkerReport, WorkerStatus
 
 _MEMBERSHIP = re.compile(r"/membership/([0-9a-f]{32})")
-_STORE = re.compile(r"/g([0-9]{1,12}):[0-9]{1,5}(/.*)")
 _MAX_HELD_S = 1.0
-# A worker is heard at least this many times before it counts as silent.
+# A sender is heard at least this many times before it counts as silent.
 _HEARTBEATS_PER_TIMEOUT = 5
 
-StoreAnswer = Callable[[int, str, str, bytes], Response]
+
+def held_s(heartbeat_timeout_s: float) -> float:
+    """How long a request may be held until there is a newer view."""
+    return min(_MAX_HELD_S, heartbeat_timeout_s / _HEARTBEATS_PER_TIMEOUT)
 
 
 class GroupLink(Protocol):
-    """The group, as the launchers of all nodes reach it."""
+    """The group, as the launcher of a node reaches it."""
 
-    def wait(self, version: int, timeout_s: float) -> GroupView: ...
+    @property
+    def view(self) -> GroupView: ...
+
+    def update(self, node: int, statuses: Sequence[WorkerStatus]) -> GroupView:
+        """Takes the state of all workers of a node."""
+
+    def knows_end(self, worker: str) -> bool:
+        """Whether the group knows that a worker has ended, so that it need not be told again."""
+
+    def advance(self) -> GroupView:
+        """Makes the changes that are due. Call it regularly."""
+
+    def wait(self, version: int, timeout_s: float) -> GroupView:
+        """Waits for a view that is newer than `version`, but at most `timeout_s` seconds."""
 
 
 class MembershipServer:
@@ -49,19 +65,17 @@ class MembershipServer:
         workers: LocalWorkers,
         link: GroupLink,
         report: Callable[[], None],
-        store: StoreAnswer,
+        store: Answer,
         heartbeat_timeout_s: float,
     ) -> None:
         self._workers, self._link, self._report, self._store = workers, link, report, store
-        self._held_s = min(_MAX_HELD_S, heartbeat_timeout_s / _HEARTBEATS_PER_TIMEOUT)
+        self._held_s = held_s(heartbeat_timeout_s)
 
     def answer(self, method: str, path: str, body: bytes) -> Response:
         """Answers a request. The path begins after the secret."""
         if (found := _MEMBERSHIP.fullmatch(path)) is not None:
             return self._answer_worker(method, found[1], body)
-        if (found := _STORE.fullmatch(path)) is not None:
-            return self._store(int(found[1]), method, found[2], body)
-        return Response(404)
+        return self._store(method, path, body)
 
     def _answer_worker(self, method: str, worker: str, body: bytes) -> Response:
         if method != "POST":

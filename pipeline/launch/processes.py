@@ -85,6 +85,21 @@ def exit_code(ends: Iterable[ProcessExit]) -> int:
     return next((code for code in ranking if code in codes), 0)
 
 
+def job_exit_code(own: int, others: Sequence[int | None]) -> int:
+    """The exit code of a launcher, given its node's code and the known codes of other nodes.
+
+    2 and 3 apply to all nodes, because restarting cannot help any of them. Otherwise it is the
+    node's own code, so that a scheduler sees the cause only on the node that has it. A node that
+    succeeded must not exit with 0 if another did not: it would not be restarted with it.
+    """
+    for cause in (2, 3):
+        if cause in (own, *others):
+            return cause
+    if own != 0 or all(code == 0 for code in others):
+        return own
+    return 75 if all(code in (0, 75) for code in others) else 76
+
+
 class Guard:
     """A process that kills the process groups of all ranks when the launcher dies.
 

@@ -37,12 +37,15 @@ class Registry:
       attempt: Random identifier of this registry.
       facts: Settings of node 0, which must be equal on all nodes.
       clock: Monotonic seconds.
+      is_elastic: Whether nodes may be lost, and arrive while the job runs. It never counts as
+        started, so that a lost node may return.
     """
 
     hosts: Sequence[str]
     attempt: str
     facts: dict[str, str]
     clock: Callable[[], float] = time.monotonic
+    is_elastic: bool = False
     _nodes: dict[int, _Node] = field(default_factory=dict)
     _duplicates: dict[int, _Node] = field(default_factory=dict)
     _started: bool = False
@@ -65,7 +68,7 @@ class Registry:
                 self._take(report)
             elif self._is_duplicate(report) and self._error:
                 self._duplicates[report.index].knows_outcome = True
-            elif self._is_ending(known):
+            elif report.left or self._is_ending(known):
                 return self._view("other", None)
             elif (wrong := self._difference(report)) is not None:
                 # A stray launcher of another job must not end a job that is already running.
@@ -77,7 +80,7 @@ class Registry:
             else:
                 self._admit(report, known)
             self._find_lost()
-            return self._view("running" if self._started else "waiting", self._error, report.index)
+            return self._view(self._phase(report), self._error, report.index)
 
     def fail(self, code: int, text: str) -> None:
         """Ends the attempt on all nodes. The first reason is kept."""
@@ -112,7 +115,8 @@ class Registry:
 
     def _admit(self, report: Report, known: _Node | None) -> None:
         """Adds a new launcher to the attempt, or ends the attempt if its index is taken."""
-        if known is None or (not self._started and self._silent(known, _REPLACED_AFTER_S)):
+        ended = self.is_elastic and known is not None and known.report.code is not None
+        if known is None or ended or (not self._started and self._silent(known, _REPLACED_AFTER_S)):
             self._duplicates.pop(report.index, None)
             self._take(report)
         elif self._started:
@@ -120,6 +124,12 @@ class Registry:
         else:
             # The next report of the first launcher, if any, shows that it is still alive (_take).
             self._duplicates[report.index] = _Node(report, self.clock())
+
+    def _phase(self, report: Report) -> Literal["waiting", "running", "other"]:
+        if not self.is_elastic:
+            return "running" if self._started else "waiting"
+        known = self._nodes.get(report.index)
+        return "running" if known is not None and known.report.uid == report.uid else "other"
 
     def _is_duplicate(self, report: Report) -> bool:
         duplicate = self._duplicates.get(report.index)
@@ -132,19 +142,27 @@ class Registry:
         """
         if self._error:
             return self._error[0] != 2
+        if self.is_elastic:
+            return False
         return known is not None and known.report.code is not None
 
     def _take(self, report: Report) -> None:
+        if report.left:
+            del self._nodes[report.index]
+            return
         node = self._nodes.setdefault(report.index, _Node(report, 0.0))
         node.report, node.seen_s = report, self.clock()
         duplicate = self._duplicates.get(report.index)
         if duplicate is not None and not self._error:
             if self._silent(duplicate, _REPLACED_AFTER_S):
                 del self._duplicates[report.index]
-            else:
+            elif not self.is_elastic:
                 self._fail_duplicate(report, duplicate.report)
         self._started = self._started or (
-            len(self._nodes) == len(self.hosts) and not self._error and not self._duplicates
+            not self.is_elastic
+            and len(self._nodes) == len(self.hosts)
+            and not self._error
+            and not self._duplicates
         )
 
     def _silent(self, node: _Node, longer_than_s: float) -> bool:
@@ -183,7 +201,9 @@ class Registry:
     ) -> View:
         reports = [node.report if (node := self._nodes.get(i)) else None for i in self._indexes]
         codes = [report.code if report else None for report in reports]
-        if told in self._nodes and (error or None not in codes):
+        # An elastic job may end without some of its nodes.
+        ended = codes if not self.is_elastic else [r.code for r in reports if r is not None]
+        if told in self._nodes and (error or None not in ended):
             self._nodes[told].knows_outcome = True
         return View(
             attempt=self.attempt,

@@ -4,6 +4,8 @@ rendezvous_client.py waits for node 0 and uses the connection.
 
     GET  /hello              a challenge for this connection; open to everyone
     POST /report             takes a launcher's Report, returns a View (reports.py)
+    POST /group              takes a NodeReport of an elastic job, returns a GroupView when there is
+                             a newer one, or after about a second (coordinator.py)
     any  /store/SCOPE/KEY    Horovod's key-value store, for the processes of a node (store.py)
 
 All requests and responses except the first are signed (signatures.py). Unsigned requests get 403
@@ -21,12 +23,14 @@ from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 
 from pipeline.launch.bounded_http import MAX_BODY_BYTES, Request, Response, Server
+from pipeline.launch.coordinator import Coordinator, NodeLink
 from pipeline.launch.registry import Registry
 from pipeline.launch.reports import MAX_TEXT_LENGTH, Report, View
 from pipeline.launch.signatures import TOKEN, Signer
 from pipeline.launch.store import Answer
 from pipeline.printable import printable
 from pipeline.runtimes.messages import read, write
+from pipeline.runtimes.worker_reports import NodeReport
 
 # Logged under the same name as the other messages about the rendezvous.
 _LOG = logging.getLogger("pipeline.launch.rendezvous_client")
@@ -74,6 +78,7 @@ def serve(
     signer: Signer,
     rejected_requests: RejectedRequests,
     ranks: int,
+    group: Coordinator | None = None,
 ) -> Server:
     """Starts the server on node 0.
 
@@ -85,18 +90,26 @@ def serve(
       signer: Verifies requests and signs responses.
       rejected_requests: Counts rejected requests.
       ranks: Number of processes in the job, which limits the number of connections.
+      group: Decides on the generations of an elastic job; None for other jobs.
 
     Raises:
       OSError: The port is in use.
     """
 
-    def handle(request: Request) -> Response:
-        return _answer(registry, store, request)
-
     def new_session(peer: str) -> LauncherSession:
-        return LauncherSession(handle, signer, name, rejected_requests, peer)
+        link = None if group is None else NodeLink(group)
+
+        def handle(request: Request) -> Response:
+            return _answer(registry, store, link, request)
+
+        closed = _nothing if link is None else link.close
+        return LauncherSession(handle, signer, name, rejected_requests, peer, closed)
 
     return Server(*address, new_session, 64 + 4 * ranks)
+
+
+def _nothing() -> None:
+    """The default of `LauncherSession.closed`."""
 
 
 class LauncherSession:
@@ -109,8 +122,10 @@ class LauncherSession:
         name: str,
         rejected_requests: RejectedRequests,
         peer: str,
+        closed: Callable[[], None] = _nothing,
     ) -> None:
         self.is_authenticated = False
+        self.closed = closed
         self._handle, self._signer, self._name = handle, signer, name
         self._rejected_requests, self._peer = rejected_requests, peer
         self._challenge, self._number = secrets.token_hex(32), 0
@@ -139,17 +154,20 @@ class LauncherSession:
         return Response(403, closes=True)
 
 
-def _answer(registry: Registry, store: Answer, request: Request) -> Response:
+def _answer(registry: Registry, store: Answer, link: NodeLink | None, request: Request) -> Response:
     """Answers an authenticated request."""
     if request.path.startswith("/store/"):
         return store(request.method, request.path.removeprefix("/store"), request.body)
-    if request.path != "/report":
+    if request.path != "/report" and (request.path != "/group" or link is None):
         return Response(404)
     if request.method != "POST":
         return Response(405)
     if request.headers.get("content-type") != _JSON:
         return Response(415)
     try:
+        if link is not None and request.path == "/group":
+            view = link.exchange(read(NodeReport, request.body))
+            return Response(409) if view is None else Response(200, write(view))
         return Response(200, write(registry.update(read(Report, request.body))))
     except ValueError as error:
         return Response(400, str(error).encode())

@@ -12,8 +12,10 @@ from dataclasses import replace
 
 from pipeline.errors import PeerLost, SettingsError, Stopped
 from pipeline.launch.addresses import resolve
+from pipeline.launch.coordinator import Coordinator
 from pipeline.launch.job import DEFAULT_PORT, Job
 from pipeline.launch.registry import LOST_AFTER_S
+from pipeline.launch.remote_group import RemoteGroup
 from pipeline.launch.rendezvous import (
     Connection,
     RejectedRequests,
@@ -24,7 +26,7 @@ from pipeline.launch.rendezvous import (
 from pipeline.launch.rendezvous_host import CLOSING_S, PORT_TAKEN_WAIT_S, RendezvousHost, view_error
 from pipeline.launch.reports import MAX_NAME_LENGTH, MAX_TEXT_LENGTH, Report, View
 from pipeline.launch.signatures import TOKEN, Signer
-from pipeline.launch.store import LocalStore
+from pipeline.launch.store import Answer, LocalStore
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ class RendezvousClient:
     A thread sends a report to node 0 about once per second and receives a view of the job.
 
     Attributes:
+      answer_store: Answers requests to the key-value store on node 0.
       rejected_requests: Counts requests of clients that do not belong to the job.
 
     Raises:
@@ -66,13 +69,15 @@ class RendezvousClient:
             self._host = RendezvousHost(job, self._report, self._signer, self.rejected_requests)
             self._own_address = self._server_address = self._host.address
             self._port = self._host.port
+        self.answer_store: Answer = (
+            self._host.answer_store if self._host else RemoteStore(self._connect).answer
+        )
         if job.runtime == "horovod" and not job.is_elastic:
-            store = self._host.store if self._host else RemoteStore(self._connect)
-            self._local = LocalStore(store.answer, self.rejected_requests.record, job.slots)
+            self._local = LocalStore(self.answer_store, self.rejected_requests.record, job.slots)
         threading.Thread(target=self._report_loop, daemon=True).start()
 
     def wait_for_all(self, received: list[int]) -> None:
-        """Waits until the launchers of all nodes have arrived.
+        """Waits until the launchers of all nodes have arrived; of an elastic job, node 0.
 
         Args:
           received: Signals that the launcher received. A signal ends the wait.
@@ -129,6 +134,20 @@ class RendezvousClient:
     @property
     def _node_0(self) -> str:
         return f"the launcher of node 0 ({self._job.hosts[0]}:{self._port})"
+
+    def open_group(self) -> Coordinator | RemoteGroup:
+        """Connects to the group of an elastic job, after `wait_for_all`."""
+        if self._host is not None and self._host.group is not None:
+            return self._host.group
+        job = self._job
+        return RemoteGroup(
+            job.index,
+            self._report.uid,
+            self._attempt or "",
+            self._connect,
+            job.heartbeat_timeout_s,
+            job.elastic_timeout_s,
+        )
 
     def update_report(
         self, code: int | None = None, failure: tuple[int, str] | None = None
@@ -197,8 +216,22 @@ class RendezvousClient:
                 return
             time.sleep(_TICK_S)
 
+    def leave(self) -> None:
+        """Tells node 0 that this node has left an elastic job, which continues without it."""
+        self._report = replace(self._report, left=True)
+        self._wake.set()
+        end_s = time.monotonic() + CLOSING_S
+        while self._delivered is not self._report and time.monotonic() < end_s:
+            time.sleep(_TICK_S)
+
+    def present_codes(self) -> list[int | None]:
+        """As `codes`, of the nodes that are present. An elastic job may end without the others."""
+        missing = self._view.missing if self._view is not None else ()
+        return [code for index, code in enumerate(self.codes()) if index not in missing]
+
     def _is_complete(self) -> bool:
-        return self._delivered is self._report and None not in self.codes()
+        codes = self.present_codes() if self._job.is_elastic else self.codes()
+        return self._delivered is self._report and None not in codes
 
     def close(self) -> None:
         """Stops communicating. Node 0 first waits until all nodes know the outcome."""

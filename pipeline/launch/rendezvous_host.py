@@ -12,12 +12,13 @@ from collections.abc import Callable
 from pipeline.errors import PeerLost, PipelineError, SettingsError
 from pipeline.launch.addresses import find_own_address, resolve
 from pipeline.launch.bounded_http import Server
+from pipeline.launch.coordinator import Coordinator, find_rules
 from pipeline.launch.job import DEFAULT_PORT, Job
 from pipeline.launch.registry import Registry
 from pipeline.launch.rendezvous import Connection, RejectedRequests, send_report, serve
 from pipeline.launch.reports import Report, View
 from pipeline.launch.signatures import Signer
-from pipeline.launch.store import Store
+from pipeline.launch.store import Answer, Store
 from pipeline.runtimes.ports import find_free_ports
 
 _TICK_S, _RETRY_S = 0.05, 0.3
@@ -37,6 +38,8 @@ class RendezvousHost:
       rejected_requests: Counts rejected requests.
 
     Attributes:
+      group: Decides on the generations of an elastic job; None for other jobs.
+      answer_store: Answers requests to the key-value store.
       address: IPv4 address of this host as seen by the other nodes.
       problem: Why the name of node 0 does not lead to this host; empty if it does.
 
@@ -50,8 +53,12 @@ class RendezvousHost:
         self._job, self._report, self._signer = job, report, signer
         self._ranks = len(job.hosts) * job.slots
         self._closed = threading.Event()
-        self.registry = Registry(job.hosts, secrets.token_hex(16), job.facts)
-        self.store = Store(self._ranks)
+        self.registry = Registry(
+            job.hosts, secrets.token_hex(16), job.facts, is_elastic=job.is_elastic
+        )
+        self.group = Coordinator(find_rules(job), self.registry.attempt) if job.is_elastic else None
+        store = Store(self._ranks) if self.group is None else self.group.stores
+        self.answer_store: Answer = store.answer
         self.address = find_own_address(job.hosts)
         self.problem = ""
         self._server = self._serve(rejected_requests)
@@ -81,12 +88,13 @@ class RendezvousHost:
             try:
                 return serve(
                     self.registry,
-                    self.store.answer,
+                    self.answer_store,
                     (self.address, port),
                     job.hosts[0],
                     self._signer,
                     rejected_requests,
                     self._ranks,
+                    self.group,
                 )
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:

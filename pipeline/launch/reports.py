@@ -40,6 +40,7 @@ class Report:
       attempt: Identifier of the attempt that the launcher takes part in, once it has started.
       code: Exit code of the node, once all of its processes have ended.
       failure: Exit code and description of the first process that failed.
+      left: Whether the node has left an elastic job, which continues without it.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -51,6 +52,7 @@ class Report:
     attempt: _Identity | None = None
     code: _Code | None = None
     failure: _Failure | None = None
+    left: bool = False
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from pipeline.launch.bounded_http import Request, Response, Server
 
 _HERE = "127.0.0.1"
+_GENERATION = re.compile(r"/g([0-9]{1,12}):[0-9]{1,5}(/.*)")
 _PATH = re.compile(r"/[!-.0-~]{1,256}/[!-.0-~]{1,256}")
 # A rank stores about 150 bytes for each other rank in each of three scopes.
 _BYTES_PER_PAIR, _MIN_BYTES = 1024, 1 << 24
@@ -74,6 +75,8 @@ class Store:
 class GenerationStores:
     """The store of the newest generation of an elastic job, kept by node 0.
 
+    Paths begin with /gGENERATION:PORT, because HOROVOD_GLOO_RENDEZVOUS_ADDR ends in /gGENERATION.
+
     Args:
       ranks: Maximum number of processes in the job.
     """
@@ -90,10 +93,14 @@ class GenerationStores:
         number, _, store = self._current
         self._current = generation, broken, store if generation == number else Store(self._ranks)
 
-    def answer(self, generation: int, method: str, path: str, body: bytes) -> Response:
+    def answer(self, method: str, path: str, body: bytes) -> Response:
         """Answers a request as `Store.answer`; 410 if the generation is over."""
+        if (found := _GENERATION.fullmatch(path)) is None:
+            return Response(404)
         number, broken, store = self._current
-        return Response(410) if broken or generation != number else store.answer(method, path, body)
+        if broken or int(found[1]) != number:
+            return Response(410)
+        return store.answer(method, found[2], body)
 
 
 class LocalStore:
@@ -130,6 +137,9 @@ class _LocalSession:
         self.is_authenticated = False
         self._answer, self._refused, self._prefix, self._peer = answer, refused, prefix, peer
         self._hosts = (_HERE, f"{_HERE}:{port}")
+
+    def closed(self) -> None:
+        """Does nothing: each connection serves one request."""
 
     def answer(self, request: Request) -> Response:
         """Answers a request, with 403 if the client does not know the secret path."""

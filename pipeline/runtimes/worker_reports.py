@@ -90,6 +90,29 @@ class WorkerStatus:
 
 
 @dataclass(frozen=True)
+class NodeReport:
+    """What the launcher of a node says about its workers. Each request is also its heartbeat.
+
+    Attributes:
+      index: Index of the node.
+      launcher: Random identifier of the launcher, which distinguishes it from one before a restart.
+      attempt: Identifier that node 0 has given to this attempt of the job.
+      sequence: Increases with each request, so that a late one changes nothing.
+      version: Version of the view that the launcher has, as in WorkerReport.
+      workers: The state of all workers of the node.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    index: _Index
+    launcher: _Worker
+    attempt: _Worker
+    sequence: _Number
+    version: Annotated[int, Field(ge=NO_VERSION)]
+    workers: tuple[WorkerStatus, ...]
+
+
+@dataclass(frozen=True)
 class Member:
     """A worker in a group.
 
@@ -122,7 +145,7 @@ class GroupView:
       finished: A worker has completed the run. There will be no other generation.
       stop: Why the workers must save and stop, or None.
       give_up: Why the job cannot continue, or None.
-      code: Exit code of the job, if it cannot continue.
+      code: Exit code of the job, if it cannot continue or a worker has completed the run.
       refused: Workers that may not join, and why.
       excluded: Workers that are alive but no longer part of the job.
       changes: Who joined or left with this generation, and why.

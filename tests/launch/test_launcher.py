@@ -12,8 +12,7 @@ import pytest
 from jobs import cli, launch
 from pipeline.errors import SettingsError
 from pipeline.launch.job import Job, environment, rank_variables
-from pipeline.launch.launcher import job_exit_code
-from pipeline.launch.processes import ProcessExit, exit_code
+from pipeline.launch.processes import ProcessExit, exit_code, job_exit_code
 from pipeline.launch.registry import LOST_AFTER_S, Registry
 from pipeline.launch.reports import Report
 from pipeline.runtimes.interfaces import find_interface

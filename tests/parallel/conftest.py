@@ -3,6 +3,7 @@
 import pytest
 
 from tests.parallel.launches import Launches
+from tests.parallel.members import Members
 
 
 @pytest.fixture
@@ -11,3 +12,9 @@ def vit():
     launches = Launches()
     yield launches
     launches.clean_up()
+
+
+@pytest.fixture
+def members(vit, tmp_path):
+    """Starts elastic jobs, whose workers write what they see."""
+    return Members(vit, tmp_path)

@@ -34,7 +34,7 @@ class Worker:
     def run(self):
         membership = Membership.connect(os.environ)
         signal.signal(signal.SIGTERM, lambda *_: self._leave(membership))
-        self.note("connect", slot=membership.slot.local_rank, late=membership.joins_late)
+        self.note("connect", slot=membership.slot.rank, late=membership.joins_late)
         membership.on_broken = self._interrupted.set
         late = "late_" if membership.joins_late else ""
         membership.report(fingerprint=self._actions.get(f"{late}fingerprint", ""))

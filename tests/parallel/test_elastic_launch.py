@@ -1,6 +1,5 @@
 """`vit launch --min-workers` with real processes that fail, hang, leave and join."""
 
-import json
 import os
 import signal
 import time
@@ -9,52 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.parallel.launches import end, wait_until
+from tests.parallel.members import stop
 
 pytestmark = pytest.mark.processes
-
-
-class Members:
-    """The workers of one job, and what they have written."""
-
-    def __init__(self, vit, folder):
-        self._vit, self._folder = vit, folder
-
-    def start(self, options, actions="1000000"):
-        return self._vit.start(
-            f"{options} -- {self._folder} {actions}", script="member.py", TF_CONFIG="stale"
-        )
-
-    def notes(self, event):
-        """What was written about an event, in order of time."""
-        lines = [
-            json.loads(line)
-            for path in self._folder.glob("*.jsonl")
-            for line in path.read_text().splitlines()
-        ]
-        return sorted((n for n in lines if n["event"] == event), key=lambda note: note["at"])
-
-    def generation(self, number):
-        """The members of a generation by process id, once all of them have joined it."""
-        joined = [n for n in self.notes("generation") if n["number"] == number]
-        return {note["pid"]: note for note in joined if len(joined) == note["size"]}
-
-    def wait_for(self, number, timeout_s=20.0):
-        wait_until(lambda: self.generation(number), timeout_s)
-        return self.generation(number)
-
-    def of_slot(self, slot):
-        """The process id of the newest worker of a slot."""
-        return [note["pid"] for note in self.notes("connect") if note["slot"] == slot][-1]
-
-
-@pytest.fixture
-def members(vit, tmp_path):
-    return Members(vit, tmp_path)
-
-
-def stop(launcher):
-    launcher.send_signal(signal.SIGTERM)
-    return end(launcher, 20)
 
 
 def test_a_killed_worker_is_replaced_while_the_others_continue(members):

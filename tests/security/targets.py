@@ -37,6 +37,7 @@ from pipeline.launch.registry import Registry
 from pipeline.launch.rendezvous import LauncherSession, RejectedRequests
 from pipeline.launch.signatures import Signer
 from pipeline.model.weights.files import read_published
+from pipeline.runtimes import messages
 
 _MAX_PIXELS = 1 << 20
 
@@ -272,9 +273,9 @@ def rendezvous(content: bytes) -> None:
         return
     with suppress(ValueError):
         if kind == 1:
-            Registry(("h0", "h1"), "a" * 32, _FACTS).update(reports.read(reports.Report, rest))
+            Registry(("h0", "h1"), "a" * 32, _FACTS).update(messages.read(reports.Report, rest))
         else:
-            reports.read(reports.View, rest)
+            messages.read(reports.View, rest)
 
 
 def _read_requests(content: bytes) -> None:
@@ -293,8 +294,8 @@ def _read_requests(content: bytes) -> None:
 
 
 def _requests() -> list[bytes]:
-    report = reports.write(reports.Report(1, "1" * 32, "host", _FACTS, failure=(1, "it failed")))
-    view = reports.write(
+    report = messages.write(reports.Report(1, "1" * 32, "host", _FACTS, failure=(1, "it failed")))
+    view = messages.write(
         reports.View("a" * 32, "running", [], [None, 1], [None, (1, "it failed")], "lost", 76)
     )
     post = (
