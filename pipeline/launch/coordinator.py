@@ -7,28 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pipeline.launch.group import Group, Rules
-from pipeline.launch.job import Job
+from pipeline.launch.group import Group
 from pipeline.launch.membership_server import held_s
+from pipeline.launch.rules import Rules
 from pipeline.launch.store import GenerationStores
 from pipeline.runtimes.worker_reports import GroupView, NodeReport, WorkerStatus
 
 # A launcher whose connection was closed has this long to open another one.
 RECONNECT_S = 2.0
-
-
-def find_rules(job: Job) -> Rules:
-    """The rules of the group of an elastic job."""
-    slots = len(job.hosts) * job.slots
-    return Rules(
-        hosts=job.hosts,
-        slots=job.slots,
-        minimum=job.min_workers or 1,
-        maximum=slots if job.max_workers is None else job.max_workers,
-        wait_s=job.wait_s,
-        elastic_timeout_s=job.elastic_timeout_s,
-        heartbeat_timeout_s=job.heartbeat_timeout_s,
-    )
 
 
 @dataclass

@@ -7,37 +7,15 @@ argument, and the launchers report what happens to the workers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from pipeline.launch.failures import Failures
+from pipeline.launch.rules import Rules
 from pipeline.runtimes.worker_reports import GroupView, Member, WorkerReport, WorkerStatus
 
 # Workers that become ready at about the same time join in one change.
 SETTLE_S = 0.2
-
-
-@dataclass(frozen=True)
-class Rules:
-    """The options of an elastic job.
-
-    Attributes:
-      hosts: Names of the nodes, by index.
-      slots: Number of workers per node.
-      minimum, maximum: Limits of the number of members.
-      wait_s: How long the first generation waits for all workers.
-      elastic_timeout_s: How long the group may stay below the minimum, and how long a member may
-        take to come to a new generation.
-      heartbeat_timeout_s: How long a change may wait for a member before the generation is broken.
-    """
-
-    hosts: Sequence[str]
-    slots: int
-    minimum: int
-    maximum: int
-    wait_s: float = 300.0
-    elastic_timeout_s: float = 600.0
-    heartbeat_timeout_s: float = 15.0
 
 
 @dataclass(eq=False)

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from pipeline.errors import PeerLost, PipelineError, SettingsError
 from pipeline.launch.addresses import find_own_address, resolve
 from pipeline.launch.bounded_http import Server
-from pipeline.launch.coordinator import Coordinator, find_rules
+from pipeline.launch.coordinator import Coordinator
 from pipeline.launch.job import DEFAULT_PORT, Job
 from pipeline.launch.registry import Registry
 from pipeline.launch.rendezvous import Connection, RejectedRequests, send_report, serve
 from pipeline.launch.reports import Report, View
+from pipeline.launch.rules import find_rules
 from pipeline.launch.signatures import Signer
 from pipeline.launch.store import Answer, Store
 from pipeline.runtimes.ports import find_free_ports

@@ -5,6 +5,7 @@ kinds.py              selects and starts one of the implementations
 single.py, mirrored.py, multi_worker.py, horovod.py   the implementations
 agreement.py          checks that all processes agree, and shares decisions of the chief
 membership.py         the membership of this process in the group of an elastic job
+generation.py         the place of a process in a generation
 worker_reports.py     the messages of an elastic job
 messages.py           strict messages between processes, as JSON
 gathering.py          waits for all processes before the runtime connects them

@@ -10,12 +10,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from http.client import HTTPConnection, HTTPException
-from typing import NamedTuple
 
 from pipeline.errors import PeerLost, SettingsError, Stopped
 from pipeline.runtimes.environment import MEMBERSHIP, WORKER, Slot, find_slot
+from pipeline.runtimes.generation import Generation, find_generation, is_member
 from pipeline.runtimes.messages import read, write
 from pipeline.runtimes.worker_reports import NO_VERSION, GroupView, State, WorkerReport
 
@@ -25,28 +26,6 @@ _RETRY_S = 0.1
 # A launcher that has not answered for this long is gone.
 _LAUNCHER_SILENT_S = 10.0
 _TIMEOUT_S = 5.0
-
-
-class Generation(NamedTuple):
-    """This process's place in a generation of the group.
-
-    Attributes:
-      number: Number of the generation; 1 is the first.
-      paused: There are fewer members than the minimum.
-      changes: Who joined or left with this generation, and why.
-      variables: Environment variables with which Horovod connects the members.
-    """
-
-    number: int
-    rank: int
-    size: int
-    local_rank: int
-    local_size: int
-    cross_rank: int
-    cross_size: int
-    paused: bool
-    changes: tuple[str, ...]
-    variables: Mapping[str, str]
 
 
 class Membership:
@@ -79,7 +58,9 @@ class Membership:
         self._report = WorkerReport(sequence=1)
         self._sent_sequence = 0
         self._wants_to_leave = False
-        self._heard_s = time.monotonic()
+        # Since when requests fail. The time of the last answer would be misleading after this
+        # process itself was stopped for a while.
+        self._failing_since_s: float | None = None
         self._closed = threading.Event()
         self._view = GroupView(version=NO_VERSION)
         if not self._ask(self._report):
@@ -159,12 +140,12 @@ class Membership:
             while True:
                 self._check()
                 view = self._view
-                if view.generation > self._report.generation and self._rank(view) is not None:
+                if view.generation > self._report.generation and is_member(self._worker, view):
                     # A generation that broke at once is acknowledged, and not joined.
                     self._update(generation=view.generation)
                     if not view.broken:
                         self._update(state=self._state_in_group)
-                        return self._generation(view)
+                        return find_generation(view, self._worker, self._address, self._port)
                 self._changed.wait(0.5)
 
     def leave(self) -> None:
@@ -191,7 +172,8 @@ class Membership:
 
     @property
     def _launcher_is_silent(self) -> bool:
-        return time.monotonic() - self._heard_s > _LAUNCHER_SILENT_S
+        since_s = self._failing_since_s
+        return since_s is not None and time.monotonic() - since_s > _LAUNCHER_SILENT_S
 
     def _update(self, **changes: object) -> None:
         changed = replace(self._report, **changes)  # type: ignore[arg-type]
@@ -212,57 +194,19 @@ class Membership:
             if not was_member:
                 raise Stopped("the run ended before this worker joined")
             raise PeerLost("the run has ended on another worker. Start the job again")
-        left_out = view.generation > self._report.generation > 0 and self._rank(view) is None
+        left_out = view.generation > self._report.generation > 0 and not is_member(
+            self._worker, view
+        )
         if left_out or self._worker in view.excluded:
             raise PeerLost("the others continue without this worker: it did not answer in time")
         if self._launcher_is_silent:
             raise PeerLost(f"the launcher has not answered for {_LAUNCHER_SILENT_S:g} s")
 
-    def _rank(self, view: GroupView) -> int | None:
-        workers = [member.worker for member in view.members]
-        return workers.index(self._worker) if self._worker in workers else None
-
-    def _generation(self, view: GroupView) -> Generation:
-        rank = self._rank(view) or 0
-        own = view.members[rank]
-        counts: dict[int, int] = {}
-        local_ranks = []
-        for member in view.members:
-            local_ranks.append(counts.get(member.node, 0))
-            counts[member.node] = local_ranks[-1] + 1
-        # Cross ranks count the nodes that have a process with this local rank.
-        across = [other for other, local in enumerate(local_ranks) if local == local_ranks[rank]]
-        generation = Generation(
-            number=view.generation,
-            rank=rank,
-            size=len(view.members),
-            local_rank=local_ranks[rank],
-            local_size=counts[own.node],
-            cross_rank=across.index(rank),
-            cross_size=len(across),
-            paused=view.paused,
-            changes=view.changes,
-            variables={},
-        )
-        return generation._replace(variables=self._variables(generation, own.host))
-
-    def _variables(self, generation: Generation, host: str) -> dict[str, str]:
-        return {
-            "HOROVOD_RANK": str(generation.rank),
-            "HOROVOD_SIZE": str(generation.size),
-            "HOROVOD_LOCAL_RANK": str(generation.local_rank),
-            "HOROVOD_LOCAL_SIZE": str(generation.local_size),
-            "HOROVOD_CROSS_RANK": str(generation.cross_rank),
-            "HOROVOD_CROSS_SIZE": str(generation.cross_size),
-            "HOROVOD_HOSTNAME": host,
-            # Each generation has a key-value store of its own (launch/membership_server.py).
-            "HOROVOD_GLOO_RENDEZVOUS_ADDR": f"{self._address}/g{generation.number}",
-            "HOROVOD_GLOO_RENDEZVOUS_PORT": str(self._port),
-        }
-
     def _listen(self) -> None:
         while not self._closed.is_set():
             if not self._ask(replace(self._report, version=self._view.version)):
+                with self._changed:
+                    self._changed.notify_all()
                 self._closed.wait(_RETRY_S)
 
     def _send(self) -> None:
@@ -286,31 +230,35 @@ class Membership:
         return self._is_member and (
             view.generation > self._report.generation
             or (view.broken and view.generation == self._report.generation)
+            or self._launcher_is_silent
         )
 
     def _ask(self, report: WorkerReport) -> bool:
         """Sends a report and takes the view. Returns whether the launcher answered."""
-        connection = HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)
         try:
-            headers = {"Host": f"{self._host}:{self._port}"}
-            path = f"{self._path}/membership/{self._worker}"
-            connection.request("POST", path, write(report), headers)
-            response = connection.getresponse()
-            body = response.read()
-            if response.status != 200:
-                return False
-            view = read(GroupView, body)
+            view = self._request(report)
         except (OSError, HTTPException, ValueError):
+            if self._failing_since_s is None:
+                self._failing_since_s = time.monotonic()
             return False
-        finally:
-            connection.close()
         with self._changed:
-            self._heard_s = time.monotonic()
+            self._failing_since_s = None
             self._sent_sequence = max(self._sent_sequence, report.sequence)
             if view.version > self._view.version:
                 self._view = view
             self._changed.notify_all()
         return True
+
+    def _request(self, report: WorkerReport) -> GroupView:
+        headers = {"Host": f"{self._host}:{self._port}"}
+        path = f"{self._path}/membership/{self._worker}"
+        with closing(HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)) as connection:
+            connection.request("POST", path, write(report), headers)
+            response = connection.getresponse()
+            body = response.read()
+            if response.status != 200:
+                raise ValueError(f"status {response.status}")
+            return read(GroupView, body)
 
 
 def _do_nothing() -> None:

@@ -4,7 +4,7 @@
     launcher -> node 0        NodeReport, answered with a GroupView
 
 A worker is a training process. The group are the workers that train together. Its members change in
-numbered generations; 1 is the first. docs/elastic.md describes the protocol.
+numbered generations; 1 is the first (launch/group.py).
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.launch.group import SETTLE_S, Group, Rules
+from pipeline.launch.group import SETTLE_S, Group
+from pipeline.launch.rules import Rules
 from pipeline.runtimes.worker_reports import WorkerEnd, WorkerReport, WorkerStatus
 
 KILLED = WorkerEnd(-9, "was killed by SIGKILL")
