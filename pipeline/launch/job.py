@@ -145,7 +145,10 @@ def elastic_variables(
       interface: Network interface towards the other nodes.
     """
     rank = job.index * job.slots + slot
+    # The local rank changes with each generation, but a process keeps its GPU.
+    gpu = {"CUDA_VISIBLE_DEVICES": job.gpus[slot]} if job.gpus else {}
     return {
+        **gpu,
         MEMBERSHIP: f"{server[0]}:{server[1]}",
         WORKER: worker,
         SLOT: f"{rank},{len(job.hosts) * job.slots},{slot},{job.slots}",

@@ -51,12 +51,15 @@ def make_job(
     _check_slots(slots, len(gpus))
     _check_port(port, slots * len(names) if runtime == "multi_worker" else 0)
     _check_trust(names, runtime, trust_network)
+    if not heartbeat_timeout_s > 0:
+        raise SettingsError(
+            f"--heartbeat-timeout-s must be more than 0. Received: {heartbeat_timeout_s:g}"
+        )
     _check_elastic(min_workers, max_workers, slots * len(names), runtime)
     for name, value in (
         ("--wait-s", wait_s),
         ("--grace-s", grace_s),
         ("--elastic-timeout-s", elastic_timeout_s),
-        ("--heartbeat-timeout-s", heartbeat_timeout_s),
     ):
         if not value >= 0:
             raise SettingsError(f"{name} must be 0 or more. Received: {value:g}")

@@ -20,6 +20,8 @@ from pipeline.runtimes.generation import Generation, find_generation, is_member
 from pipeline.runtimes.messages import read, write
 from pipeline.runtimes.worker_reports import NO_VERSION, GroupView, State, WorkerReport
 
+__all__ = ["Generation", "Membership"]
+
 # How often a broken generation is released again: an operation may begin after the first time.
 _RELEASE_EVERY_S = 0.05
 _RETRY_S = 0.1

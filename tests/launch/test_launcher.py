@@ -11,7 +11,7 @@ import pytest
 
 from jobs import cli, launch
 from pipeline.errors import SettingsError
-from pipeline.launch.job import Job, environment, rank_variables
+from pipeline.launch.job import Job, elastic_variables, environment, rank_variables
 from pipeline.launch.processes import ProcessExit, exit_code, job_exit_code
 from pipeline.launch.registry import LOST_AFTER_S, Registry
 from pipeline.launch.reports import Report
@@ -81,6 +81,16 @@ def test_tensorflow_is_told_a_port_of_its_own_for_each_process():
         "task": {"type": "worker", "index": 3},
     }
     assert own == {"CUDA_VISIBLE_DEVICES": "6", "VIT_LAUNCH_HOSTS": "h0,h1"}
+
+
+def test_a_worker_of_an_elastic_job_has_one_gpu_and_no_rank_yet():
+    job = Job(("h0", "h1"), 2, 1, ("vit",), gpus=("4", "6"), min_workers=2)
+    own = elastic_variables(job, 1, "a" * 32, ("127.0.0.1:5/secret", 5), "eth0")
+    assert own["CUDA_VISIBLE_DEVICES"] == "6"
+    assert own["VIT_LAUNCH_SLOT"] == "3,4,1,2"
+    assert own["VIT_LAUNCH_MEMBERSHIP"] == "127.0.0.1:5/secret:5"
+    assert own["HOROVOD_GLOO_IFACE"] == "eth0"
+    assert not {"HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_GLOO_RENDEZVOUS_ADDR"} & set(own)
 
 
 def test_variables_of_an_outer_launcher_are_removed_and_the_users_are_kept():
@@ -255,6 +265,9 @@ def test_slots_are_the_gpus_or_one():
     assert read("--hosts=a").slots == 1
     assert read("--hosts=a", CUDA_VISIBLE_DEVICES="0,2").slots == 2
     assert read("--hosts=a", "--processes-per-node=3").slots == 3
+    assert read("--hosts=a:3").slots == 3
+    assert read("--slots=3").slots == 3
+    assert read("--hosts=a:2,b:2", "--index=1").hosts == ("a", "b")
 
 
 @pytest.mark.parametrize(
@@ -289,6 +302,17 @@ def test_slots_are_the_gpus_or_one():
             "--trust-network applies to --runtime multi_worker only",
         ),
         (["--hosts=a", "--wait-s=-1"], {}, "--wait-s must be 0 or more"),
+        (["--slots=4", "--min-workers=5"], {}, "--min-workers must be 1 to 4. Received: 5"),
+        (["--slots=4", "--min-workers=0"], {}, "--min-workers must be 1 to 4"),
+        (["--slots=4", "--min-workers=3", "--max-workers=2"], {}, "--min-workers must be 1 to 2"),
+        (["--slots=4", "--min-workers=3", "--max-workers=5"], {}, "--max-workers must be 1 to 4"),
+        (["--slots=4", "--max-workers=2"], {}, "--max-workers applies to --min-workers only"),
+        (["--min-workers=1", "--heartbeat-timeout-s=0"], {}, "--heartbeat-timeout-s must be more"),
+        (
+            ["--min-workers=1", "--runtime=multi_worker"],
+            {},
+            "TensorFlow cannot connect its collectives a second time",
+        ),
         (["--hosts=a", "--", "no-such-program"], {}, "'no-such-program' does not exist"),
     ],
 )
