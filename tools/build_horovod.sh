@@ -6,14 +6,14 @@
 # `pip install horovod` fails against TensorFlow 2.21: the compiler does not
 # find two headers that TensorFlow ships in unusual places, and one that has
 # moved. CPLUS_INCLUDE_PATH names the two places and the folder horovod_headers/
-# beside this script, which has the third. patch_source changes one line.
+# beside this script, which has the third. patch_source changes a few lines.
 
 set -euo pipefail
 
 readonly RELEASE=0.28.1
 readonly RELEASE_SHA256=92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0
 # Raise it when a change below changes the wheel: it is part of the cache's key.
-readonly RECIPE=2
+readonly RECIPE=3
 readonly LOG_TAIL_LINES=20 LOG_ERRORS=5
 
 tools="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -366,14 +366,39 @@ build_environment() {
 
 pip() { "$python" -P -m pip --disable-pip-version-check --no-input "$@"; }
 
+# Each function below edits the source of Horovod, and fails if the source is not
+# as expected.
+patch_source() {
+    patch_interface "$1/horovod/common/gloo/gloo_context.cc"
+    patch_initialization "$1/horovod/common/operations.cc"
+}
+
 # Horovod reads HOROVOD_GLOO_IFACE, and then opens the connections that all its
 # operations use at the address of the host's own name: 127.0.1.1 on Debian, the
 # wrong network on a host with two, and an abort where the name does not resolve.
-patch_source() {
-    local -r file=$1/horovod/common/gloo/gloo_context.cc
-    sed -i '/::InitializeForProcessSet(/,/CreateDevice(/s/iface = gloo_iface_;/iface = global_context.gloo_iface_;/' "$file"
-    [[ $(grep -c 'iface = global_context.gloo_iface_;' "$file") == 1 ]] || {
-        echo "ERROR: $file is not as expected, and could not be patched"
+patch_interface() {
+    sed -i '/::InitializeForProcessSet(/,/CreateDevice(/s/iface = gloo_iface_;/iface = global_context.gloo_iface_;/' "$1"
+    expect 1 'iface = global_context.gloo_iface_;' "$1"
+}
+
+# If another process dies while this one connects to it in hvd.init(), Horovod
+# aborts this process. In elastic training, hvd.init() must fail instead, and must
+# work when it is called again.
+patch_initialization() {
+    local -r catch='catch (const std::exception\& error) { FailInitialization(state, error); return; }'
+    sed -i \
+        -e 's/^void BackgroundThreadLoop(HorovodGlobalState& state) {/static void FailInitialization(HorovodGlobalState\& state, const std::exception\& error) {\n  LOG(ERROR) << "Horovod could not be initialized: " << error.what();\n  state.process_set_table.Finalize(global_gloo_context, SHUT_DOWN_ERROR);\n  global_gloo_context.Finalize();\n  state.initialization_failed = true;\n}\n\n&/' \
+        -e "s/^    global_gloo_context.Initialize(ParseGlooIface());/    try { global_gloo_context.Initialize(ParseGlooIface()); } $catch/" \
+        -e "s/^    state.process_set_table.Initialize(global_gloo_context);/    try { state.process_set_table.Initialize(global_gloo_context); } $catch/" \
+        -e 's/^    horovod_global.initialization_done = false;/&\n    horovod_global.initialization_failed = false;/' "$1"
+    expect 3 'FailInitialization(' "$1"
+    expect 2 'horovod_global.initialization_failed = false;' "$1"
+}
+
+# expect COUNT TEXT FILE: fails unless COUNT lines of FILE have TEXT.
+expect() {
+    [[ $(grep -cF "$2" "$3") == "$1" ]] || {
+        echo "ERROR: $3 is not as expected, and could not be patched"
         return 1
     }
 }
