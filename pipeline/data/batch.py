@@ -11,8 +11,8 @@ def check_batch(config: Config, num_replicas: int) -> None:
     """Refuses a global batch that cannot be divided into equal parts for all replicas.
 
     Each replica's batch must be divisible by the number of accumulation steps and, with mixup or
-    CutMix, into pairs. With `train.deterministic` this holds for microbatches instead, and there
-    must be one for each replica.
+    CutMix, into pairs. With microbatches this holds for them instead, and there must be one for
+    each replica.
 
     Raises:
       SettingsError: The message names the nearest possible sizes.
@@ -25,8 +25,8 @@ def check_batch(config: Config, num_replicas: int) -> None:
         unit *= num_replicas
     elif batch % unit == 0 and num_replicas > config.microbatches:
         raise SettingsError(
-            f"{num_replicas} workers cannot train together: train.deterministic divides the batch "
-            f"of {batch} into {config.microbatches} microbatches, and each worker needs one. Start "
+            f"{num_replicas} workers cannot train together: the batch of {batch} is divided into "
+            f"{config.microbatches} microbatches, and each worker needs one. Start "
             f"at most {config.microbatches} workers, or set train.microbatches to a larger number "
             "that divides the batch, which changes the result"
         )

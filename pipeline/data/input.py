@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -12,15 +13,13 @@ from pipeline.config import DataConfig
 from pipeline.cores import available_cores
 from pipeline.data.augment.augment import augment, erase_some
 from pipeline.data.augment.custom import apply_augmentations, load_augmentations
-from pipeline.data.augment.mix import GROUP, mix, one_hot
-from pipeline.data.crop_box import random_box
+from pipeline.data.augment.mix import GROUP
 from pipeline.data.decode.problems import SkippedImages
-from pipeline.data.images import Boxes
-from pipeline.data.order import positions_to_examples
 from pipeline.data.preprocess import normalize
-from pipeline.data.reader import Batch, Reader, make_reader
+from pipeline.data.reader import make_reader
 from pipeline.data.shard import Shard
-from pipeline.data.split import Split, check_labels
+from pipeline.data.split import Split
+from pipeline.data.stages import Stages, eval_stages, train_boxes, train_stages
 from pipeline.errors import SettingsError
 
 # Number of batches of files that are processed concurrently. All threads work on the files of one
@@ -29,6 +28,9 @@ from pipeline.errors import SettingsError
 _BATCHES_IN_FLIGHT = 2
 # Maximum number of batches that are augmented concurrently, each by one thread. All are in memory.
 _MOST_BATCHES = 16
+
+# Traced functions of datasets, by the number of examples in an element.
+StagesBySize = dict[int, Stages]
 
 
 def train_dataset(
@@ -42,6 +44,7 @@ def train_dataset(
     start_step: int,
     shard: Shard,
     skipped: SkippedImages | None = None,
+    stages: StagesBySize | None = None,
 ) -> tf.data.Dataset:
     """Creates an infinite dataset with this process's part of every global batch.
 
@@ -58,6 +61,7 @@ def train_dataset(
       start_step: The step of the first element.
       shard: This process's part.
       skipped: Records files that were left out, with data.on_bad_image=skip.
+      stages: Keeps the functions for later datasets, which may differ in `start_step` and `shard`.
 
     Returns:
       Element n is for replica n % splits of this process and step start_step + n // splits: image
@@ -69,52 +73,18 @@ def train_dataset(
       SettingsError: The global batch cannot be divided, or the images have the wrong size.
       DataError: A label is out of range.
     """
-    batch_size = config.global_batch_size
-    piece_size = shard.piece_size(batch_size)
-    mixes = bool(config.mixup_alpha or config.cutmix_alpha)
-    if mixes:
+    piece_size = shard.piece_size(config.global_batch_size)
+    if config.mixup_alpha or config.cutmix_alpha:
         _check_pairs(piece_size, shard)
-    with tf.device("CPU:0"):
-        labels = tf.constant(check_labels(split.labels, num_classes, split.title))
-    reader = make_reader(split, config, piece_size, skipped)
-    extra = load_augmentations(config.augment.extra, config.image_size)
-
-    def look(number: tf.Tensor) -> Batch:
-        positions = shard.positions(number, batch_size)
-        epoch, index = positions_to_examples(positions, split.num_examples, seed)
-        return {"epoch": epoch, "index": index, **reader.look(index)}
-
-    def decode(batch: Batch) -> Batch:
-        images, readable = reader.decode(batch, _train_boxes(batch, config, seed))
-        kept = {name: batch[name] for name in ("epoch", "index")}
-        return {"image": images, "readable": readable, **kept}
-
-    def finish(batch: Batch) -> Batch:
-        index = batch["index"]
-        images = augment(batch["image"], config.augment, seed, batch["epoch"], index)
-        images = apply_augmentations(images, extra, seed, batch["epoch"], index)
-        images = normalize(images, mean, std)
-        if config.augment.erasing:
-            images = erase_some(images, config.augment.erasing, seed, batch["epoch"], index)
-        target = one_hot(tf.gather(labels, index), num_classes, config.label_smoothing)
-        if mixes:
-            images, target = mix(
-                images, target, batch["readable"], config, seed, batch["epoch"], index
-            )
-        return {
-            "image": images,
-            "target": target,
-            "weight": tf.cast(batch["readable"], tf.float32),
-            "index": index,
-        }
-
+    make = partial(train_stages, split, config, num_classes, mean, std, seed, skipped, piece_size)
     first = start_step * shard.splits * shard.turns
     numbers = tf.data.Dataset.range(first, np.iinfo(np.int64).max)
-    dataset = _assemble(numbers, look, decode, finish, reader, config)
+    positions = _positions(numbers, shard, config.global_batch_size)
+    dataset = _assemble(positions, _traced(stages, piece_size, make), config)
     if shard.microbatches is not None:
         # All operations above have the shapes of a microbatch, and so give the same bits on any
         # number of workers.
-        dataset = dataset.batch(shard.turns, drop_remainder=True)
+        dataset = dataset.batch(shard.turns, drop_remainder=not shard.may_change)
     return _prefetched(dataset, config, shard)
 
 
@@ -127,6 +97,7 @@ def eval_dataset(
     shard: Shard,
     skipped: SkippedImages | None = None,
     block_size: int = 1,
+    stages: StagesBySize | None = None,
 ) -> tf.data.Dataset:
     """Creates a dataset with this process's part of all examples, each once, in order.
 
@@ -141,6 +112,7 @@ def eval_dataset(
       shard: This process's part, without microbatches.
       skipped: Records files that were left out, with data.on_bad_image=skip.
       block_size: Number of consecutive examples that must not be divided.
+      stages: Keeps the functions for later datasets, which may differ in `shard`.
 
     Returns:
       image float32 [b, S, S, 3]; label int32 [b]; weight float32 [b], 0 for padding and for an
@@ -151,32 +123,12 @@ def eval_dataset(
       SettingsError: The images have the wrong size.
     """
     piece_size = eval_piece_size(config, shard.replicas, block_size)
-    batch_size = piece_size * shard.pieces
-    num_examples = split.num_examples
-    with tf.device("CPU:0"):
-        labels = tf.constant(split.labels)
-    reader = make_reader(split, config, piece_size, skipped)
-
-    def look(number: tf.Tensor) -> Batch:
-        positions = shard.positions(number, batch_size)
-        real = positions < num_examples
-        index = tf.where(real, positions, tf.zeros_like(positions))
-        return {"real": real, "index": index, **reader.look(index)}
-
-    def decode(batch: Batch) -> Batch:
-        images, readable = reader.decode(batch, None)
-        return {"image": images, "readable": readable & batch["real"], "index": batch["index"]}
-
-    def finish(batch: Batch) -> Batch:
-        return {
-            "image": normalize(batch["image"], mean, std),
-            "label": tf.gather(labels, batch["index"]),
-            "weight": tf.cast(batch["readable"], tf.float32),
-            "index": batch["index"],
-        }
-
+    batch_size, num_examples = piece_size * shard.pieces, split.num_examples
+    make = partial(eval_stages, split, config, mean, std, skipped, piece_size, shard.may_change)
     numbers = tf.data.Dataset.range(-(-num_examples // batch_size) * shard.splits)
-    return _prefetched(_assemble(numbers, look, decode, finish, reader, config), config, shard)
+    positions = _positions(numbers, shard, batch_size)
+    dataset = _assemble(positions, _traced(stages, piece_size, make), config)
+    return _prefetched(dataset, config, shard)
 
 
 def eval_piece_size(config: DataConfig, replicas: int, block_size: int = 1) -> int:
@@ -205,7 +157,7 @@ def augmented_examples(
         index = tf.repeat(tf.constant(indices, tf.int64), epochs)
         epoch = tf.tile(tf.range(epochs, dtype=tf.int64), [len(indices)])
         batch = {"index": index, "epoch": epoch}
-        images, _ = reader.decode(batch | reader.look(index), _train_boxes(batch, config, seed))
+        images, _ = reader.decode(batch | reader.look(index), train_boxes(batch, config, seed))
         images = augment(images, config.augment, seed, epoch, index)
         images = apply_augmentations(images, extra, seed, epoch, index)
         images = normalize(images, (0.5,) * 3, (0.5,) * 3)
@@ -229,33 +181,34 @@ def _check_pairs(piece_size: int, shard: Shard) -> None:
         )
 
 
-def _train_boxes(batch: Batch, config: DataConfig, seed: int) -> Boxes | None:
-    min_area = config.augment.resized_crop_min_area
-    if min_area is None:
-        return None
+def _positions(numbers: tf.data.Dataset, shard: Shard, batch_size: int) -> tf.data.Dataset:
+    def first_position(number: tf.Tensor) -> tf.Tensor:
+        return shard.first_position(number, batch_size)
 
-    def boxes(sizes: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
-        epoch, index = (tf.gather(batch[name], places) for name in ("epoch", "index"))
-        return random_box(sizes, min_area, seed, epoch, index)
+    return numbers.map(tf.autograph.experimental.do_not_convert(first_position))
 
-    return boxes
+
+def _traced(stages: StagesBySize | None, piece_size: int, make: Callable[[], Stages]) -> Stages:
+    """The functions for pieces of this size, made by `make` unless `stages` has them."""
+    if stages is None:
+        return make()
+    if piece_size not in stages:
+        stages[piece_size] = make().traced()
+    return stages[piece_size]
 
 
 def _assemble(
-    numbers: tf.data.Dataset,
-    look: Callable[[tf.Tensor], Batch],
-    decode: Callable[[Batch], Batch],
-    finish: Callable[[Batch], Batch],
-    reader: Reader,
+    positions: tf.data.Dataset,
+    stages: Stages,
     config: DataConfig,
 ) -> tf.data.Dataset:
     parallel = config.threads or min(available_cores(), _MOST_BATCHES)
     in_flight = min(_BATCHES_IN_FLIGHT, config.threads or _BATCHES_IN_FLIGHT)
-    dataset = numbers
+    dataset = positions
     for stage, calls in (
-        (look, in_flight if reader.encoded else 1),
-        (decode, in_flight if reader.encoded else parallel),
-        (finish, parallel),
+        (stages.look, in_flight if stages.encoded else 1),
+        (stages.decode, in_flight if stages.encoded else parallel),
+        (stages.finish, parallel),
     ):
         # No Python branch here depends on a tensor, so AutoGraph is not needed. It would take most
         # of the time until the first batch (1.7 of 2.0 s).

@@ -23,12 +23,15 @@ class Shard:
       count: Number of processes.
       splits: Number of replicas in this process.
       microbatches: Number of microbatches, at least the number of replicas; None for none.
+      may_change: Whether the number of processes may change during training. The first dimension of
+        a batch is then unknown to graphs, so that one graph serves any number.
     """
 
     index: int = 0
     count: int = 1
     splits: int = 1
     microbatches: int | None = None
+    may_change: bool = False
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.splits < 1 or not 0 <= self.index < self.count:
@@ -73,8 +76,9 @@ class Shard:
             )
         return batch_size // self.pieces
 
-    def positions(self, number: tf.Tensor, batch_size: int) -> tf.Tensor:
-        """Returns the positions in the global order of piece `number` of this process, int64 [b].
+    def first_position(self, number: tf.Tensor, batch_size: int) -> tf.Tensor:
+        """Returns the position in the global order of the first example of piece `number` of this
+        process, an int64 scalar. The other examples of the piece follow it.
 
         The pieces of a step follow each other by replica.
         """
@@ -82,7 +86,7 @@ class Shard:
         step, own = number // (self.splits * self.turns), number % (self.splits * self.turns)
         replica, turn = self.index * self.splits + own // self.turns, own % self.turns
         piece = tf.minimum(first_piece(replica, self.pieces, self.replicas) + turn, self.pieces - 1)
-        return step * batch_size + piece * size + tf.range(size, dtype=tf.int64)
+        return step * batch_size + piece * size
 
 
 def first_piece(replica: Any, pieces: int, replicas: int) -> Any:

@@ -10,12 +10,10 @@ from pipeline.errors import SettingsError
 def positions(shard, step, batch_size):
     """Positions of each element of a step, and how many pieces each replica must compute."""
     per_step = shard.splits * shard.turns
-    return [
-        shard.positions(tf.constant(step * per_step + number, tf.int64), batch_size)
-        .numpy()
-        .tolist()
-        for number in range(per_step)
-    ]
+    numbers = (tf.constant(step * per_step + number, tf.int64) for number in range(per_step))
+    first = [int(shard.first_position(number, batch_size)) for number in numbers]
+    size = shard.piece_size(batch_size)
+    return [list(range(position, position + size)) for position in first]
 
 
 @pytest.mark.parametrize(("microbatches", "replicas"), [(8, 1), (8, 3), (8, 8), (12, 5), (1, 1)])
