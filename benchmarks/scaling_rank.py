@@ -87,7 +87,9 @@ def measure(config: Config, runtime: Runtime, rounds: int, steps: int) -> dict[s
     for name, function in reductions.items():
         reduced: Any = OtherReduction(runtime, function)
         step = make_step(reduced, gradients_of, optimizer, update)
-        train_steps[name] = make_train_steps(config, step, optimizer, experiment.loss_scale)
+        train_steps[name] = make_train_steps(
+            config, step, optimizer, experiment.loss_scale, experiment.completed
+        )
     seconds = _time_in_turn(experiment, train_steps, rounds, steps)
     batch = config.data.global_batch_size
     rates = {name: steps * batch / median(times) for name, times in seconds.items()}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pipeline.api.results import Metrics, RunResult
 from pipeline.api.settings import as_overrides
@@ -28,8 +28,10 @@ from pipeline.training.stop_request import StopRequest
 if TYPE_CHECKING:
     from pipeline.monitor.progress import ProgressDisplay
     from pipeline.runtimes.runtime import Runtime
+    from pipeline.training.callbacks import Callbacks
     from pipeline.training.experiment import Experiment
 
+T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 
 
@@ -192,7 +194,7 @@ def settle_precision(
 def _join(start: Start, stop: StopRequest, phases: PhaseDisplay) -> RunResult:
     """Joins the other processes, and trains with them unless the run is finished."""
     from pipeline.runtimes import kinds
-    from pipeline.runtimes.agreement import check_agreement, on_chief
+    from pipeline.runtimes.agreement import on_chief
 
     folder = start.folder
     with (
@@ -202,46 +204,69 @@ def _join(start: Start, stop: StopRequest, phases: PhaseDisplay) -> RunResult:
         closing(folder),
         runtime.noticing_lost_peers(),
     ):
-        check_agreement(runtime, start.config)
-        config = settle_precision(start.config, folder, runtime, start.say)
-        on_chief(runtime, lambda: folder.open(config, start.say))
-        # The chief alone decides whether the run is finished: either all processes train, or none.
-        row = on_chief(runtime, lambda: finished_row(folder))
-        if row is None:
-            row = _fit(start, config, runtime, stop, phases)
+        ready = _with_those_left(runtime, lambda: _prepare(start, runtime, phases))
+        row = _fit(start, ready, stop, phases) if isinstance(ready, Prepared) else ready
+        found = _with_those_left(runtime, lambda: on_chief(runtime, lambda: _result_rows(folder)))
         if runtime.is_chief:
             start.show_result(folder, row)
-        result = _as_result(folder, on_chief(runtime, lambda: _result_rows(folder)))
         runtime.barrier()
-        return result
+        return _as_result(folder, found)
 
 
-def _fit(
-    start: Start, config: Config, runtime: Runtime, stop: StopRequest, phases: PhaseDisplay
-) -> dict[str, Any]:
-    """Trains to the end and returns the last row of metrics."""
-    from pipeline.monitor.progress import ProgressDisplay
-    from pipeline.runtimes.agreement import on_chief
-    from pipeline.runtimes.processor import processor_type
+def _with_those_left(runtime: Runtime, function: Callable[[], T]) -> T:
+    """Calls a function, and again if a process of an elastic job is lost meanwhile."""
+    while True:
+        try:
+            return function()
+        except Exception as error:  # raised unless a process is lost
+            if not runtime.is_elastic or runtime.peer_error(error) is None:
+                raise
+        runtime.regroup()
+
+
+class Prepared(NamedTuple):
+    """An experiment that is ready to train, and messages for the chief to show."""
+
+    experiment: Experiment
+    callbacks: Callbacks
+    notes: list[str]
+
+
+def _prepare(start: Start, runtime: Runtime, phases: PhaseDisplay) -> Prepared | dict[str, Any]:
+    """Builds the experiment. Returns the last row of metrics instead if the run is finished.
+
+    A process that joins an elastic job leaves the run folder to the chief.
+    """
+    from pipeline.runtimes.agreement import check_agreement, on_chief
     from pipeline.training.assembly import build
     from pipeline.training.callbacks import Callbacks
-    from pipeline.training.data_record import changed_length, record_start, recorded_first_label
-    from pipeline.training.description import headline, start_facts, versions, warnings_of
-    from pipeline.training.loop import fit
-    from pipeline.training.reproducibility import bit_warnings
+    from pipeline.training.data_record import recorded_first_label
 
-    folder = start.folder
+    folder, joins = start.folder, runtime.is_joining
+    check_agreement(runtime, start.config)
+    say = (lambda text: None) if joins else start.say
+    config = settle_precision(start.config, folder, runtime, say)
+    if not joins:
+        on_chief(runtime, lambda: folder.open(config, start.say))
+        # The chief alone decides whether the run is finished: either all processes train, or none.
+        row: dict[str, Any] | None = on_chief(runtime, lambda: finished_row(folder))
+        if row is not None:
+            return row
     callbacks = Callbacks(config.train.callbacks, runtime)
     first_label = on_chief(runtime, lambda: recorded_first_label(folder))
     experiment = build(config, runtime, on_phase=phases.show, first_label=first_label)
-    processors = runtime.all_gather(processor_type())
-    facts = start_facts(experiment, start.command, processors)
-    length = on_chief(runtime, lambda: changed_length(folder, experiment.total_steps))
-    bits: list[str] = []
-    if config.train.deterministic:
-        earlier = on_chief(runtime, lambda: folder.starts() if folder.has_progress else [])
-        bits = bit_warnings(processors, versions(), earlier)
-    changes = on_chief(runtime, lambda: record_start(folder, experiment, facts))
+    return Prepared(experiment, callbacks, [] if joins else _begin(start, experiment))
+
+
+def _fit(
+    start: Start, prepared: Prepared, stop: StopRequest, phases: PhaseDisplay
+) -> dict[str, Any]:
+    """Trains to the end and returns the last row of metrics."""
+    from pipeline.monitor.progress import ProgressDisplay
+    from pipeline.training.loop import fit
+
+    folder, experiment = start.folder, prepared.experiment
+    runtime = experiment.runtime
     phases.close()
     with closing(
         ProgressDisplay(
@@ -251,22 +276,49 @@ def _fit(
             top_5=shows_top_5(len(experiment.source.classes)),
         )
     ) as display:
-        display.message(headline(experiment))
-        for change in changes:
-            display.message(f"resumed with a changed data set: {change}")
-        notes = (length, *bits, *warnings_of(experiment), *experiment.source.notes)
-        for note in filter(None, notes):
+        for note in prepared.notes:
             display.message(note)
         try:
-            result = fit(experiment, folder, display, stop, callbacks)
+            result = fit(experiment, folder, display, stop, prepared.callbacks)
         except PipelineError as error:
             if runtime.is_chief and folder.lock.is_held:
                 _record_failure(folder, error)
             raise
-        on_chief(runtime, lambda: folder.write_outcome({"outcome": "done", "result": result}))
-        if config.monitor.report:
-            _report(experiment, folder, display)
+        _with_those_left(runtime, lambda: _record_end(experiment, folder, display, result))
         return result
+
+
+def _record_end(
+    experiment: Experiment, folder: RunFolder, display: ProgressDisplay, result: dict[str, Any]
+) -> None:
+    from pipeline.runtimes.agreement import on_chief
+
+    outcome = {"outcome": "done", "result": result}
+    on_chief(experiment.runtime, lambda: folder.write_outcome(outcome))
+    if experiment.config.monitor.report:
+        _report(experiment, folder, display)
+
+
+def _begin(start: Start, experiment: Experiment) -> list[str]:
+    """Records this start in the run folder and returns messages; all processes must call it."""
+    from pipeline.runtimes.agreement import on_chief
+    from pipeline.runtimes.processor import processor_type
+    from pipeline.training.data_record import changed_length, record_start
+    from pipeline.training.description import headline, start_facts, versions, warnings_of
+    from pipeline.training.reproducibility import bit_warnings
+
+    runtime, folder = experiment.runtime, start.folder
+    processors = runtime.all_gather(processor_type())
+    facts = start_facts(experiment, start.command, processors)
+    length = on_chief(runtime, lambda: changed_length(folder, experiment.total_steps))
+    bits: list[str] = []
+    if experiment.config.train.deterministic:
+        earlier = on_chief(runtime, lambda: folder.starts() if folder.has_progress else [])
+        bits = bit_warnings(processors, versions(), earlier)
+    changes = on_chief(runtime, lambda: record_start(folder, experiment, facts))
+    resumed = [f"resumed with a changed data set: {change}" for change in changes]
+    notes = [length, *bits, *warnings_of(experiment), *experiment.source.notes]
+    return [headline(experiment), *resumed, *filter(None, notes)]
 
 
 def _record_failure(folder: RunFolder, error: PipelineError) -> None:

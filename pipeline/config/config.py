@@ -10,6 +10,7 @@ from pipeline.config.checkpoint import CheckpointConfig
 from pipeline.config.consistency import (
     check_accumulate_steps,
     check_deterministic,
+    check_microbatches,
     check_random_crops,
     count_microbatches,
 )
@@ -47,7 +48,8 @@ class Config(Section):
         problem = (
             check_accumulate_steps(self.data, self.optim)
             or check_random_crops(self.data)
-            or check_deterministic(self.data, self.optim, self.train, self.distribute)
+            or check_deterministic(self.train, self.distribute)
+            or check_microbatches(self.data, self.optim, self.train, self.distribute)
         )
         if problem is not None:
             raise ValueError(problem)
@@ -55,14 +57,14 @@ class Config(Section):
 
     @property
     def microbatches(self) -> int | None:
-        """Number of microbatches of the global batch; None without `train.deterministic`."""
-        if not self.train.deterministic:
+        """Number of microbatches of the global batch; None if the workers divide it."""
+        if not self.train.deterministic and self.train.microbatches is None:
             return None
         return count_microbatches(self.data, self.optim, self.train)
 
     @property
     def microbatch_size(self) -> int | None:
-        """Number of examples in a microbatch; None without `train.deterministic`."""
+        """Number of examples in a microbatch; None without microbatches."""
         number = self.microbatches
         return None if number is None else self.data.global_batch_size // number
 

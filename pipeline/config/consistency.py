@@ -60,23 +60,29 @@ def count_microbatches(data: DataConfig, optim: OptimConfig, train: TrainConfig)
     return max(n for n in range(1, _DEFAULT_MICROBATCHES + 1) if n == 1 or units % n == 0)
 
 
-def check_deterministic(
-    data: DataConfig, optim: OptimConfig, train: TrainConfig, distribute: DistributeConfig
-) -> str | None:
-    """Some settings contradict `train.deterministic`, and microbatches must divide the batch."""
-    if not train.deterministic:
-        return None
-    if distribute.compression != "none":
-        return (
-            "distribute.compression rounds sums in an order that depends on the number of workers, "
-            "which train.deterministic=true excludes. Set distribute.compression=none. Received: "
-            f"{distribute.compression}"
-        )
-    if distribute.intra_op_threads not in (None, 1):
+def check_deterministic(train: TrainConfig, distribute: DistributeConfig) -> str | None:
+    """Some settings contradict `train.deterministic`."""
+    if train.deterministic and distribute.intra_op_threads not in (None, 1):
         return (
             "distribute.intra_op_threads must be 1 or null with train.deterministic=true, because "
             "several threads sum in an order that depends on their number. Received: "
             f"{distribute.intra_op_threads}"
+        )
+    return None
+
+
+def check_microbatches(
+    data: DataConfig, optim: OptimConfig, train: TrainConfig, distribute: DistributeConfig
+) -> str | None:
+    """Microbatches must divide the batch, and their gradients are summed as integers."""
+    if not train.deterministic and train.microbatches is None:
+        return None
+    if distribute.compression != "none":
+        which = "train.deterministic=true" if train.deterministic else "train.microbatches"
+        return (
+            "distribute.compression rounds sums in an order that depends on the number of workers, "
+            f"which {which} excludes. Set distribute.compression=none. Received: "
+            f"{distribute.compression}"
         )
     unit, batch = microbatch_unit(data, optim), data.global_batch_size
     number = count_microbatches(data, optim, train)

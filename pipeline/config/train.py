@@ -63,10 +63,11 @@ class TrainConfig(Section):
     )
     microbatches: int | None = setting(
         None,
-        "With train.deterministic, number of equal parts into which the global batch is divided. "
+        "Number of equal parts into which the global batch is divided, on any number of workers. "
         "Each worker computes whole parts, so at most this many workers can train. Dropout draws "
-        "for each part, so the number affects the result. null: the largest number up to 8 that "
-        "divides the batch.",
+        "for each part, so the number affects the result. Elastic jobs need it. null: with "
+        "train.deterministic the largest number up to 8 that divides the batch, otherwise the "
+        "batch is divided by the number of workers.",
         ge=1,
         le=1024,
     )

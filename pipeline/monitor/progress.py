@@ -54,6 +54,10 @@ class ProgressDisplay:
         self._evaluation_began_s = 0.0
         self._last_validation: float | None = None
 
+    def enable(self) -> None:
+        """Prints from now on, in a process that has become the chief. It has no terminal."""
+        self._console.quiet = False
+
     def message(self, text: str) -> None:
         """Prints a permanent line."""
         self._console.print(Text(text))

@@ -17,7 +17,10 @@ from pipeline.config import OptimConfig
 from pipeline.optim.parameters import decays, learning_rate_factors
 
 # Runs `update(variable, *values)` on every copy of each variable, in the same way on all replicas.
-Update = Callable[[Callable[..., None], Sequence[tf.Variable], Sequence[Sequence[Any]]], None]
+# `update` returns operations, and so does this function; see `Runtime.update`.
+Update = Callable[
+    [Callable[..., list[Any]], Sequence[tf.Variable], Sequence[Sequence[Any]]], Sequence[Any]
+]
 
 
 # Adam's second moment is the squared gradient in float32, which must not overflow.
@@ -138,7 +141,7 @@ class AdamW:
         scale: tf.Tensor,
         applied: tf.Tensor,
         update: Update,
-    ) -> None:
+    ) -> Sequence[Any]:
         """Applies one update, in replica context.
 
         Args:
@@ -148,6 +151,9 @@ class AdamW:
             update: no parameter, moment or average changes, even if gradients are not finite.
           applied: Integer scalar, the number of updates applied before this one.
           update: The runtime's function that changes variables.
+
+        Returns:
+          The result of `update`.
         """
         config = self._config
         enabled = tf.cast(scale > 0, tf.float32)
@@ -168,11 +174,11 @@ class AdamW:
             m: tf.Variable,
             v: tf.Variable,
             average: tf.Variable | None,
-        ) -> None:
+        ) -> list[Any]:
             own_rate = rate * factor
             if decay:
                 variable.assign_sub(variable * (own_rate * decay))
-            tf.raw_ops.ResourceApplyAdam(
+            adam = tf.raw_ops.ResourceApplyAdam(
                 var=variable.handle,
                 m=m.handle,
                 v=v.handle,
@@ -184,8 +190,9 @@ class AdamW:
                 epsilon=config.epsilon,
                 grad=tf.math.multiply_no_nan(tf.cast(gradient, tf.float32), scale),
             )
-            if average is not None:
-                average.assign_sub((average - variable) * average_rate)
+            if average is None:
+                return [adam]
+            return [adam, average.assign_sub((average - variable) * average_rate, read_value=False)]
 
         decays_by = [config.weight_decay if decays(p) else 0.0 for p in self._parameters]
         slots = [[s.value for s in slots] for slots in (self._momentum, self._velocity)]
@@ -193,7 +200,7 @@ class AdamW:
         arguments = zip(
             self._learning_rate_factors, decays_by, gradients, *slots, averages, strict=True
         )
-        update(update_one, [p.value for p in self._parameters], list(arguments))
+        return update(update_one, [p.value for p in self._parameters], list(arguments))
 
     def swap_averages(self) -> None:
         """Swaps weights and averages, so that evaluation uses the averages. Swap again to undo."""

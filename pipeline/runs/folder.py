@@ -173,7 +173,8 @@ class RunFolder:
         with folder_errors(self.path):
             check_access(self.path, self.checkpoints, self.tensorboard)
             make_folder(self.path, parents=True)
-            self.lock.acquire(report)
+            if not self.lock.is_held:  # an elastic job may begin again
+                self.lock.acquire(report)
             remove_unfinished(self.path)
             check_writable(self.path)
             self.clear_stop_request()

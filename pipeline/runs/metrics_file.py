@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,16 @@ class MetricsFile:
         """
         self._file.flush(sync=True)
 
-    def rewind(self, step: int, evaluates_again: bool) -> list[dict[str, Any]]:
+    def rewind(self, step: int, again: Container[str] = ()) -> list[dict[str, Any]]:
         """Removes the rows that the run writes again when it resumes at `step`.
 
-        Rows of `step` itself are kept, because they were written before its checkpoint. Two are
-        not: the validation row if the run `evaluates_again`, and the test row, which is written
-        after the last checkpoint. Damaged lines are moved to a file with the suffix `.damaged`.
+        Rows of `step` itself are kept, except for the test row, which is written after the last
+        checkpoint. Damaged lines are moved to a file with the suffix `.damaged`. The file is
+        replaced: what another process still writes into the old one is lost.
+
+        Args:
+          step: The step from which the run continues.
+          again: Splits whose rows of that step the run writes again, too.
 
         Returns:
           The rows that are kept.
@@ -71,12 +75,12 @@ class MetricsFile:
           OSError: The file cannot be written.
         """
         self._file.flush()
-        again = {"test"} | ({"validation"} if evaluates_again else set())
         rows, damaged = self._read()
         kept = [
             row
             for row in rows
-            if row["step"] < step or (row["step"] == step and row["split"] not in again)
+            if row["step"] < step
+            or (row["step"] == step and row["split"] != "test" and row["split"] not in again)
         ]
         set_aside(self._path, damaged, self._report)
         replace_file(self._path, "".join(to_json(row) + "\n" for row in kept))

@@ -132,7 +132,7 @@ def check_agreement(runtime: Runtime, config: Config) -> None:
       PipelineError: On every process, with SettingsError's exit code. The message names the rank
         that differs from rank 0, its host, and the differences.
     """
-    own = {"host": socket.gethostname(), "config": config.model_dump(mode="json"), "code": _code()}
+    own = {"host": socket.gethostname(), **settings_and_code(config)}
     first, *others = runtime.all_gather(own)
     for rank, facts in enumerate(others, start=1):
         where = f"rank {rank} on {facts['host']}"
@@ -150,6 +150,11 @@ def check_agreement(runtime: Runtime, config: Config) -> None:
                 + "\nStart all of them with the same recipe and settings",
                 SettingsError.exit_code,
             )
+
+
+def settings_and_code(config: Config) -> dict[str, Any]:
+    """The settings and a digest of the code of this process; JSON-serializable."""
+    return {"config": config.model_dump(mode="json"), "code": _code()}
 
 
 def _differences(first: dict[str, Any], other: dict[str, Any], rank: int) -> list[str]:

@@ -46,18 +46,21 @@ class HorovodRuntime(SingleRuntime):
     def __init__(self, compression: Literal["none", "float16"]) -> None:
         if not tf.config.list_physical_devices("GPU"):
             os.environ.setdefault("HOROVOD_CYCLE_TIME", _CPU_CYCLE_TIME_MS)
-        hvd.init()
-        self.rank = hvd.rank()
-        self.local_rank = hvd.local_rank()
-        self.world_size = self.num_replicas = hvd.size()
         self._wire = _WIRE[compression]
-        super().__init__(_pin_device(hvd.local_rank(), hvd.local_size()))
+        self._connect()
+        super().__init__(self._pin_device())
+        # A graph reads them from variables, because they change in an elastic job.
+        with tf.device("/device:CPU:0"):
+            self._rank_and_size = tf.Variable([self.rank, self.world_size], trainable=False)
 
     def distribute(self, make_dataset: Callable[[int, int, int], tf.data.Dataset]) -> Any:
         return make_dataset(self.rank, self.world_size, 1)
 
     def replica_index(self) -> tf.Tensor:
-        return tf.constant(self.rank, tf.int32)
+        return self._rank_and_size[0]
+
+    def replica_count(self) -> tf.Tensor:
+        return self._rank_and_size[1]
 
     def sum_gradients(
         self, gradients: Sequence[tf.Tensor], name: str = "gradient"
@@ -77,8 +80,8 @@ class HorovodRuntime(SingleRuntime):
     def all_gather(self, value: Any) -> list[Any]:
         return hvd.allgather_object(value, name="all_gather")
 
-    def broadcast(self, variables: Sequence[tf.Variable]) -> None:
-        hvd.broadcast_variables(variables, root_rank=0)
+    def broadcast(self, variables: Sequence[tf.Variable], root: int = 0) -> None:
+        hvd.broadcast_variables(variables, root_rank=root)
 
     def peer_error(self, error: Exception) -> PeerLost | None:
         if any(sign in f"{type(error).__name__}: {error}" for sign in _LOST):
@@ -86,17 +89,34 @@ class HorovodRuntime(SingleRuntime):
         return None
 
     def close(self) -> None:
-        hvd.shutdown()
+        self._disconnect()
 
     def describe(self) -> str:
         return f"{self.world_size} Horovod processes, {super().describe()} each"
+
+    def _connect(self) -> None:
+        hvd.init()
+        self.rank = hvd.rank()
+        self.local_rank = hvd.local_rank()
+        self.world_size = self.num_replicas = hvd.size()
+
+    def _disconnect(self) -> None:
+        hvd.shutdown()
+
+    def _pin_device(self) -> str:
+        return pin_device(hvd.local_rank(), hvd.local_size())
 
     def _sum(self, gradient: tf.Tensor, name: str) -> tf.Tensor:
         sent = gradient if self._wire is None else tf.cast(gradient, self._wire)
         return tf.cast(hvd.allreduce(sent, op=hvd.Sum, name=name), gradient.dtype)
 
 
-def _pin_device(local_rank: int, local_size: int) -> str:
+def pin_device(local_rank: int, local_size: int) -> str:
+    """Selects the GPU of a process, if this host has GPUs, and returns its device name.
+
+    Raises:
+      SettingsError: There are more processes on this host than GPUs.
+    """
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         return "/device:CPU:0"

@@ -21,6 +21,7 @@ from pipeline.runtimes.devices import (
 from pipeline.runtimes.environment import HOSTS, Place, find_place
 from pipeline.runtimes.gathering import gather_by_address, gather_by_store
 from pipeline.runtimes.interfaces import check_interfaces, list_interfaces, uses_gloo
+from pipeline.runtimes.membership import Membership
 from pipeline.runtimes.mirrored import MirroredRuntime
 from pipeline.runtimes.proxies import bypass_proxies, host_of
 from pipeline.runtimes.runtime import Runtime
@@ -88,6 +89,7 @@ def _join(place: Place, config: DistributeConfig) -> Runtime:
         check_interfaces(os.environ, gethostname(), gloo, list_interfaces())
     if place.kind == "horovod":
         try:
+            from pipeline.runtimes.elastic import ElasticRuntime
             from pipeline.runtimes.horovod import HorovodRuntime
         except (ImportError, tf.errors.NotFoundError) as error:
             raise SettingsError(
@@ -95,6 +97,8 @@ def _join(place: Place, config: DistributeConfig) -> Runtime:
                 "TensorFlow, and `make image` builds an image with it. `vit launch --runtime "
                 "multi_worker` does not need it"
             ) from None
+        if (membership := Membership.connect(os.environ)) is not None:
+            return ElasticRuntime(config.compression, membership)
         _gather_for_horovod(place, os.environ)
         return HorovodRuntime(config.compression)
     if place.kind == "multi_worker":

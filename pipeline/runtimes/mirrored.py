@@ -56,15 +56,19 @@ class MirroredRuntime(SingleRuntime):
 
     def update(
         self,
-        function: Callable[..., None],
+        function: Callable[..., list[Any]],
         variables: Sequence[tf.Variable],
         values: Sequence[Sequence[Any]],
-    ) -> None:
+    ) -> Sequence[Any]:
+        def update_one(variable: tf.Variable, *own: Any) -> None:
+            function(variable, *own)
+
         def update_all(strategy: tf.distribute.Strategy, values: Any) -> None:
             for variable, own in zip(variables, values, strict=True):
-                strategy.extended.update(variable, function, args=tuple(own), group=False)
+                strategy.extended.update(variable, update_one, args=tuple(own), group=False)
 
         _context().merge_call(update_all, args=(list(map(tuple, values)),))
+        return []
 
     def describe(self) -> str:
         return f"{self.num_replicas} devices of this machine, mirrored"

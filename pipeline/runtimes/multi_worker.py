@@ -57,7 +57,9 @@ class MultiWorkerRuntime(MirroredRuntime):
         data = json.dumps(value).encode() if self.is_chief else b""
         return json.loads(self._broadcast_bytes(data, self.all_gather(len(data))[0]))
 
-    def broadcast(self, variables: Sequence[tf.Variable]) -> None:
+    def broadcast(self, variables: Sequence[tf.Variable], root: int = 0) -> None:
+        if root:
+            raise ValueError(f"root must be 0. Received: {root}")
         # A collective takes milliseconds even for a small tensor, and a model has hundreds of
         # variables. Many variables are therefore packed into one tensor.
         for group in _groups_of(variables, _BROADCAST_BYTES):

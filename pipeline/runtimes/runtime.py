@@ -30,6 +30,7 @@ class Runtime(ABC):
       world_size: Number of processes.
       num_replicas: Number of model replicas in all processes.
       is_chief: Whether this process is the chief, rank 0, which writes files and messages for all.
+      is_elastic: Whether processes can be lost and join during training.
       parallel_parts: Number of parts of a replica's batch to compute in parallel. On a CPU with few
         cores it is the number of cores, with one thread per part.
     """
@@ -39,6 +40,7 @@ class Runtime(ABC):
     local_rank: int = 0
     world_size: int = 1
     num_replicas: int = 1
+    is_elastic: bool = False
     parallel_parts: int = 1
 
     @property
@@ -78,6 +80,10 @@ class Runtime(ABC):
     def replica_index(self) -> tf.Tensor:
         """Index of this replica among `num_replicas`, int32 scalar. Call in replica context."""
 
+    def replica_count(self) -> tf.Tensor:
+        """`num_replicas` as an int32 scalar, for graphs that outlive a change of the group."""
+        return tf.constant(self.num_replicas, tf.int32)
+
     @abstractmethod
     def sum_gradients(
         self, gradients: Sequence[tf.Tensor], name: str = "gradient"
@@ -92,14 +98,18 @@ class Runtime(ABC):
     @abstractmethod
     def update(
         self,
-        function: Callable[..., None],
+        function: Callable[..., list[Any]],
         variables: Sequence[tf.Variable],
         values: Sequence[Sequence[Any]],
-    ) -> None:
+    ) -> Sequence[Any]:
         """Calls `function(variable, *values)` for each variable, on each replica's copy.
 
         Call in replica context. All replicas must pass equal values. A value that is a variable is
         passed as its copy on the same replica.
+
+        Returns:
+          In a graph, the operations that `function` returns. When they are done, all variables are
+          updated. Empty with tf.distribute, which orders the updates itself.
         """
 
     @abstractmethod
@@ -119,8 +129,49 @@ class Runtime(ABC):
         return self.all_gather(value if self.is_chief else None)[0]
 
     @abstractmethod
-    def broadcast(self, variables: Sequence[tf.Variable]) -> None:
-        """Assigns the chief's values of these variables on every process."""
+    def broadcast(self, variables: Sequence[tf.Variable], root: int = 0) -> None:
+        """Assigns the values of these variables on process `root` on every process.
+
+        Only elastic runtimes support another root than the chief.
+        """
+
+    @property
+    def change_pending(self) -> bool:
+        """Whether processes of an elastic job want to join or leave, or are lost."""
+        return False
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether too few processes of an elastic job are left to train."""
+        return False
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why the launcher of an elastic job asks all processes to stop; None to continue."""
+        return None
+
+    def request_to_leave(self) -> None:
+        """Asks for a change of the group, in which this process of an elastic job leaves."""
+        raise RuntimeError(f"the processes of runtime {self.name} cannot change")
+
+    @property
+    def is_joining(self) -> bool:
+        """Whether this process has not yet joined the others, which train already."""
+        return False
+
+    def leave(self) -> None:
+        """Disconnects this process of an elastic job, which will exit, from the others."""
+        raise RuntimeError(f"the processes of runtime {self.name} cannot change")
+
+    def regroup(self) -> None:
+        """Connects to the processes that train together from now on, in an elastic job.
+
+        Ranks and the number of processes may change, and any process may become the chief.
+
+        Raises:
+          PeerLost: This process cannot continue, because too few others are left.
+        """
+        raise RuntimeError(f"the processes of runtime {self.name} cannot change")
 
     def barrier(self) -> None:
         """Waits until every process has called it."""

@@ -43,17 +43,17 @@ class SingleRuntime(Runtime):
 
     def update(
         self,
-        function: Callable[..., None],
+        function: Callable[..., list[Any]],
         variables: Sequence[tf.Variable],
         values: Sequence[Sequence[Any]],
-    ) -> None:
-        for variable, own in zip(variables, values, strict=True):
-            function(variable, *own)
+    ) -> Sequence[Any]:
+        done = [function(variable, *own) for variable, own in zip(variables, values, strict=True)]
+        return [operation for each in done for operation in each]
 
     def all_gather(self, value: Any) -> list[Any]:
         return [value]
 
-    def broadcast(self, variables: Sequence[tf.Variable]) -> None:
+    def broadcast(self, variables: Sequence[tf.Variable], root: int = 0) -> None:
         pass
 
     def close(self) -> None:

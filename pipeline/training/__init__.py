@@ -4,7 +4,7 @@ assembly.py             builds an experiment from the settings
 experiment.py           data, model, optimizer and runtime of a run in one object
 step.py                 one training step, and the graph that runs several
 gradients.py            the gradients of a replica's batch or of a microbatch
-exact_step.py, fixed_point.py   the step of train.deterministic, and its exact sum of gradients
+exact_step.py, fixed_point.py   the step with microbatches, and the exact sum of their gradients
 input_ahead.py          input that is read ahead although operations are deterministic
 evaluation_step.py      one evaluation step, and the graph that runs several
 loop.py                 fit(): resume, steps, evaluation, checkpoints, stop requests

@@ -14,6 +14,7 @@ from pipeline.data.batch import check_batch, check_examples
 from pipeline.data.decode.problems import SkippedImages
 from pipeline.data.sources.source import DataSource
 from pipeline.data.split import Color
+from pipeline.errors import SettingsError
 from pipeline.model.vit import build_vit
 from pipeline.optim.optimizer import AdamW, LossScale
 from pipeline.optim.parameters import freeze
@@ -26,6 +27,7 @@ from pipeline.training.fixed_point import GradientScale
 from pipeline.training.plugin_checks import check_loss, check_named_code
 from pipeline.training.precision import agree_on_precision
 from pipeline.training.reproducibility import check_repeatable
+from pipeline.training.step import CompletedSteps
 
 
 class EvaluationData(NamedTuple):
@@ -65,6 +67,12 @@ def build(
     """
     if evaluation_data is None:
         check_batch(config, runtime.num_replicas)
+        if runtime.is_elastic and config.microbatches is None:
+            raise SettingsError(
+                "an elastic job needs microbatches, because the number of its workers changes. Set "
+                "train.microbatches to a number that divides data.global_batch_size="
+                f"{config.data.global_batch_size}, or set train.deterministic=true"
+            )
     config = agree_on_precision(config, runtime).config
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -98,8 +106,9 @@ def build(
         optimizer.build(model.variables)
         loss_scale = LossScale() if config.train.precision == "mixed_float16" else None
         gradient_scale = None
-        if config.train.deterministic:
+        if config.microbatches is not None:
             gradient_scale = GradientScale(len(model.trainable_variables))
+        completed = CompletedSteps()
     if evaluation_data is None and config.train.deterministic and config.model.builder:
         on_all(runtime, lambda: check_repeatable(config, model))
     schedule = plan_schedule(config, examples)
@@ -113,6 +122,7 @@ def build(
         optimizer,
         loss_scale,
         gradient_scale,
+        completed,
         schedule,
         schedule.total_steps,
         SkippedImages(),

@@ -85,7 +85,21 @@ class Callbacks:
         self._runtime = runtime
         self._callbacks: dict[str, keras.callbacks.Callback] = {}
         self._model: keras.Model | None = None
+        self._params: dict[str, int] = {}
         self._on_chief(self._load)
+
+    def reload(self) -> None:
+        """Creates the callbacks on a new chief. All processes must call it."""
+        model, params = self._model, self._params
+
+        def reload() -> None:
+            self._load()
+            for callback in self._callbacks.values():
+                callback.set_params(dict(params))
+                callback.set_model(model)
+                callback.on_train_begin({})
+
+        self._on_chief(reload)
 
     @property
     def stop_training(self) -> bool:
@@ -112,9 +126,9 @@ class Callbacks:
           SettingsError: A callback monitors a value that the run does not have.
         """
         params = {"epochs": epochs, "steps": steps_per_epoch, "verbose": 0}
+        self._model, self._params = model, params
 
         def attach() -> None:
-            self._model = model
             model.stop_training = False
             for name, callback in self._callbacks.items():
                 monitor = getattr(callback, "monitor", "")

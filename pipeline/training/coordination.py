@@ -21,20 +21,28 @@ class Proposal(NamedTuple):
     Attributes:
       steps: Number of steps or batches before the next agreement.
       stop: Reason to stop; None to continue.
+      leave: Signal that asks this process of an elastic job to leave; None to stay.
       callbacks_stop: Whether a callback has asked to end training.
       save: Whether a checkpoint is due by time.
+      change: Whether the processes of an elastic job change.
       error: Why the run cannot continue; None if it can.
     """
 
     steps: int
     stop: str | None
+    leave: str | None
     callbacks_stop: bool
     save: bool
+    change: bool
     error: str | None
 
 
 class StopAgreedError(Exception):
     """A process received a stop request, so all processes stop at this step."""
+
+
+class GroupChangeError(Exception):
+    """Processes of an elastic job want to join or leave, so all processes regroup at this step."""
 
 
 class Coordinator:
@@ -78,6 +86,7 @@ class Coordinator:
 
         Raises:
           StopAgreedError: A process received a stop request.
+          GroupChangeError: The processes of an elastic job change.
           PipelineError: The run folder no longer belongs to this job.
         """
         # The first call compiles the graph, so this process and those that wait for it may take
@@ -85,9 +94,11 @@ class Coordinator:
         self.expect(doing, slow=not timer.compiled)
         own = Proposal(
             timer.steps_per_call(),
-            self._stop.reason,
+            self._stop_reason(),
+            self._leave_reason(),
             self._callbacks.stop_training,
             self._saver.due_by_time,
+            self._runtime.change_pending,
             self._lock_error(),
         )
         everyone = [Proposal(*one) for one in self._runtime.all_gather(own)]
@@ -95,6 +106,10 @@ class Coordinator:
             raise PipelineError(error)
         if (reason := next((one.stop for one in everyone if one.stop), None)) is not None:
             raise StopAgreedError(reason)
+        if all(one.leave for one in everyone):  # nobody would be left
+            raise StopAgreedError(everyone[0].leave)
+        if any(one.change for one in everyone):
+            raise GroupChangeError
         return everyone[0]
 
     def expect(self, doing: str, slow: bool = False) -> None:
@@ -104,6 +119,21 @@ class Coordinator:
     def close(self) -> None:
         """Stops the watchdog."""
         self._watchdog.close()
+
+    @property
+    def leaves(self) -> str | None:
+        """The signal that asked this process of an elastic job to leave; None without one."""
+        return self._stop.signal_name if self._runtime.is_elastic else None
+
+    def _stop_reason(self) -> str | None:
+        if not self._runtime.is_elastic:
+            return self._stop.reason
+        return self._runtime.stop_reason or self._stop.reason_for_all
+
+    def _leave_reason(self) -> str | None:
+        if (signal := self.leaves) is not None:
+            self._runtime.request_to_leave()
+        return signal
 
     def _lock_error(self) -> str | None:
         if self._runtime.is_chief:

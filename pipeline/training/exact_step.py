@@ -1,4 +1,4 @@
-"""The training step of `train.deterministic`: the same bits on any number of workers.
+"""The training step with microbatches: the same sums of gradients on any number of workers.
 
 Three things make the result of a step independent of the number of workers. Each microbatch is
 computed by itself, with the same shapes and so the same kernels. Dropout depends on the step and
@@ -49,7 +49,7 @@ def make_exact_gradients(
     Up to `runtime.parallel_parts` microbatches are computed in parallel. Each of them is computed
     in `optim.accumulate_steps` parts.
     """
-    microbatches, replicas = config.microbatches or 1, runtime.num_replicas
+    microbatches = config.microbatches or 1
     one_part = make_gradients_of_part(config, model, loss_scale, xla=config.train.xla == "always")
     add = add_integers if config.train.xla == "never" else fusing()(add_integers)
     variables = model.trainable_variables
@@ -59,6 +59,7 @@ def make_exact_gradients(
     def gradients_of(
         batch: Batch, step: tf.Tensor, replica: tf.Tensor, exponents: tf.Tensor
     ) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
+        replicas = runtime.replica_count()
         first, end = (first_piece(r, microbatches, replicas) for r in (replica, replica + 1))
 
         def add_microbatch(
@@ -108,11 +109,14 @@ def make_exact_step(
         sums, totals, bounds = gradients_of(batch, step, runtime.replica_index(), exponents)
         totals = runtime.sum_gradients(totals)
         (bounds,) = runtime.sum_gradients([bounds], "bounds")
+        # Their sum is exact, too (`metrics`). All replicas have it, so none is needed to know it.
+        (sums,) = runtime.sum_gradients([sums], "metrics")
         finite = bounds[-1] == 0
-        enabled = finite & is_exact(bounds, exponents)
+        with tf.control_dependencies([sums]):
+            enabled = finite & is_exact(bounds, exponents)
         norm = update(to_gradients(totals, exponents), step, applied, enabled)
         norm = tf.where(finite, norm, np.nan)
-        return sums, on_first_replica(runtime, norm), on_first_replica(runtime, bounds)
+        return tuple(on_first_replica(runtime, value) for value in (sums, norm, bounds))
 
     def one_step(batch: Batch, arrived_s: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         # Other entries would change the signature, and XLA would compile again.

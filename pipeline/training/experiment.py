@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -17,7 +17,12 @@ import tensorflow as tf
 
 from pipeline.config import Config
 from pipeline.data.decode.problems import SkippedImages
-from pipeline.data.input import eval_dataset, eval_piece_size, train_dataset
+from pipeline.data.input import (
+    StagesBySize,
+    eval_dataset,
+    eval_piece_size,
+    train_dataset,
+)
 from pipeline.data.shard import Shard
 from pipeline.data.sources.source import DataSource
 from pipeline.optim.optimizer import AdamW, LossScale
@@ -36,6 +41,7 @@ from pipeline.training.input_ahead import reading_ahead
 from pipeline.training.metrics import SUMS, check_counted, mean_metrics
 from pipeline.training.step import (
     TRAIN_SUMS,
+    CompletedSteps,
     Step,
     TrainSteps,
     make_step,
@@ -72,7 +78,8 @@ class Experiment:
 
     Attributes:
       mean, std: Statistics of the pixels per channel, for pixels between 0 and 1.
-      gradient_scale: The scale of exact sums of gradients; None without `train.deterministic`.
+      gradient_scale: The scale of exact sums of gradients; None without microbatches.
+      completed: What the completed steps of a call of `train` have produced.
       total_steps: Number of updates of the whole run.
       skipped: Unreadable images found so far.
       weights_step: Step of the weights that were restored last.
@@ -87,10 +94,13 @@ class Experiment:
     optimizer: AdamW
     loss_scale: LossScale | None
     gradient_scale: GradientScale | None
+    completed: CompletedSteps
     schedule: Schedule
     total_steps: int
     skipped: SkippedImages
     weights_step: int = 0
+    _train_stages: StagesBySize = field(default_factory=dict)
+    _eval_stages: dict[str, StagesBySize] = field(default_factory=dict)
 
     @property
     def steps_per_epoch(self) -> Fraction:
@@ -127,8 +137,11 @@ class Experiment:
                 std=self.std,
                 seed=self.config.seed,
                 start_step=start_step,
-                shard=Shard(index, count, splits, self.config.microbatches),
+                shard=Shard(
+                    index, count, splits, self.config.microbatches, self.runtime.is_elastic
+                ),
                 skipped=self.skipped,
+                stages=self._train_stages,
             )
 
         with reading_ahead():
@@ -158,14 +171,23 @@ class Experiment:
         return TrainResult(totals.numpy(), len(times_s), int(bad), seconds)
 
     def reduce_sums(self, sums: np.ndarray) -> np.ndarray:
-        """Reduces training sums [7, ...] over all processes. All must call it."""
+        """Reduces training sums [7, ...] over all processes. All must call it.
+
+        With exact sums of gradients, each process has the sums of all processes already.
+        """
+        if self.gradient_scale is not None:
+            return sums
         total = self.runtime.all_reduce(sums, "sum")
         total[_GLOBAL_SUMS] = sums[_GLOBAL_SUMS]
         return total
 
     def share_of_sums(self, total: np.ndarray) -> np.ndarray:
         """The inverse of `reduce_sums`: reducing the shares of all processes gives `total`."""
-        own = total if self.runtime.is_chief else np.zeros_like(total)
+        own = (
+            total
+            if self.runtime.is_chief or self.gradient_scale is not None
+            else np.zeros_like(total)
+        )
         own[_GLOBAL_SUMS] = total[_GLOBAL_SUMS]
         return own
 
@@ -200,6 +222,14 @@ class Experiment:
         check_counted(split, examples, counted)
         return mean_metrics(sums) | {"examples": counted, "skipped_examples": examples - counted}
 
+    def evaluate_batches(self, split: str, count: int) -> None:
+        """Evaluates some batches of a split and drops the result, to compile the graph."""
+        iterator, _ = self.eval_iterator(split)
+        with self.averaged_weights():
+            self._eval_steps(
+                iterator, tf.zeros([len(SUMS)], tf.float64), tf.constant(count, tf.int32)
+            )
+
     def eval_batches(self, split: str) -> int:
         """Number of batches in an evaluation of a split."""
         replicas = self.runtime.num_replicas
@@ -216,9 +246,10 @@ class Experiment:
                 data,
                 mean=self.mean,
                 std=self.std,
-                shard=Shard(index, count, splits),
+                shard=Shard(index, count, splits, may_change=self.runtime.is_elastic),
                 skipped=self.skipped,
                 block_size=self.config.microbatch_size or 1,
+                stages=self._eval_stages.setdefault(split, {}),
             )
 
         with reading_ahead():
@@ -272,10 +303,16 @@ class Experiment:
                 arrays.setdefault("applied_updates", arrays["iterations"])
             restore_variables(group, arrays, name, optional=_is_optional)
 
-    def broadcast(self) -> None:
-        """Copies the chief's variables to every process. All must call it."""
+    def broadcast(self, root: int = 0) -> None:
+        """Copies the variables of process `root` to every process. All must call it."""
         groups = self.variables.values()
-        self.runtime.broadcast([v.value for group in groups for v in group.values()])
+        self.runtime.broadcast([v.value for group in groups for v in group.values()], root)
+
+    def broadcast_scale(self, root: int) -> None:
+        """Copies the scale of exact sums of process `root` to every process. All must call it."""
+        if self.gradient_scale is not None:
+            scale = self.gradient_scale.variables.values()
+            self.runtime.broadcast([v.value for v in scale], root)
 
     @cached_property
     def gradients(self) -> GradientsChoice:
@@ -292,7 +329,9 @@ class Experiment:
 
     @cached_property
     def _train_steps(self) -> TrainSteps:
-        return make_train_steps(self.config, self._make_step(), self.optimizer, self.loss_scale)
+        return make_train_steps(
+            self.config, self._make_step(), self.optimizer, self.loss_scale, self.completed
+        )
 
     def _make_step(self) -> Step:
         update = make_update(
@@ -303,7 +342,7 @@ class Experiment:
         return make_exact_step(self.runtime, self.exact_gradients(), self.optimizer, scale, update)
 
     def exact_gradients(self) -> ExactGradients:
-        """The function that computes gradients in deterministic training."""
+        """The function that computes the gradients of microbatches."""
         return make_exact_gradients(self.config, self.model, self.loss_scale, self.runtime)
 
     @cached_property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -55,12 +55,12 @@ class Journal:
         self._drawing: Future[list[tuple[str, bytes]]] | None = None
         self.last_row: dict[str, Any] = {}
 
-    def rewind(self, step: int, evaluates_again: bool) -> dict[str, Any]:
+    def rewind(self, step: int, again: Container[str] = ()) -> dict[str, Any]:
         """Resets metrics.jsonl and TensorBoard to their state at `step`. Chief only.
 
         Args:
           step: The step from which the run resumes.
-          evaluates_again: Whether the run repeats the validation of that step.
+          again: Splits whose rows of that step the run writes again.
 
         Returns:
           The newest row that is kept, which is the result of a finished run; empty if there is
@@ -70,7 +70,7 @@ class Journal:
           RunFolderError: The files cannot be written.
         """
         try:
-            kept = self._metrics.rewind(step, evaluates_again)
+            kept = self._metrics.rewind(step, again)
             self._board = TensorBoardWriter(self._folder.tensorboard, step, self._display.message)
             self._skipped = dict.fromkeys(self._folder.skipped_images())
             self._repaired = self._folder.repaired_images()
@@ -80,6 +80,27 @@ class Journal:
                 "writing, then run the same command again"
             ) from None
         return kept[-1] if kept else {}
+
+    def take_over(self, step: int, again: Container[str]) -> None:
+        """Continues the files of an earlier chief, which may have been lost while it wrote.
+
+        The caller has set `last_row`. The earlier chief may not have written it.
+
+        Args:
+          step: The step from which the run continues.
+          again: Splits whose rows of that step the run writes again.
+        """
+        last, skipped, repaired = self.last_row, self._skipped, self._repaired
+        self.rewind(step, again)
+        places = {(row["step"], row["split"]) for row in self._metrics.rows()}
+        # The test row is written again in any case.
+        if last and last["split"] != "test" and (last["step"], last["split"]) not in places:
+            values = {name: last[name] for name in last if name not in ("step", "epoch", "split")}
+            if last["split"] == "train":
+                values |= self._statistics.read(last["examples_per_second"])
+            self._write(last["step"], last["split"], values)
+        self._report_skipped(set(skipped))
+        self._report_repaired(repaired)
 
     def begin(self, step: int) -> None:
         """Writes the settings and the facts of this start to TensorBoard. Chief only."""

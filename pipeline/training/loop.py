@@ -1,9 +1,9 @@
-"""fit(): resume, training steps, evaluation, checkpoints, stop requests, rollbacks.
+"""fit(): resume, training steps, stop requests, rollbacks, and changes of the processes.
 
 Training steps run in calls of a graph of several steps. The host acts only between calls. A call
 ends when something is due (a row of metrics, an evaluation, a checkpoint, the end of training), or
 after about a second, so that stop requests and the progress bar do not wait longer. Before each
-call, all processes agree on what to do next.
+call, all processes agree on what to do next. `step_actions` has what follows after certain steps.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.errors import Stopped, cause
 from pipeline.monitor.progress import ProgressDisplay
 from pipeline.runs.folder import RunFolder
 from pipeline.runtimes.agreement import on_chief
-from pipeline.training.callbacks import Callbacks, epoch_logs, evaluation_logs
+from pipeline.training.callbacks import Callbacks, evaluation_logs
 from pipeline.training.coordination import Coordinator, StopAgreedError
 from pipeline.training.evaluator import Evaluator
 from pipeline.training.experiment import Experiment
@@ -31,11 +31,14 @@ from pipeline.training.memory import memory_of, out_of_memory
 from pipeline.training.metrics import SUMS, mean_metrics
 from pipeline.training.position import TrainingPosition
 from pipeline.training.profiler import Profiler
+from pipeline.training.regrouping import Regrouping
 from pipeline.training.rollback import Rollback, TrainingFailedError
+from pipeline.training.run_state import RunState
 from pipeline.training.saver import Saver
 from pipeline.training.speed import StepTimer
 from pipeline.training.starting_weights import load_starting_weights
 from pipeline.training.step import TRAIN_SUMS
+from pipeline.training.step_actions import ROW_WRITTEN, StepActions
 from pipeline.training.stop_request import StopRequest
 from pipeline.training.timetable import Timetable
 
@@ -71,9 +74,7 @@ def fit(
     loop = Loop(experiment, folder, display, stop, callbacks)
     try:
         with bad_images_named():
-            loop.resume()
-            loop.train()
-            return loop.finish()
+            return loop.run()
     except StopAgreedError as request:
         raise loop.stop(str(request)) from None
     except tf.errors.ResourceExhaustedError as error:
@@ -126,10 +127,52 @@ class Loop:
             experiment, display, self._journal, self._callbacks, self._coordinator
         )
         self._rollback = Rollback(experiment, folder, display, self._saver, self._coordinator)
-        self._position = TrainingPosition()
-        self._step, self._epoch_is_new = 0, True
-        self._weights_are_bad = False  # Whether they were not finite when they were to be saved.
+        self._state = RunState()
         self._timer = StepTimer()
+        self._actions = StepActions(
+            experiment,
+            self._state,
+            self._timetable,
+            self._timer,
+            self._journal,
+            self._saver,
+            self._callbacks,
+            self._evaluator,
+        )
+        self._regrouping = Regrouping(
+            experiment,
+            folder,
+            display,
+            self._state,
+            self._journal,
+            self._saver,
+            self._callbacks,
+            self._coordinator,
+        )
+        self._has_begun = False
+
+    def run(self) -> dict[str, Any]:
+        """Trains to the end and returns the last row of metrics.
+
+        In an elastic job, training continues after processes were lost, left or joined.
+
+        Raises:
+          StopAgreedError: A process received a stop request.
+        """
+        if self._runtime.is_joining:
+            self._regrouping.prepare()
+            self._regrouping.regroup()
+        while True:
+            try:
+                if not self._regrouping.has_state:
+                    self.resume()
+                    self._regrouping.has_state = True
+                self.train()
+                return self.finish()
+            except Exception as error:  # raised unless the group changes
+                if not self._regrouping.can_continue_after(error):
+                    raise
+            self._regrouping.regroup()
 
     def resume(self) -> None:
         """Restores the newest undamaged checkpoint, and removes metrics written after it.
@@ -139,36 +182,40 @@ class Loop:
         always a checkpoint for a rollback.
         """
         self._coordinator.expect("restoring the newest checkpoint")
-        self._epoch_is_new = True
-        state, self._journal.last_row = on_chief(self._runtime, self._restore_newest)
+        state, found = self._state, on_chief(self._runtime, self._restore_newest)
+        saved, self._journal.last_row = found
         self._experiment.broadcast()
-        if state is not None:
-            self._step = self._saver.saved_step = state["step"]
-            total = TrainingPosition.from_state(state["progress"], self._step)
-            self._position = total.with_sums(self._experiment.share_of_sums)
-        self._display.advance(self._step)
-        if state is None and not self._saver.save(self._step, self._position):
+        if saved is not None:
+            state.step = self._saver.saved_step = saved["step"]
+            total = TrainingPosition.from_state(saved["progress"], state.step)
+            state.position = total.with_sums(self._experiment.share_of_sums)
+        state.epoch_is_new, state.actions = True, StepActions.COUNT
+        if state.position.evaluation_due:  # a stop request interrupted the step's evaluation
+            state.actions = ROW_WRITTEN
+        self._display.advance(state.step)
+        if saved is None and not self._saver.save(state.step, state.position):
             raise TrainingFailedError("the initial weights are not finite. Check model.pretrained")
 
     def train(self) -> None:
-        """Runs training steps until the end, an early stop, or a stop request.
-
-        Raises:
-          StopAgreedError: A process received a stop request.
-        """
-        iterator = self._iterator()
-        self._callbacks.train_begin()
+        """Runs training steps until the end or an early stop."""
+        state, iterator = self._state, self._iterator()
+        if not self._has_begun:
+            self._callbacks.train_begin()
+            self._has_begun = True
         while self._continues():
-            agreed = self._coordinator.agree(self._timer, f"training from step {self._step}")
-            if agreed.save and not self._position.bad_steps:
-                self._save()
+            if self._runtime.is_paused:
+                self._actions.save()
+                self._regrouping.wait_for_more(self._timer)
+            agreed = self._coordinator.agree(self._timer, f"training from step {state.step}")
+            if agreed.save and not state.position.bad_steps:
+                self._actions.save()
             if self._stops_early(agreed.callbacks_stop):
                 return
-            self._profiler.reach(self._step)
+            self._profiler.reach(state.step)
             if self._needs_rollback():
                 iterator = self._roll_back()
             else:
-                self._begin_epoch(self._timetable.epoch_of(self._step))
+                self._actions.begin_epoch()
                 self._run_steps(iterator, agreed.steps)
 
     def finish(self) -> dict[str, Any]:
@@ -176,15 +223,15 @@ class Loop:
         self._profiler.close()
         self._coordinator.expect("writing the last checkpoint", slow=True)
         self._saver.finish()
-        best = self._position.best_step
-        if best is None or (best != self._step and not self._saver.restore_best(best)):
-            best = self._step
+        best = self._state.position.best_step
+        if best is None or (best != self._state.step and not self._saver.restore_best(best)):
+            best = self._state.step
         self._experiment.weights_step = best
         if "test" in self._experiment.source.splits:
             row: dict[str, Any] = self._evaluator.evaluate("test") | {"weights_of_step": best}
-            self._journal.evaluated(self._step, "test", row, best=False)
+            self._journal.evaluated(self._state.step, "test", row, best=False)
         if self._runtime.is_chief:
-            self._journal.end(self._step, best)
+            self._journal.end(self._state.step, best)
         self._callbacks.train_end(evaluation_logs(self._journal.last_row))
         return self._journal.last_row
 
@@ -193,18 +240,19 @@ class Loop:
         self._coordinator.expect("writing the last checkpoint", slow=True)
         # During the evaluation of the test split the model has the best weights, but then this
         # step is saved already.
-        if not self._position.bad_steps:
-            self._save()
+        if not self._state.position.bad_steps:
+            self._actions.save()
         self._saver.finish()
         if self._runtime.is_chief:
             with suppress(OSError):  # the next start deletes the file as well
                 self._folder.clear_stop_request()
         saved = self._saver.saved_step
         result = "and saved"
-        if saved != self._step:
+        if saved != self._state.step:
             result = f"during steps that were not finite; the last saved step is {saved}"
         return Stopped(
-            f"stopped by {reason} at step {self._step}, {result}. Run the same command to resume"
+            f"stopped by {reason} at step {self._state.step}, {result}. Run the same command to "
+            "resume"
         )
 
     def close(self) -> None:
@@ -231,150 +279,88 @@ class Loop:
         elif self._config.model.pretrained is not None:
             pretrained = self._config.model.pretrained
             self._display.message(load_starting_weights(self._experiment, pretrained))
-        last_row = self._journal.rewind(step, evaluates_again=again)
+        last_row = self._journal.rewind(step, {"validation"} if again else ())
         self._journal.begin(step)
         if snapshot is None:
             return None, last_row
         return {"step": step, "progress": snapshot.state["progress"]}, last_row
 
     def _iterator(self) -> Iterator[Any]:
-        return self._experiment.train_iterator(self._step + self._position.passed_over_steps)
+        passed_over = self._state.position.passed_over_steps
+        return self._experiment.train_iterator(self._state.step + passed_over)
 
     def _continues(self) -> bool:
-        if self._position.evaluation_due:  # a stop request interrupted the step's evaluation
-            self._complete_step(is_saved=True)
+        if not self._needs_rollback():
+            self._actions.complete()
         # Bad steps at the end need a rollback, too.
         # If the data set has become smaller, the step may be past the end.
-        at_end = self._step >= self._experiment.total_steps and not self._needs_rollback()
-        return not at_end and not self._position.ended_early
+        at_end = self._step_is_last and not self._needs_rollback()
+        return not at_end and not self._state.position.ended_early
+
+    @property
+    def _step_is_last(self) -> bool:
+        return self._state.step >= self._experiment.total_steps
 
     def _needs_rollback(self) -> bool:
-        too_many = self._position.bad_steps >= self._config.train.max_bad_steps
-        return too_many or self._weights_are_bad
+        too_many = self._state.position.bad_steps >= self._config.train.max_bad_steps
+        return too_many or self._state.weights_are_bad
 
     def _run_steps(self, iterator: Iterator[Any], max_steps: int) -> None:
-        steps = min(self._timetable.next_after(self._step) - self._step, max_steps)
+        state = self._state
+        steps = min(self._timetable.next_after(state.step) - state.step, max_steps)
         start_s = time.monotonic()
-        position = self._position
+        position = state.position
         if not self._timer.compiled:
             self._display.show_activity("compiling the training step")
         result = self._experiment.train(
             iterator, np.asarray(position.sums), steps, position.bad_steps
         )
-        if self._step == 0 and self._runtime.is_chief:
+        if state.step == 0 and self._runtime.is_chief:
             self._journal.draw_initial_pictures()
         if not self._timer.compiled and (reason := self._experiment.gradients.reason) is not None:
             self._display.message(reason)
         self._timer.add(result.steps, time.monotonic() - start_s, result.seconds)
         position.trained(result.sums, result.bad_steps)
-        self._step += result.steps
-        if self._needs_rollback():
-            return
-        self._show_progress()
-        if self._timetable.logs_at(self._step):
-            self._log_training()
-        position.evaluation_due = self._timetable.evaluates_at(self._step)
-        self._complete_step()
-
-    def _complete_step(self, is_saved: bool = False) -> None:
-        """Evaluates, ends the epoch and saves if due, in an order that a resumed run can repeat.
-
-        Args:
-          is_saved: Whether the step was saved before its evaluation, and must be saved again.
-        """
-        epoch = self._timetable.epoch_ending_at(self._step)
-        self._begin_epoch(self._timetable.epoch_of(self._step) if epoch is None else epoch)
-        if self._position.evaluation_due and "validation" in self._experiment.source.splits:
-            self._validate()
-        self._position.evaluation_due = False
-        if epoch is not None:
-            self._end_epoch(epoch)
-        # A checkpoint saved during bad steps would be the target of their rollback.
-        due = self._timetable.saves_at(self._step) and not self._position.bad_steps
-        at_end = self._step == self._experiment.total_steps
-        if due or at_end or self._position.best_step == self._step:
-            self._save(is_saved)
-
-    def _save(self, again: bool = False) -> bool:
-        """Saves the step. If its weights are not finite, a rollback follows instead."""
-        self._weights_are_bad = not self._saver.save(self._step, self._position, again)
-        return not self._weights_are_bad
+        state.step += result.steps
+        state.actions = 0
+        if not self._needs_rollback():
+            self._show_progress()
 
     def _roll_back(self) -> Iterator[Any]:
         """Returns to the last checkpoint, and skips the data of the steps since then."""
-        before = self._position
-        data_step = self._step + before.passed_over_steps
-        self._rollback.prepare(self._step, before, self._weights_are_bad)
+        state, before = self._state, self._state.position
+        data_step = state.step + before.passed_over_steps
+        self._rollback.prepare(state.step, before, state.weights_are_bad)
         self.resume()
-        self._position.rollbacks = before.rollbacks + 1
-        self._position.passed_over_steps = data_step - self._step
-        self._position.bad_steps = 0
-        self._weights_are_bad = False
-        self._rollback.complete(self._step)
+        state.position.rollbacks = before.rollbacks + 1
+        state.position.passed_over_steps = data_step - state.step
+        state.position.bad_steps = 0
+        state.weights_are_bad = False
+        self._rollback.complete(state.step)
         self._timer.reset()
         return self._iterator()
 
-    def _log_training(self) -> None:
-        self._journal.report_skipped()
-        sums = self._experiment.reduce_sums(np.asarray(self._position.sums))
-        waits_s = self._runtime.all_reduce(self._timer.waits_s, "sum") / self._runtime.world_size
-        speed = self._timer.read(waits_s)
-        self._journal.trained(self._step, sums, speed, self._saver.take_blocked_s())
-        self._position.row_written()
-        self._timer.reset()
-
     def _show_progress(self) -> None:
         """Displays the metrics of this process since the last row, without a reduction."""
-        sums = dict(zip(TRAIN_SUMS, self._position.sums, strict=True))
+        sums = dict(zip(TRAIN_SUMS, self._state.position.sums, strict=True))
         if not self._runtime.is_chief or not sums["examples"]:
             return
         rate = self._timer.steps_per_second
         images_per_second = rate and rate * self._config.data.global_batch_size
         values = mean_metrics([sums[name] for name in SUMS])
         self._display.trained(
-            {"step": self._step, **values, "examples_per_second": images_per_second}
+            {"step": self._state.step, **values, "examples_per_second": images_per_second}
         )
-
-    def _validate(self) -> None:
-        row = self._evaluator.evaluate("validation")
-        # The other metric breaks ties, which are frequent with small validation sets.
-        value = [row["accuracy"], -row["loss"]]
-        if self._config.train.best_by == "loss":
-            value.reverse()
-        # The best step is saved, and a checkpoint saved during bad steps would be the target of
-        # their rollback.
-        at_end = self._step == self._experiment.total_steps
-        in_bad_steps = bool(self._position.bad_steps) and not at_end
-        may_be_best = not in_bad_steps and self._saver.is_finite()
-        best = may_be_best and self._position.evaluated(self._step, value)
-        self._journal.evaluated(self._step, "validation", row, best)
-        self._position.epoch_validation = row
-
-    def _begin_epoch(self, epoch: int) -> None:
-        """Calls the callbacks at the start of an epoch, and after a resume within one."""
-        if self._epoch_is_new:
-            self._epoch_is_new = False
-            self._callbacks.epoch_begin(epoch)
-
-    def _end_epoch(self, epoch: int) -> None:
-        if self._callbacks.exist:
-            named = self._experiment.reduce_sums(np.asarray(self._position.epoch_sums))
-            training = mean_metrics(named[: len(SUMS)])
-            rate = float(self._experiment.schedule(tf.constant(self._step - 1)))
-            logs = epoch_logs(training, self._position.epoch_validation, rate)
-            self._callbacks.epoch_end(epoch, logs)
-        self._position.epoch_ended()
-        self._epoch_is_new = True
 
     def _stops_early(self, callback_stops: bool) -> bool:
         patience = self._config.train.early_stopping
-        exhausted = patience is not None and self._position.evaluations_since_best >= patience
-        if (exhausted or callback_stops) and self._step:
+        exhausted = patience is not None and self._state.position.evaluations_since_best >= patience
+        if (exhausted or callback_stops) and self._state.step:
             why = f"no improvement in {patience} evaluations" if exhausted else "a callback"
-            self._display.message(f"stopping early at step {self._step}: {why}")
+            self._display.message(f"stopping early at step {self._state.step}: {why}")
             # The checkpoint records that the run has ended. If it cannot be saved because weights
             # are not finite, a rollback follows and training continues.
-            self._position.ended_early = True
-            self._position.ended_early = self._save(again=True)
-            return self._position.ended_early
+            self._state.position.ended_early = True
+            self._state.position.ended_early = self._actions.save(again=True)
+            return self._state.position.ended_early
         return False

@@ -47,18 +47,25 @@ class Saver:
         self._experiment = experiment
         self._runtime = experiment.runtime
         self._report = report
+        self._folder = folder
+        self._flush_rows = flush_rows
         self.store = CheckpointStore(folder.checkpoints, config.keep, config.keep_every_steps)
-
-        def before_save() -> None:
-            folder.lock.check()
-            flush_rows()
-
-        self._writer = (
-            BackgroundWriter(self.store, report, before_save) if self._runtime.is_chief else None
-        )
+        self._writer: BackgroundWriter | None = None
+        if self._runtime.is_chief:
+            self._writer = self._new_writer()
         self.saved_step = -1
         self._blocked_s = 0.0
         self._saved_at_s = time.monotonic()
+
+    def take_over(self) -> int:
+        """Writes checkpoints from now on, in place of an earlier chief. Chief only.
+
+        Returns:
+          The newest step that the earlier chief has written; -1 if there is none.
+        """
+        self.store.remove_leftovers()
+        self._writer = self._new_writer()
+        return max(self.store.steps(), default=-1)
 
     @property
     def due_by_time(self) -> bool:
@@ -147,6 +154,14 @@ class Saver:
         """Writes the queued checkpoints and ends the background thread."""
         if self._writer is not None:
             self._writer.close()
+            self._writer = None
+
+    def _new_writer(self) -> BackgroundWriter:
+        def before_save() -> None:
+            self._folder.lock.check()
+            self._flush_rows()
+
+        return BackgroundWriter(self.store, self._report, before_save)
 
     def _restore(self, step: int) -> bool:
         try:

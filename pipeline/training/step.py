@@ -30,9 +30,10 @@ def empty_train_sums() -> np.ndarray:
     return np.zeros(len(TRAIN_SUMS))
 
 
-# (batch, its time of arrival float64 in seconds) -> sums of `metrics.SUMS` of this process float64
-#   [4], gradient norm float64, NaN if the update was skipped, and the time it waited for the sum of
-#   gradients, float64 in seconds. It updates the weights. Call it outside replica context.
+# (batch, its time of arrival float64 in seconds) -> sums of `metrics.SUMS` float64 [4], of this
+#   process or, with exact sums of gradients, of all; gradient norm float64, NaN if the update was
+#   skipped; and the time it waited for the sum of gradients, float64 in seconds. It updates the
+#   weights. Call it outside replica context.
 Step = Callable[[Batch, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
 # (iterator, sums so far float64 [7], consecutive bad steps so far int32, number of steps int32)
 #   -> sums float64 [7], consecutive bad steps at the end int32, and for each step its start time
@@ -42,17 +43,42 @@ TrainSteps = Callable[
 ]
 # (gradients summed over all replicas, number of steps before this one, number of updates before
 #   it, whether to update, bool) -> gradient norm float64; NaN if it is not finite, and the update
-#   was skipped. Call it in replica context.
+#   was skipped. It is available when all variables are updated. Call it in replica context.
 Update = Callable[[Sequence[tf.Tensor], tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 
 
+class CompletedSteps:
+    """What the completed steps of a call have produced, in variables.
+
+    A call that an error interrupts returns nothing. These variables and the optimizer's number of
+    steps then describe the steps that it had completed. Create it inside the runtime's scope.
+
+    Attributes:
+      sums: Sums of `TRAIN_SUMS`, float64 [7], including those passed to the call.
+      bad_steps: Number of consecutive bad steps at the end, int32.
+    """
+
+    def __init__(self) -> None:
+        first = tf.VariableAggregation.ONLY_FIRST_REPLICA
+        self.sums = tf.Variable(empty_train_sums(), trainable=False, aggregation=first)
+        self.bad_steps = tf.Variable(0, trainable=False, aggregation=first)
+
+
 def make_train_steps(
-    config: Config, step: Step, optimizer: AdamW, loss_scale: LossScale | None
+    config: Config,
+    step: Step,
+    optimizer: AdamW,
+    loss_scale: LossScale | None,
+    completed: CompletedSteps,
 ) -> TrainSteps:
     """Makes the graph of n training steps. n is a tensor, so one trace serves all values.
 
     A step with a non-finite loss or gradient is skipped: it changes no weights, and adds only to
     the sum of skipped updates. The graph stops after `train.max_bad_steps` consecutive ones.
+
+    An error, such as a lost worker, can interrupt the graph anywhere. A step is then complete or
+    has changed nothing: all its reductions precede its first change of a variable, and the next
+    step begins after the last one.
     """
     max_bad_steps = config.train.max_bad_steps
     time_after = _no_time_after if config.train.deterministic else _time_after
@@ -75,16 +101,25 @@ def make_train_steps(
             arrived_s = time_after(batch)
             input_wait_s = arrived_s - start_s
             sums, norm, reduce_wait_s = step(batch, arrived_s)
-            times_s = times_s.write(done, tf.stack([start_s, input_wait_s, reduce_wait_s]))
             finite = tf.math.is_finite(norm)
-            optimizer.iterations.assign_add(1)
-            optimizer.applied_updates.assign_add(tf.cast(finite, tf.int64))
             if loss_scale is not None:
                 loss_scale.adjust(finite)
             sums = tf.where(finite, sums, tf.zeros_like(sums))
             counts = [tf.where(finite, norm, 0.0), tf.cast(~finite, tf.float64), 1.0]
             totals += tf.concat([sums, tf.stack(counts)], axis=0)
-            return done + 1, totals, tf.where(finite, 0, bad + 1), times_s
+            bad = tf.where(finite, 0, bad + 1)
+            with tf.control_dependencies([totals, bad]):
+                records = [
+                    optimizer.iterations.value.assign_add(1, read_value=False),
+                    optimizer.applied_updates.value.assign_add(
+                        tf.cast(finite, tf.int64), read_value=False
+                    ),
+                    completed.sums.assign(totals, read_value=False),
+                    completed.bad_steps.assign(bad, read_value=False),
+                ]
+            with tf.control_dependencies(records):
+                times_s = times_s.write(done, tf.stack([start_s, input_wait_s, reduce_wait_s]))
+                return done + 1, tf.identity(totals), tf.identity(bad), times_s
 
         times_s = tf.TensorArray(tf.float64, size=0, dynamic_size=True, element_shape=[3])
         _, totals, bad, times_s = tf.while_loop(continues, update, (0, totals, bad, times_s))
@@ -137,17 +172,20 @@ def make_update(
     def update(
         gradients: Sequence[tf.Tensor], step: tf.Tensor, applied: tf.Tensor, enabled: tf.Tensor
     ) -> tf.Tensor:
+        # The norm is computed from all gradients, and each update uses the norm. So no variable
+        # changes before the last gradient is reduced.
         loss_factor = 1.0 if loss_scale is None else 1.0 / loss_scale.value.value
         norm = global_norm(gradients) * tf.cast(loss_factor, tf.float64)
         scale = clip_scale(norm, config.optim.clip_norm)
-        optimizer.apply(
+        updates = optimizer.apply(
             gradients,
             learning_rate=schedule(step),
             applied=applied,
             update=runtime.update,
             scale=tf.where(enabled, scale, 0.0) * loss_factor,
         )
-        return tf.where(scale > 0, norm, np.nan)
+        with tf.control_dependencies(updates if tf.inside_function() else []):
+            return tf.where(scale > 0, norm, np.nan)
 
     return update
 

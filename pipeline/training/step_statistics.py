@@ -52,7 +52,9 @@ class StepStatistics:
             return values | self._device_memory()
         values["model_flops_per_second"] = self._flops * examples_per_second
         if self._peak is not None:
-            values["peak_fraction"] = values["model_flops_per_second"] / self._peak
+            values["peak_fraction"] = values["model_flops_per_second"] / (
+                self._peak * self._experiment.runtime.num_replicas
+            )
         return values | self._device_memory()
 
     def _norms(self) -> tuple[float, float]:
@@ -73,14 +75,12 @@ class StepStatistics:
 
     @cached_property
     def _peak(self) -> float | None:
-        """Peak FLOP/s of all replicas, from `monitor.peak_tflops` or measured; None if unknown."""
+        """Peak FLOP/s of a replica, from `monitor.peak_tflops` or measured; None if unknown."""
         given = self._experiment.config.monitor.peak_tflops
-        replicas = self._experiment.runtime.num_replicas
         if given is not None:
-            return given * 1e12 * replicas
+            return given * 1e12
         parts = self._experiment.runtime.parallel_parts
-        measured = measure_peak(self._experiment.model.compute_dtype, parts)
-        return None if measured is None else measured * replicas
+        return measure_peak(self._experiment.model.compute_dtype, parts)
 
     def _device_memory(self) -> dict[str, float]:
         gpus = tf.config.list_logical_devices("GPU")

@@ -43,10 +43,18 @@ class StopRequest:
         self.file_exists: Callable[[], bool] = lambda: False
 
     @property
+    def signal_name(self) -> str | None:
+        """The name of the signal that was received; None if there was none."""
+        return None if self._signal is None else self._signal.name
+
+    @property
     def reason(self) -> str | None:
         """The source of the request, for messages; None if there is no request."""
-        if self._signal is not None:
-            return self._signal.name
+        return self.signal_name or self.reason_for_all
+
+    @property
+    def reason_for_all(self) -> str | None:
+        """Like `reason`, but without signals, which in an elastic job concern one process."""
         if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
             return f"train.max_time_s={self._max_time_s:g}"
         return "the file `stop`" if self.file_exists() else None

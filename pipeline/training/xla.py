@@ -53,7 +53,7 @@ def choose_gradients(
       on_gpu: Whether this process trains on a GPU.
     """
     several = runtime.num_replicas > 1
-    if config.train.xla != "auto" or config.train.deterministic or several or not on_gpu:
+    if config.train.xla != "auto" or config.microbatches is not None or several or not on_gpu:
         return GradientsChoice(make(config.train.xla == "always"))
     plain, compiled = make(False), make(True)
     plain_s = _time(config, runtime, num_classes, plain)

@@ -144,7 +144,7 @@ def test_a_start_that_failed_before_its_first_checkpoint_leaves_nothing_of_other
     assert CheckpointStore(second.checkpoints).steps() == []
     assert second.skipped_images() == []
     # What training does first at step 0.
-    assert MetricsFile(second.metrics, print).rewind(0, evaluates_again=False) == []
+    assert MetricsFile(second.metrics, print).rewind(0) == []
 
 
 def test_a_damaged_image_may_be_left_out_after_a_start_that_failed_at_it(tmp_path, opened):

@@ -125,7 +125,7 @@ def test_the_names_of_earlier_versions_are_no_longer_written_to(tmp_path, home, 
     folder.write_outcome({"outcome": "stopped"})
     metrics = MetricsFile(folder.metrics, print)
     metrics.append({"step": 1, "split": "train"})
-    metrics.rewind(1, evaluates_again=False)
+    metrics.rewind(1)
     (folder.checkpoints).mkdir()
     for name in ("step-00000001.unfinished", "step-00000001.replaced"):
         (folder.checkpoints / name).symlink_to(home / "kept")
@@ -167,7 +167,7 @@ def test_a_hard_link_to_a_file_of_the_user_is_not_changed(tmp_path, home, opened
     (run / "outcome.json").unlink()
     folder = opened(run)
     folder.begin({"classes": ["a"]}, {"host": "one"})
-    MetricsFile(folder.metrics, print).rewind(0, evaluates_again=False)
+    MetricsFile(folder.metrics, print).rewind(0)
 
 
 def test_a_lock_that_is_none_ends_in_one_error(tmp_path, monkeypatch):

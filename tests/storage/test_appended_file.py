@@ -73,7 +73,7 @@ def test_rewinding_drops_what_is_written_again(tmp_path):
         stream.write('{"step": 20, "spl')  # a crash in the middle of a row
 
     def kept(evaluates_again):
-        metrics.rewind(10, evaluates_again)
+        metrics.rewind(10, {"validation"} if evaluates_again else ())
         return [(row["step"], row["split"]) for row in metrics.rows()]
 
     assert kept(False) == [(5, "train"), (10, "train"), (10, "validation")]
@@ -90,14 +90,14 @@ def test_rewinding_keeps_the_rows_after_a_damaged_line_and_sets_the_line_aside(t
     metrics = MetricsFile(path, said.append)
     assert [row["step"] for row in metrics.rows()] == [1, 2, 3, 4]
     assert metrics.num_damaged() == len(DAMAGED)
-    assert [row["step"] for row in metrics.rewind(3, False)] == [1, 2, 3]
+    assert [row["step"] for row in metrics.rewind(3)] == [1, 2, 3]
     assert path.read_bytes().splitlines() == lines[:3]
     damaged = tmp_path / "metrics.jsonl.damaged"
     assert damaged.read_bytes() == b"".join(line + b"\n" for line in DAMAGED)
     assert len(said) == 1
     assert str(damaged) in said[0]
     metrics.append({"step": 4, "split": "train"})
-    assert metrics.rewind(4, False)[-1]["step"] == 4
+    assert metrics.rewind(4)[-1]["step"] == 4
     assert len(said) == 1
 
 
@@ -105,5 +105,5 @@ def test_a_last_row_without_its_line_break_is_kept(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "split": "train"}\n{"step": 2, "split": "train"}')
     metrics = MetricsFile(path, print)
-    assert [row["step"] for row in metrics.rewind(9, False)] == [1, 2]
+    assert [row["step"] for row in metrics.rewind(9)] == [1, 2]
     assert path.read_text().count("\n") == 2

@@ -37,7 +37,7 @@ def test_only_a_truncated_last_line_is_dropped(tmp_path, end, num_damaged):
     path.write_bytes(line(1) + b"\n" + line(2) + b"\n" + end)
     metrics = MetricsFile(path, said.append)
     assert metrics.num_damaged() == num_damaged
-    assert steps(metrics.rewind(9, False)) == [1, 2]
+    assert steps(metrics.rewind(9)) == [1, 2]
     aside = tmp_path / "metrics.jsonl.damaged"
     assert aside.exists() == bool(num_damaged) == bool(said)
     if num_damaged:
@@ -48,7 +48,7 @@ def test_a_row_behind_the_zeros_of_a_lost_write_is_kept(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(line(1) + b"\n" + b"\0" * 512 + line(2) + b"\n" + line(3) + b"\n")
     metrics = MetricsFile(path, print)
-    assert steps(metrics.rewind(9, False)) == [1, 2, 3]
+    assert steps(metrics.rewind(9)) == [1, 2, 3]
     assert metrics.num_damaged() == 0
 
 
@@ -58,7 +58,7 @@ def test_of_a_step_that_is_there_twice_the_last_row_counts(tmp_path):
             line(2, loss=3.0)]  # fmt: skip
     path.write_bytes(b"\n".join(rows) + b"\n")
     metrics = MetricsFile(path, said.append)
-    kept = metrics.rewind(9, False)
+    kept = metrics.rewind(9)
     assert [(r["step"], r["split"], r.get("loss")) for r in kept] == [
         (2, "validation", None), (1, "train", 1.0), (2, "train", 3.0)
     ]  # fmt: skip
@@ -88,5 +88,5 @@ def test_what_is_set_aside_is_on_disk_before_it_leaves_the_file(tmp_path):
     path.write_bytes(line(1) + b"\nno row\n")
     (tmp_path / "metrics.jsonl.damaged").mkdir()
     with pytest.raises(OSError, match="directory"):
-        MetricsFile(path, print).rewind(9, False)
+        MetricsFile(path, print).rewind(9)
     assert path.read_bytes().endswith(b"no row\n")

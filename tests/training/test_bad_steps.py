@@ -10,7 +10,6 @@ from pipeline.errors import Stopped
 from pipeline.monitor.progress import ProgressDisplay
 from pipeline.runtimes.single import SingleRuntime
 from pipeline.training import experiment as experiment_module
-from pipeline.training.loop import Loop
 from pipeline.training.rollback import TrainingFailedError
 from pipeline.training.step import (
     empty_train_sums,
@@ -18,6 +17,7 @@ from pipeline.training.step import (
     make_train_steps,
     make_update,
 )
+from pipeline.training.step_actions import StepActions
 from tests.training.experiments import tiny
 from tests.training.runs import STEPS, StopAt, assert_same_end, rows, store, train
 
@@ -108,7 +108,7 @@ def test_the_weights_are_those_of_a_run_in_which_the_skipped_steps_never_happene
 
     update = make_update(run.config, run.runtime, run.optimizer, run.schedule, None)
     step = make_step(run.runtime, gradients_of, run.optimizer, update)
-    train_steps = make_train_steps(run.config, step, run.optimizer, None)
+    train_steps = make_train_steps(run.config, step, run.optimizer, None, run.completed)
     train_steps(
         run.train_iterator(0), tf.constant(empty_train_sums()), tf.constant(0), tf.constant(6)
     )
@@ -311,16 +311,16 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_the_best_also_at_the_
 ):
     # They become NaN in steps 10 and 20, once each.
     spoiled = [STEPS, 10]
-    complete_step = Loop._complete_step
+    complete = StepActions.complete
 
-    def spoil(self, is_saved=False):
-        if spoiled and self._step == spoiled[-1]:
+    def spoil(self):
+        if spoiled and self._state.step == spoiled[-1]:
             spoiled.pop()
             average = self._experiment.optimizer.averages["vit/head/bias"]
             average.assign(np.full(average.shape, np.nan))
-        complete_step(self, is_saved)
+        complete(self)
 
-    monkeypatch.setattr(Loop, "_complete_step", spoil)
+    monkeypatch.setattr(StepActions, "complete", spoil)
     said = Said()
     result = train(tmp_path, *EVERY_FIVE, display=said)
     assert not spoiled

@@ -15,7 +15,7 @@ def start(folder, repaired):
         experiment.skipped.add_repaired(name, warning)
     run = RunFolder(folder / "run")
     journal = Journal(experiment, run, ProgressDisplay(20, Fraction(5)))
-    journal.rewind(0, evaluates_again=False)
+    journal.rewind(0)
     journal.report_skipped()
     journal.close()
     return run

@@ -1,0 +1,119 @@
+"""Horovod processes that can be lost and join while the others train.
+
+Horovod is shut down and initialized again inside the living processes. Graphs are not traced again,
+because they read rank and size from variables. Gloo connects the processes: NCCL would also have to
+be aborted (docs/elastic.md).
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import Literal
+
+from pipeline.runtimes.generation import Generation
+from pipeline.runtimes.horovod import HorovodRuntime, pin_device
+from pipeline.runtimes.membership import Membership
+from pipeline.runtimes.sockets import open_sockets, shut_down
+
+# Without a rendezvous, Horovod connects a process to itself only.
+_ALONE = {
+    f"HOROVOD_{scope}{name}": value
+    for scope in ("", "LOCAL_", "CROSS_")
+    for name, value in (("RANK", "0"), ("SIZE", "1"))
+}
+_RENDEZVOUS = ("HOROVOD_GLOO_RENDEZVOUS_ADDR", "HOROVOD_GLOO_RENDEZVOUS_PORT")
+
+
+class ElasticRuntime(HorovodRuntime):
+    """One of the processes of an elastic job.
+
+    A process that starts while others train is at first connected to itself only. It builds and
+    compiles everything, and then joins the others with `regroup`.
+
+    Args:
+      compression: See `HorovodRuntime`.
+      membership: Tells which processes train together.
+
+    Attributes:
+      generation: The group of processes that this one belongs to; None before it joins one.
+    """
+
+    is_elastic = True
+
+    def __init__(self, compression: Literal["none", "float16"], membership: Membership) -> None:
+        self.generation: Generation | None = None
+        self._membership = membership
+        self._others = open_sockets()  # those that Horovod has not opened
+        self._connections: set[tuple[int, str]] | None = None  # unknown while it connects
+        membership.on_broken = self._abort
+        super().__init__(compression)
+
+    @property
+    def is_chief(self) -> bool:
+        return self.rank == 0 and self.generation is not None
+
+    @property
+    def change_pending(self) -> bool:
+        return self._membership.change_pending
+
+    @property
+    def is_joining(self) -> bool:
+        return self.generation is None
+
+    @property
+    def is_paused(self) -> bool:
+        return self.generation is not None and self.generation.paused
+
+    @property
+    def stop_reason(self) -> str | None:
+        return self._membership.stop_reason
+
+    def request_to_leave(self) -> None:
+        self._membership.report(leaving=True)
+
+    def leave(self) -> None:
+        self._disconnect()
+        self._membership.leave()
+
+    def regroup(self) -> None:
+        self._disconnect()
+        self._join_group()
+        self._rank_and_size.assign([self.rank, self.world_size])
+
+    def close(self) -> None:
+        super().close()
+        self._membership.close()
+
+    def describe(self) -> str:
+        return f"{super().describe()}, elastic"
+
+    def _connect(self) -> None:
+        if not self._membership.joins_late:
+            self._join_group()
+            return
+        for name in _RENDEZVOUS:
+            os.environ.pop(name, None)
+        os.environ.update(_ALONE)
+        super()._connect()
+
+    def _join_group(self) -> None:
+        while True:
+            generation = self._membership.wait_for_generation()
+            os.environ.update(generation.variables)
+            self._others, self._connections = open_sockets(), None
+            # It fails if a process is lost meanwhile, and then there will be another group.
+            with suppress(ValueError):
+                super()._connect()
+                self._connections = open_sockets() - self._others
+                self.generation = generation
+                return
+            self._disconnect()
+
+    def _abort(self) -> None:
+        """Ends collectives that wait for a lost process. Called from another thread."""
+        connections = self._connections
+        shut_down(open_sockets() - self._others if connections is None else connections)
+
+    def _pin_device(self) -> str:
+        return pin_device(0, 1)  # the launcher shows each process its own GPU only
