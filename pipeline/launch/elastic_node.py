@@ -24,6 +24,8 @@ _LOG = logging.getLogger(__name__)
 # SIGTERM, and SIGKILL KILL_AFTER_S later.
 OWN_END_S = 20.0
 KILL_AFTER_S = 5.0
+# Imports of large libraries keep other threads of a worker, and so its heartbeats, from running.
+PREPARING_TIMEOUT_S = 120.0
 _TICK_S = 0.02
 _MAX_TAIL_LINE = 400
 
@@ -195,7 +197,7 @@ class ElasticNode:
             # This launcher itself was stopped, and has not heard the workers.
             self._workers.hear_all()
             return
-        for worker in self._workers.silent(limit_s):
+        for worker in self._workers.silent(limit_s, max(limit_s, PREPARING_TIMEOUT_S)):
             # A stopped process must never come back, because the others continue without it.
             reason = f"was killed because it had not answered for {limit_s:g} s"
             self._workers.end(worker, WorkerEnd(-signal.SIGKILL, reason))
@@ -215,6 +217,8 @@ class ElasticNode:
             self._kill_s = min(self._kill_s, end_s)
             self._kill_others_s = now_s + KILL_AFTER_S
             self._signal_others(view, signal.SIGTERM)
+        if view.stop and math.isinf(self._kill_s):  # on other nodes than 0
+            self._kill_s = now_s + self._job.grace_s
         self._over = self._over or self._is_ending(view)
         if now_s >= self._kill_others_s:
             self._signal_others(view, signal.SIGKILL)

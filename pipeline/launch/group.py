@@ -189,7 +189,11 @@ class Group:
             changing |= any(now_s - w.waiting_s >= SETTLE_S for w in self._candidates())
         # A change remains due if the newcomer dies: members may already be waiting.
         self._set(changing=changing or self.view.changing)
-        if self._participants and all(w.report.state == "leaving" for w in self._participants):
+        # If all members want to leave, a newcomer must receive the state from them first.
+        staying = sum(worker.report.state != "leaving" for worker in self._participants)
+        is_full = len(self._participants) >= self._rules.maximum
+        self._set(staying=staying)
+        if self._participants and not staying and (is_full or not self._candidates()):
             self._set(stop=self.view.stop or "every worker was asked to leave")
         if self._first_waiting_s is None:
             return
@@ -243,6 +247,7 @@ class Group:
             members=tuple(worker.member for worker in self._members),
             broken=False,
             changing=False,
+            staying=len(self._members),
             paused=len(self._members) < self._rules.minimum,
             changes=tuple(self._changes),
         )

@@ -62,17 +62,22 @@ class LocalWorkers:
             entry = self._entries.get(worker)
             return entry is not None and entry.heard_s is not None
 
-    def silent(self, timeout_s: float) -> list[str]:
-        """Workers that reported once, but not within the last `timeout_s` seconds."""
+    def silent(self, timeout_s: float, preparing_timeout_s: float) -> list[str]:
+        """Workers that reported once, but not within the last `timeout_s` seconds.
+
+        Args:
+          timeout_s: How long a worker may be silent.
+          preparing_timeout_s: How long it may be silent while it prepares.
+        """
         now_s = self._clock()
+        found = []
         with self._lock:
-            return [
-                worker
-                for worker, entry in self._entries.items()
-                if entry.status.end is None
-                and entry.heard_s is not None
-                and now_s - entry.heard_s > timeout_s
-            ]
+            for worker, entry in self._entries.items():
+                is_preparing = entry.status.report.state == "preparing"
+                limit_s = preparing_timeout_s if is_preparing else timeout_s
+                if entry.status.end is None and entry.heard_s is not None:
+                    found += [worker] if now_s - entry.heard_s > limit_s else []
+        return found
 
     def hear_all(self) -> None:
         """Counts all workers as heard now."""

@@ -25,8 +25,8 @@ __all__ = ["Generation", "Membership"]
 # How often a broken generation is released again: an operation may begin after the first time.
 _RELEASE_EVERY_S = 0.05
 _RETRY_S = 0.1
-# A launcher that has not answered for this long is gone.
-_LAUNCHER_SILENT_S = 10.0
+# A launcher that has not answered for this long hangs. If it ends, the kernel kills this process.
+_LAUNCHER_SILENT_S = 60.0
 _TIMEOUT_S = 5.0
 
 
@@ -102,6 +102,15 @@ class Membership:
     def stop_reason(self) -> str | None:
         """Why the whole job must save and stop, or None."""
         return self._view.stop
+
+    @property
+    def may_leave(self) -> bool:
+        """Whether a member stays that has the state of the training.
+
+        If not, a worker that wants to leave must call `wait_for_generation` once more, so that a
+        newcomer receives the state from it. Without any newcomer, `stop_reason` is set.
+        """
+        return self._view.staying > 0
 
     def report(
         self,

@@ -141,6 +141,7 @@ class GroupView:
       members: Its members, by rank.
       broken: A member is gone. Collectives of this generation fail or wait forever.
       changing: The generation ends at the next step boundary: a worker joins or leaves.
+      staying: Number of members that are alive and do not want to leave.
       paused: There are fewer members than the minimum.
       finished: A worker has completed the run. There will be no other generation.
       stop: Why the workers must save and stop, or None.
@@ -158,6 +159,7 @@ class GroupView:
     members: tuple[Member, ...] = ()
     broken: bool = False
     changing: bool = False
+    staying: _Number = 0
     paused: bool = False
     finished: bool = False
     stop: _Text | None = None

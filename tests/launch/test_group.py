@@ -475,3 +475,23 @@ def test_the_version_changes_with_the_view_only(four):
         four.say("a", step=5)
         four.pass_s(1)
     assert four.view.version == version
+
+
+def test_if_all_members_want_to_leave_a_newcomer_gets_their_state_first():
+    job = Simulation(slots=2, minimum=1).begin("ab")
+    job.end("b")
+    job.wait("a")
+    job.run()
+    job.start("c", 1)
+    job.say("c", "waiting", generation=0)
+    job.say("a", "leaving")
+    assert (job.view.stop, job.view.staying) == (None, 0)
+    job.settle()
+    job.wait("a")
+    assert job.members == "ac"
+    job.say("c", "running")
+    job.say("a", "leaving")
+    assert (job.view.changing, job.view.staying) == (True, 1)
+    job.say("a", "left")
+    job.wait("c")
+    assert (job.members, job.view.stop) == ("c", None)

@@ -42,7 +42,7 @@ class Worker:
         self.join(membership)
         while self._step < self._steps:
             if membership.change_pending or self._interrupted.is_set():
-                if self._leaves:
+                if self._leaves and membership.may_leave:
                     membership.leave()
                     self.note("left")
                     return 75
