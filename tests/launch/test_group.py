@@ -219,7 +219,7 @@ def test_a_newcomer_that_dies_leaves_a_change_without_it(four):
 
 
 def test_a_spare_worker_waits_until_a_member_is_gone():
-    job = Simulation(maximum=2, slots=3)
+    job = Simulation(maximum=2, slots=4)
     for slot, letter in enumerate("abc"):
         job.start(letter, slot)
     job.wait("ab")
@@ -227,6 +227,8 @@ def test_a_spare_worker_waits_until_a_member_is_gone():
     job.wait("c")
     job.settle()
     assert (job.members, job.view.changing) == ("ab", False)
+    job.start("d", 3)
+    job.wait("d")
     job.end("a")
     job.wait("b")
     assert job.members == "bc"
@@ -265,13 +267,25 @@ def test_a_worker_leaves_at_a_step_boundary(four):
     assert four.view.changing
     four.wait("ab")
     four.say("c", "left")
-    four.wait("d")
-    assert (four.view.generation, four.members) == (2, "abd")
-    assert four.view.changes == ("worker h0:2 left",)
-    four.run()
     four.exit("c", 75)
     assert not four.view.broken
     assert not four.view.finished
+    four.wait("d")
+    assert (four.view.generation, four.members) == (2, "abd")
+    assert four.view.changes == ("worker h0:2 left",)
+
+
+def test_a_lost_node_whose_workers_have_left_breaks_nothing():
+    job = Simulation(hosts=2, slots=1, minimum=1)
+    job.start("a", 0)
+    job.start("b", 0, node=1)
+    job.wait("ab")
+    job.run()
+    job.say("b", "left")
+    job.group.lose_node(1, "was lost")
+    assert not job.view.broken
+    job.wait("a")
+    assert (job.members, job.view.changes) == ("a", ("worker h1:0 left",))
 
 
 def test_a_leaving_worker_that_is_killed_first_is_a_death(four):
@@ -334,8 +348,11 @@ def test_other_settings_are_refused_and_the_group_goes_on():
     job.settle()
     assert not job.view.changing
     assert "settings, code or data of worker h0:2 differ" in job.view.refused[identity("c")]
+    job.end("a")
+    job.wait("b")
+    assert job.members == "b"
     job.exit("c", 2)
-    assert (job.view.refused, job.view.give_up, job.members) == ({}, None, "ab")
+    assert (job.view.refused, job.view.give_up, job.members) == ({}, None, "b")
 
 
 def test_different_settings_at_the_start_end_the_job():
@@ -400,6 +417,17 @@ def test_an_exception_before_the_first_generation_ends_the_job():
     assert (job.view.code, job.view.give_up) == (1, "worker h0:0 ended with exit code 1")
 
 
+def test_a_worker_that_stops_before_the_first_generation_is_replaced_unless_the_job_stops():
+    job = Simulation(slots=1, minimum=1)
+    job.start("a", 0)
+    job.exit("a", 75)
+    assert not job.view.finished
+    job.start("b", 0)
+    job.group.stop("SIGTERM")
+    job.exit("b", 75)
+    assert (job.view.finished, job.view.code) == (True, 75)
+
+
 def test_a_worker_killed_before_the_first_generation_is_replaced():
     job = Simulation(slots=2)
     job.start("a", 0)
@@ -415,6 +443,13 @@ def test_if_all_workers_are_lost_the_job_ends(four):
         four.end(letter)
     assert four.view.code == 76
     assert "all workers were lost" in four.view.give_up
+
+
+def test_if_all_are_lost_an_exception_is_the_cause(four):
+    four.exit("a", 5)
+    for letter in "bcd":
+        four.end(letter)
+    assert four.view.code == 5
 
 
 def test_a_stop_admits_no_newcomers_but_survivors_still_meet(four):
@@ -435,13 +470,12 @@ def test_a_stop_admits_no_newcomers_but_survivors_still_meet(four):
 
 
 def test_a_late_request_changes_nothing(four):
-    old = four.workers["b"]
-    four.say("b", "leaving")
-    four.say("b", "running", step=3)
-    version = four.view.version
-    four.workers["b"] = old
-    four.tell()
-    assert four.view.version == version
+    _, old = four.workers["b"]
+    four.end("a")
+    four.wait("b")
+    four.workers["b"] = (0, old)  # "running"
+    four.wait("cd")
+    assert (four.view.generation, four.members) == (2, "bcd")
 
 
 def test_a_lost_node_takes_its_workers_with_it_and_they_never_return():
