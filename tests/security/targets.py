@@ -33,11 +33,20 @@ from pipeline.data.sources.tfrecord import open_tfrecord
 from pipeline.errors import PipelineError
 from pipeline.launch import reports
 from pipeline.launch.bounded_http import RequestReader, RequestRejected
+from pipeline.launch.coordinator import Coordinator
 from pipeline.launch.registry import Registry
 from pipeline.launch.rendezvous import LauncherSession, RejectedRequests
+from pipeline.launch.rules import Rules
 from pipeline.launch.signatures import Signer
 from pipeline.model.weights.files import read_published
 from pipeline.runtimes import messages
+from pipeline.runtimes.worker_reports import (
+    GroupView,
+    Member,
+    NodeReport,
+    WorkerReport,
+    WorkerStatus,
+)
 
 _MAX_PIXELS = 1 << 20
 
@@ -263,19 +272,25 @@ def _images() -> list[bytes]:
 
 
 _FACTS = {"--hosts": "h0,h1"}
+_RULES = Rules(("h0", "h1"), 2, 1, 4, wait_s=0, heartbeat_timeout_s=1e-6)
 
 
 def rendezvous(content: bytes) -> None:
     """What comes to a launcher's port; the first byte chooses what the rest is taken for."""
-    kind, rest = content[0] % 3 if content else 0, content[1:]
+    kind, rest = content[0] % 5 if content else 0, content[1:]
     if kind == 0:
         _read_requests(rest)
         return
     with suppress(ValueError):
         if kind == 1:
             Registry(("h0", "h1"), "a" * 32, _FACTS).update(messages.read(reports.Report, rest))
-        else:
+        elif kind == 2:
             messages.read(reports.View, rest)
+        elif kind == 3:
+            group = Coordinator(_RULES, "a" * 32)
+            group.exchange(messages.read(NodeReport, rest))
+        else:
+            messages.read(GroupView, rest)
 
 
 def _read_requests(content: bytes) -> None:
@@ -303,7 +318,13 @@ def _requests() -> list[bytes]:
         f"Content-Type: application/json\r\nX-Vit-Signature: {'0' * 64}\r\n\r\n"
     )
     hello = b"GET /hello HTTP/1.1\r\nHost: h0\r\n\r\n"
-    return [b"\0" + hello + post.encode() + report, b"\1" + report, b"\2" + view]
+    worker = WorkerStatus("2" * 32, 0, WorkerReport(1, 0, "waiting"))
+    node = messages.write(NodeReport(1, "1" * 32, "a" * 32, 1, -1, (worker,)))
+    group = messages.write(
+        GroupView(3, 1, (Member("2" * 32, 1, 0, "h1"),), refused={"3" * 32: "it differs"})
+    )
+    requests = b"\0" + hello + post.encode() + report
+    return [requests, b"\1" + report, b"\2" + view, b"\3" + node, b"\4" + group]
 
 
 TARGETS = {
