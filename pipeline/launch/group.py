@@ -147,7 +147,8 @@ class Group:
             self._fail(status, f"{worker.name} {reason}")
         else:
             self._lose(worker, reason)
-            if status > 0 and status != 76 and self._failures.add(status, len(self._members)):
+            size, now_s = len(self._members), self._clock()
+            if status > 0 and status != 76 and self._failures.add(status, size, now_s):
                 self._fail(status, f"every worker failed at the same step: {worker.name} {reason}")
 
     def _exclude(self, worker: _Worker, reason: str) -> None:
@@ -258,7 +259,8 @@ class Group:
             return
         present = self._participants if self.view.generation else self._reporting
         if self.view.generation and not present:
-            if all(worker.report.state == "left" for worker in self._members):
+            have_left = all(worker.report.state == "left" for worker in self._members)
+            if have_left or self.view.stop:  # the exit codes say whether a worker was killed
                 self._finish(75)
             else:
                 self._fail(self._failures.code or 76, f"all workers were lost: {self._described}")

@@ -70,9 +70,9 @@ def launch(job: Job) -> Outcome:
         closing(RendezvousClient(job)) as rendezvous,
     ):
         rendezvous.wait_for_all(received)
-        if job.is_elastic:
-            return Outcome(*run_elastic(job, rendezvous, guard, received))
         try:
+            if job.is_elastic:
+                return Outcome(*run_elastic(job, rendezvous, guard, received))
             processes = _start(job, rendezvous, guard, namespaces)
         except SettingsError as error:
             rendezvous.fail(str(error))

@@ -31,6 +31,7 @@ class RemoteGroup:
       connect: Opens a connection to node 0.
       heartbeat_timeout_s: How long node 0 may be silent before the workers count as lost.
       elastic_timeout_s: How long node 0 may be silent before this node gives up.
+      job_error: Returns why node 0 has ended the job before it began, or None.
     """
 
     def __init__(
@@ -41,9 +42,10 @@ class RemoteGroup:
         connect: Callable[[], Connection],
         heartbeat_timeout_s: float,
         elastic_timeout_s: float,
+        job_error: Callable[[], str | None],
     ) -> None:
         self._report = NodeReport(index, launcher, attempt, 0, NO_VERSION, ())
-        self._connect = connect
+        self._connect, self._job_error = connect, job_error
         self._release_s = heartbeat_timeout_s * _RELEASE_SHARE
         self._give_up_s = max(heartbeat_timeout_s, elastic_timeout_s)
         self._changed = threading.Condition()
@@ -80,7 +82,9 @@ class RemoteGroup:
     def advance(self) -> GroupView:
         """Releases the workers or gives up when node 0 is silent. Call it regularly."""
         silent_s = time.monotonic() - self._answered_s
-        if silent_s > self._give_up_s:
+        if (error := self._job_error()) is not None:
+            self._give_up(error)
+        elif silent_s > self._give_up_s:
             self._give_up(f"the launcher of node 0 has not answered for {silent_s:.0f} s")
         elif silent_s > self._release_s and self._view.generation:
             self._show(replace(self._view, broken=True))

@@ -147,6 +147,7 @@ class RendezvousClient:
             self._connect,
             job.heartbeat_timeout_s,
             job.elastic_timeout_s,
+            lambda: self._view.error if self._view else None,
         )
 
     def update_report(

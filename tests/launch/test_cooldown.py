@@ -27,16 +27,22 @@ def test_failures_are_forgotten_after_a_time_without_any():
 def test_as_many_exceptions_at_one_step_as_workers_are_a_fault_of_all():
     failures = Failures()
     failures.note_step(7)
-    assert [failures.add(1, size) for size in (3, 2, 1)] == [False, False, True]
+    assert [failures.add(1, size, 0.0) for size in (3, 2, 1)] == [False, False, True]
 
 
 def test_a_completed_step_shows_that_a_fault_is_not_of_all():
     failures = Failures()
     failures.note_step(7)
-    assert not failures.add(5, 2)
+    assert not failures.add(5, 2, 0.0)
     assert failures.code == 5
     failures.note_step(7)  # a late report of the same step
     assert failures.code == 5
     failures.note_step(8)
     assert failures.code == 0
-    assert not failures.add(5, 2)
+    assert not failures.add(5, 2, 1.0)
+
+
+def test_exceptions_far_apart_are_not_of_all():
+    failures = Failures()
+    assert [failures.add(5, 2, now_s) for now_s in (0.0, 601.0, 1300.0)] == [False] * 3
+    assert failures.add(5, 2, 1310.0)

@@ -147,7 +147,9 @@ def link(server, timeout_s=15.0, attempt=ATTEMPT):
     def connect():
         return Connection(("127.0.0.1", server.port), HOSTS[0], Signer(TOKEN), 2)
 
-    return closing(RemoteGroup(1, LAUNCHER, attempt, connect, timeout_s, 2 * timeout_s))
+    return closing(
+        RemoteGroup(1, LAUNCHER, attempt, connect, timeout_s, 2 * timeout_s, lambda: None)
+    )
 
 
 def wait_until(condition, timeout_s=5.0):

@@ -445,6 +445,13 @@ def test_if_all_workers_are_lost_the_job_ends(four):
     assert "all workers were lost" in four.view.give_up
 
 
+def test_workers_that_are_killed_after_a_stop_end_the_job_without_another_reason(four):
+    four.group.stop("SIGTERM")
+    for letter in "abcd":
+        four.end(letter)
+    assert (four.view.finished, four.view.give_up) == (True, None)
+
+
 def test_if_all_are_lost_an_exception_is_the_cause(four):
     four.exit("a", 5)
     for letter in "bcd":

@@ -12,15 +12,14 @@ class Members:
     def __init__(self, vit, folder):
         self._vit, self._folder = vit, folder
 
-    def start(self, options, actions="1000000"):
-        return self._vit.start(
-            f"{options} -- {self._folder} {actions}", script="member.py", TF_CONFIG="stale"
-        )
+    def start(self, options, actions="1000000", **variables):
+        words = f"{options} -- {self._folder} {actions}"
+        return self._vit.start(words, script="member.py", TF_CONFIG="stale", **variables)
 
-    def start_node(self, index, options, actions="1000000"):
+    def start_node(self, index, options, actions="1000000", **variables):
         """Starts the launcher of one of two nodes."""
         return self.start(
-            f"--hosts {TWO} --port {self._vit.port} --index {index} {options}", actions
+            f"--hosts {TWO} --port {self._vit.port} --index {index} {options}", actions, **variables
         )
 
     def notes(self, event):

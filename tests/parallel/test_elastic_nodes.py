@@ -89,6 +89,25 @@ def test_a_node_that_is_asked_to_end_leaves_the_job(members, two):
     assert time.monotonic() - stopped_s < 5
 
 
+def test_workers_that_ignore_the_stop_are_killed_on_all_nodes_after_the_grace(members):
+    options = f"{OPTIONS} --grace-s 1"
+    launchers = [members.start_node(index, options, "1000000 step=60") for index in (0, 1)]
+    members.wait_for(1)
+    code, _, err = stop(launchers[0])
+    assert code == 137
+    assert "not all workers ended within --grace-s 1" in err
+    assert end(launchers[1])[0] == 137
+
+
+def test_a_wrong_interface_on_node_0_ends_all_nodes(vit, members):
+    other = members.start_node(1, OPTIONS)
+    first = members.start_node(0, OPTIONS, HOROVOD_GLOO_IFACE="no-such-interface")
+    assert end(first)[0] == 2
+    code, _, err = end(other)
+    assert code == 2
+    assert "no-such-interface" in err
+
+
 def test_both_nodes_succeed_together(members):
     launchers = [members.start_node(index, OPTIONS, "20") for index in (0, 1)]
     assert [end(launcher) for launcher in launchers] == [(0, "", "")] * 2
