@@ -187,10 +187,10 @@ class Regrouping:
         if not self._runtime.is_chief:
             self._stop_leading()
         self._runtime.barrier()
-        self._leads = self._runtime.is_chief
         # The earlier chief may not have finished writing the newest checkpoint.
         self._saver.saved_step = on_chief(self._runtime, self._take_over)
         self._callbacks.reload()
+        self._leads = self._runtime.is_chief
 
     def _stop_leading(self) -> None:
         """Writes what is pending and gives up the run folder."""
@@ -208,7 +208,8 @@ class Regrouping:
           The step of the newest checkpoint.
         """
         try:
-            self._folder.lock.acquire(self._display.message)
+            if not self._folder.lock.is_held:  # it is if this is repeated after another loss
+                self._folder.lock.acquire(self._display.message)
         except SettingsError as error:
             raise PeerLost(f"another part of the job holds the run folder: {error}") from None
         self._display.enable()

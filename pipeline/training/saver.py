@@ -63,6 +63,7 @@ class Saver:
         Returns:
           The newest step that the earlier chief has written; -1 if there is none.
         """
+        self.close()  # if this is repeated after another loss
         self.store.remove_leftovers()
         self._writer = self._new_writer()
         return max(self.store.steps(), default=-1)
