@@ -4,7 +4,7 @@ It joins the group, counts steps, and writes what it sees to FOLDER/WORKER.jsonl
 line. It ends with exit code 0 after STEPS steps, and 75 when the job stops or it is asked to leave.
 
 Actions: prepare=SECONDS, step=SECONDS (the time of a step), fingerprint=TEXT, late_fingerprint=TEXT
-(of workers that start when there is a group already), raise_at=STEP.
+(of workers that start when there is a group already), raise_at=STEP, hang_at=STEP.
 """
 
 import json
@@ -53,6 +53,8 @@ class Worker:
                 return 75
             if self._step == int(self._actions.get("raise_at", -1)):
                 raise RuntimeError("a fault of the code")
+            if self._step == int(self._actions.get("hang_at", -1)):
+                time.sleep(1000)
             self._interrupted.wait(float(self._actions.get("step", 0.02)))
             self._step += 1
             membership.report(step=self._step)
