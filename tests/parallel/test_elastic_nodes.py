@@ -91,7 +91,7 @@ def test_a_node_that_is_asked_to_end_leaves_the_job(members, two):
 
 def test_workers_that_ignore_the_stop_are_killed_on_all_nodes_after_the_grace(members):
     options = f"{OPTIONS} --grace-s 1"
-    launchers = [members.start_node(index, options, "1000000 hang_at=3") for index in (0, 1)]
+    launchers = [members.start_node(index, options, "1000000 hang_at=0") for index in (0, 1)]
     members.wait_for(1)
     code, _, err = stop(launchers[0])
     assert code == 137
