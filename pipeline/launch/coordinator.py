@@ -134,7 +134,7 @@ class Coordinator:
         for index, node in self._nodes.items():
             if node.is_lost:
                 continue
-            if now_s - before_s > limit_s / 5:
+            if now_s - before_s > limit_s / 2:
                 node.heard_s = now_s  # this launcher itself was stopped, and has heard nobody
             elif now_s - node.heard_s > limit_s:
                 self._lose_node(index, f"was lost: its node had not answered for {limit_s:g} s")

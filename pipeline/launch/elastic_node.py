@@ -193,7 +193,7 @@ class ElasticNode:
         limit_s = self._job.heartbeat_timeout_s
         now_s, before_s = time.monotonic(), self._tick_s
         self._tick_s = now_s
-        if now_s - before_s > limit_s / 5:
+        if now_s - before_s > limit_s / 2:
             # This launcher itself was stopped, and has not heard the workers.
             self._workers.hear_all()
             return

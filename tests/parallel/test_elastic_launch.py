@@ -71,6 +71,17 @@ def test_a_silent_worker_is_killed_and_never_returns(members):
     assert stop(launcher)[0] == 75
 
 
+def test_a_launcher_that_was_stopped_itself_kills_no_worker(members):
+    launcher = members.start("--slots 2 --min-workers 1 --heartbeat-timeout-s 1")
+    members.wait_for(1)
+    launcher.send_signal(signal.SIGSTOP)
+    time.sleep(2)
+    launcher.send_signal(signal.SIGCONT)
+    time.sleep(1.5)
+    assert {note["number"] for note in members.notes("generation")} == {1}
+    assert stop(launcher)[0] == 75
+
+
 def test_a_worker_leaves_on_sigterm_and_the_others_do_not_break(members):
     launcher = members.start("--slots 3 --min-workers 2")
     members.wait_for(1)
