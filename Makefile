@@ -14,7 +14,7 @@ $(error nvidia-smi fails: $(shell timeout 30 nvidia-smi -L 2>&1 | head -n 3). \
     Repair the driver, or name what to install: make FLAVOUR=cpu or FLAVOUR=gpu)
 endif
 
-.PHONY: train check test lint chaos check-security audit benchmark benchmark-accuracy benchmark-reproducibility check-plan image requirements test-image test-cluster docs horovod horovod-gpu-build clean
+.PHONY: train check test lint chaos chaos-elastic check-security audit benchmark benchmark-accuracy benchmark-reproducibility check-plan image requirements test-image test-cluster docs horovod horovod-gpu-build clean
 
 train: $(VENV)/installed-$(FLAVOUR)
 	$(BIN)/vit train digits
@@ -41,6 +41,11 @@ docs: $(VENV)/installed-docs
 # make chaos CHAOS="--kills-single 10 --kills-two-ranks 4"
 chaos: $(VENV)/installed-test horovod
 	$(BIN)/python -m tests.chaos.chaos $(CHAOS)
+
+# Elastic jobs, disturbed 300 times: two hours. For fewer:
+# make chaos-elastic CHAOS="--disturbances 20 --slots 2,3"
+chaos-elastic: $(VENV)/installed-test horovod
+	$(BIN)/python -m tests.chaos.elastic $(CHAOS)
 
 # Fuzzes every parser of foreign bytes, a minute each, then asks for known vulnerabilities of the
 # packages. An hour each: make check-security FUZZ="--seconds 3600"

@@ -54,7 +54,8 @@ class Training:
             self.process = subprocess.Popen(
                 [str(word) for word in command],
                 cwd=folder,
-                env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", name: value},
+                env=os.environ
+                | {"PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1", name: value},
                 stdout=stream,
                 stderr=subprocess.STDOUT,
             )
@@ -102,6 +103,11 @@ class Training:
 
     def signal_rank(self, rank, number=signal.SIGTERM):
         os.kill(self.ranks()[rank], number)
+
+
+def python_path():
+    """This project first, and then what PYTHONPATH names."""
+    return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
 
 def train_command(recipe, *settings, slots=1, tamper=None):

@@ -1,0 +1,235 @@
+"""Disturbs elastic jobs at random moments, and shows that they end as if nothing had happened.
+
+    python -m tests.chaos.elastic --disturbances 300 --seed 0 --slots 2,3,4
+
+Workers are killed, stopped, and asked to leave; new ones join. At its end, each run must have the
+weights, the optimizer and the averages of an undisturbed single process, bit for bit, and the same
+rows of metrics. The exit code is 0 only where all held. It takes some 25 s a disturbance.
+"""
+
+import argparse
+import hashlib
+import os
+import random
+import shutil
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+from tests.chaos.disturbances import ANY_TIME, FIRST, JOIN, LAST, Disturber
+from tests.chaos.elastic_job import LIMIT_S, ElasticJob
+from tests.chaos.run_under_fire import ChaosError
+from tests.parallel.launches import Launches
+from tests.parallel.trainings import (
+    Training,
+    different_tensors,
+    leftovers,
+    newest,
+    read_rows,
+    train_command,
+)
+
+# Long enough that processes on a busy machine are not taken for lost.
+_HEARTBEAT_S = 4.0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--disturbances", type=int, default=300, help="the least number of them")
+    parser.add_argument("--seed", type=int, default=0, help="of the random moments")
+    parser.add_argument("--slots", default="2,3,4", help="numbers of workers, used in turn")
+    parser.add_argument("--steps", type=int, default=800, help="of each run")
+    parser.add_argument("--kinds", default="", help="only those with this in their name")
+    parser.add_argument("--results", type=Path, help="file for the table")
+    parser.add_argument("--keep", action="store_true", help="keep run folders and logs")
+    arguments = parser.parse_args()
+    # So that what was started is ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # A worker that hangs prints its stacks.
+    os.environ["PYTHONFAULTHANDLER"] = "1"
+    if find_spec("horovod") is None:
+        sys.exit("Horovod is not built: make horovod")
+    folder = Path(tempfile.mkdtemp(prefix="chaos-elastic-"))
+    chaos = ElasticChaos(folder, arguments)
+    chaos.run()
+    table = chaos.describe()
+    print(table)
+    if arguments.results:
+        arguments.results.write_text(table)
+    if chaos.failures or arguments.keep:
+        print(f"run folders and logs: {folder}")
+    else:
+        shutil.rmtree(folder)
+    return 1 if chaos.failures else 0
+
+
+class ElasticChaos:
+    """Runs of one recipe that are disturbed, and the undisturbed one.
+
+    Attributes:
+      failures: What did not hold, by run.
+    """
+
+    def __init__(self, folder, arguments):
+        self.failures = {}
+        self._folder, self._arguments = folder, arguments
+        self._reference = folder / "undisturbed"
+        self._chance = random.Random(arguments.seed)
+        self._outcomes, self._runs = [], 0
+        self._start_s = time.monotonic()
+        self._pending = {group: [] for group in (FIRST, ANY_TIME, LAST)}
+
+    def run(self):
+        self._run_undisturbed()
+        slots = [int(number) for number in self._arguments.slots.split(",")]
+        done = 0
+        while done < self._arguments.disturbances:
+            number_of_slots = slots[self._runs % len(slots)]
+            self._runs += 1
+            name = f"run-{self._runs:03d}"
+            launches = Launches()
+            try:
+                self._run_disturbed(name, launches, number_of_slots)
+                print(f"{name}: bit-identical", flush=True)
+            except (ChaosError, AssertionError, PipelineError) as error:
+                self.failures[name] = str(error)
+                print(f"{name}: FAILED: {str(error)[:2000]}", flush=True)
+            finally:
+                launches.clean_up()
+            done = sum(outcome.kind != JOIN for outcome in self._outcomes)
+
+    def describe(self):
+        """The table of results."""
+        lines = [
+            f"{'':<32}{'number':>8}{'next step after, s':>26}{'regrouping, s':>20}",
+            f"{'':<40}{'median':>16}{'worst':>10}{'median':>10}{'worst':>10}",
+        ]
+        for kind in (*FIRST, *ANY_TIME, *LAST, JOIN):
+            outcomes = [outcome for outcome in self._outcomes if outcome.kind == kind]
+            if outcomes:
+                after = _summary([outcome.to_next_step_s for outcome in outcomes])
+                took = _summary([outcome.regrouping_s for outcome in outcomes])
+                lines.append(f"{kind:<32}{len(outcomes):>8}{after[0]:>16}{after[1]:>10}"
+                             f"{took[0]:>10}{took[1]:>10}")  # fmt: skip
+        number = sum(outcome.kind != JOIN for outcome in self._outcomes)
+        minutes = (time.monotonic() - self._start_s) / 60
+        lines.append(
+            f"{number} disturbances of {self._runs} runs in {minutes:.0f} minutes, "
+            f"{self._runs - len(self.failures)} of them bit-identical with one undisturbed process"
+        )
+        lines += [f"{name} FAILED: {why.splitlines()[0]}" for name, why in self.failures.items()]
+        return "\n".join(lines) + "\n"
+
+    def _command(self, run, launch=()):
+        settings = (
+            f"run.dir={run}", f"train.max_steps={self._arguments.steps}",
+            "train.deterministic=true", "distribute.intra_op_threads=1",
+            "model.depth=2", "data.global_batch_size=48",
+            "checkpoint.every_steps=40", "checkpoint.every_epochs=null",
+            "train.log_every_steps=20", "train.evaluate_every_steps=100",
+            "monitor.report=false", "monitor.pictures=false",
+        )  # fmt: skip
+        return [*launch, *train_command("digits", *settings)]
+
+    def _run_undisturbed(self):
+        launches = Launches()
+        log = self._folder / "undisturbed.log"
+        try:
+            training = Training(launches, log, self._command(self._reference))
+            code, text = training.end(LIMIT_S + self._arguments.steps)
+        finally:
+            launches.clean_up()
+        if code != 0:
+            raise ChaosError(f"the undisturbed run ended with {code}:\n{text}")
+        seconds = time.monotonic() - self._start_s
+        print(f"undisturbed: {seconds:.0f} s, SHA-256 {digest(self._reference)}", flush=True)
+
+    def _run_disturbed(self, name, launches, slots):
+        run, chance = self._folder / name, self._chance
+        minimum = chance.choice([1, 1, min(2, slots - 1)])
+        launch = [
+            sys.executable, "-m", "jobs.cli", "launch", "--hosts", "localhost", "--slots", slots,
+            "--min-workers", minimum, "--heartbeat-timeout-s", _HEARTBEAT_S, "--",
+        ]  # fmt: skip
+        plan = self._plan(chance)
+        print(f"{name}: {slots} workers, at least {minimum}: {', '.join(plan)}", flush=True)
+        command = self._command(run, launch)
+        job = ElasticJob(launches, self._folder / f"{name}.log", command, run)
+        disturber = Disturber(job, chance, self._arguments.steps, _HEARTBEAT_S)
+        try:
+            for kind in plan:
+                if not disturber.disturb(kind):
+                    break
+            code = job.end(LIMIT_S + self._arguments.steps)
+        finally:
+            disturber.finish()
+            self._outcomes += disturber.outcomes
+        if disturber.all_killed and code != 0:
+            if code != 76:
+                raise ChaosError(f"all workers were killed, and the job ended with {code}, not 76")
+            job = ElasticJob(launches, self._folder / f"{name}-again.log", command, run)
+            code = job.end(LIMIT_S + self._arguments.steps)
+        if code != 0:
+            raise ChaosError(f"the job ended with {code}")
+        compare(run, self._reference)
+
+    def _plan(self, chance):
+        """Kinds of the disturbances of one run, in their order."""
+        plan = [self._next(FIRST)] if chance.random() < 0.5 else []
+        plan += [self._next(ANY_TIME) for _ in range(chance.randint(2, 4))]
+        plan += [self._next(LAST)] if chance.random() < 0.5 else []
+        return list(filter(None, plan))
+
+    def _next(self, group):
+        """Takes each kind of a group once before any of them again."""
+        pending = self._pending[group]
+        if not pending:
+            pending += [kind for kind in group if self._arguments.kinds in kind]
+            self._chance.shuffle(pending)
+        return pending.pop() if pending else None
+
+
+def compare(run, reference):
+    """Raises if the run did not end as the undisturbed one."""
+    ours, theirs = newest(run), newest(reference)
+    if ours.step != theirs.step:
+        raise ChaosError(f"it ends at step {ours.step}, not {theirs.step}")
+    if different := different_tensors(ours, theirs):
+        raise ChaosError(f"tensors that are not equal bit for bit: {', '.join(different)}")
+    rows, expected = read_rows(run), read_rows(reference)
+    places = [(row["step"], row["split"]) for row in rows]
+    if len(set(places)) != len(places):
+        raise ChaosError("metrics.jsonl has a step and split twice")
+    if places != [(row["step"], row["split"]) for row in expected]:
+        missing = {(row["step"], row["split"]) for row in expected} ^ set(places)
+        raise ChaosError(f"metrics.jsonl has other rows than the undisturbed run's: {missing}")
+    for row, other in zip(rows, expected, strict=True):
+        if row != other:
+            raise ChaosError(f"rows differ: {row} and {other}")
+    if left := leftovers(run):
+        raise ChaosError(f"left in the run folder: {left}")
+
+
+def digest(run):
+    """SHA-256 of all tensors of the newest checkpoint."""
+    tensors = newest(run).tensors
+    sha = hashlib.sha256()
+    for group in sorted(tensors):
+        for name in sorted(tensors[group]):
+            sha.update(f"{group}/{name}".encode() + tensors[group][name].tobytes())
+    return sha.hexdigest()
+
+
+def _summary(values):
+    """Median and worst as text."""
+    known = [value for value in values if value is not None]
+    return (f"{statistics.median(known):.2f}", f"{max(known):.2f}") if known else ("-", "-")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
