@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.api.results import Metrics, RunResult
 from pipeline.api.settings import as_overrides
 from pipeline.config import Config, load_config
-from pipeline.errors import PipelineError, Stopped
+from pipeline.errors import PeerLost, PipelineError, Stopped
 from pipeline.monitor.phase import PhaseDisplay
 from pipeline.recipes import find_recipe
 from pipeline.report.write import best_step
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from pipeline.training.callbacks import Callbacks
     from pipeline.training.experiment import Experiment
 
-T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 
 
@@ -204,24 +203,39 @@ def _join(start: Start, stop: StopRequest, phases: PhaseDisplay) -> RunResult:
         closing(folder),
         runtime.noticing_lost_peers(),
     ):
-        ready = _with_those_left(runtime, lambda: _prepare(start, runtime, phases))
-        row = _fit(start, ready, stop, phases) if isinstance(ready, Prepared) else ready
-        found = _with_those_left(runtime, lambda: on_chief(runtime, lambda: _result_rows(folder)))
+        ready = _prepare_with_those_left(start, runtime, phases)
+        if isinstance(ready, Prepared):
+            row, found = _fit(start, ready, stop, phases)
+        else:
+            row, found = ready, on_chief(runtime, lambda: _result_rows(folder))
         if runtime.is_chief:
             start.show_result(folder, row)
-        runtime.barrier()
+        try:
+            runtime.barrier()
+        except Exception as error:  # the run is complete, whoever is lost now
+            if not _lost_another(runtime, error):
+                raise
         return _as_result(folder, found)
 
 
-def _with_those_left(runtime: Runtime, function: Callable[[], T]) -> T:
-    """Calls a function, and again if a process of an elastic job is lost meanwhile."""
+def _prepare_with_those_left(
+    start: Start, runtime: Runtime, phases: PhaseDisplay
+) -> Prepared | dict[str, Any]:
+    """Calls `_prepare`, and again if a process of an elastic job is lost meanwhile."""
+    from pipeline.training.regrouping import regroup_while_preparing
+
     while True:
         try:
-            return function()
+            return _prepare(start, runtime, phases)
         except Exception as error:  # raised unless a process is lost
-            if not runtime.is_elastic or runtime.peer_error(error) is None:
+            if not _lost_another(runtime, error):
                 raise
-        runtime.regroup()
+        regroup_while_preparing(runtime)
+
+
+def _lost_another(runtime: Runtime, error: Exception) -> bool:
+    """Whether an error means that another process of an elastic job was lost."""
+    return runtime.is_elastic and runtime.peer_error(error) is not None
 
 
 class Prepared(NamedTuple):
@@ -260,9 +274,10 @@ def _prepare(start: Start, runtime: Runtime, phases: PhaseDisplay) -> Prepared |
 
 def _fit(
     start: Start, prepared: Prepared, stop: StopRequest, phases: PhaseDisplay
-) -> dict[str, Any]:
-    """Trains to the end and returns the last row of metrics."""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Trains to the end. Returns the last row of metrics and the value of `_result_rows`."""
     from pipeline.monitor.progress import ProgressDisplay
+    from pipeline.runtimes.agreement import on_chief
     from pipeline.training.loop import fit
 
     folder, experiment = start.folder, prepared.experiment
@@ -278,14 +293,20 @@ def _fit(
     ) as display:
         for note in prepared.notes:
             display.message(note)
+        found: dict[str, Any] = {}
+
+        def conclude(row: dict[str, Any]) -> None:
+            _record_end(experiment, folder, display, row)
+            found.update(on_chief(runtime, lambda: _result_rows(folder)))
+
         try:
-            result = fit(experiment, folder, display, stop, prepared.callbacks)
+            return fit(experiment, folder, display, stop, prepared.callbacks, conclude), found
         except PipelineError as error:
-            if runtime.is_chief and folder.lock.is_held:
+            # A process that is lost after the end of the run does not change its outcome.
+            is_done = isinstance(error, PeerLost) and finished_row(folder) is not None
+            if runtime.is_chief and folder.lock.is_held and not is_done:
                 _record_failure(folder, error)
             raise
-        _with_those_left(runtime, lambda: _record_end(experiment, folder, display, result))
-        return result
 
 
 def _record_end(
@@ -337,6 +358,8 @@ def _report(experiment: Experiment, folder: RunFolder, display: ProgressDisplay)
         if experiment.runtime.is_chief:
             write_report(folder, predicted=predicted)
     except Exception as error:  # the training is done, whatever fails here
+        if _lost_another(experiment.runtime, error):
+            raise
         display.message(f"no report: {error}. To try again: vit report {folder.path}")
 
 

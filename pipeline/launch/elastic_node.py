@@ -110,6 +110,9 @@ class ElasticNode:
             return 75
         members = {member.worker for member in view.members}
         ends = [end for worker, _, end in self._ends if worker in members or not members]
+        if view.finished and view.code == 0:
+            # The run is complete, and was when these were lost.
+            ends = [end for end in ends if end.status >= 0 and end.status != 76]
         # A node without members ends as the others do.
         return exit_code(ends) if ends else view.code or (75 if view.stop else 0)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -49,6 +49,7 @@ def fit(
     display: ProgressDisplay,
     stop: StopRequest,
     callbacks: Callbacks | None = None,
+    conclude: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> dict[str, Any]:
     """Trains to the end, from the newest checkpoint if there is one. All processes must call it.
 
@@ -58,6 +59,8 @@ def fit(
       display: Shows progress and messages.
       stop: Stop requests to this process.
       callbacks: The callbacks of `train.callbacks` if they are loaded already; None to load them.
+      conclude: Called with the last row of metrics on all processes, which may communicate. If
+        processes of an elastic job are lost meanwhile, it is called again.
 
     Returns:
       The last row of metrics: of the test split, or of validation if there is no test split.
@@ -74,7 +77,7 @@ def fit(
     loop = Loop(experiment, folder, display, stop, callbacks)
     try:
         with bad_images_named():
-            return loop.run()
+            return loop.run(conclude)
     except StopAgreedError as request:
         raise loop.stop(str(request)) from None
     except tf.errors.ResourceExhaustedError as error:
@@ -151,8 +154,8 @@ class Loop:
         )
         self._has_begun = False
 
-    def run(self) -> dict[str, Any]:
-        """Trains to the end and returns the last row of metrics.
+    def run(self, conclude: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        """Trains to the end, calls `conclude`, and returns the last row of metrics.
 
         In an elastic job, training continues after processes were lost, left or joined.
 
@@ -168,7 +171,9 @@ class Loop:
                     self.resume()
                     self._regrouping.has_state = True
                 self.train()
-                return self.finish()
+                row = self.finish()
+                conclude(row)
+                return row
             except Exception as error:  # raised unless the group changes
                 if not self._regrouping.can_continue_after(error):
                     raise

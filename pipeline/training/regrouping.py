@@ -15,6 +15,7 @@ from pipeline.errors import PeerLost, SettingsError, Stopped
 from pipeline.monitor.progress import ProgressDisplay
 from pipeline.runs.folder import RunFolder
 from pipeline.runtimes.agreement import on_chief, settings_and_code
+from pipeline.runtimes.runtime import Runtime
 from pipeline.strict_json import to_json
 from pipeline.training.callbacks import Callbacks
 from pipeline.training.coordination import Coordinator, GroupChangeError
@@ -68,6 +69,7 @@ class Regrouping:
         self._callbacks = callbacks
         self._coordinator = coordinator
         self.has_state = False
+        self._was_member = not self._runtime.is_joining
         self._leads = self._runtime.is_chief
         self._facts = _digest(experiment) if self._runtime.is_elastic else ""
 
@@ -143,8 +145,12 @@ class Regrouping:
             "row": self._journal.last_row,
             "saved_step": self._saver.saved_step,
             "leads": self._leads,
+            "was_member": self._was_member,
         }
         everyone = self._runtime.all_gather(own)
+        if any(one.get("prepares") for one in everyone):
+            self._part_from_preparing()
+        self._was_member = True
         leaders = [rank for rank, one in enumerate(everyone) if one["leads"]]
         known = [rank for rank, one in enumerate(everyone) if one["state"] is not None]
         if not known:
@@ -163,6 +169,13 @@ class Regrouping:
         self._saver.saved_step = everyone[source]["saved_step"]
         self.has_state = True
         self._pass_leadership(leaders)
+
+    def _part_from_preparing(self) -> None:
+        """Leaves it to `regroup_while_preparing` of the others to resolve that they are behind."""
+        if self._was_member:
+            raise GroupChangeError
+        self._runtime.leave()
+        raise PeerLost("the others have to prepare the training again. Start this worker again")
 
     def _check_same(self, everyone: list[dict[str, Any]], source: int) -> None:
         """A newcomer with other settings, code or data leaves. The others form a new group."""
@@ -219,6 +232,31 @@ class Regrouping:
             again = [split for split, number in actions.items() if self._state.actions < number]
             self._journal.take_over(self._state.step, again)
         return saved_step
+
+
+def regroup_while_preparing(runtime: Runtime) -> None:
+    """Joins the next group, before this process is ready to train.
+
+    The others may be ready, if this process alone saw the error in the last exchange. It cannot
+    catch up with them, because preparing needs exchanges between all processes.
+
+    Raises:
+      PeerLost: Others are ready to train. This process must start again and join them.
+    """
+    while True:
+        try:
+            runtime.regroup()
+            everyone = runtime.all_gather({"prepares": True})
+        except Exception as error:  # raised unless a process is lost
+            if runtime.peer_error(error) is None:
+                raise
+            continue
+        if all("prepares" in one for one in everyone):
+            return
+        if any(one.get("was_member") for one in everyone):
+            raise PeerLost(
+                "the others train already. Start this worker again, so that it joins them"
+            )
 
 
 def _progress(message: dict[str, Any]) -> list[int]:

@@ -72,9 +72,8 @@ class Disturber:
             number = signal.SIGTERM
         elif kind.startswith("stopped"):
             number = signal.SIGSTOP
+        print(f"    {kind}: {len(processes)} of {len(job.members)} members", flush=True)
         signal_s = job.signal(processes, number)
-        print(f"    {kind}: {len(processes)} of {len(job.workers())}, seen by the chief "
-              f"{job.chief_slot}", flush=True)  # fmt: skip
         outcome = Outcome(kind)
         self.outcomes.append(outcome)
         if kind in (*FIRST, *LAST):
@@ -120,7 +119,7 @@ class Disturber:
             )
         if kind == "kill at the end":
             return job.wait_for_row(lambda row: row["step"] >= self._steps, "the last row") and (
-                job.pause(uniform(0, 2))
+                job.pause(uniform(0, 1.2))
             )
         if not job.wait_for_row(lambda row: row["step"] > 0, "the first row"):
             return False

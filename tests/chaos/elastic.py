@@ -43,7 +43,7 @@ def main():
     parser.add_argument("--disturbances", type=int, default=300, help="the least number of them")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--slots", default="2,3,4", help="numbers of workers, used in turn")
-    parser.add_argument("--steps", type=int, default=800, help="of each run")
+    parser.add_argument("--steps", type=int, default=1000, help="of each run")
     parser.add_argument("--kinds", default="", help="only those with this in their name")
     parser.add_argument("--results", type=Path, help="file for the table")
     parser.add_argument("--keep", action="store_true", help="keep run folders and logs")
@@ -181,8 +181,8 @@ class ElasticChaos:
     def _plan(self, chance):
         """Kinds of the disturbances of one run, in their order."""
         plan = [self._next(FIRST)] if chance.random() < 0.5 else []
-        plan += [self._next(ANY_TIME) for _ in range(chance.randint(2, 4))]
-        plan += [self._next(LAST)] if chance.random() < 0.5 else []
+        plan += [self._next(ANY_TIME) for _ in range(chance.randint(3, 5))]
+        plan += [self._next(LAST)] if chance.random() < 0.6 else []
         return list(filter(None, plan))
 
     def _next(self, group):
