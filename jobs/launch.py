@@ -12,6 +12,7 @@ from pipeline.launch.job import Job
 from pipeline.launch.job_options import INDEX_VARIABLES, make_job
 from pipeline.launch.launcher import launch
 from pipeline.launch.signatures import TOKEN
+from pipeline.launch.timeouts import Timeouts
 
 # COMMAND has options of its own, which must not be parsed here.
 PARSES_IN_ORDER = True
@@ -104,6 +105,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="elastic jobs: time without an answer after which a process is lost (default: 15)",
     )
     add(
+        "--end-within-s",
+        type=float,
+        default=Timeouts.end_within_s,
+        help="time within which all processes have ended after one has failed, or after a node was "
+        f"lost; equal on all nodes (default: {Timeouts.end_within_s:g})",
+    )
+    add(
         "--trust-network",
         action="store_true",
         help="multi_worker: let TensorFlow's servers, which execute whatever connects to them, "
@@ -136,6 +144,7 @@ def read_job(arguments: argparse.Namespace, environment: Mapping[str, str]) -> J
         port=arguments.port,
         wait_s=arguments.wait_s,
         grace_s=arguments.grace_s,
+        end_within_s=arguments.end_within_s,
         trust_network=arguments.trust_network,
         min_workers=arguments.min_workers,
         max_workers=arguments.max_workers,

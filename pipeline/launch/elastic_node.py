@@ -20,10 +20,6 @@ from pipeline.runtimes.worker_reports import GroupView, WorkerEnd
 
 _LOG = logging.getLogger(__name__)
 
-# After the job has failed, its workers have OWN_END_S to notice it, save, and exit. Then they get
-# SIGTERM, and SIGKILL KILL_AFTER_S later.
-OWN_END_S = 20.0
-KILL_AFTER_S = 5.0
 # Imports of large libraries keep other threads of a worker, and so its heartbeats, from running.
 PREPARING_TIMEOUT_S = 120.0
 _TICK_S = 0.02
@@ -77,6 +73,7 @@ class ElasticNode:
     ) -> None:
         self.note, self.is_leaving = "", False
         self._job, self._start, self._workers = job, start, workers
+        self._timeouts = job.timeouts
         self._group, self._stop_job, self._received = group, stop, received
         self._slots = [_Slot(index) for index in range(job.slots)]
         self._reporting = threading.Lock()
@@ -140,7 +137,7 @@ class ElasticNode:
                 ):
                     slot.process.forward(signal.SIGTERM if self.is_leaving else number)
             # A user who presses Ctrl-C twice does not want to wait for a checkpoint.
-            grace_s = self._job.grace_s if self._interrupts < 2 else KILL_AFTER_S
+            grace_s = self._job.grace_s if self._interrupts < 2 else self._timeouts.kill_after_s
             self._kill_s = min(self._kill_s, time.monotonic() + grace_s)
 
     def _start_due(self) -> None:
@@ -215,10 +212,12 @@ class ElasticNode:
         now_s = time.monotonic()
         failed = view.give_up is not None
         if (failed or view.finished) and not self._over:
-            self._terminate_s = now_s + OWN_END_S if failed else math.inf
-            end_s = now_s + (OWN_END_S + KILL_AFTER_S if failed else self._job.grace_s)
+            # After a failure, workers have some time to notice it, save, and exit.
+            own_end_s, kill_after_s = self._timeouts.own_end_s, self._timeouts.kill_after_s
+            self._terminate_s = now_s + own_end_s if failed else math.inf
+            end_s = now_s + (own_end_s + kill_after_s if failed else self._job.grace_s)
             self._kill_s = min(self._kill_s, end_s)
-            self._kill_others_s = now_s + KILL_AFTER_S
+            self._kill_others_s = now_s + kill_after_s
             self._signal_others(view, signal.SIGTERM)
         if view.stop and math.isinf(self._kill_s):  # on other nodes than 0
             self._kill_s = now_s + self._job.grace_s

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.launch.signatures import TOKEN
+from pipeline.launch.timeouts import Timeouts
 from pipeline.runtimes.environment import HOSTS, MEMBERSHIP, SLOT, WORKER
 from pipeline.runtimes.interpreter import python_command
 
@@ -44,6 +45,7 @@ class Job:
         selects free ports on a single host, and DEFAULT_PORT on several.
       wait_s: How long to wait for the other nodes.
       grace_s: How long processes may run after a signal was forwarded to them.
+      timeouts: How long they may run after a failure.
       gpus: GPUs of this node as in CUDA_VISIBLE_DEVICES; empty without GPUs.
       token: Shared secret with which the launchers of the job authenticate each other.
       trust_network: Whether multi_worker may use the host's network, although the servers of
@@ -63,6 +65,7 @@ class Job:
     port: int | None = None
     wait_s: float = 300.0
     grace_s: float = 60.0
+    timeouts: Timeouts = field(default_factory=Timeouts)
     gpus: tuple[str, ...] = ()
     token: str = field(default="", repr=False)
     trust_network: bool = False
@@ -99,6 +102,7 @@ class Job:
             "--hosts": ",".join(self.hosts),
             "--processes-per-node": str(self.slots),
             "--runtime": self.runtime,
+            "--end-within-s": f"{self.timeouts.end_within_s:g}",
             "COMMAND with the hash": command,
             **(elastic if self.is_elastic else {}),
         }

@@ -10,6 +10,7 @@ from typing import Literal
 from pipeline.errors import SettingsError
 from pipeline.launch.job import Job
 from pipeline.launch.signatures import find_token
+from pipeline.launch.timeouts import MIN_END_WITHIN_S, Timeouts
 from pipeline.runtimes.nvidia import find_gpus
 
 # Schedulers that start one program on each node give the node's index in one of these.
@@ -26,6 +27,7 @@ def make_job(
     port: int | None,
     wait_s: float,
     grace_s: float,
+    end_within_s: float,
     trust_network: bool,
     environment: Mapping[str, str],
     min_workers: int | None = None,
@@ -63,6 +65,10 @@ def make_job(
     ):
         if not value >= 0:
             raise SettingsError(f"{name} must be 0 or more. Received: {value:g}")
+    if not end_within_s >= MIN_END_WITHIN_S:
+        raise SettingsError(
+            f"--end-within-s must be {MIN_END_WITHIN_S:g} or more. Received: {end_within_s:g}"
+        )
     return Job(
         hosts=names,
         slots=slots,
@@ -72,6 +78,7 @@ def make_job(
         port=port,
         wait_s=wait_s,
         grace_s=grace_s,
+        timeouts=Timeouts(end_within_s),
         gpus=gpus,
         token=find_token(environment, len(names)),
         trust_network=trust_network,

@@ -36,12 +36,6 @@ from pipeline.runtimes.stop_signals import stop_signals
 
 _LOG = logging.getLogger(__name__)
 
-# After a process has failed, the others have OWN_END_S to notice it and exit with 76. Then they get
-# SIGTERM, and SIGKILL KILL_AFTER_S later. Including 1 s to report the failure, all end within 30 s.
-OWN_END_S = 20.0
-KILL_AFTER_S = 5.0
-# If a node was lost, LOST_AFTER_S of the 30 s have already passed.
-_OWN_END_AFTER_LOSS_S = 5.0
 _TICK_S = 0.05
 _MAX_TAIL_LINE = 400
 
@@ -106,6 +100,7 @@ class Node:
     ) -> None:
         self.note = ""
         self._job, self._processes = job, processes
+        self._timeouts = job.timeouts
         self._rendezvous, self._received = rendezvous, received
         self._ends: list[ProcessExit] = []
         self._failed = self._terminated = False
@@ -129,7 +124,7 @@ class Node:
             for process in self._processes:
                 process.forward(number)
             # A user who presses Ctrl-C twice does not want to wait for a checkpoint.
-            grace_s = self._job.grace_s if self._interrupts < 2 else KILL_AFTER_S
+            grace_s = self._job.grace_s if self._interrupts < 2 else self._timeouts.kill_after_s
             self._kill_at_s = min(self._kill_at_s, time.monotonic() + grace_s)
 
     def _notice_ends(self) -> None:
@@ -142,7 +137,7 @@ class Node:
             if end.code == 75:
                 self._kill_at_s = min(self._kill_at_s, time.monotonic() + self._job.grace_s)
             elif end.code != 0:
-                self._fail(OWN_END_S)
+                self._fail(self._timeouts.own_end_s)
                 cause = _cause(self._ends)
                 tail = self._processes[cause.rank % self._job.slots].tail()
                 self._rendezvous.update_report(
@@ -152,15 +147,17 @@ class Node:
     def _notice_others(self) -> None:
         if (job_error := self._rendezvous.job_error()) is not None:
             self.note = self.note or job_error
-            self._fail(_OWN_END_AFTER_LOSS_S)
+            self._fail(self._timeouts.own_end_after_loss_s)
         elif self._rendezvous.other_failures():
-            self._fail(OWN_END_S)
+            self._fail(self._timeouts.own_end_s)
 
     def _fail(self, own_end_s: float) -> None:
         if not self._failed:
             self._failed = True
             self._terminate_at_s = time.monotonic() + own_end_s
-            self._kill_at_s = min(self._kill_at_s, self._terminate_at_s + KILL_AFTER_S)
+            self._kill_at_s = min(
+                self._kill_at_s, self._terminate_at_s + self._timeouts.kill_after_s
+            )
 
     def _end_overdue(self) -> None:
         now_s = time.monotonic()

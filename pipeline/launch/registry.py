@@ -13,10 +13,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.launch.reports import Report, View
+from pipeline.launch.timeouts import Timeouts
 
-# A launcher that has been silent for this long is lost. Together with the time that the remaining
-# processes get to end (launcher.py), the job ends within 30 s.
-LOST_AFTER_S = 15.0
 # Before the start, a launcher that has been silent for this long may be replaced by a new one.
 _REPLACED_AFTER_S = 3.0
 
@@ -37,6 +35,7 @@ class Registry:
       attempt: Random identifier of this registry.
       facts: Settings of node 0, which must be equal on all nodes.
       clock: Monotonic seconds.
+      lost_after_s: A launcher that has been silent for this long is lost.
       is_elastic: Whether nodes may be lost, and arrive while the job runs. It never counts as
         started, so that a lost node may return.
     """
@@ -45,6 +44,7 @@ class Registry:
     attempt: str
     facts: dict[str, str]
     clock: Callable[[], float] = time.monotonic
+    lost_after_s: float = Timeouts().lost_after_s
     is_elastic: bool = False
     _nodes: dict[int, _Node] = field(default_factory=dict)
     _duplicates: dict[int, _Node] = field(default_factory=dict)
@@ -99,7 +99,9 @@ class Registry:
             others += self._duplicates.values()
             if not self._error and any(node.report.code is None for node in others):
                 return True  # there is no outcome yet
-            return all(node.knows_outcome or self._silent(node, LOST_AFTER_S) for node in others)
+            return all(
+                node.knows_outcome or self._silent(node, self.lost_after_s) for node in others
+            )
 
     def _difference(self, report: Report) -> str | None:
         """Describes the first setting in which a launcher differs from node 0."""
@@ -170,13 +172,13 @@ class Registry:
 
     def _find_lost(self) -> None:
         for index, node in list(self._nodes.items()):
-            if node.report.code is not None or not self._silent(node, LOST_AFTER_S):
+            if node.report.code is not None or not self._silent(node, self.lost_after_s):
                 continue
             if self._started:
                 self._fail(
                     76,
                     f"node {index} ({self.hosts[index]}, on {node.report.hostname}) was lost: its "
-                    f"launcher has not answered for {LOST_AFTER_S:g} s. Start all nodes again",
+                    f"launcher has not answered for {self.lost_after_s:g} s. Start all nodes again",
                 )
             else:
                 del self._nodes[index]  # it may return

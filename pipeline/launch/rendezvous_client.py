@@ -14,7 +14,6 @@ from pipeline.errors import PeerLost, SettingsError, Stopped
 from pipeline.launch.addresses import resolve
 from pipeline.launch.coordinator import Coordinator
 from pipeline.launch.job import DEFAULT_PORT, Job
-from pipeline.launch.registry import LOST_AFTER_S
 from pipeline.launch.remote_group import RemoteGroup
 from pipeline.launch.rendezvous import (
     Connection,
@@ -109,7 +108,8 @@ class RendezvousClient:
 
     def _check_admitted(self, now_s: float) -> None:
         # A launcher of an earlier job, with a different token, may still be shutting down there.
-        limit_s = min(PORT_TAKEN_WAIT_S, self._job.wait_s)
+        # Half of wait_s, so that this message comes before the one that the node gave up.
+        limit_s = min(PORT_TAKEN_WAIT_S, self._job.wait_s / 2)
         if self._rejected_since_s is not None and now_s - self._rejected_since_s >= limit_s:
             raise SettingsError(
                 f"{self._node_0} uses a different {TOKEN} than this node, {self._job.index} "
@@ -178,8 +178,9 @@ class RendezvousClient:
         node_0 = self._node_0
         if view is not None and view.attempt != self._attempt:
             return f"{node_0} was restarted. Start all nodes again"
-        if time.monotonic() - self._heard_s > LOST_AFTER_S:
-            return f"{node_0} has not answered for {LOST_AFTER_S:g} s ({self._problem})"
+        lost_after_s = self._job.timeouts.lost_after_s
+        if time.monotonic() - self._heard_s > lost_after_s:
+            return f"{node_0} has not answered for {lost_after_s:g} s ({self._problem})"
         return None
 
     def codes(self) -> list[int | None]:

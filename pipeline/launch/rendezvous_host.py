@@ -55,7 +55,11 @@ class RendezvousHost:
         self._ranks = len(job.hosts) * job.slots
         self._closed = threading.Event()
         self.registry = Registry(
-            job.hosts, secrets.token_hex(16), job.facts, is_elastic=job.is_elastic
+            job.hosts,
+            secrets.token_hex(16),
+            job.facts,
+            lost_after_s=job.timeouts.lost_after_s,
+            is_elastic=job.is_elastic,
         )
         self.group = Coordinator(find_rules(job), self.registry.attempt) if job.is_elastic else None
         store = Store(self._ranks) if self.group is None else self.group.stores

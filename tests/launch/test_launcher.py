@@ -13,13 +13,14 @@ from jobs import cli, launch
 from pipeline.errors import SettingsError
 from pipeline.launch.job import Job, elastic_variables, environment, rank_variables
 from pipeline.launch.processes import ProcessExit, exit_code, job_exit_code
-from pipeline.launch.registry import LOST_AFTER_S, Registry
+from pipeline.launch.registry import Registry
 from pipeline.launch.reports import Report
 from pipeline.runtimes.interfaces import find_interface
 from pipeline.runtimes.ports import is_free
 
 ROOT = Path(__file__).parent.parent.parent
 TOKEN = "0123456789abcdef" * 2
+LOST_AFTER_S = 15.0
 JOB = Job(hosts=("h0", "h1"), slots=2, index=1, command=("vit", "train", "digits"))
 
 
@@ -313,12 +314,24 @@ def test_slots_are_the_gpus_or_one():
             {},
             "TensorFlow cannot connect its collectives a second time",
         ),
+        (["--hosts=a", "--end-within-s=5"], {}, "--end-within-s must be 6 or more. Received: 5"),
+        (["--hosts=a", "--end-within-s=nan"], {}, "--end-within-s must be 6 or more"),
         (["--hosts=a", "--", "no-such-program"], {}, "'no-such-program' does not exist"),
     ],
 )
 def test_wrong_arguments_are_explained(words, variables, message):
     with pytest.raises(SettingsError, match=message):
         read(*words, **variables)
+
+
+def test_after_a_failure_there_is_time_for_each_step_until_the_limit():
+    default, short = read("--hosts=a").timeouts, read("--hosts=a", "--end-within-s=12").timeouts
+    for times, limit_s in ((default, 30), (short, 12)):
+        assert times.lost_after_s == limit_s / 2
+        # A sixth is left for the reports.
+        assert times.own_end_s + times.kill_after_s == limit_s * 5 / 6
+        after_loss_s = times.lost_after_s + times.own_end_after_loss_s + times.kill_after_s
+        assert after_loss_s == limit_s * 5 / 6
 
 
 @pytest.mark.parametrize(

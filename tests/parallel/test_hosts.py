@@ -94,6 +94,7 @@ def test_a_launcher_on_each_host_without_ssh(hosts, single, tmp_path, runtime):
 def test_a_link_that_goes_down_ends_the_job_on_both_hosts(hosts, tmp_path):
     train = vit("train", "digits", f"run.dir={tmp_path}/run")
     common = ["--hosts", ",".join(hosts.names), "--processes-per-node", "1"]
+    common += ["--end-within-s", "10"]
     launchers = [
         hosts.start(index, *vit("launch", *common, "--index", index, "--", *train))
         for index in (0, 1)

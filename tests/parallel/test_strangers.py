@@ -101,7 +101,7 @@ def test_a_node_with_another_token_is_told_so_and_ends_alone(vit):
     wrong = "another-token-of-the-tests-0123456789"
     code, _, err = end(
         vit.start(
-            f"--hosts {TWO} --port {vit.port} --index 1 {ONE_RANK} -- exit=0",
+            f"--hosts {TWO} --port {vit.port} --index 1 {ONE_RANK} --wait-s 4 -- exit=0",
             VIT_LAUNCH_TOKEN=wrong,
         ),
         30,
