@@ -12,7 +12,13 @@ from dataclasses import dataclass, replace
 
 from pipeline.launch.failures import Failures
 from pipeline.launch.rules import Rules
-from pipeline.runtimes.worker_reports import GroupView, Member, WorkerReport, WorkerStatus
+from pipeline.runtimes.worker_reports import (
+    MAX_TEXT_LENGTH,
+    GroupView,
+    Member,
+    WorkerReport,
+    WorkerStatus,
+)
 
 # Workers that become ready at about the same time join in one change.
 SETTLE_S = 0.2
@@ -24,6 +30,7 @@ class _Worker:
     status: WorkerStatus
     waiting_s: float = 0.0
     excluded: bool = False
+    is_member: bool = False
 
     @property
     def report(self) -> WorkerReport:
@@ -125,7 +132,7 @@ class Group:
         worker.status = status
         if status.report.state == "waiting" and before.report.state != "waiting":
             worker.waiting_s = self._clock()
-        if worker in self._members:
+        if worker.is_member:
             self._failures.note_step(status.report.step)
             if status.report.state == "left" and before.report.state != "left":
                 self._changes.append(f"{worker.name} left")
@@ -138,7 +145,7 @@ class Group:
                 self._finish(status)
             elif status > 0 and status != 75:
                 self._fail(status, f"{worker.name} {reason}")
-        elif worker not in self._members or worker.report.state == "left":
+        elif not worker.is_member or worker.report.state == "left":
             pass
         elif status in (0, 75):
             self._finish(status)
@@ -154,7 +161,7 @@ class Group:
     def _exclude(self, worker: _Worker, reason: str) -> None:
         if worker.alive:
             worker.excluded = True
-            if worker in self._members and worker.report.state != "left":
+            if worker.is_member and worker.report.state != "left":
                 self._lose(worker, reason)
 
     def _lose(self, worker: _Worker, reason: str) -> None:
@@ -176,7 +183,7 @@ class Group:
             worker
             for worker in self._workers.values()
             if worker.alive
-            and worker not in self._members
+            and not worker.is_member
             and worker.report.state == "waiting"
             and worker.status.worker not in self.view.refused
         ]
@@ -242,7 +249,11 @@ class Group:
                 return
         else:
             self._changes += [f"{worker.name} joined" for worker in joining]
+        for worker in self._members:
+            worker.is_member = False
         self._members = staying + joining
+        for worker in self._members:
+            worker.is_member = True
         self._set(
             generation=self.view.generation + 1,
             members=tuple(worker.member for worker in self._members),
@@ -305,6 +316,7 @@ class Group:
 
     def _fail(self, code: int, text: str) -> None:
         if not self._is_over or code in (2, 3):
+            text = text[:MAX_TEXT_LENGTH]
             self._set(give_up=self.view.give_up or text, code=self.view.code or code)
 
     def _set(self, **changes: object) -> None:

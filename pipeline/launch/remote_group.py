@@ -10,7 +10,13 @@ from dataclasses import replace
 from pipeline.launch.rendezvous import Connection
 from pipeline.printable import printable
 from pipeline.runtimes.messages import read, write
-from pipeline.runtimes.worker_reports import NO_VERSION, GroupView, NodeReport, WorkerStatus
+from pipeline.runtimes.worker_reports import (
+    MAX_TEXT_LENGTH,
+    NO_VERSION,
+    GroupView,
+    NodeReport,
+    WorkerStatus,
+)
 
 _RETRY_S = 0.2
 _CLOSING_S = 3.0
@@ -151,7 +157,7 @@ class RemoteGroup:
 
     def _give_up(self, text: str) -> None:
         text = f"{text} ({self._problem})" if self._problem else text
-        give_up, code = self._view.give_up or text, self._view.code or 76
+        give_up, code = self._view.give_up or text[:MAX_TEXT_LENGTH], self._view.code or 76
         self._show(replace(self._view, broken=True, give_up=give_up, code=code))
         self._closed.set()
 

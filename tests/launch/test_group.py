@@ -6,7 +6,8 @@ import pytest
 
 from pipeline.launch.group import SETTLE_S, Group
 from pipeline.launch.rules import Rules
-from pipeline.runtimes.worker_reports import WorkerEnd, WorkerReport, WorkerStatus
+from pipeline.runtimes.messages import read, write
+from pipeline.runtimes.worker_reports import GroupView, WorkerEnd, WorkerReport, WorkerStatus
 
 KILLED = WorkerEnd(-9, "was killed by SIGKILL")
 
@@ -450,6 +451,16 @@ def test_workers_that_are_killed_after_a_stop_end_the_job_without_another_reason
     for letter in "abcd":
         four.end(letter)
     assert (four.view.finished, four.view.give_up) == (True, None)
+
+
+def test_the_view_of_a_large_job_that_is_lost_can_be_sent():
+    job = Simulation(slots=400, minimum=1)
+    waiting = [WorkerStatus(f"{i:032x}", i, WorkerReport(1, 0, "waiting")) for i in range(400)]
+    job.group.update(0, waiting)
+    assert len(job.view.members) == 400
+    job.group.update(0, [replace(status, end=KILLED) for status in waiting])
+    assert job.view.code == 76
+    assert read(GroupView, write(job.view)) == job.view
 
 
 def test_if_all_are_lost_an_exception_is_the_cause(four):
