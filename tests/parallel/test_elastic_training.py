@@ -1,0 +1,56 @@
+"""Workers are killed, leave and join while they train; the run ends as one that was left alone."""
+
+import os
+import re
+import signal
+import sys
+
+import pytest
+
+from tests.parallel.launches import needs_horovod, wait_until
+from tests.parallel.trainings import (
+    Training,
+    assert_same_end,
+    read_rows,
+    train_command,
+    write_recipe,
+)
+
+pytestmark = [needs_horovod, pytest.mark.processes]
+
+SETTINGS = (
+    "train.max_steps=800", "train.log_every_steps=50", "train.evaluate_every_steps=200",
+    "checkpoint.every_steps=100", "monitor.report=false", "monitor.pictures=false",
+)  # fmt: skip
+
+
+def pids(text):
+    """Process ids of the workers by slot, the newest of each, from what they print."""
+    return {
+        int(slot or 0): int(pid)
+        for slot, pid in re.findall(
+            r"^(?:\[localhost:(\d)\] )?vit train: rank \d of \d on \S+ joined: pid (\d+)",
+            text,
+            re.M,
+        )
+    }
+
+
+def test_a_run_whose_workers_are_killed_leave_and_join_ends_as_one_left_alone(vit, tmp_path):
+    recipe = write_recipe(tmp_path)
+    alone, run = tmp_path / "alone", tmp_path / "run"
+    train = train_command(recipe, f"run.dir={alone}", *SETTINGS)
+    Training(vit, tmp_path / "alone.log", train).succeed()
+
+    words = [sys.executable, "-m", "jobs.cli", "launch", "--slots", 3, "--min-workers", 1, "--"]
+    train = train_command(recipe, f"run.dir={run}", *SETTINGS)
+    job = Training(vit, tmp_path / "run.log", [*words, *train])
+    job.wait_for(lambda: len(read_rows(run)) >= 1)
+    os.kill(pids(job.text)[0], signal.SIGKILL)  # the chief
+    job.wait_for("2 workers continue from step")
+    os.kill(pids(job.text)[2], signal.SIGTERM)
+    job.wait_for("1 workers continue from step")
+    job.wait_for(lambda: job.text.count("2 workers continue from step") == 2)  # it has joined
+    job.succeed()
+    assert_same_end(run, alone)
+    wait_until(lambda: not vit.left())
