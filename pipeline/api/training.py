@@ -20,6 +20,7 @@ from pipeline.monitor.phase import PhaseDisplay
 from pipeline.recipes import find_recipe
 from pipeline.report.write import best_step
 from pipeline.runs.folder import RunFolder, RunFolderError
+from pipeline.runs.lock import BEAT_S, ELASTIC_BEAT_S
 from pipeline.runs.metrics_file import MetricsFile, shows_top_5
 from pipeline.runtimes.environment import this_place
 from pipeline.runtimes.tensorflow_start import import_tensorflow
@@ -261,6 +262,7 @@ def _prepare(start: Start, runtime: Runtime, phases: PhaseDisplay) -> Prepared |
     say = (lambda text: None) if joins else start.say
     config = settle_precision(start.config, folder, runtime, say)
     if not joins:
+        folder.lock.beat_s = ELASTIC_BEAT_S if runtime.is_elastic else BEAT_S
         on_chief(runtime, lambda: folder.open(config, start.say))
         # The chief alone decides whether the run is finished: either all processes train, or none.
         row: dict[str, Any] | None = on_chief(runtime, lambda: finished_row(folder))

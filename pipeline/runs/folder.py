@@ -4,6 +4,7 @@ config.yaml      resolved settings
 dataset.json     classes, number of examples and fingerprint of each split, mean and std of pixels
 metrics.jsonl    one row for each step and split
 starts.jsonl     one line for each start: time, checkpoint, command, versions
+workers.jsonl    one line for each change of the workers of an elastic job
 predictions.npz  predictions of the best weights, for the report
 examples.npz     pictures for the report
 report.html      the report
@@ -33,7 +34,7 @@ from pipeline.runs.record_checks import check_dataset, check_outcome
 from pipeline.storage.folders import make_folder, remove_file, remove_folder
 from pipeline.storage.json_lines import read_json_lines, set_aside
 from pipeline.storage.read import read_file
-from pipeline.storage.write import remove_unfinished, replace_file
+from pipeline.storage.write import append_to_file, remove_unfinished, replace_file
 from pipeline.strict_json import from_json, to_json
 
 _LOG = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class RunFolder:
         self.predictions = path / "predictions.npz"
         self.examples = path / "examples.npz"
         self.report = path / "report.html"
+        self.workers = path / "workers.jsonl"
         self.lock = RunLock(path)
         self._starts = path / "starts.jsonl"
         self._stop = path / "stop"
@@ -279,6 +281,20 @@ class RunFolder:
             raise RunFolderError(f"cannot write in {self.path}: {error.strerror}") from None
         line = start | {"checkpoint_step": steps[-1] if steps else None}
         self._replace(self._starts.name, "".join(to_json(s) + "\n" for s in [*earlier, line]))
+
+    def record_workers(self, change: dict[str, Any]) -> None:
+        """Records a change of the workers of an elastic job.
+
+        Raises:
+          OSError: The file cannot be written.
+        """
+        append_to_file(self.workers, (to_json(change) + "\n").encode())
+
+    def worker_changes(self) -> list[dict[str, Any]]:
+        """All changes of the workers: Unix `time`, `step`, number of `workers`, `pause_s` in
+        seconds, and `changes`, a line for each worker that joined, left or was lost.
+        """
+        return read_json_lines(self.workers, _is_any)[0]
 
     def starts(self) -> list[dict[str, Any]]:
         """All starts of the run, oldest first; empty for a version that did not record them."""

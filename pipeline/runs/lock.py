@@ -40,6 +40,9 @@ _NAME = ".lock"
 BEAT_S = 5.0  # heartbeat interval
 # Six heartbeats: a short outage of the file server does not mean that the holder is gone.
 STALE_S = 30.0
+# In an elastic job, the others already know that the chief is gone when one of them takes over.
+# They only make sure that it does not go on in a part of the network that they cannot reach.
+ELASTIC_BEAT_S, ELASTIC_STALE_S = 0.5, 1.5
 _POLLS = 60  # within that time
 _EMPTY_POLLS = 100  # of a lock without a holder that cannot be taken, 0.1 s apart
 _LARGEST = 1 << 16  # bytes of a file in .lock; the files of this program have 300
@@ -57,9 +60,13 @@ class RunLock:
 
     Args:
       folder: The run folder.
+
+    Attributes:
+      beat_s: Heartbeat interval in seconds. Set it before `acquire`.
     """
 
     def __init__(self, folder: Path) -> None:
+        self.beat_s = BEAT_S
         self._folder = folder
         self._path = folder / _NAME
         self._token = uuid.uuid4().hex
@@ -241,7 +248,7 @@ class RunLock:
 
     def _beat(self) -> None:
         number = 0
-        while not self._stopped.wait(BEAT_S):
+        while not self._stopped.wait(self.beat_s):
             number += 1
             try:
                 self._overwrite(number)

@@ -46,12 +46,18 @@ class ElasticRuntime(HorovodRuntime):
         self._membership = membership
         self._others = open_sockets()  # those that Horovod has not opened
         self._connections: set[tuple[int, str]] | None = None  # unknown while it connects
+        # It would report each lost process as an error, with a path in its source.
+        os.environ.setdefault("HOROVOD_LOG_LEVEL", "fatal")
         membership.on_broken = self._abort
         super().__init__(compression)
 
     @property
     def is_chief(self) -> bool:
         return self.rank == 0 and self.generation is not None
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        return () if self.generation is None else self.generation.changes
 
     @property
     def change_pending(self) -> bool:

@@ -136,6 +136,11 @@ class Runtime(ABC):
         """
 
     @property
+    def changes(self) -> tuple[str, ...]:
+        """Who joined, left or was lost when an elastic job regrouped last, a line for each."""
+        return ()
+
+    @property
     def change_pending(self) -> bool:
         """Whether processes of an elastic job want to join or leave, or are lost."""
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Container, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -112,6 +113,26 @@ class Journal:
         for title, markdown in start_texts(config, start).items():
             board.text(title, markdown, step)
         board.hparams(comparable_settings(self._experiment))
+
+    def regrouped(self, step: int, changes: Sequence[str], seconds: float) -> None:
+        """Reports a change of the workers of an elastic job. Chief only.
+
+        Args:
+          step: The step from which they continue.
+          changes: Who joined, left or was lost, a line for each.
+          seconds: How long training has paused on this process.
+        """
+        workers = self._runtime.world_size
+        number = "1 worker continues" if workers == 1 else f"{workers} workers continue"
+        text = f"{number} from step {step} after {seconds:.1f} s"
+        self._display.message("; ".join([*changes, text]))
+        if self._board is not None:
+            self._board.text("workers", "  \n".join([*changes, text]), step)
+        facts = {"time": time.time(), "step": step, "workers": workers, "pause_s": seconds}
+        try:
+            self._folder.record_workers(facts | {"changes": list(changes)})
+        except OSError as error:
+            self._display.message(f"{self._folder.workers} cannot be written ({error.strerror})")
 
     def draw_initial_pictures(self) -> None:
         """Starts drawing pictures of the first batch in a thread. Chief only.

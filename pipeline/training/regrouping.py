@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.errors import PeerLost, SettingsError, Stopped
 from pipeline.monitor.progress import ProgressDisplay
 from pipeline.runs.folder import RunFolder
+from pipeline.runs.lock import ELASTIC_BEAT_S, ELASTIC_STALE_S
 from pipeline.runtimes.agreement import on_chief, settings_and_code
 from pipeline.runtimes.runtime import Runtime
 from pipeline.strict_json import to_json
@@ -109,10 +110,8 @@ class Regrouping:
                 if not self.can_continue_after(error):
                     raise
         seconds = time.monotonic() - start_s
-        self._display.message(
-            f"{self._runtime.world_size} workers continue from step {self._state.step} "
-            f"after {seconds:.1f} s"
-        )
+        if self._runtime.is_chief:
+            self._journal.regrouped(self._state.step, self._runtime.changes, seconds)
 
     def wait_for_more(self, timer: StepTimer) -> None:
         """Waits until more processes have joined, while too few are left to train.
@@ -222,7 +221,8 @@ class Regrouping:
         """
         try:
             if not self._folder.lock.is_held:  # it is if this is repeated after another loss
-                self._folder.lock.acquire(self._display.message)
+                self._folder.lock.beat_s = ELASTIC_BEAT_S
+                self._folder.lock.acquire(self._display.message, ELASTIC_STALE_S)
         except SettingsError as error:
             raise PeerLost(f"another part of the job holds the run folder: {error}") from None
         self._display.enable()

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from pipeline.runs.folder import RunFolder
 from tests.parallel.launches import needs_horovod, wait_until
 from tests.parallel.trainings import (
     Training,
@@ -31,7 +32,7 @@ def pids(text):
         for slot, pid in re.findall(
             r"^(?:\[localhost:(\d)\] )?vit train: rank \d of \d on \S+ joined: pid (\d+)",
             text,
-            re.M,
+            re.MULTILINE,
         )
     }
 
@@ -49,8 +50,10 @@ def test_a_run_whose_workers_are_killed_leave_and_join_ends_as_one_left_alone(vi
     os.kill(pids(job.text)[0], signal.SIGKILL)  # the chief
     job.wait_for("2 workers continue from step")
     os.kill(pids(job.text)[2], signal.SIGTERM)
-    job.wait_for("1 workers continue from step")
+    job.wait_for("1 worker continues from step")
     job.wait_for(lambda: job.text.count("2 workers continue from step") == 2)  # it has joined
     job.succeed()
     assert_same_end(run, alone)
+    sizes = [change["workers"] for change in RunFolder(run).worker_changes()]
+    assert sizes[:3] == [2, 1, 2]
     wait_until(lambda: not vit.left())

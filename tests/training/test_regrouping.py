@@ -125,6 +125,7 @@ def test_losses_at_random_exchanges_change_neither_weights_nor_rows(tmp_path, un
     runtime = TwoInName(is_lost=lambda: draw.random() < 0.15)
     train_with(tmp_path, runtime, *EVERY_FIVE)
     assert runtime.groups > 5
+    assert RunFolder(tmp_path / "run").worker_changes()
     assert_same_end(tmp_path, undisturbed)
 
 
