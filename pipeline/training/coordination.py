@@ -42,7 +42,15 @@ class StopAgreedError(Exception):
 
 
 class GroupChangeError(Exception):
-    """Processes of an elastic job want to join or leave, so all processes regroup at this step."""
+    """Processes of an elastic job want to join or leave, so all processes regroup at this step.
+
+    Attributes:
+      leave: Signal on which this process leaves, as all others know; None if it stays.
+    """
+
+    def __init__(self, leave: str | None = None) -> None:
+        super().__init__(leave)
+        self.leave = leave
 
 
 class Coordinator:
@@ -109,7 +117,7 @@ class Coordinator:
         if all(one.leave for one in everyone):  # nobody would be left
             raise StopAgreedError(everyone[0].leave)
         if any(one.change for one in everyone):
-            raise GroupChangeError
+            raise GroupChangeError(own.leave)
         return everyone[0]
 
     def expect(self, doing: str, slow: bool = False) -> None:
@@ -120,20 +128,16 @@ class Coordinator:
         """Stops the watchdog."""
         self._watchdog.close()
 
-    @property
-    def leaves(self) -> str | None:
-        """The signal that asked this process of an elastic job to leave; None without one."""
-        return self._stop.signal_name if self._runtime.is_elastic else None
-
     def _stop_reason(self) -> str | None:
         if not self._runtime.is_elastic:
             return self._stop.reason
         return self._runtime.stop_reason or self._stop.reason_for_all
 
     def _leave_reason(self) -> str | None:
-        if (signal := self.leaves) is not None:
-            self._runtime.request_to_leave()
-        return signal
+        if not self._runtime.is_elastic or self._stop.signal_name is None:
+            return None
+        self._runtime.request_to_leave()
+        return self._stop.signal_name
 
     def _lock_error(self) -> str | None:
         if self._runtime.is_chief:

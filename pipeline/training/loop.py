@@ -23,7 +23,7 @@ from pipeline.monitor.progress import ProgressDisplay
 from pipeline.runs.folder import RunFolder
 from pipeline.runtimes.agreement import on_chief
 from pipeline.training.callbacks import Callbacks, evaluation_logs
-from pipeline.training.coordination import Coordinator, StopAgreedError
+from pipeline.training.coordination import Coordinator, GroupChangeError, StopAgreedError
 from pipeline.training.evaluator import Evaluator
 from pipeline.training.experiment import Experiment
 from pipeline.training.journal import Journal
@@ -177,7 +177,8 @@ class Loop:
             except Exception as error:  # raised unless the group changes
                 if not self._regrouping.can_continue_after(error):
                     raise
-            self._regrouping.regroup()
+                leave = error.leave if isinstance(error, GroupChangeError) else None
+            self._regrouping.regroup(leave)
 
     def resume(self) -> None:
         """Restores the newest undamaged checkpoint, and removes metrics written after it.

@@ -86,8 +86,12 @@ class Regrouping:
         if "validation" in experiment.source.splits:
             experiment.evaluate_batches("validation", 1)
 
-    def regroup(self) -> None:
+    def regroup(self, leave: str | None = None) -> None:
         """Joins the next group and takes over the most advanced state in it, if there is one.
+
+        Args:
+          leave: Signal on which this process leaves instead. The others must know it, and at least
+            one of them must stay: it has the state of the run.
 
         Raises:
           Stopped: This process was asked to leave.
@@ -97,10 +101,10 @@ class Regrouping:
         start_s = time.monotonic()
         self._coordinator.expect("regrouping", slow=True)
         self._record_completed_steps()
-        if (signal := self._coordinator.leaves) is not None:
+        if leave is not None:
             self._stop_leading()
             self._runtime.leave()
-            raise Stopped(f"left on {signal} at step {self._state.step}; the others continue")
+            raise Stopped(f"left on {leave} at step {self._state.step}; the others continue")
         while True:
             try:
                 self._runtime.regroup()

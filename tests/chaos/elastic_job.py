@@ -12,9 +12,11 @@ from tests.parallel.trainings import Training
 
 # A start, or a regrouping, on a machine that does much else. What takes longer hangs.
 LIMIT_S = 150.0
-_CONTINUES = re.compile(r"(\d+) workers continue from step (\d+) after ([\d.]+) s")
+_CONTINUES = re.compile(r"(\d+) workers? continues? from step (\d+) after ([\d.]+) s")
 _JOINED = re.compile(r"rank \d+ of \d+ on \S+ joined: pid (\d+)")
-_CHIEF = re.compile(r"^(?:\[[^]:]*:(\d+)\] )?(?:\d\d:\d\d:\d\d +step|\d+ workers continue)")
+_CHIEF = re.compile(
+    r"^(?:\[[^]:]*:(\d+)\] )?(?:\d\d:\d\d:\d\d +step|.*\d workers? continues? from step)"
+)
 
 
 class Continuation:
