@@ -7,9 +7,14 @@ be aborted (docs/elastic.md).
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Literal
+
+import numpy as np
+import tensorflow as tf
 
 from pipeline.runtimes.generation import Generation
 from pipeline.runtimes.horovod import HorovodRuntime, pin_device
@@ -22,6 +27,7 @@ _ALONE = {
     for scope in ("", "LOCAL_", "CROSS_")
     for name, value in (("RANK", "0"), ("SIZE", "1"))
 }
+_PART_BYTES = 1 << 26
 _RENDEZVOUS = ("HOROVOD_GLOO_RENDEZVOUS_ADDR", "HOROVOD_GLOO_RENDEZVOUS_PORT")
 
 
@@ -87,6 +93,15 @@ class ElasticRuntime(HorovodRuntime):
         self._join_group()
         self._rank_and_size.assign([self.rank, self.world_size])
 
+    def broadcast(self, variables: Sequence[tf.Variable], root: int = 0) -> None:
+        # hvd.broadcast_variables would trace a graph for each root, which takes a second. If a
+        # process is lost, it would also leave some variables changed and others not.
+        if self.world_size == 1:
+            return
+        received = [self._broadcast_array(part, root) for part in _parts(variables)]
+        if self.rank != root:
+            _assign(variables, np.concatenate(received))
+
     def close(self) -> None:
         super().close()
         self._membership.close()
@@ -123,3 +138,25 @@ class ElasticRuntime(HorovodRuntime):
 
     def _pin_device(self) -> str:
         return pin_device(0, 1)  # the launcher shows each process its own GPU only
+
+
+def _parts(variables: Sequence[tf.Variable]) -> Iterator[np.ndarray]:
+    """The bytes of all variables in parts of limited size, uint8."""
+    pending: list[np.ndarray] = []
+    for variable in variables:
+        pending.append(np.frombuffer(variable.numpy().tobytes(), np.uint8))
+        if sum(part.size for part in pending) >= _PART_BYTES:
+            yield np.concatenate(pending)
+            pending = []
+    if pending:
+        yield np.concatenate(pending)
+
+
+def _assign(variables: Sequence[tf.Variable], data: np.ndarray) -> None:
+    """Sets all variables to the bytes that `_parts` made of them on another process."""
+    start = 0
+    for variable in variables:
+        shape, dtype = tuple(variable.shape), np.dtype(variable.dtype.as_numpy_dtype)
+        end = start + math.prod(shape) * dtype.itemsize
+        variable.assign(data[start:end].view(dtype).reshape(shape))
+        start = end

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import horovod.tensorflow as hvd
+import numpy as np
 import tensorflow as tf
 
 from pipeline.errors import PeerLost, SettingsError
@@ -82,6 +83,11 @@ class HorovodRuntime(SingleRuntime):
 
     def broadcast(self, variables: Sequence[tf.Variable], root: int = 0) -> None:
         hvd.broadcast_variables(variables, root_rank=root)
+
+    def _broadcast_array(self, array: np.ndarray, root: int) -> np.ndarray:
+        """The array of process `root`, which has the same shape and dtype on every process."""
+        received: np.ndarray = hvd.broadcast(tf.constant(array), root, name="array").numpy()
+        return received
 
     def peer_error(self, error: Exception) -> PeerLost | None:
         if any(sign in f"{type(error).__name__}: {error}" for sign in _LOST):
