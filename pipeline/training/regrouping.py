@@ -82,9 +82,14 @@ class Regrouping:
     def prepare(self) -> None:
         """Compiles the graphs, while the others train."""
         experiment = self._experiment
+        groups = experiment.variables.values()
+        initial = [(v.value, v.value.numpy()) for group in groups for v in group.values()]
         experiment.train(experiment.train_iterator(0), empty_train_sums(), 1)
         if "validation" in experiment.source.splits:
             experiment.evaluate_batches("validation", 1)
+        # If all others are lost before the first checkpoint, the run begins with these weights.
+        for variable, value in initial:
+            variable.assign(value)
 
     def regroup(self, leave: str | None = None) -> None:
         """Joins the next group and takes over the most advanced state in it, if there is one.

@@ -44,7 +44,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--slots", default="2,3,4", help="numbers of workers, used in turn")
     parser.add_argument("--steps", type=int, default=1000, help="of each run")
-    parser.add_argument("--kinds", default="", help="only those with this in their name")
+    parser.add_argument("--kinds", default="", help="only those with this in their name, by comma")
     parser.add_argument("--results", type=Path, help="file for the table")
     parser.add_argument("--keep", action="store_true", help="keep run folders and logs")
     arguments = parser.parse_args()
@@ -180,16 +180,18 @@ class ElasticChaos:
 
     def _plan(self, chance):
         """Kinds of the disturbances of one run, in their order."""
-        plan = [self._next(FIRST)] if chance.random() < 0.5 else []
+        chosen = bool(self._arguments.kinds)
+        plan = [self._next(FIRST)] if chosen or chance.random() < 0.5 else []
         plan += [self._next(ANY_TIME) for _ in range(chance.randint(3, 5))]
-        plan += [self._next(LAST)] if chance.random() < 0.6 else []
+        plan += [self._next(LAST)] if chosen or chance.random() < 0.6 else []
         return list(filter(None, plan))
 
     def _next(self, group):
         """Takes each kind of a group once before any of them again."""
         pending = self._pending[group]
         if not pending:
-            pending += [kind for kind in group if self._arguments.kinds in kind]
+            words = self._arguments.kinds.split(",")
+            pending += [kind for kind in group if any(word in kind for word in words)]
             self._chance.shuffle(pending)
         return pending.pop() if pending else None
 
