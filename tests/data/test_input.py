@@ -54,7 +54,8 @@ def forms(tmp_path_factory):
 
 # Order, division, augmentation and mixing know only indices. How examples are kept matters to what
 # reads them, and the graph of files or records takes ten times as long to build as that of arrays:
-# what does not concern reading is tested with arrays alone.
+# what does not concern reading is tested with arrays alone. Shards share `stages`, as the datasets
+# of a process do.
 @pytest.fixture(scope="module")
 def split(forms):
     return forms["arrays"]
@@ -110,14 +111,15 @@ def test_elements_have_static_shapes_and_the_types_promised(forms, kind):
     ("kind", "count", "splits"),
     [
         *(("arrays", *division) for division in ((3, 1), (4, 1), (1, 2), (1, 3), (2, 2))),
-        ("files", 2, 2),
-        ("records", 2, 1),
+        ("files", 1, 2),
+        ("records", 1, 2),
+        ("tfrecord", 1, 2),
     ],
 )
 def test_any_division_gives_the_same_bytes(forms, batches, kind, count, splits):
-    steps = 3
+    steps, stages = 3, {}
     shards = [
-        take(train(forms[kind], shard=Shard(i, count, splits)), steps * splits)
+        take(train(forms[kind], shard=Shard(i, count, splits), stages=stages), steps * splits)
         for i in range(count)
     ]
     for step in range(steps):
@@ -125,9 +127,10 @@ def test_any_division_gives_the_same_bytes(forms, batches, kind, count, splits):
         assert_same(joined(pieces), batches[step])
 
 
-@pytest.mark.parametrize("settings", [{}, {"resized_crop_min_area": 0.2}])
-def test_memory_files_and_records_train_the_same_bytes(forms, settings):
-    config = CONFIG.model_copy(update={"augment": AUGMENT.model_copy(update=settings)})
+# Without crops, the divisions above compare them.
+def test_memory_files_and_records_train_the_same_bytes_with_random_crops(forms):
+    augment = AUGMENT.model_copy(update={"resized_crop_min_area": 0.2})
+    config = CONFIG.model_copy(update={"augment": augment})
     expected = take(train(forms["arrays"], config), 4)
     for kind in ("files", "records", "tfrecord"):
         for one, other in zip(expected, take(train(forms[kind], config), 4), strict=True):
@@ -145,47 +148,57 @@ def test_memory_files_and_records_are_evaluated_with_the_same_bytes(forms):
             assert_same(one, other)
 
 
-@pytest.mark.parametrize("kind", ["arrays", "files"])
-def test_random_crops_are_the_same_on_any_division_and_number_of_threads(forms, kind):
+@pytest.mark.parametrize(("kind", "count"), [("arrays", 2), ("files", 1)])
+def test_random_crops_are_the_same_on_any_division_and_number_of_threads(forms, kind, count):
     augment = AUGMENT.model_copy(update={"resized_crop_min_area": 0.1})
     config = CONFIG.model_copy(update={"augment": augment})
-    whole = take(train(forms[kind], config), 3)
-    one_thread = config.model_copy(update={"threads": 1})
-    parts = [take(train(forms[kind], one_thread, shard=Shard(i, 2, 3)), 9) for i in range(2)]
+    whole = take(train(forms["arrays"], config), 3)
+    one_thread, stages = config.model_copy(update={"threads": 1}), {}
+    parts = [
+        take(train(forms[kind], one_thread, shard=Shard(i, count, 3), stages=stages), 9)
+        for i in range(count)
+    ]
     for step, expected in enumerate(whole):
-        pieces = [parts[i][step * 3 + piece] for i in range(2) for piece in range(3)]
+        pieces = [parts[i][step * 3 + piece] for i in range(count) for piece in range(3)]
         assert_same(expected, joined(pieces))
     plain = take(train(forms["arrays"]), 1)[0]
     assert (whole[0]["image"] != plain["image"]).mean() > 0.5
 
 
-@pytest.mark.parametrize(
-    ("kind", "count", "splits"),
-    [("arrays", 3, 1), ("arrays", 2, 3), ("files", 1, 2)],
+EVERYTHING = AUGMENT.model_copy(
+    update={
+        "rand_augment_layers": 2,
+        "three_augment": True,
+        "color_jitter": 0.3,
+        "erasing": 0.5,
+    }
 )
-def test_any_division_mixes_the_same_pairs(forms, kind, count, splits):
-    split = forms[kind]
-    everything = AUGMENT.model_copy(
-        update={
-            "rand_augment_layers": 2,
-            "three_augment": True,
-            "color_jitter": 0.3,
-            "erasing": 0.5,
-        }
-    )
-    config = CONFIG.model_copy(
-        update={"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "augment": everything}
-    )
-    (whole,) = take(train(split, config), 1)
-    (plain,) = take(train(split, CONFIG.model_copy(update={"augment": everything})), 1)
-    shards = [take(train(split, config, shard=Shard(i, count, splits)), splits)
-              for i in range(count)]  # fmt: skip
-    assert_same(joined([part for shard in shards for part in shard]), whole)
+MIXED = CONFIG.model_copy(update={"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "augment": EVERYTHING})
+
+
+@pytest.fixture(scope="module")
+def mixed(split):
+    """The first undivided batch with everything that augments it. Not to be changed."""
+    return take(train(split, MIXED), 1)[0]
+
+
+@pytest.mark.parametrize(("kind", "count", "splits"), [("arrays", 2, 3), ("files", 1, 2)])
+def test_any_division_mixes_the_same_pairs(forms, mixed, kind, count, splits):
+    stages = {}
+    shards = [
+        take(train(forms[kind], MIXED, shard=Shard(i, count, splits), stages=stages), splits)
+        for i in range(count)
+    ]
+    assert_same(joined([part for shard in shards for part in shard]), mixed)
+
+
+def test_pairs_keep_their_sum(split, mixed):
+    (plain,) = take(train(split, CONFIG.model_copy(update={"augment": EVERYTHING})), 1)
     # What is kept is the same for both of a pair, so its sum is as without mixing.
-    pairs, unmixed = (batch["image"].reshape(6, 2, 10, 10, 3) for batch in (whole, plain))
+    pairs, unmixed = (batch["image"].reshape(6, 2, 10, 10, 3) for batch in (mixed, plain))
     np.testing.assert_allclose(pairs.sum(1), unmixed.sum(1), atol=1e-5)
     assert (np.abs(pairs - unmixed).max((1, 2, 3, 4)) > 0.1).sum() >= 3
-    np.testing.assert_array_equal(whole["index"], plain["index"])
+    np.testing.assert_array_equal(mixed["index"], plain["index"])
 
 
 def test_pairs_that_a_replica_does_not_hold_are_refused(split):
@@ -203,11 +216,12 @@ def test_starting_later_is_skipping(split, splits):
         assert_same(one, other)
 
 
-@pytest.mark.parametrize("kind", ["arrays", "files", "records"])
-def test_the_number_of_threads_changes_nothing(forms, batches, kind):
-    for threads in (1, 4):
-        config = CONFIG.model_copy(update={"threads": threads})
-        assert_same(joined(take(train(forms[kind], config), 6)), joined(batches[:6]))
+@pytest.mark.parametrize(
+    ("kind", "threads"), [("arrays", 1), ("arrays", 4), ("files", 4), ("records", 4)]
+)
+def test_the_number_of_threads_changes_nothing(forms, batches, kind, threads):
+    config = CONFIG.model_copy(update={"threads": threads})
+    assert_same(joined(take(train(forms[kind], config), 6)), joined(batches[:6]))
 
 
 def test_nothing_tunes_while_it_runs_for_whoever_lets_go_would_wait_for_its_next_look(split):
@@ -225,9 +239,7 @@ def test_an_epoch_holds_every_example_once_and_batches_run_across_its_end(batche
     np.testing.assert_array_equal(index, expected)
 
 
-@pytest.mark.parametrize("kind", ["arrays", "files"])
-def test_images_targets_and_index_belong_together(forms, kind):
-    split = forms[kind]
+def test_images_targets_and_index_belong_together(split):
     config = CONFIG.model_copy(update={"augment": AugmentConfig()})
     evaluated = joined(take(eval_dataset(split, config, mean=MEAN, std=STD, shard=Shard()), 3))
     batch = take(train(split, config), 1)[0]
@@ -259,16 +271,16 @@ def test_unresized_arrays_are_normalized_exactly():
 
 @pytest.mark.parametrize(
     ("kind", "count", "splits"),
-    [("arrays", 1, 1), ("arrays", 4, 1), ("arrays", 2, 2), ("files", 1, 2), ("records", 2, 1)],
+    [("arrays", 1, 1), ("arrays", 4, 1), ("arrays", 2, 2), ("files", 1, 2), ("records", 1, 2)],
 )
 def test_evaluation_counts_every_example_once(forms, kind, count, splits):
-    part = forms[kind].take(np.arange(17), "some")
+    part, in_memory = (forms[name].take(np.arange(17), "some") for name in (kind, "arrays"))
     config = CONFIG.model_copy(update={"eval_batch_size": 8})
+    given = {"mean": MEAN, "std": STD, "stages": {}}
     shards = [
-        list(eval_dataset(part, config, mean=MEAN, std=STD, shard=Shard(i, count, splits))
-             .as_numpy_iterator())
+        list(eval_dataset(part, config, **given, shard=Shard(i, count, splits)).as_numpy_iterator())
         for i in range(count)
-    ]  # fmt: skip
+    ]
     assert len({len(shard) for shard in shards}) == 1
     everything = joined([element for shard in shards for element in shard])
     counted = everything["index"][everything["weight"] == 1]
@@ -276,31 +288,44 @@ def test_evaluation_counts_every_example_once(forms, kind, count, splits):
     assert set(everything["weight"]) <= {0, 1}
     assert (everything["index"][everything["weight"] == 0] == 0).all()
     np.testing.assert_array_equal(everything["label"], LABELS[everything["index"]])
-    whole = joined(take(eval_dataset(part, config, mean=MEAN, std=STD, shard=Shard()), 3))
+    whole = joined(take(eval_dataset(in_memory, config, mean=MEAN, std=STD, shard=Shard()), 3))
     order = np.argsort(everything["index"] + NUM * (everything["weight"] == 0), kind="stable")
     assert everything["image"][order[:17]].tobytes() == whole["image"][:17].tobytes()
 
 
-@pytest.mark.parametrize(
-    ("kind", "count", "splits"), [("arrays", 3, 1), ("arrays", 6, 1), ("files", 2, 2)]
+MICROBATCHES = CONFIG.model_copy(
+    update={
+        "mixup_alpha": 0.8,
+        "augment": AugmentConfig(rand_augment_layers=2, resized_crop_min_area=0.3),
+    }
 )
-def test_microbatches_have_the_same_bytes_on_any_number_of_workers(forms, kind, count, splits):
-    config = CONFIG.model_copy(
-        update={
-            "mixup_alpha": 0.8,
-            "augment": AugmentConfig(rand_augment_layers=2, resized_crop_min_area=0.3),
-        }
-    )
-    whole = take(train(forms["arrays"], config, shard=Shard(microbatches=6)), 2)
+
+
+@pytest.fixture(scope="module")
+def microbatches(split):
+    """Two undivided batches of 6 microbatches. Not to be changed."""
+    return take(train(split, MICROBATCHES, shard=Shard(microbatches=6)), 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "splits"), [("arrays", 3, 1), ("arrays", 2, 3), ("files", 1, 4)]
+)
+def test_microbatches_have_the_same_bytes_on_any_number_of_workers(
+    forms, microbatches, kind, count, splits
+):
+    stages = {}
     for index in range(count):
         shard = Shard(index, count, splits, 6)
-        elements = take(train(forms[kind], config, shard=shard), 2 * splits)
+        dataset = train(forms[kind], MICROBATCHES, shard=shard, stages=stages)
+        elements = take(dataset, 2 * splits)
         for number, element in enumerate(elements):
             step, replica = number // splits, index * splits + number % splits
             first, end = (first_piece(r, 6, shard.replicas) for r in (replica, replica + 1))
             assert element["image"].shape == (shard.turns, 2, 10, 10, 3)
             for name, value in element.items():
-                np.testing.assert_array_equal(value[: end - first], whole[step][name][first:end])
+                np.testing.assert_array_equal(
+                    value[: end - first], microbatches[step][name][first:end]
+                )
 
 
 def test_a_batch_that_cannot_be_divided_names_those_that_can(split):

@@ -25,7 +25,7 @@ def test_gradients_in_parts_equal_those_of_the_whole_batch(tmp_path):
     whole, parts = tiny(tmp_path, DEFAULT), tiny(tmp_path, DEFAULT, "optim.accumulate_steps=3")
     batch = next(whole.train_iterator(0))
     results = [
-        tf.function(make_gradients(e.config, e.model, None))(
+        tf.function(make_gradients(e.config, e.model, None), autograph=False)(
             batch, tf.constant(0, tf.int64), tf.constant(0)
         )
         for e in (whole, parts)
@@ -40,9 +40,10 @@ def test_gradients_of_parts_side_by_side_equal_those_of_the_whole_batch(tmp_path
     experiment = tiny(tmp_path, DEFAULT, f"optim.accumulate_steps={in_turn}")
     batch = next(experiment.train_iterator(0))
     one, several = (
-        tf.function(make_gradients(experiment.config, experiment.model, None, parallel_parts))(
-            batch, tf.constant(0, tf.int64), tf.constant(0)
-        )
+        tf.function(
+            make_gradients(experiment.config, experiment.model, None, parallel_parts),
+            autograph=False,
+        )(batch, tf.constant(0, tf.int64), tf.constant(0))
         for parallel_parts in (1, 5)  # of 12 images, and of 6 in two turns
     )
     np.testing.assert_allclose(several[0], one[0], rtol=1e-6)
@@ -130,8 +131,11 @@ def test_one_trace_serves_every_number_of_steps(tmp_path):
 
 
 def test_sums_do_not_depend_on_how_steps_are_divided_into_calls(tmp_path):
+    experiment = tiny(tmp_path)
+    start = experiment.snapshot(0, {})
+
     def run(*calls):
-        experiment = tiny(tmp_path)
+        experiment.restore(start)
         iterator, sums = experiment.train_iterator(0), empty_train_sums()
         for steps in calls:
             sums = experiment.train(iterator, sums, steps).sums
@@ -212,7 +216,9 @@ def test_dropout_differs_by_step_and_replica_and_repeats_from_run_to_run(tmp_pat
         head = experiment.model.trainable_variables[-2]
         # A head of zeros, as it starts, would hide what was dropped.
         head.assign(np.random.default_rng(0).normal(size=head.shape))
-        function = tf.function(make_gradients(experiment.config, experiment.model, None))
+        function = tf.function(
+            make_gradients(experiment.config, experiment.model, None), autograph=False
+        )
         batch = next(experiment.train_iterator(0))
         return [
             float(function(batch, tf.constant(step, tf.int64), tf.constant(replica))[0][0])

@@ -45,7 +45,7 @@ def test_compiled_gradients_are_those_that_are_not(
     for way in ("never", xla):
         experiment = with_a_head(tiny(tmp_path, DEFAULT, f"train.xla={way}", *settings))
         batch = next(experiment.train_iterator(0))
-        results.append(tf.function(gradients_of(experiment))(batch, STEP, REPLICA))
+        results.append(tf.function(gradients_of(experiment), autograph=False)(batch, STEP, REPLICA))
     (sums, plain), (compiled_sums, compiled) = results
     np.testing.assert_allclose(compiled_sums, sums, rtol=tolerance)
     scale = tf.linalg.global_norm(plain)
@@ -64,7 +64,7 @@ def test_what_is_dropped_is_the_same_on_the_way_back(tmp_path, monkeypatch, reco
              "model.dropout=0.3", "model.attention_dropout=0.3", "model.stochastic_depth=0.3")
     )  # fmt: skip
     batch = next(experiment.train_iterator(0))
-    function = tf.function(gradients_of(experiment))
+    function = tf.function(gradients_of(experiment), autograph=False)
     _, gradients = function(batch, STEP, REPLICA)
     norm = tf.linalg.global_norm(gradients)
     variables = experiment.model.trainable_variables
@@ -81,7 +81,7 @@ def test_other_steps_drop_other_places(tmp_path, monkeypatch, xla):
     monkeypatch.setattr(backend, "MIN_COMPILED_SIZE", 1)
     experiment = with_a_head(tiny(tmp_path, DEFAULT, f"train.xla={xla}", "model.dropout=0.3"))
     batch = next(experiment.train_iterator(0))
-    function = tf.function(gradients_of(experiment))
+    function = tf.function(gradients_of(experiment), autograph=False)
     steps = [tf.constant(step, tf.int64) for step in (5, 6, 5)]
     losses = [float(function(batch, step, REPLICA)[0][0]) for step in steps]
     assert losses[0] == losses[2] != losses[1]
@@ -102,7 +102,9 @@ def test_xla_compiles_a_part_or_chains_in_it_where_it_is_asked_to(
     monkeypatch.setattr(backend, "MIN_COMPILED_SIZE", few)
     experiment = tiny(tmp_path, DEFAULT, f"train.xla={xla}")
     batch = next(experiment.train_iterator(0))
-    traced = tf.function(gradients_of(experiment)).get_concrete_function(batch, STEP, REPLICA)
+    traced = tf.function(gradients_of(experiment), autograph=False).get_concrete_function(
+        batch, STEP, REPLICA
+    )
     functions = traced.graph.as_graph_def().library.function
     found = {f.signature.name for f in functions if f.attr["_XlaMustCompile"].b}
     assert (bool(found), any("one_part" in name for name in found)) == (something, the_whole), found
