@@ -18,11 +18,12 @@ import tensorflow as tf
 
 from pipeline.runtimes.generation import Generation
 from pipeline.runtimes.horovod import HorovodRuntime, pin_device
+from pipeline.runtimes.horovod_driver import DriverMembership
 from pipeline.runtimes.membership import Membership
 from pipeline.runtimes.sockets import open_sockets, shut_down
 
 # Without a rendezvous, Horovod connects a process to itself only.
-_ALONE = {
+_ALONE = {"HOROVOD_ELASTIC": "0"} | {
     f"HOROVOD_{scope}{name}": value
     for scope in ("", "LOCAL_", "CROSS_")
     for name, value in (("RANK", "0"), ("SIZE", "1"))
@@ -47,7 +48,11 @@ class ElasticRuntime(HorovodRuntime):
 
     is_elastic = True
 
-    def __init__(self, compression: Literal["none", "float16"], membership: Membership) -> None:
+    def __init__(
+        self,
+        compression: Literal["none", "float16"],
+        membership: Membership | DriverMembership,
+    ) -> None:
         self.generation: Generation | None = None
         self._membership = membership
         self._others = open_sockets()  # those that Horovod has not opened
@@ -89,6 +94,7 @@ class ElasticRuntime(HorovodRuntime):
         self._membership.leave()
 
     def regroup(self) -> None:
+        self._abort()  # others may wait for this process
         self._disconnect()
         self._join_group()
         self._rank_and_size.assign([self.rank, self.world_size])
@@ -112,11 +118,18 @@ class ElasticRuntime(HorovodRuntime):
     def _connect(self) -> None:
         if not self._membership.joins_late:
             self._join_group()
-            return
+            if not (self._membership.is_told_late and self._others_train()):
+                return
+            self.generation = None
+            self._disconnect()
         for name in _RENDEZVOUS:
             os.environ.pop(name, None)
         os.environ.update(_ALONE)
         super()._connect()
+
+    def _others_train(self) -> bool:
+        # The others send this in `Regrouping`, which parts from a process that has not prepared.
+        return any(one.get("was_member") for one in self.all_gather({"prepares": True}))
 
     def _join_group(self) -> None:
         while True:
@@ -137,7 +150,7 @@ class ElasticRuntime(HorovodRuntime):
         shut_down(open_sockets() - self._others if connections is None else connections)
 
     def _pin_device(self) -> str:
-        return pin_device(0, 1)  # the launcher shows each process its own GPU only
+        return pin_device(*self._membership.device_place)
 
 
 def _parts(variables: Sequence[tf.Variable]) -> Iterator[np.ndarray]:

@@ -91,13 +91,15 @@ def _join(place: Place, config: DistributeConfig) -> Runtime:
         try:
             from pipeline.runtimes.elastic import ElasticRuntime
             from pipeline.runtimes.horovod import HorovodRuntime
+            from pipeline.runtimes.horovod_driver import DriverMembership
         except (ImportError, tf.errors.NotFoundError) as error:
             raise SettingsError(
                 f"Horovod cannot be imported: {error}. `make horovod` builds it for this "
                 "TensorFlow, and `make image` builds an image with it. `vit launch --runtime "
                 "multi_worker` does not need it"
             ) from None
-        if (membership := Membership.connect(os.environ)) is not None:
+        membership = Membership.connect(os.environ) or DriverMembership.connect(os.environ)
+        if membership is not None:
             return ElasticRuntime(config.compression, membership)
         _gather_for_horovod(place, os.environ)
         return HorovodRuntime(config.compression)
@@ -119,8 +121,8 @@ def _join(place: Place, config: DistributeConfig) -> Runtime:
 
 def _gather_for_horovod(place: Place, environment: MutableMapping[str, str]) -> None:
     address = environment.get("HOROVOD_GLOO_RENDEZVOUS_ADDR")
-    if address is None or environment.get("HOROVOD_ELASTIC") == "1":
-        return  # MPI has connected the processes, or their number may change
+    if address is None:
+        return  # MPI has connected the processes
     environment.update(bypass_proxies(environment, [address.partition("/")[0].partition(":")[0]]))
     server = (address, int(environment["HOROVOD_GLOO_RENDEZVOUS_PORT"]))
     hosts = [host for host in environment.get(HOSTS, "").split(",") if host]

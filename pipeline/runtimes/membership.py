@@ -41,12 +41,17 @@ class Membership:
     Attributes:
       slot: See above.
       joins_late: Whether a group existed when this process connected.
+      is_told_late: Whether only the first exchange with the others shows if they train already.
+      device_place: Index of this process among those that see the same GPUs, and their number.
       on_broken: Called from a thread if the current generation is broken, and again every 50 ms
         until `wait_for_generation` is called. It should make blocked operations fail.
 
     Raises:
       PeerLost: The launcher does not answer.
     """
+
+    is_told_late = False
+    device_place = (0, 1)  # the launcher shows each process its own GPU only
 
     def __init__(self, address: str, worker: str, slot: Slot) -> None:
         self.slot = slot

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -57,3 +58,27 @@ def test_a_run_whose_workers_are_killed_leave_and_join_ends_as_one_left_alone(vi
     sizes = [change["workers"] for change in RunFolder(run).worker_changes()]
     assert sizes[:3] == [2, 1, 2]
     wait_until(lambda: not vit.left())
+
+
+def test_an_elastic_job_of_horovodrun_ends_as_a_run_left_alone(vit, tmp_path):
+    recipe = write_recipe(tmp_path)
+    alone, run = tmp_path / "alone", tmp_path / "run"
+    few = (*SETTINGS, "train.max_steps=300", "train.evaluate_every_steps=150")
+    Training(vit, tmp_path / "alone.log", train_command(recipe, f"run.dir={alone}", *few)).succeed()
+
+    # Horovod excludes the host on which a process failed, so there must be two.
+    hosts = tmp_path / "hosts.sh"
+    hosts.write_text("#!/bin/sh\necho localhost:1\necho 127.0.0.1:1\n")
+    hosts.chmod(0o755)
+    words = [
+        Path(sys.executable).with_name("horovodrun"), "--gloo", "-np", 2, "--min-np", 1,
+        "--max-np", 2, "--host-discovery-script", hosts, "--network-interfaces", "lo",
+    ]  # fmt: skip
+    train = train_command(recipe, f"run.dir={run}", *few)
+    job = Training(vit, tmp_path / "run.log", [*words, *train])
+    job.wait_for(lambda: len(read_rows(run)) >= 1)
+    pid = re.search(r"rank 0 of 2 on \S+ joined: pid (\d+)", job.text)[1]
+    os.kill(int(pid), signal.SIGKILL)
+    job.wait_for("1 worker continues from step")
+    job.end()
+    assert_same_end(run, alone)
