@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
+from pipeline.errors import SettingsError
 from pipeline.runtimes.generation import Generation
 from pipeline.runtimes.horovod import HorovodRuntime, pin_device
 from pipeline.runtimes.horovod_driver import DriverMembership
@@ -61,6 +62,12 @@ class ElasticRuntime(HorovodRuntime):
         os.environ.setdefault("HOROVOD_LOG_LEVEL", "fatal")
         membership.on_broken = self._abort
         super().__init__(compression)
+        if self.uses_nccl:
+            raise SettingsError(
+                "elastic jobs have not been verified with NCCL, which sums the gradients of this "
+                "Horovod on GPUs. Start the job without --min-workers (vit launch) or --min-np "
+                "(horovodrun)"
+            )
 
     @property
     def is_chief(self) -> bool:

@@ -109,6 +109,11 @@ class HorovodRuntime(SingleRuntime):
     def _disconnect(self) -> None:
         hvd.shutdown()
 
+    @property
+    def uses_nccl(self) -> bool:
+        """Whether NCCL sums the gradients, and not Gloo."""
+        return bool(tf.config.list_physical_devices("GPU")) and bool(hvd.nccl_built())
+
     def _pin_device(self) -> str:
         return pin_device(hvd.local_rank(), hvd.local_size())
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.runs.folder import RunFolder
-from tests.parallel.launches import needs_horovod, wait_until
+from tests.parallel.launches import Launches, needs_horovod, wait_until
 from tests.parallel.trainings import (
     Training,
     assert_same_end,
@@ -38,12 +38,20 @@ def pids(text):
     }
 
 
-def test_a_run_whose_workers_are_killed_leave_and_join_ends_as_one_left_alone(vit, tmp_path):
-    recipe = write_recipe(tmp_path)
-    alone, run = tmp_path / "alone", tmp_path / "run"
-    train = train_command(recipe, f"run.dir={alone}", *SETTINGS)
-    Training(vit, tmp_path / "alone.log", train).succeed()
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The run folder of one process that nothing disturbs, and the recipe."""
+    launches, folder = Launches(), tmp_path_factory.mktemp("alone")
+    recipe = write_recipe(folder)
+    train = train_command(recipe, f"run.dir={folder / 'run'}", *SETTINGS)
+    Training(launches, folder / "log", train).succeed()
+    launches.clean_up()
+    return folder / "run", recipe
 
+
+def test_a_run_whose_workers_are_killed_leave_and_join_ends_as_one_left_alone(vit, tmp_path, alone):
+    undisturbed, recipe = alone
+    run = tmp_path / "run"
     words = [sys.executable, "-m", "jobs.cli", "launch", "--slots", 3, "--min-workers", 1, "--"]
     train = train_command(recipe, f"run.dir={run}", *SETTINGS)
     job = Training(vit, tmp_path / "run.log", [*words, *train])
@@ -54,18 +62,15 @@ def test_a_run_whose_workers_are_killed_leave_and_join_ends_as_one_left_alone(vi
     job.wait_for("1 worker continues from step")
     job.wait_for(lambda: job.text.count("2 workers continue from step") == 2)  # it has joined
     job.succeed()
-    assert_same_end(run, alone)
+    assert_same_end(run, undisturbed)
     sizes = [change["workers"] for change in RunFolder(run).worker_changes()]
     assert sizes[:3] == [2, 1, 2]
     wait_until(lambda: not vit.left())
 
 
-def test_an_elastic_job_of_horovodrun_ends_as_a_run_left_alone(vit, tmp_path):
-    recipe = write_recipe(tmp_path)
-    alone, run = tmp_path / "alone", tmp_path / "run"
-    few = (*SETTINGS, "train.max_steps=300", "train.evaluate_every_steps=150")
-    Training(vit, tmp_path / "alone.log", train_command(recipe, f"run.dir={alone}", *few)).succeed()
-
+def test_an_elastic_job_of_horovodrun_ends_as_a_run_left_alone(vit, tmp_path, alone):
+    undisturbed, recipe = alone
+    run = tmp_path / "run"
     # Horovod excludes the host on which a process failed, so there must be two.
     hosts = tmp_path / "hosts.sh"
     hosts.write_text("#!/bin/sh\necho localhost:1\necho 127.0.0.1:1\n")
@@ -74,11 +79,11 @@ def test_an_elastic_job_of_horovodrun_ends_as_a_run_left_alone(vit, tmp_path):
         Path(sys.executable).with_name("horovodrun"), "--gloo", "-np", 2, "--min-np", 1,
         "--max-np", 2, "--host-discovery-script", hosts, "--network-interfaces", "lo",
     ]  # fmt: skip
-    train = train_command(recipe, f"run.dir={run}", *few)
+    train = train_command(recipe, f"run.dir={run}", *SETTINGS)
     job = Training(vit, tmp_path / "run.log", [*words, *train])
     job.wait_for(lambda: len(read_rows(run)) >= 1)
     pid = re.search(r"rank 0 of 2 on \S+ joined: pid (\d+)", job.text)[1]
     os.kill(int(pid), signal.SIGKILL)
     job.wait_for("1 worker continues from step")
-    job.end()
-    assert_same_end(run, alone)
+    job.end()  # with 1, because a process has failed
+    assert_same_end(run, undisturbed)
