@@ -94,8 +94,7 @@ class Journal:
         last, skipped, repaired = self.last_row, self._skipped, self._repaired
         self.rewind(step, again)
         places = {(row["step"], row["split"]) for row in self._metrics.rows()}
-        # The test row is written again in any case.
-        if last and last["split"] != "test" and (last["step"], last["split"]) not in places:
+        if last and (last["step"], last["split"]) not in places:
             values = {name: last[name] for name in last if name not in ("step", "epoch", "split")}
             if last["split"] == "train":
                 values |= self._statistics.read(last["examples_per_second"])

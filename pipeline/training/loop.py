@@ -233,7 +233,10 @@ class Loop:
         if best is None or (best != self._state.step and not self._saver.restore_best(best)):
             best = self._state.step
         self._experiment.weights_step = best
-        if "test" in self._experiment.source.splits:
+        last = self._journal.last_row
+        # Its row is there already if a process was lost after the test.
+        is_tested = (last.get("split"), last.get("step")) == ("test", self._state.step)
+        if "test" in self._experiment.source.splits and not is_tested:
             row: dict[str, Any] = self._evaluator.evaluate("test") | {"weights_of_step": best}
             self._journal.evaluated(self._state.step, "test", row, best=False)
         if self._runtime.is_chief:

@@ -19,6 +19,7 @@ from pipeline.training.data_record import record_start
 from pipeline.training.description import start_facts
 from pipeline.training.journal import Journal
 from pipeline.training.loop import fit
+from pipeline.training.regrouping import regroup_while_preparing
 from pipeline.training.stop_request import StopRequest
 from tests.training.experiments import tiny, tiny_config
 from tests.training.runs import assert_same_end, rows, train
@@ -86,7 +87,7 @@ class TwoInName(SingleRuntime):
         return PeerLost("lost") if isinstance(error, LostError) else None
 
 
-def train_with(folder, runtime, *settings, stop=None):
+def train_with(folder, runtime, *settings, stop=None, **options):
     config = tiny_config(folder, *settings)
     run = RunFolder(config.run_dir)
     run.open(config, print)
@@ -94,7 +95,7 @@ def train_with(folder, runtime, *settings, stop=None):
         experiment = tiny(folder, *settings, runtime=runtime)
         record_start(run, experiment, start_facts(experiment, ["vit", "train", "tiny"]))
         runtime.trains = True
-        return fit(experiment, run, Silent(), stop or StopRequest())
+        return fit(experiment, run, Silent(), stop or StopRequest(), **options)
     finally:
         run.close()
 
@@ -215,3 +216,44 @@ def test_a_new_chief_writes_the_row_that_the_last_one_did_not(tmp_path, lost):
     assert {k: v for k, v in written.items() if k not in learned} == {
         k: v for k, v in last.items() if k not in learned
     }
+
+
+def test_what_follows_the_training_is_repeated_after_a_loss(tmp_path, undisturbed):
+    concluded = []
+
+    def conclude(row):
+        concluded.append(row["step"])
+        if len(concluded) == 1:
+            raise LostError
+
+    runtime = TwoInName()
+    train_with(tmp_path, runtime, *EVERY_FIVE, conclude=conclude)
+    assert concluded == [20, 20]
+    assert runtime.groups == 2
+    assert_same_end(tmp_path, undisturbed)
+
+
+class Preparing(TwoInName):
+    """A process that prepares, and what another one says in each group."""
+
+    def __init__(self, *others):
+        super().__init__()
+        self._others = list(others)
+
+    def all_gather(self, value):
+        other = self._others.pop(0)
+        if isinstance(other, Exception):
+            raise other
+        return [other, value]
+
+
+def test_processes_that_prepare_meet_again_after_losses_and_newcomers():
+    newcomer = {"state": None, "was_member": False}
+    runtime = Preparing(LostError(), newcomer, {"prepares": True})
+    regroup_while_preparing(runtime)
+    assert runtime.groups == 4
+
+
+def test_a_process_that_is_behind_the_others_in_the_preparation_starts_again():
+    with pytest.raises(PeerLost, match="the others train already"):
+        regroup_while_preparing(Preparing({"state": None, "was_member": True}))
