@@ -13,6 +13,7 @@ coordinator.py        the group of an elastic job in the launcher of node 0
 group.py              the state machine of the group: generations, joins, losses
 rules.py              the options that decide on the generations
 failures.py           tells an exception that every worker hits from a lost machine
+timeouts.py           the time within which a failed job has ended on all nodes
 cooldown.py           when a slot whose worker failed may start the next one
 rendezvous.py         the rendezvous server on node 0, and the client connection
 rendezvous_client.py  the rendezvous as seen by one launcher

@@ -4,7 +4,10 @@ runtime.py            the Runtime interface
 kinds.py              selects and starts one of the implementations
 single.py, mirrored.py, multi_worker.py, horovod.py   the implementations
 agreement.py          checks that all processes agree, and shares decisions of the chief
+elastic.py            Horovod processes that can be lost and join during training
 membership.py         the membership of this process in the group of an elastic job
+horovod_driver.py     the same in an elastic job of horovodrun
+sockets.py            ends collectives that wait for a lost process
 generation.py         the place of a process in a generation
 worker_reports.py     the messages of an elastic job
 messages.py           strict messages between processes, as JSON

@@ -7,7 +7,10 @@ gradients.py            the gradients of a replica's batch or of a microbatch
 exact_step.py, fixed_point.py   the step with microbatches, and the exact sum of their gradients
 input_ahead.py          input that is read ahead although operations are deterministic
 evaluation_step.py      one evaluation step, and the graph that runs several
-loop.py                 fit(): resume, steps, evaluation, checkpoints, stop requests
+loop.py                 fit(): resume, steps, stop requests, rollbacks
+step_actions.py         what follows certain steps: rows, evaluations, checkpoints
+run_state.py            the state of the loop apart from variables
+regrouping.py           continues after processes of an elastic job were lost or joined
 evaluator.py            evaluates a split during training
 rollback.py             returns to an earlier checkpoint after steps that were not finite
 coordination.py         lets all processes agree on what to do before each call of a graph
