@@ -200,8 +200,8 @@ class ElasticNode:
         for worker in self._workers.silent(limit_s, max(limit_s, PREPARING_TIMEOUT_S)):
             # A stopped process must never come back, because the others continue without it.
             reason = f"was killed because it had not answered for {limit_s:g} s"
-            self._workers.end(worker, WorkerEnd(-signal.SIGKILL, reason))
             self._stop(worker, signal.SIGKILL)
+            self._workers.end(worker, WorkerEnd(-signal.SIGKILL, reason))
             self.report()
 
     def _end_excluded(self, view: GroupView) -> None:
