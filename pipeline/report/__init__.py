@@ -8,6 +8,7 @@ page.py, templates/     the Jinja environment, and the templates and CSS of the 
 run_page.py, comparison_page.py, evaluation_page.py, prediction_gallery.py   the facts of each page
 curves.py, line_chart.py, axis.py   charts over the steps
 prediction_metrics.py   accuracy by class, confusions and calibration of a set of predictions
+worker_timeline.py      the workers of an elastic job over time
 confusion.py, per_class.py, calibration.py   its parts
 example_images.py       images inside a page
 training_preview.py     examples of a prepared set, augmented and cut into patches

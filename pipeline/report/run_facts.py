@@ -26,6 +26,7 @@ class RunFacts:
       counts: Number of examples per split.
       outcome: Content of outcome.json; None while the run trains, or if it was killed.
       starts: Rows of starts.jsonl, the oldest first.
+      workers: Rows of workers.jsonl, the oldest first; empty if the job was not elastic.
       checkpoints: Steps of the checkpoints that are kept, ascending.
       best_step: Step of the best weights; None before the first evaluation.
       predictions: Predictions of the best weights.
@@ -41,6 +42,7 @@ class RunFacts:
     counts: Mapping[str, int] = field(default_factory=dict)
     outcome: Mapping[str, Any] | None = None
     starts: Sequence[Mapping[str, Any]] = ()
+    workers: Sequence[Mapping[str, Any]] = ()
     checkpoints: Sequence[int] = ()
     best_step: int | None = None
     predictions: Predictions | None = None

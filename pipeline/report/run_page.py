@@ -14,6 +14,7 @@ from pipeline.report.example_images import augmented_examples, confident_example
 from pipeline.report.page import render
 from pipeline.report.per_class import class_facts
 from pipeline.report.run_facts import Row, RunFacts
+from pipeline.report.worker_timeline import worker_timeline
 from pipeline.runs.metrics_file import shows_top_5
 
 _OUTCOMES = {
@@ -54,6 +55,7 @@ def report_page(run: RunFacts) -> str:
         last_start=last,
         command=shlex.join(last["command"]) if last else None,
         starts=[_start_row(start) for start in run.starts],
+        workers=worker_timeline(run),
         num_saved=len(saved_steps(run)),
     )
 

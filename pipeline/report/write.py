@@ -72,6 +72,7 @@ def gather(folder: RunFolder) -> RunFacts:
         counts=dataset["examples"],
         outcome=folder.outcome(),
         starts=folder.starts(),
+        workers=folder.worker_changes(),
         checkpoints=store.steps(),
         best_step=best,
         predictions=predictions if current else None,

@@ -30,7 +30,7 @@ from pipeline.runs.access import check_access, check_free_space, check_writable,
 from pipeline.runs.checkpoints.store import INITIAL, UNFINISHED, CheckpointStore
 from pipeline.runs.links import check_links
 from pipeline.runs.lock import RunLock
-from pipeline.runs.record_checks import check_dataset, check_outcome
+from pipeline.runs.record_checks import check_dataset, check_outcome, is_worker_change
 from pipeline.storage.folders import make_folder, remove_file, remove_folder
 from pipeline.storage.json_lines import read_json_lines, set_aside
 from pipeline.storage.read import read_file
@@ -294,7 +294,7 @@ class RunFolder:
         """All changes of the workers: Unix `time`, `step`, number of `workers`, `pause_s` in
         seconds, and `changes`, a line for each worker that joined, left or was lost.
         """
-        return read_json_lines(self.workers, _is_any)[0]
+        return read_json_lines(self.workers, is_worker_change)[0]
 
     def starts(self) -> list[dict[str, Any]]:
         """All starts of the run, oldest first; empty for a version that did not record them."""

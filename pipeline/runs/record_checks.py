@@ -1,4 +1,4 @@
-"""Validates dataset.json and outcome.json, which may come from another user."""
+"""Validates dataset.json, outcome.json and workers.jsonl, which may come from another user."""
 
 from __future__ import annotations
 
@@ -44,6 +44,14 @@ def check_outcome(facts: Mapping[str, Any]) -> None:
         result = facts.get("result", {})
         _require("result", isinstance(result, dict))
         _require("result", not result or _is_result(result))
+
+
+def is_worker_change(found: Mapping[str, Any]) -> bool:
+    """Whether a line of workers.jsonl is valid."""
+    numbers = all(_is_number(found.get(name)) for name in ("time", "pause_s"))
+    counts = all(type(found.get(n)) is int and 0 <= found[n] < _MOST for n in ("step", "workers"))
+    # The largest time that can be written as a date.
+    return numbers and counts and found["time"] < 2**37 and _is_list(found.get("changes"), str)
 
 
 def _is_result(row: Mapping[str, Any]) -> bool:

@@ -112,6 +112,8 @@ class Journal:
         for title, markdown in start_texts(config, start).items():
             board.text(title, markdown, step)
         board.hparams(comparable_settings(self._experiment))
+        if self._runtime.is_elastic:
+            self._record_workers(step, 0.0, ())
 
     def regrouped(self, step: int, changes: Sequence[str], seconds: float) -> None:
         """Reports a change of the workers of an elastic job. Chief only.
@@ -127,7 +129,11 @@ class Journal:
         self._display.message("; ".join([*changes, text]))
         if self._board is not None:
             self._board.text("workers", "  \n".join([*changes, text]), step)
-        facts = {"time": time.time(), "step": step, "workers": workers, "pause_s": seconds}
+        self._record_workers(step, seconds, changes)
+
+    def _record_workers(self, step: int, pause_s: float, changes: Sequence[str]) -> None:
+        workers, now_s = self._runtime.world_size, time.time()
+        facts = {"time": now_s, "step": step, "workers": workers, "pause_s": pause_s}
         try:
             self._folder.record_workers(facts | {"changes": list(changes)})
         except OSError as error:

@@ -64,7 +64,7 @@ def test_a_run_whose_workers_are_killed_leave_and_join_ends_as_one_left_alone(vi
     job.succeed()
     assert_same_end(run, undisturbed)
     sizes = [change["workers"] for change in RunFolder(run).worker_changes()]
-    assert sizes[:3] == [2, 1, 2]
+    assert sizes[:4] == [3, 2, 1, 2]
     wait_until(lambda: not vit.left())
 
 
