@@ -39,6 +39,11 @@ class Outcome:
     to_next_step_s: float | None = None
     regrouping_s: float | None = None
 
+    def take(self, continuation, signal_s):
+        """Takes the line of the chief."""
+        self.to_next_step_s = continuation.seen_s - signal_s
+        self.regrouping_s = continuation.took_s
+
 
 class Disturber:
     """Disturbs one job.
@@ -57,7 +62,7 @@ class Disturber:
     def __init__(self, job, chance: random.Random, steps, timeout_s):
         self._job, self._chance, self._steps, self._timeout_s = job, chance, steps, timeout_s
         self.outcomes, self.all_killed = [], False
-        self._read = 0
+        self._read, self._open = 0, []
 
     def disturb(self, kind):
         """Disturbs the job once. Returns False if it has ended before."""
@@ -77,6 +82,7 @@ class Disturber:
         outcome = Outcome(kind)
         self.outcomes.append(outcome)
         if kind in (*FIRST, *LAST):
+            self._open.append((outcome, before, signal_s))
             self.all_killed = kind == "kill of all"
             return True
         if kind == "stopped for a moment":
@@ -85,9 +91,7 @@ class Disturber:
             return continues
         continues = job.wait(lambda: len(job.continuations) > before, f"after a {kind}")
         if continues:
-            line = job.continuations[before]
-            outcome.to_next_step_s = line.seen_s - signal_s
-            outcome.regrouping_s = line.took_s
+            outcome.take(job.continuations[before], signal_s)
             self._read = before + 1
         if number == signal.SIGSTOP:
             # A process that comes back after the others have gone on without it.
@@ -98,14 +102,18 @@ class Disturber:
         return continues
 
     def finish(self):
-        """Takes the last joins."""
+        """Takes what nobody has waited for."""
         self._job.read()
+        for outcome, before, signal_s in self._open:
+            later = self._job.continuations[before:]
+            if later and later[0].lost:
+                outcome.take(later[0], signal_s)
         self._take_joins()
 
     def _take_joins(self):
         lines = self._job.continuations
         for number in range(self._read, len(lines)):
-            if number == 0 or lines[number].size > lines[number - 1].size:
+            if lines[number].joined:
                 self.outcomes.append(Outcome(JOIN, regrouping_s=lines[number].took_s))
         self._read = len(lines)
 

@@ -24,12 +24,15 @@ class Continuation:
 
     Attributes:
       seen_s: When the line was seen, by the monotonic clock.
-      size: Number of workers.
       took_s: Seconds that the regrouping took, by the clock of the chief.
+      joined: Whether workers have joined, and none was lost or left.
+      lost: Whether a worker was lost or left.
     """
 
-    def __init__(self, size, took_s):
-        self.seen_s, self.size, self.took_s = time.monotonic(), size, took_s
+    def __init__(self, line, took_s):
+        self.seen_s, self.took_s = time.monotonic(), took_s
+        self.lost = any(how in line for how in (" was killed", " ended", " left"))
+        self.joined = " joined; " in line and not self.lost
 
 
 class ElasticJob:
@@ -84,7 +87,7 @@ class ElasticJob:
             if found := _CHIEF.match(line):
                 self.chief_slot = int(found[1] or 0)
             if found := _CONTINUES.search(line):
-                self.continuations.append(Continuation(int(found[1]), float(found[3])))
+                self.continuations.append(Continuation(line, float(found[3])))
                 self._take_size(int(found[1]))
 
     def _take_size(self, size):
