@@ -9,7 +9,9 @@ from tests.chaos.elastic_job import LIMIT_S
 
 # Those that a job can meet once, and those that it can meet at any time.
 FIRST = ("kill during the start", "kill during compilation")
-LAST = ("kill at the end", "kill of all")
+# The exit code of the job after those that end it. The same command then continues the run.
+ENDING = {"kill of all": 76, "stop of the job": 75, "kill of the launcher": -signal.SIGKILL}
+LAST = ("kill at the end", *ENDING)
 ANY_TIME = (
     "kill of a worker",
     "kill of the chief",
@@ -56,12 +58,12 @@ class Disturber:
 
     Attributes:
       outcomes: Of each disturbance, and of each join.
-      all_killed: Whether no worker was left.
+      exit_code: With what the job is to end if it does not complete the run; 0 if it must.
     """
 
     def __init__(self, job, chance: random.Random, steps, timeout_s):
         self._job, self._chance, self._steps, self._timeout_s = job, chance, steps, timeout_s
-        self.outcomes, self.all_killed = [], False
+        self.outcomes, self.exit_code = [], 0
         self._read, self._open = 0, []
 
     def disturb(self, kind):
@@ -73,7 +75,7 @@ class Disturber:
         before, number, processes = len(job.continuations), signal.SIGKILL, self._victims(kind)
         if not processes:
             return True
-        if kind == "asked to leave":
+        if kind in ("asked to leave", "stop of the job"):
             number = signal.SIGTERM
         elif kind.startswith("stopped"):
             number = signal.SIGSTOP
@@ -83,7 +85,7 @@ class Disturber:
         self.outcomes.append(outcome)
         if kind in (*FIRST, *LAST):
             self._open.append((outcome, before, signal_s))
-            self.all_killed = kind == "kill of all"
+            self.exit_code = ENDING.get(kind, 0)
             return True
         if kind == "stopped for a moment":
             continues = job.pause(self._timeout_s / 4)
@@ -132,7 +134,7 @@ class Disturber:
         if not job.wait_for_row(lambda row: row["step"] > 0, "the first row"):
             return False
         wanted = 3 if kind == "kill of two at once" else 2
-        if kind != "kill of all" and not self._wait_for_members(wanted):
+        if kind not in ENDING and not self._wait_for_members(wanted):
             return False
         if kind == "kill during a checkpoint":
             return job.wait_for_checkpoint() and job.pause(uniform(0, 0.04))
@@ -170,6 +172,8 @@ class Disturber:
         job, workers = self._job, self._job.workers()
         if kind == "kill of all":
             return list(workers.values())
+        if kind in ENDING:
+            return [job.launcher]
         members = sorted(self._present() or workers.values())
         chief = workers.get(job.chief_slot)
         if kind == "kill while a group forms" and self._chance.random() < 0.5:

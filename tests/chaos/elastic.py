@@ -43,7 +43,7 @@ def main():
     parser.add_argument("--disturbances", type=int, default=300, help="the least number of them")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--slots", default="2,3,4", help="numbers of workers, used in turn")
-    parser.add_argument("--steps", type=int, default=1000, help="of each run")
+    parser.add_argument("--steps", type=int, default=1800, help="of each run")
     parser.add_argument("--kinds", default="", help="only those with this in their name, by comma")
     parser.add_argument("--results", type=Path, help="file for the table")
     parser.add_argument("--keep", action="store_true", help="keep run folders and logs")
@@ -169,9 +169,9 @@ class ElasticChaos:
         finally:
             disturber.finish()
             self._outcomes += disturber.outcomes
-        if disturber.all_killed and code != 0:
-            if code != 76:
-                raise ChaosError(f"all workers were killed, and the job ended with {code}, not 76")
+        if disturber.exit_code and code != 0:
+            if code != disturber.exit_code:
+                raise ChaosError(f"the job ended with {code}, not {disturber.exit_code}")
             job = ElasticJob(launches, self._folder / f"{name}-again.log", command, run)
             code = job.end(LIMIT_S + self._arguments.steps)
         if code != 0:

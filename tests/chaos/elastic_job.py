@@ -62,6 +62,10 @@ class ElasticJob:
     def ended(self):
         return self._training.process.poll() is not None
 
+    @property
+    def launcher(self):
+        return self._training.process.pid
+
     def workers(self):
         """{slot: process id} of the workers that exist."""
         found = {}
