@@ -26,6 +26,13 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     add("--claim", required=True, metavar="PVC", help="ReadWriteMany claim, mounted at /shared")
     add("--data-claim", metavar="PVC", help="claim with data, mounted read-only at /data")
     add("--nodes", type=int, default=1, help="number of pods, one per node (default: 1)")
+    add(
+        "--min-nodes",
+        type=int,
+        metavar="N",
+        help="let nodes fail and join during training, and pause with fewer than this (Kubernetes "
+        "1.31 or later; default: all nodes are needed)",
+    )
     add("--gpus-per-node", type=int, default=0, metavar="G", help="GPUs per pod (default: 0)")
     add(
         "--processes-per-node",
@@ -101,6 +108,7 @@ def parse_job(arguments: argparse.Namespace, verb: str) -> ClusterJob:
         claim=arguments.claim,
         verb=verb,
         nodes=arguments.nodes,
+        min_nodes=arguments.min_nodes,
         gpus=arguments.gpus_per_node,
         processes=arguments.processes_per_node,
         backend=arguments.backend,

@@ -23,6 +23,7 @@ class ClusterJob:
       name: Name of the Job and of everything that belongs to it.
       verb: Verb of `vit`; all verbs but train run in one pod.
       nodes: Number of pods, one per node.
+      min_nodes: Number of nodes below which an elastic job pauses; None for a job that is not.
       gpus: GPUs of each pod; 0 trains on the CPU.
       processes: Processes in each pod; None is one per GPU, or one on the CPU.
       cpu, memory, shm: Kubernetes quantities for each pod.
@@ -36,6 +37,7 @@ class ClusterJob:
     claim: str
     verb: str = "train"
     nodes: int = 1
+    min_nodes: int | None = None
     gpus: int = 0
     processes: int | None = None
     backend: Backend = "job"
@@ -158,6 +160,8 @@ def _check_together(job: ClusterJob) -> None:
             f" use: --processes-per-node {job.slots} uses one GPU for each process. Give "
             f"--gpus-per-node {job.slots}, or leave out --processes-per-node"
         )
+    if job.min_nodes is not None:
+        _check_elastic(job, job.min_nodes)
     if job.verb != "train" and (job.nodes > 1 or job.backend != "job"):
         raise SettingsError(f"--verb {job.verb} runs in one pod: leave out --nodes and --backend")
     if job.runtime == "mirrored" and job.nodes > 1:
@@ -173,6 +177,18 @@ def _check_together(job: ClusterJob) -> None:
         raise SettingsError(
             f"--backend mpijob starts horovodrun, and cannot start --runtime {job.runtime}: "
             "give --backend job"
+        )
+
+
+def _check_elastic(job: ClusterJob, min_nodes: int) -> None:
+    if not 1 <= min_nodes <= job.nodes:
+        raise SettingsError(
+            f"--min-nodes must be 1 to {job.nodes}, which is --nodes. Received: {min_nodes}"
+        )
+    if not job.launched or job.runtime != "horovod" or job.backend != "job":
+        raise SettingsError(
+            "--min-nodes makes a training with --runtime horovod and --backend job elastic, and "
+            "nothing else: leave it out"
         )
 
 

@@ -18,6 +18,7 @@ SHARED, DATA, RECIPE = "/shared", "/data", "/etc/vit/recipe.yaml"
 CONTENT = "vit-pipeline/content"
 RUN = "vit-pipeline/run"
 SLOTS = "vit-pipeline/slots"
+MIN_NODES = "vit-pipeline/min-nodes"  # of an elastic job
 GPU = "nvidia.com/gpu"
 
 # The processes exit by themselves within checkpoint.grace_s. The launcher kills them this many

@@ -13,6 +13,7 @@ from k8s.cluster_job import ClusterJob
 from k8s.manifests import (
     CONTENT,
     DATA,
+    MIN_NODES,
     RECIPE,
     RUN,
     SHARED,
@@ -97,6 +98,8 @@ def render(
         RUN: run_folder(job, config, arguments),
         SLOTS: str(job.slots if job.launched else 1),
     }
+    if job.min_nodes is not None:
+        main["metadata"]["annotations"][MIN_NODES] = str(job.min_nodes)
     return manifests
 
 
@@ -161,6 +164,10 @@ def _render_job(
             "--processes-per-node",
             str(job.slots),
         ]
+        if job.min_nodes is not None:
+            launcher += ["--min-workers", str(job.min_nodes * job.slots)]
+            # A node that returns at the very end would wait for the others, which have ended.
+            spec["successPolicy"] = {"rules": [{"succeededIndexes": "0"}]}
         if job.runtime == "multi_worker":
             # A restricted pod cannot create a private network. The NetworkPolicy takes its place.
             launcher += ["--runtime", job.runtime, "--trust-network"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from k8s.api import ClusterApi, Manifest
 from k8s.api_errors import Forbidden, KindMissing
 from k8s.create import OURS
-from k8s.manifests import RUN, SLOTS
+from k8s.manifests import MIN_NODES, RUN, SLOTS
 from pipeline.errors import SettingsError
 
 QUEUE = "kueue.x-k8s.io/queue-name"
@@ -53,6 +53,12 @@ class JobView:
         if self.is_mpi:
             return int(self.main["spec"]["mpiReplicaSpecs"]["Worker"]["replicas"])
         return int(self.main["spec"].get("completions", 1))
+
+    @property
+    def min_nodes(self) -> int:
+        """The number of pods below which the job does not train."""
+        annotations = self.main["metadata"].get("annotations", {})
+        return int(annotations.get(MIN_NODES, self.nodes))
 
     @property
     def slots(self) -> int:
@@ -172,10 +178,12 @@ def describe(cluster: ClusterApi, job: JobView) -> str:
         return "stopping"
     if job.suspended:
         return "queued" if job.queued_by_kueue else "stopped"
-    if why := why_waiting(cluster, job):
-        return f"waiting: {why}"
     wanted = job.nodes + job.is_mpi
     ready = sum(pod["status"].get("phase") == "Running" for pod in active)
+    if job.min_nodes <= ready < job.nodes:
+        return f"running, {ready} of {job.nodes} nodes"
+    if why := why_waiting(cluster, job):
+        return f"waiting: {why}"
     return "running" if ready >= wanted else "starting"
 
 

@@ -15,10 +15,12 @@ def check_training(config: Config, job: ClusterJob) -> None:
       SettingsError: The global batch, the image size or `distribute.cpu_devices` does not fit.
     """
     import_tensorflow()
-    from pipeline.data.batch import check_batch
+    from pipeline.data.batch import check_batch, check_elastic
     from pipeline.model.architecture import architecture, check_patches
 
     check_batch(config, job.num_replicas)
+    if job.min_nodes is not None:
+        check_elastic(config)
     check_patches(config.data.image_size, architecture(config.model).patch_size)
     if job.gpus and config.distribute.cpu_devices > 1:
         raise SettingsError(

@@ -45,6 +45,20 @@ def check_batch(config: Config, num_replicas: int) -> None:
         )
 
 
+def check_elastic(config: Config) -> None:
+    """Refuses settings with which the number of workers cannot change.
+
+    Raises:
+      SettingsError: The batch has no microbatches.
+    """
+    if config.microbatches is None:
+        raise SettingsError(
+            "an elastic job needs microbatches, because the number of its workers changes. Set "
+            "train.microbatches to a number that divides data.global_batch_size="
+            f"{config.data.global_batch_size}, or set train.deterministic=true"
+        )
+
+
 def batch_problem(batch: int, examples: int) -> tuple[str, str] | None:
     """Returns a problem and its remedy if the batch is larger than the training set, else None."""
     if batch <= examples:

@@ -10,11 +10,10 @@ import tensorflow as tf
 from tensorflow.python.framework.config import disable_op_determinism
 
 from pipeline.config import Config
-from pipeline.data.batch import check_batch, check_examples
+from pipeline.data.batch import check_batch, check_elastic, check_examples
 from pipeline.data.decode.problems import SkippedImages
 from pipeline.data.sources.source import DataSource
 from pipeline.data.split import Color
-from pipeline.errors import SettingsError
 from pipeline.model.vit import build_vit
 from pipeline.optim.optimizer import AdamW, LossScale
 from pipeline.optim.parameters import freeze
@@ -67,12 +66,8 @@ def build(
     """
     if evaluation_data is None:
         check_batch(config, runtime.num_replicas)
-        if runtime.is_elastic and config.microbatches is None:
-            raise SettingsError(
-                "an elastic job needs microbatches, because the number of its workers changes. Set "
-                "train.microbatches to a number that divides data.global_batch_size="
-                f"{config.data.global_batch_size}, or set train.deterministic=true"
-            )
+        if runtime.is_elastic:
+            check_elastic(config)
     config = agree_on_precision(config, runtime).config
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()

@@ -143,6 +143,20 @@ def test_states_of_the_whole_job(server, vit):
     assert state(vit) == "being deleted"
 
 
+@pytest.mark.processes
+def test_an_elastic_job_runs_while_nodes_are_missing(server, vit):
+    submit(cluster_job(nodes=8, min_nodes=4))
+    for index in range(4):
+        assert state(vit) == "starting"
+        server.add_pod("digits", index)
+    assert state(vit) == "running, 4 of 8 nodes"
+    server.add_pod("digits", 4, phase="Pending")
+    assert state(vit) == "running, 4 of 8 nodes"
+    for index in range(5, 9):
+        server.add_pod("digits", index)
+    assert state(vit) == "running"
+
+
 @pytest.mark.parametrize(
     ("condition", "code", "said"),
     [

@@ -55,6 +55,7 @@ SWITCHES = [
 COMBINATIONS = [" ".join(filter(None, words)) for words in itertools.product(*SWITCHES)]
 GOLDENS = {
     "job": "--nodes 2",
+    "elastic": "--nodes 8 --min-nodes 4 --processes-per-node 2",
     "job-gpus": f"--nodes 4 --gpus-per-node 8 --queue team-a --tensorboard {PLACES}",
     "multi-worker": "--nodes 2 --gpus-per-node 4 --runtime multi_worker -n vision",
     "mirrored": "--gpus-per-node 8 --runtime mirrored --data-claim photos",
