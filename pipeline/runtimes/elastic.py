@@ -93,6 +93,9 @@ class ElasticRuntime(HorovodRuntime):
     def stop_reason(self) -> str | None:
         return self._membership.stop_reason
 
+    def report_step(self, step: int) -> None:
+        self._membership.report(step=step)
+
     def request_to_leave(self) -> None:
         self._membership.report(leaving=True)
 

@@ -155,6 +155,10 @@ class Runtime(ABC):
         """Why the launcher of an elastic job asks all processes to stop; None to continue."""
         return None
 
+    def report_step(self, step: int) -> None:
+        """Tells the launcher of an elastic job how far this process is."""
+        raise RuntimeError(f"the processes of runtime {self.name} cannot change")
+
     def request_to_leave(self) -> None:
         """Asks for a change of the group, in which this process of an elastic job leaves."""
         raise RuntimeError(f"the processes of runtime {self.name} cannot change")

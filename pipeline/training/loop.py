@@ -212,6 +212,8 @@ class Loop:
             if self._runtime.is_paused:
                 self._actions.save()
                 self._regrouping.wait_for_more(self._timer)
+            if self._runtime.is_elastic:
+                self._runtime.report_step(state.step)
             agreed = self._coordinator.agree(self._timer, f"training from step {state.step}")
             if agreed.save and not state.position.bad_steps:
                 self._actions.save()
