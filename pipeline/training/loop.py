@@ -129,8 +129,10 @@ class Loop:
         self._evaluator = Evaluator(
             experiment, display, self._journal, self._callbacks, self._coordinator
         )
-        self._rollback = Rollback(experiment, folder, display, self._saver, self._coordinator)
         self._state = RunState()
+        self._rollback = Rollback(
+            experiment, folder, display, self._saver, self._coordinator, self._state
+        )
         self._timer = StepTimer()
         self._actions = StepActions(
             experiment,

@@ -150,6 +150,7 @@ class Regrouping:
         own = {
             "facts": self._facts,
             "state": self._state.as_message() if self.has_state else None,
+            "progress": self._state.progress,
             "row": self._journal.last_row,
             "saved_step": self._saver.saved_step,
             "leads": self._leads,
@@ -164,7 +165,7 @@ class Regrouping:
         if not known:
             self._pass_leadership(leaders)
             return
-        progress = {rank: _progress(everyone[rank]) for rank in known}
+        progress = {rank: everyone[rank]["progress"] for rank in known}
         source = max(known, key=lambda rank: (progress[rank], -rank))
         self._check_same(everyone, source)
         if len(set(map(tuple, progress.values()))) == 1 and len(known) == len(everyone):
@@ -266,10 +267,6 @@ def regroup_while_preparing(runtime: Runtime) -> None:
             raise PeerLost(
                 "the others train already. Start this worker again, so that it joins them"
             )
-
-
-def _progress(message: dict[str, Any]) -> list[int]:
-    return [message["state"]["step"], message["state"]["actions"]]
 
 
 def _digest(experiment: Experiment) -> str:

@@ -9,6 +9,7 @@ from pipeline.training.bad_steps import describe_bad_step
 from pipeline.training.coordination import Coordinator
 from pipeline.training.experiment import Experiment
 from pipeline.training.position import TrainingPosition
+from pipeline.training.run_state import RunState
 from pipeline.training.saver import Saver
 
 
@@ -31,6 +32,7 @@ class Rollback:
       display: Shows messages.
       saver: The checkpoints of the run.
       coordinator: Its watchdog is told what takes long.
+      state: The state of the loop, which records the last rollback.
     """
 
     def __init__(
@@ -40,14 +42,14 @@ class Rollback:
         display: ProgressDisplay,
         saver: Saver,
         coordinator: Coordinator,
+        state: RunState,
     ) -> None:
         self._experiment = experiment
         self._folder = folder
         self._display = display
         self._saver = saver
         self._coordinator = coordinator
-        self._last_step: int | None = None  # checkpoint of the last rollback
-        self._returns = 0  # consecutive rollbacks to that checkpoint
+        self._state = state
         self._messages: list[str] = []
 
     def prepare(self, step: int, position: TrainingPosition, weights_are_bad: bool) -> None:
@@ -75,9 +77,9 @@ class Rollback:
             )
         self._coordinator.expect("writing the pending checkpoint", slow=True)
         self._saver.finish()
-        suspect = self._last_step
+        suspect = self._state.rolled_back_to
         repeated = self._saver.saved_step == suspect
-        unusable = repeated and (first == suspect or self._returns > 1)
+        unusable = repeated and (first == suspect or self._state.returns > 1)
         new_path = self._saver.set_newest_aside() if unusable else None
         self._messages = [what]
         if new_path is not None:
@@ -88,8 +90,9 @@ class Rollback:
 
     def complete(self, step: int) -> None:
         """Records and reports a rollback to the checkpoint of `step`."""
-        self._returns = self._returns + 1 if step == self._last_step else 1
-        self._last_step = step
+        state = self._state
+        state.returns = state.returns + 1 if step == state.rolled_back_to else 1
+        state.rolled_back_to = step
         *others, what = self._messages
         for message in others:
             self._display.message(message)

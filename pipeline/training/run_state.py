@@ -18,6 +18,8 @@ class RunState:
       position: The training state that is saved with each checkpoint.
       epoch_is_new: Whether callbacks have not been told yet that the epoch has begun.
       weights_are_bad: Whether the weights were not finite when they were to be saved.
+      rolled_back_to: Step of the checkpoint of the last rollback.
+      returns: Number of consecutive rollbacks to that checkpoint.
     """
 
     step: int = 0
@@ -25,11 +27,13 @@ class RunState:
     position: TrainingPosition = field(default_factory=TrainingPosition)
     epoch_is_new: bool = True
     weights_are_bad: bool = False
+    rolled_back_to: int | None = None
+    returns: int = 0
 
     @property
     def progress(self) -> list[int]:
-        """The step and the number of actions; processes that have done more have more."""
-        return [self.step, self.actions]
+        """Rollbacks, steps, and actions; processes that have done more have more."""
+        return [self.position.rollbacks, self.step, self.actions]
 
     def as_message(self) -> dict[str, Any]:
         """The state as JSON-serializable values, for another process."""
