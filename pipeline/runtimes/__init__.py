@@ -8,6 +8,7 @@ elastic.py            Horovod processes that can be lost and join during trainin
 membership.py         the membership of this process in the group of an elastic job
 horovod_driver.py     the same in an elastic job of horovodrun
 sockets.py            ends collectives that wait for a lost process
+variable_bytes.py     the values of variables as bytes, for a newcomer
 generation.py         the place of a process in a generation
 worker_reports.py     the messages of an elastic job
 messages.py           strict messages between processes, as JSON

@@ -7,13 +7,11 @@ be aborted (docs/elastic.md).
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Literal
 
-import numpy as np
 import tensorflow as tf
 
 from pipeline.errors import SettingsError
@@ -22,6 +20,7 @@ from pipeline.runtimes.horovod import HorovodRuntime, pin_device
 from pipeline.runtimes.horovod_driver import DriverMembership
 from pipeline.runtimes.membership import Membership
 from pipeline.runtimes.sockets import open_sockets, shut_down
+from pipeline.runtimes.variable_bytes import assign_parts, read_parts
 
 # Without a rendezvous, Horovod connects a process to itself only.
 _ALONE = {"HOROVOD_ELASTIC": "0"} | {
@@ -29,7 +28,6 @@ _ALONE = {"HOROVOD_ELASTIC": "0"} | {
     for scope in ("", "LOCAL_", "CROSS_")
     for name, value in (("RANK", "0"), ("SIZE", "1"))
 }
-_PART_BYTES = 1 << 26
 _RENDEZVOUS = ("HOROVOD_GLOO_RENDEZVOUS_ADDR", "HOROVOD_GLOO_RENDEZVOUS_PORT")
 
 
@@ -114,9 +112,9 @@ class ElasticRuntime(HorovodRuntime):
         # process is lost, it would also leave some variables changed and others not.
         if self.world_size == 1:
             return
-        received = [self._broadcast_array(part, root) for part in _parts(variables)]
+        received = [self._broadcast_array(part, root) for part in read_parts(variables)]
         if self.rank != root:
-            _assign(variables, np.concatenate(received))
+            assign_parts(variables, received)
 
     def close(self) -> None:
         super().close()
@@ -161,25 +159,3 @@ class ElasticRuntime(HorovodRuntime):
 
     def _pin_device(self) -> str:
         return pin_device(*self._membership.device_place)
-
-
-def _parts(variables: Sequence[tf.Variable]) -> Iterator[np.ndarray]:
-    """The bytes of all variables in parts of limited size, uint8."""
-    pending: list[np.ndarray] = []
-    for variable in variables:
-        pending.append(np.frombuffer(variable.numpy().tobytes(), np.uint8))
-        if sum(part.size for part in pending) >= _PART_BYTES:
-            yield np.concatenate(pending)
-            pending = []
-    if pending:
-        yield np.concatenate(pending)
-
-
-def _assign(variables: Sequence[tf.Variable], data: np.ndarray) -> None:
-    """Sets all variables to the bytes that `_parts` made of them on another process."""
-    start = 0
-    for variable in variables:
-        shape, dtype = tuple(variable.shape), np.dtype(variable.dtype.as_numpy_dtype)
-        end = start + math.prod(shape) * dtype.itemsize
-        variable.assign(data[start:end].view(dtype).reshape(shape))
-        start = end
