@@ -18,6 +18,7 @@ ANY_TIME = (
     "kill of two at once",
     "stopped, and continued later",
     "stopped for a moment",
+    "stop of the launcher",
     "asked to leave",
     "kill while a group forms",
     "kill during a checkpoint",
@@ -77,7 +78,7 @@ class Disturber:
             return True
         if kind in ("asked to leave", "stop of the job"):
             number = signal.SIGTERM
-        elif kind.startswith("stopped"):
+        elif kind.startswith("stop"):
             number = signal.SIGSTOP
         print(f"    {kind}: {len(processes)} of {len(job.members)} members", flush=True)
         signal_s = job.signal(processes, number)
@@ -87,14 +88,16 @@ class Disturber:
             self._open.append((outcome, before, signal_s))
             self.exit_code = ENDING.get(kind, 0)
             return True
-        if kind == "stopped for a moment":
-            continues = job.pause(self._timeout_s / 4)
+        if kind in ("stopped for a moment", "stop of the launcher"):
+            continues = job.pause(self._timeout_s * (0.25 if kind.startswith("stopped") else 1.5))
             job.signal(processes, signal.SIGCONT)
             return continues
-        continues = job.wait(lambda: len(job.continuations) > before, f"after a {kind}")
+        # A newcomer that is killed before it has joined is not mentioned.
+        may_be_any = kind == "kill while a group forms"
+        after = lambda: [c for c in job.continuations[before:] if c.lost or may_be_any]  # noqa: E731
+        continues = job.wait(after, f"after a {kind}")
         if continues:
-            outcome.take(job.continuations[before], signal_s)
-            self._read = before + 1
+            outcome.take(after()[0], signal_s)
         if number == signal.SIGSTOP:
             # A process that comes back after the others have gone on without it.
             rest_s = max(0.0, self._timeout_s + 1 - (time.monotonic() - signal_s))
@@ -172,7 +175,7 @@ class Disturber:
         job, workers = self._job, self._job.workers()
         if kind == "kill of all":
             return list(workers.values())
-        if kind in ENDING:
+        if kind in ENDING or kind == "stop of the launcher":
             return [job.launcher]
         members = sorted(self._present() or workers.values())
         chief = workers.get(job.chief_slot)
