@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs.cli import run_process
-from pipeline.api.training import Start, describe_run, finished_row, train_run
+from pipeline.api.start import Start, finished_row
+from pipeline.api.training import describe_run, train_run
 from pipeline.config import all_settings, load_config
 from pipeline.monitor.bars import format_number
 from pipeline.recipes import find_recipe

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.api.training import settle_precision
+from pipeline.api.run_training import settle_precision
 from pipeline.config import Config, TrainConfig
 from pipeline.runs.folder import RunFolder
 from pipeline.runtimes import bfloat16
