@@ -122,6 +122,7 @@ class RunLock:
                 break
         for leftover in self._folder.glob(f"{_NAME}.*"):
             remove_folder(leftover)  # of a process that was killed while it took the lock
+        self._stopped.clear()
         self._thread = threading.Thread(target=self._beat, name="run lock", daemon=True)
         self._thread.start()
 

@@ -160,10 +160,11 @@ class Journal:
             self._show_drawings(step)
 
     def close(self) -> None:
-        """Waits for pictures that are being drawn."""
+        """Waits for pictures that are being drawn. `take_over` may follow in an elastic job."""
         if self._drawing is not None and self._folder.lock.is_held:
             self._show_drawings(step=0)
         self._pool.shutdown()
+        self._pool = ThreadPoolExecutor(1, "pictures")
 
     def _show_drawings(self, step: int) -> None:
         """Waits for the pictures that are being drawn and writes them to TensorBoard."""

@@ -302,3 +302,19 @@ def test_a_holder_that_can_neither_be_looked_up_nor_ruled_out_is_watched(
     # It has gone, and a signal says so.
     RunLock(tmp_path).acquire(said.append)
     assert "which is gone" in said[-1]
+
+
+def test_a_lock_that_was_given_back_can_be_taken_again_and_shows_life(tmp_path, said):
+    """As by a chief of an elastic job that becomes the chief again."""
+    lock = RunLock(tmp_path)
+    lock.beat_s = 0.05
+    for _ in range(2):
+        lock.acquire(said.append)
+        (file,) = (tmp_path / ".lock").glob("*.json")
+        first = file.read_text()
+        limit = time.monotonic() + 10
+        while file.read_text() == first:
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        lock.release()
+        assert not (tmp_path / ".lock").exists()
