@@ -130,7 +130,7 @@ class Regrouping:
           StopAgreedError: A stop was requested.
         """
         self._display.message(
-            f"too few workers are left ({self._runtime.world_size}): the run is saved at step "
+            f"too few workers to train ({self._runtime.world_size}): the run is saved at step "
             f"{self._state.step} and waits for others"
         )
         while True:
