@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -157,6 +158,9 @@ def elastic_variables(
         WORKER: worker,
         SLOT: f"{rank},{len(job.hosts) * job.slots},{slot},{job.slots}",
         **_horovod_variables(job, interface),
+        # All members of a generation are ready when it is formed. What is missing then for longer
+        # than a silent member may live is lost.
+        "HOROVOD_GLOO_TIMEOUT_SECONDS": f"{math.ceil(2 * job.heartbeat_timeout_s)}",
     }
 
 
