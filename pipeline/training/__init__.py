@@ -7,7 +7,8 @@ gradients.py            the gradients of a replica's batch or of a microbatch
 exact_step.py, fixed_point.py   the step with microbatches, and the exact sum of their gradients
 input_ahead.py          input that is read ahead although operations are deterministic
 evaluation_step.py      one evaluation step, and the graph that runs several
-loop.py                 fit(): resume, steps, stop requests, rollbacks
+loop.py                 fit(): steps, stop requests, rollbacks, and what follows training
+resuming.py             begins or resumes a run
 step_actions.py         what follows certain steps: rows, evaluations, checkpoints
 run_state.py            the state of the loop apart from variables
 regrouping.py           continues after processes of an elastic job were lost or joined

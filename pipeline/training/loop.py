@@ -1,4 +1,4 @@
-"""fit(): resume, training steps, stop requests, rollbacks, and changes of the processes.
+"""fit(): training steps, stop requests, rollbacks, and changes of the processes.
 
 Training steps run in calls of a graph of several steps. The host acts only between calls. A call
 ends when something is due (a row of metrics, an evaluation, a checkpoint, the end of training), or
@@ -21,7 +21,6 @@ from pipeline.data.images import bad_images_named
 from pipeline.errors import Stopped, cause
 from pipeline.monitor.progress import ProgressDisplay
 from pipeline.runs.folder import RunFolder
-from pipeline.runtimes.agreement import on_chief
 from pipeline.training.callbacks import Callbacks, evaluation_logs
 from pipeline.training.coordination import Coordinator, GroupChangeError, StopAgreedError
 from pipeline.training.evaluator import Evaluator
@@ -29,16 +28,15 @@ from pipeline.training.experiment import Experiment
 from pipeline.training.journal import Journal
 from pipeline.training.memory import memory_of, out_of_memory
 from pipeline.training.metrics import SUMS, mean_metrics
-from pipeline.training.position import TrainingPosition
 from pipeline.training.profiler import Profiler
 from pipeline.training.regrouping import Regrouping
-from pipeline.training.rollback import Rollback, TrainingFailedError
+from pipeline.training.resuming import Resuming
+from pipeline.training.rollback import Rollback
 from pipeline.training.run_state import RunState
 from pipeline.training.saver import Saver
 from pipeline.training.speed import StepTimer
-from pipeline.training.starting_weights import load_starting_weights
 from pipeline.training.step import TRAIN_SUMS
-from pipeline.training.step_actions import ROW_WRITTEN, StepActions
+from pipeline.training.step_actions import StepActions
 from pipeline.training.stop_request import StopRequest
 from pipeline.training.timetable import Timetable
 
@@ -154,7 +152,14 @@ class Loop:
             self._callbacks,
             self._coordinator,
         )
+        self._resuming = Resuming(
+            experiment, display, self._state, self._journal, self._saver, self._coordinator
+        )
         self._has_begun = False
+
+    def resume(self) -> None:
+        """Begins the run, or resumes it from its newest checkpoint."""
+        self._resuming.resume()
 
     def run(self, conclude: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         """Trains to the end, calls `conclude`, and returns the last row of metrics.
@@ -181,28 +186,6 @@ class Loop:
                     raise
                 leave = error.leave if isinstance(error, GroupChangeError) else None
             self._regrouping.regroup(leave)
-
-    def resume(self) -> None:
-        """Restores the newest undamaged checkpoint, and removes metrics written after it.
-
-        The chief reads the checkpoint and broadcasts its variables, also in a new run. A new run is
-        saved before its first step. Problems with saving therefore appear at once, and there is
-        always a checkpoint for a rollback.
-        """
-        self._coordinator.expect("restoring the newest checkpoint")
-        state, found = self._state, on_chief(self._runtime, self._restore_newest)
-        saved, self._journal.last_row = found
-        self._experiment.broadcast()
-        if saved is not None:
-            state.step = self._saver.saved_step = saved["step"]
-            total = TrainingPosition.from_state(saved["progress"], state.step)
-            state.position = total.with_sums(self._experiment.share_of_sums)
-        state.epoch_is_new, state.actions = True, StepActions.COUNT
-        if state.position.evaluation_due:  # a stop request interrupted the step's evaluation
-            state.actions = ROW_WRITTEN
-        self._display.advance(state.step)
-        if saved is None and not self._saver.save(state.step, state.position):
-            raise TrainingFailedError("the initial weights are not finite. Check model.pretrained")
 
     def train(self) -> None:
         """Runs training steps until the end or an early stop."""
@@ -276,27 +259,6 @@ class Loop:
             stack.callback(self._profiler.close)
             stack.callback(self._saver.close)
             self._coordinator.expect("writing the pending checkpoint", slow=True)
-
-    def _restore_newest(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-        """Restores variables, metrics and TensorBoard from the newest checkpoint. Chief only.
-
-        Returns:
-          The step and the position, or None for a new run; and the last row of metrics.
-        """
-        snapshot = self._saver.restore_newest()
-        step, again = 0, False
-        if snapshot is not None:
-            step = snapshot.step
-            again = TrainingPosition.from_state(snapshot.state.get("progress"), step).evaluation_due
-            self._display.message(f"resuming from {self._saver.store.path(step)}")
-        elif self._config.model.pretrained is not None:
-            pretrained = self._config.model.pretrained
-            self._display.message(load_starting_weights(self._experiment, pretrained))
-        last_row = self._journal.rewind(step, {"validation"} if again else ())
-        self._journal.begin(step)
-        if snapshot is None:
-            return None, last_row
-        return {"step": step, "progress": snapshot.state["progress"]}, last_row
 
     def _iterator(self) -> Iterator[Any]:
         passed_over = self._state.position.passed_over_steps
