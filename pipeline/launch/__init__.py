@@ -8,8 +8,9 @@ elastic_launcher.py   runs one node's part of an elastic job
 elastic_node.py       supervises the workers of an elastic job, and replaces those that fail
 local_workers.py      the workers of this node, as their launcher knows them
 membership_server.py  what a launcher serves to its workers: membership and key-value stores
-remote_group.py       the group as the launchers of other nodes reach it
-coordinator.py        the group of an elastic job in the launcher of node 0
+remote_group.py       the group of a job on several nodes, as each launcher reaches it
+meeting.py            finds the launcher that coordinates the group, or takes its place
+coordinator.py        the group of an elastic job in the launcher that coordinates it
 group.py              the state machine of the group: generations, joins, losses
 rules.py              the options that decide on the generations
 failures.py           tells an exception that every worker hits from a lost machine

@@ -30,7 +30,7 @@ def resolve(host: str) -> str:
 
 
 def find_own_address(hosts: Sequence[str]) -> str:
-    """Finds the address at which this host, node 0, should listen.
+    """Finds the address at which this host should listen.
 
     This is the address that its name resolves to, if it is an address of this host, because the
     other nodes connect by that name. The name may not help: Debian maps a host's own name to
@@ -38,7 +38,7 @@ def find_own_address(hosts: Sequence[str]) -> str:
     Then this is the source address of packets to the other nodes.
 
     Args:
-      hosts: All nodes. The first is this host.
+      hosts: All nodes, this host first.
 
     Raises:
       SettingsError: No address was found.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from contextlib import closing
 
-from pipeline.launch.coordinator import Coordinator
 from pipeline.launch.elastic_node import ElasticNode
 from pipeline.launch.job import Job, elastic_variables, environment
 from pipeline.launch.local_workers import LocalWorkers
@@ -54,7 +53,7 @@ def run_elastic(
             ),
             workers,
             group,
-            group.stop if isinstance(group, Coordinator) else None,
+            group.stop,
             received,
         )
         membership = MembershipServer(

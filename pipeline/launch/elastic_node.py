@@ -53,8 +53,8 @@ class ElasticNode:
         first.
       workers: The reports of the workers, which the membership server takes.
       group: The group of the job.
-      stop: Stops the job. None on other nodes than 0: after a signal, their workers leave the job,
-        because the signal concerns this node only.
+      stop: Stops the job, and returns True, if this launcher is the coordinator. After a signal
+        to another one, its workers leave the job, because the signal concerns its node only.
       received: Signals that the launcher received. Handled signals are removed.
 
     Attributes:
@@ -68,7 +68,7 @@ class ElasticNode:
         start: Callable[[int, str, bool], Process],
         workers: LocalWorkers,
         group: GroupLink,
-        stop: Callable[[str], None] | None,
+        stop: Callable[[str], bool],
         received: list[int],
     ) -> None:
         self.note, self.is_leaving = "", False
@@ -126,9 +126,7 @@ class ElasticNode:
         while self._received:
             number = self._received.pop(0)
             self._interrupts += number == signal.SIGINT
-            if self._stop_job is not None:
-                self._stop_job(signal.Signals(number).name)
-            else:
+            if self.is_leaving or not self._stop_job(signal.Signals(number).name):
                 self.is_leaving = True
             for slot in self._slots:
                 # Workers that have connected learn of the stop from the view.

@@ -1,7 +1,7 @@
 """The state machine of an elastic job: which workers train together, generation after generation.
 
-It runs in the launcher of node 0. It has no threads and does no input or output: time is an
-argument, and the launchers report what happens to the workers.
+It runs in the launcher that coordinates the job. It has no threads and does no input or output:
+time is an argument, and the launchers report what happens to the workers.
 """
 
 from __future__ import annotations
@@ -70,6 +70,24 @@ class Group:
         self._failures = Failures()
         self._first_waiting_s: float | None = None
         self._below_since_s: float | None = None
+        self._known_generation = 0
+
+    def continue_from(self, view: GroupView) -> None:
+        """Continues the group of a coordinator that is gone, as one of its nodes knew it.
+
+        Its members are expected to report within the heartbeat timeout.
+        """
+        self.view = replace(view, broken=view.generation > 0)
+        report = WorkerReport(state="running", generation=view.generation)
+        for member in view.members:
+            status = WorkerStatus(member.worker, member.slot, report)
+            worker = _Worker(member, status, is_member=True)
+            self._workers[member.worker] = worker
+            self._members.append(worker)
+
+    def note_generation(self, generation: int) -> None:
+        """Takes a generation that another coordinator has formed. The next one is newer."""
+        self._known_generation = max(self._known_generation, generation)
 
     def update(self, node: int, statuses: Iterable[WorkerStatus]) -> None:
         """Takes the state of all workers of a node. Workers that it no longer names are gone."""
@@ -134,6 +152,8 @@ class Group:
             worker.waiting_s = self._clock()
         if worker.is_member:
             self._failures.note_step(status.report.step)
+            # It is unknown after another coordinator has formed the generation.
+            self._fingerprint = self._fingerprint or status.report.fingerprint
             if status.report.state == "left" and before.report.state != "left":
                 self._changes.append(f"{worker.name} left")
         if status.end is not None and not worker.excluded:
@@ -221,7 +241,7 @@ class Group:
     def _is_waiting(self, worker: _Worker) -> bool:
         """Whether a member is out of the newest generation."""
         report = worker.report
-        return report.state == "waiting" and report.generation == self.view.generation
+        return report.state == "waiting" and report.generation >= self.view.generation
 
     def _can_form(self, now_s: float) -> bool:
         if self._is_over:
@@ -255,7 +275,7 @@ class Group:
         for worker in self._members:
             worker.is_member = True
         self._set(
-            generation=self.view.generation + 1,
+            generation=max(self.view.generation, self._known_generation) + 1,
             members=tuple(worker.member for worker in self._members),
             broken=False,
             changing=False,

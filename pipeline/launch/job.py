@@ -86,6 +86,11 @@ class Job:
         return self.min_workers is not None
 
     @property
+    def has_meetings(self) -> bool:
+        """Whether another launcher continues the job when that of node 0 is gone."""
+        return self.is_elastic and len(self.hosts) > 1
+
+    @property
     def host(self) -> str:
         return self.hosts[self.index]
 

@@ -52,7 +52,7 @@ class LocalWorkers:
                 entry.status = replace(entry.status, end=end)
 
     def forget(self, worker: str) -> None:
-        """Removes a worker whose end node 0 knows."""
+        """Removes a worker whose end the coordinator knows."""
         with self._lock:
             self._entries.pop(worker, None)
 

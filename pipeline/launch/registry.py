@@ -36,6 +36,7 @@ class Registry:
       facts: Settings of node 0, which must be equal on all nodes.
       clock: Monotonic seconds.
       lost_after_s: A launcher that has been silent for this long is lost.
+      own: Index of the node of this launcher.
       is_elastic: Whether nodes may be lost, and arrive while the job runs. It never counts as
         started, so that a lost node may return.
     """
@@ -45,6 +46,7 @@ class Registry:
     facts: dict[str, str]
     clock: Callable[[], float] = time.monotonic
     lost_after_s: float = Timeouts().lost_after_s
+    own: int = 0
     is_elastic: bool = False
     _nodes: dict[int, _Node] = field(default_factory=dict)
     _duplicates: dict[int, _Node] = field(default_factory=dict)
@@ -95,7 +97,7 @@ class Registry:
     def all_nodes_know(self) -> bool:
         """Whether every node that has arrived knows the outcome."""
         with self._lock:
-            others = [node for index, node in self._nodes.items() if index]
+            others = [node for index, node in self._nodes.items() if index != self.own]
             others += self._duplicates.values()
             if not self._error and any(node.report.code is None for node in others):
                 return True  # there is no outcome yet

@@ -1,8 +1,10 @@
 """The rendezvous server on node 0, and the connection of a launcher to it.
 
-rendezvous_client.py waits for node 0 and uses the connection.
+rendezvous_client.py waits for node 0 and uses the connection. In an elastic job on several nodes,
+each launcher has such a server, because each may have to take the place of node 0 (meeting.py).
 
     GET  /hello              a challenge for this connection; open to everyone
+    GET  /role               the Role of the launcher in an elastic job
     POST /report             takes a launcher's Report, returns a View (reports.py)
     POST /group              takes a NodeReport of an elastic job, returns a GroupView when there is
                              a newer one, or after about a second (coordinator.py)
@@ -20,17 +22,18 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 
 from pipeline.launch.bounded_http import MAX_BODY_BYTES, Request, Response, Server
-from pipeline.launch.coordinator import Coordinator, NodeLink
+from pipeline.launch.coordinator import Coordinator, NodeLink, ReplacedError
 from pipeline.launch.registry import Registry
-from pipeline.launch.reports import MAX_TEXT_LENGTH, Report, View
+from pipeline.launch.reports import MAX_TEXT_LENGTH, Report, Role, View
 from pipeline.launch.signatures import TOKEN, Signer
 from pipeline.launch.store import Answer
 from pipeline.printable import printable
 from pipeline.runtimes.messages import read, write
-from pipeline.runtimes.worker_reports import NodeReport
+from pipeline.runtimes.worker_reports import GroupView, NodeReport
 
 # Logged under the same name as the other messages about the rendezvous.
 _LOG = logging.getLogger("pipeline.launch.rendezvous_client")
@@ -70,40 +73,58 @@ class RejectedRequests:
         )
 
 
+@dataclass
+class Services:
+    """What the server of a launcher answers with. It changes when this is the coordinator.
+
+    Attributes:
+      registry: Takes the reports; None if another launcher does.
+      store: Answers requests to the key-value store; None if another launcher does.
+      group: Decides on the generations of an elastic job; None for other jobs, and if another
+        launcher does.
+      role: Returns the Role of this launcher in an elastic job on several nodes.
+    """
+
+    registry: Registry | None = None
+    store: Answer | None = None
+    group: Coordinator | None = None
+    role: Callable[[], Role] | None = None
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the job is elastic."""
+        return self.group is not None or self.role is not None
+
+
 def serve(
-    registry: Registry,
-    store: Answer,
+    services: Services,
     address: tuple[str, int],
     name: str,
     signer: Signer,
     rejected_requests: RejectedRequests,
     ranks: int,
-    group: Coordinator | None = None,
 ) -> Server:
-    """Starts the server on node 0.
+    """Starts the server of a launcher.
 
     Args:
-      registry: Takes the reports.
-      store: Answers requests to the key-value store.
+      services: Answer the requests.
       address: IPv4 address and port to listen at; port 0 selects a free one.
-      name: Name of node 0 in --hosts. Requests must have it as their Host.
+      name: Name of this node in --hosts. Requests must have it as their Host.
       signer: Verifies requests and signs responses.
       rejected_requests: Counts rejected requests.
       ranks: Number of processes in the job, which limits the number of connections.
-      group: Decides on the generations of an elastic job; None for other jobs.
 
     Raises:
       OSError: The port is in use.
     """
 
     def new_session(peer: str) -> LauncherSession:
-        link = None if group is None else NodeLink(group)
+        link = NodeLink(lambda: services.group, is_local=False)
 
         def handle(request: Request) -> Response:
-            return _answer(registry, store, link, request)
+            return _answer(services, link, request)
 
-        closed = _nothing if link is None else link.close
-        return LauncherSession(handle, signer, name, rejected_requests, peer, closed)
+        return LauncherSession(handle, signer, name, rejected_requests, peer, link.close)
 
     return Server(*address, new_session, 64 + 4 * ranks)
 
@@ -154,21 +175,28 @@ class LauncherSession:
         return Response(403, closes=True)
 
 
-def _answer(registry: Registry, store: Answer, link: NodeLink | None, request: Request) -> Response:
-    """Answers an authenticated request."""
+def _answer(services: Services, link: NodeLink, request: Request) -> Response:
+    """Answers an authenticated request; with 409 if another launcher is responsible."""
+    registry, store, role = services.registry, services.store, services.role
     if request.path.startswith("/store/"):
-        return store(request.method, request.path.removeprefix("/store"), request.body)
-    if request.path != "/report" and (request.path != "/group" or link is None):
+        path = request.path.removeprefix("/store")
+        return store(request.method, path, request.body) if store else Response(409)
+    if request.path == "/role" and role is not None:
+        return Response(200, write(role())) if request.method == "GET" else Response(405)
+    if request.path != "/report" and (request.path != "/group" or not services.is_elastic):
         return Response(404)
     if request.method != "POST":
         return Response(405)
     if request.headers.get("content-type") != _JSON:
         return Response(415)
     try:
-        if link is not None and request.path == "/group":
+        if request.path == "/group":
             view = link.exchange(read(NodeReport, request.body))
             return Response(409) if view is None else Response(200, write(view))
-        return Response(200, write(registry.update(read(Report, request.body))))
+        report = read(Report, request.body)
+        return Response(200, write(registry.update(report))) if registry else Response(409)
+    except ReplacedError:
+        return Response(410)
     except ValueError as error:
         return Response(400, str(error).encode())
 
@@ -217,7 +245,10 @@ class Connection:
             raise OSError(f"the server at {where} is not a launcher ({reason})") from None
         except OSError as error:
             self.close()
-            raise OSError(f"{where}: {error.strerror or error}") from None
+            text = f"{where}: {error.strerror or error}"
+            if isinstance(error, ConnectionRefusedError):
+                raise ConnectionRefusedError(text) from None
+            raise OSError(text) from None
 
     def close(self) -> None:
         self._connection.close()
@@ -280,6 +311,31 @@ def send_report(connection: Connection, report: Report) -> View:
         return read(View, answered)
     except ValueError as error:
         raise OSError(f"the launcher of node 0 is a different version ({error})") from None
+
+
+class RemoteLink:
+    """A connection to the group of an elastic job on another node."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def exchange(self, report: NodeReport) -> GroupView | None:
+        """See `Coordinator.exchange`. Returns None, too, if that launcher is not the coordinator.
+
+        Raises:
+          OSError: See `Connection.ask`.
+        """
+        status, body = self._connection.ask("POST", "/group", write(report))
+        if status == 410:
+            raise ReplacedError
+        if status == 409:
+            return None
+        if status != 200:
+            raise ValueError(f"status {status}: {printable(body[:300].decode())}")
+        return read(GroupView, body)
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 class RemoteStore:

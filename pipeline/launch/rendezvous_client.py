@@ -14,6 +14,8 @@ from pipeline.errors import PeerLost, SettingsError, Stopped
 from pipeline.launch.addresses import resolve
 from pipeline.launch.coordinator import Coordinator
 from pipeline.launch.job import DEFAULT_PORT, Job
+from pipeline.launch.meeting import Meeting
+from pipeline.launch.registry import Registry
 from pipeline.launch.remote_group import RemoteGroup
 from pipeline.launch.rendezvous import (
     Connection,
@@ -26,6 +28,7 @@ from pipeline.launch.rendezvous_host import CLOSING_S, PORT_TAKEN_WAIT_S, Rendez
 from pipeline.launch.reports import MAX_NAME_LENGTH, MAX_TEXT_LENGTH, Report, View
 from pipeline.launch.signatures import TOKEN, Signer
 from pipeline.launch.store import Answer, LocalStore
+from pipeline.runtimes.worker_reports import GroupView
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,10 +41,11 @@ _FIRST_NOTE_S, _NOTE_EVERY_S = 3.0, 30.0
 class RendezvousClient:
     """This node's connection to the other nodes. On node 0 it also hosts the rendezvous.
 
-    A thread sends a report to node 0 about once per second and receives a view of the job.
+    A thread sends a report to node 0 about once per second and receives a view of the job. In an
+    elastic job on several nodes, another node may take the place of node 0 (meeting.py).
 
     Attributes:
-      answer_store: Answers requests to the key-value store on node 0.
+      answer_store: Answers requests to the key-value store, which is on node 0 at first.
       rejected_requests: Counts requests of clients that do not belong to the job.
 
     Raises:
@@ -64,13 +68,17 @@ class RendezvousClient:
         self._host: RendezvousHost | None = None
         self._local: LocalStore | None = None
         self._port = job.port or DEFAULT_PORT
-        if job.index == 0:
+        if job.index == 0 or job.has_meetings:
             self._host = RendezvousHost(job, self._report, self._signer, self.rejected_requests)
             self._own_address = self._server_address = self._host.address
             self._port = self._host.port
-        self.answer_store: Answer = (
-            self._host.answer_store if self._host else RemoteStore(self._connect).answer
-        )
+        self._meeting: Meeting | None = None
+        self.answer_store: Answer = RemoteStore(self._connect).answer
+        if self._host is not None and job.has_meetings:
+            self._meeting = Meeting(job, self._signer, self._host)
+            self.answer_store = self._meeting.answer_store
+        elif self._host is not None and self._host.services.store is not None:
+            self.answer_store = self._host.services.store
         if job.runtime == "horovod" and not job.is_elastic:
             self._local = LocalStore(self.answer_store, self.rejected_requests.record, job.slots)
         threading.Thread(target=self._report_loop, daemon=True).start()
@@ -97,8 +105,8 @@ class RendezvousClient:
                 raise Stopped("a stop was requested before the job started")
             if now_s - start_s > self._job.wait_s:
                 text = f"after --wait-s {self._job.wait_s:g}: {self._describe_missing(view)}"
-                if self._host is not None:
-                    self._host.registry.fail(76, f"node 0 ({self._job.host}) gave up {text}")
+                if self._registry is not None:
+                    self._registry.fail(76, f"node 0 ({self._job.host}) gave up {text}")
                 raise PeerLost(f"gave up {text}")
             if now_s > note_s:
                 note_s = now_s + _NOTE_EVERY_S
@@ -137,18 +145,19 @@ class RendezvousClient:
 
     def open_group(self) -> Coordinator | RemoteGroup:
         """Connects to the group of an elastic job, after `wait_for_all`."""
-        if self._host is not None and self._host.group is not None:
-            return self._host.group
         job = self._job
-        return RemoteGroup(
-            job.index,
-            self._report.uid,
-            self._attempt or "",
-            self._connect,
-            job.heartbeat_timeout_s,
-            job.elastic_timeout_s,
-            lambda: self._view.error if self._view else None,
-        )
+        if self._meeting is not None:
+            return RemoteGroup(
+                job.index,
+                self._report.uid,
+                self._meeting,
+                job.heartbeat_timeout_s,
+                job.elastic_timeout_s,
+                lambda: self._view.error if self._view else None,
+            )
+        if self._host is None or self._host.services.group is None:
+            raise RuntimeError("the job is not elastic")
+        return self._host.services.group
 
     def update_report(
         self, code: int | None = None, failure: tuple[int, str] | None = None
@@ -165,8 +174,8 @@ class RendezvousClient:
 
     def fail(self, text: str) -> None:
         """Reports to all nodes that this one cannot start because of its settings."""
-        if self._host is not None:
-            self._host.registry.fail(2, text)
+        if self._registry is not None:
+            self._registry.fail(2, text)
         self.update_report(code=2, failure=(2, text))
         self._closed.wait(_HEARTBEAT_BEFORE_START_S)
 
@@ -211,7 +220,7 @@ class RendezvousClient:
         job succeeds only if all nodes do. Node 0 must stay to serve the others.
         """
         self.update_report(code=code)
-        patient = code == 0 or self._host is not None
+        patient = code == 0 or self._registry is not None
         end_s = time.monotonic() + (math.inf if patient else CLOSING_S)
         while not self._is_complete() and not self.job_error() and time.monotonic() < end_s:
             if received:
@@ -262,13 +271,17 @@ class RendezvousClient:
                 elif self._rejected_since_s is None:
                     self._rejected_since_s = time.monotonic()
                 started = self._attempt is not None
+                if self._meeting is not None and not started:
+                    self._meeting.forget()
             self._wake.wait(_HEARTBEAT_S if started else _HEARTBEAT_BEFORE_START_S)
             self._wake.clear()
 
     def _exchange(self, report: Report) -> View:
-        if self._host is not None:
-            return self._host.registry.update(report)
-        if self._attempt is None:
+        if self._meeting is not None and self._meeting.attempt is None:
+            self._meeting.find(GroupView())
+        if self._registry is not None:
+            return self._registry.update(report)
+        if self._attempt is None and self._meeting is None:
             # Not resolved again after the start: a slow name server must not look like a lost node.
             self._server_address = resolve(self._job.hosts[0])
         connection = self._connect()
@@ -279,14 +292,23 @@ class RendezvousClient:
         finally:
             connection.close()
 
+    @property
+    def _registry(self) -> Registry | None:
+        """The reports of all nodes, if this launcher keeps them."""
+        return None if self._host is None else self._host.registry
+
     def _connect(self) -> Connection:
+        if self._meeting is not None:
+            return self._meeting.connect()
         hosts = self._job.hosts
         return Connection(self.server, hosts[0], self._signer, len(hosts))
 
     def _describe_missing(self, view: View | None) -> str:
         job = self._job
         node_0 = f"node 0 ({job.hosts[0]}:{self._port})"
-        if self._host is None and (view is None or self._problem):
+        if job.index == 0 and self._problem:
+            return self._problem
+        if self._registry is None and (view is None or self._problem):
             return (
                 f"{self._node_0} does not answer: {self._problem}. Is it running with the same "
                 "--hosts and --port, and is the port open between the nodes?"

@@ -1,4 +1,7 @@
-"""The rendezvous on node 0: it serves until all nodes know the outcome of the job."""
+"""The rendezvous on node 0: it serves until all nodes know the outcome of the job.
+
+In an elastic job on several nodes, each node has one, and `begin` makes it the coordinator.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from pipeline.errors import PeerLost, PipelineError, SettingsError
 from pipeline.launch.addresses import find_own_address, resolve
@@ -15,12 +18,13 @@ from pipeline.launch.bounded_http import Server
 from pipeline.launch.coordinator import Coordinator
 from pipeline.launch.job import DEFAULT_PORT, Job
 from pipeline.launch.registry import Registry
-from pipeline.launch.rendezvous import Connection, RejectedRequests, send_report, serve
+from pipeline.launch.rendezvous import Connection, RejectedRequests, Services, send_report, serve
 from pipeline.launch.reports import Report, View
 from pipeline.launch.rules import find_rules
 from pipeline.launch.signatures import Signer
-from pipeline.launch.store import Answer, Store
+from pipeline.launch.store import Store
 from pipeline.runtimes.ports import find_free_ports
+from pipeline.runtimes.worker_reports import GroupView
 
 _TICK_S, _RETRY_S = 0.05, 0.3
 # An earlier launcher on this host may still be shutting down.
@@ -33,14 +37,13 @@ class RendezvousHost:
     """Serves the registry and the key-value store of a job.
 
     Args:
-      job: The job, with this host as node 0.
-      report: Report of this node, sent to any other launcher that occupies node 0's port.
+      job: The job.
+      report: Report of this node, sent to any other launcher that occupies its port.
       signer: Signs the messages.
       rejected_requests: Counts rejected requests.
 
     Attributes:
-      group: Decides on the generations of an elastic job; None for other jobs.
-      answer_store: Answers requests to the key-value store.
+      services: What the server answers with.
       address: IPv4 address of this host as seen by the other nodes.
       problem: Why the name of node 0 does not lead to this host; empty if it does.
 
@@ -54,30 +57,61 @@ class RendezvousHost:
         self._job, self._report, self._signer = job, report, signer
         self._ranks = len(job.hosts) * job.slots
         self._closed = threading.Event()
-        self.registry = Registry(
-            job.hosts,
-            secrets.token_hex(16),
-            job.facts,
-            lost_after_s=job.timeouts.lost_after_s,
-            is_elastic=job.is_elastic,
-        )
-        self.group = Coordinator(find_rules(job), self.registry.attempt) if job.is_elastic else None
-        store = Store(self._ranks) if self.group is None else self.group.stores
-        self.answer_store: Answer = store.answer
-        self.address = find_own_address(job.hosts)
+        self.services = Services()
+        others = [host for index, host in enumerate(job.hosts) if index != job.index]
+        self.address = find_own_address([job.host, *others])
         self.problem = ""
+        if not job.has_meetings:
+            self._begin(secrets.token_hex(16))
         self._server = self._serve(rejected_requests)
-        if len(job.hosts) > 1:
+        if not job.has_meetings and len(job.hosts) > 1:
             threading.Thread(target=self._verify, daemon=True).start()
 
     @property
     def port(self) -> int:
         return self._server.port
 
+    @property
+    def registry(self) -> Registry | None:
+        """The reports of all nodes; None if another launcher is the coordinator."""
+        return self.services.registry
+
+    def begin(self, attempt: str, view: GroupView, lost: Collection[int]) -> Coordinator:
+        """Makes this launcher the coordinator of an elastic job.
+
+        Args:
+          attempt: Identifier of the attempt of the job.
+          view: The group as this node knew it, if there was another coordinator before.
+          lost: Nodes whose launchers do not answer.
+        """
+        group = Coordinator(find_rules(self._job), attempt, own=self._job.index)
+        if view.version > 0:
+            group.continue_from(view, lost)
+        self._begin(attempt, group)
+        if self._job.index == 0:
+            threading.Thread(target=self._verify, daemon=True).start()
+        return group
+
+    def _begin(self, attempt: str, group: Coordinator | None = None) -> None:
+        job, services = self._job, self.services
+        if job.is_elastic and group is None:
+            group = Coordinator(find_rules(job), attempt)
+        registry = Registry(
+            job.hosts,
+            attempt,
+            job.facts,
+            lost_after_s=job.timeouts.lost_after_s,
+            own=job.index,
+            is_elastic=job.is_elastic,
+        )
+        services.store = Store(self._ranks).answer if group is None else group.stores.answer
+        services.registry, services.group = registry, group
+
     def close(self) -> None:
         """Waits until all nodes know the outcome or stop asking, then stops the server."""
         end_s = time.monotonic() + CLOSING_S
-        while not self.registry.all_nodes_know() and time.monotonic() < end_s:
+        registry = self.registry
+        while registry and not registry.all_nodes_know() and time.monotonic() < end_s:
             time.sleep(_TICK_S)
         self._closed.set()
         self._server.close()
@@ -92,14 +126,12 @@ class RendezvousHost:
         while True:
             try:
                 return serve(
-                    self.registry,
-                    self.answer_store,
+                    self.services,
                     (self.address, port),
-                    job.hosts[0],
+                    job.host,
                     self._signer,
                     rejected_requests,
                     self._ranks,
-                    self.group,
                 )
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
@@ -108,7 +140,7 @@ class RendezvousHost:
                 time.sleep(_RETRY_S)
 
     def _identify_server(self, port: int, last: bool) -> None:
-        """Raises if another launcher has the port of node 0, or if the port stays in use."""
+        """Raises if another launcher has the port of this node, or if the port stays in use."""
         try:
             view = self._send_report(port)
         except OSError as error:
@@ -119,28 +151,29 @@ class RendezvousHost:
             who = "another launcher is running there, perhaps of an earlier job"
         if last:
             raise SettingsError(
-                f"port {port} of {self._job.hosts[0]} is in use ({who}). Stop that process, or "
+                f"port {port} of {self._job.host} is in use ({who}). Stop that process, or "
                 "give another --port"
             )
 
     def _verify(self) -> None:
         """Checks whether the name of node 0 leads here, or to another launcher with index 0."""
-        while not self._closed.is_set() and not self.registry.has_started:
+        registry = self.registry
+        while registry and not self._closed.is_set() and not registry.has_started:
             try:
                 view = self._send_report(self.port)
             except OSError as error:
                 self.problem = str(error)
             else:
                 self.problem = ""
-                if view.attempt == self.registry.attempt:
+                if view.attempt == registry.attempt:
                     return
                 if view.error:
-                    self.registry.fail(view.error_code, view.error)
+                    registry.fail(view.error_code, view.error)
             self._closed.wait(_RETRY_S)
 
     def _send_report(self, port: int) -> View:
-        hosts = self._job.hosts
-        connection = Connection((resolve(hosts[0]), port), hosts[0], self._signer, len(hosts), 1.0)
+        host, nodes = self._job.host, len(self._job.hosts)
+        connection = Connection((resolve(host), port), host, self._signer, nodes, 1.0)
         try:
             return send_report(connection, self._report)
         finally:

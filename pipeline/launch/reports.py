@@ -1,6 +1,6 @@
-"""The messages between launchers: a Report on one node, and a View of the job.
+"""The messages between launchers: a Report on one node, a View of the job, and a Role in it.
 
-Both are validated strictly. Their text comes from other nodes and is printed on terminals, so
+They are validated strictly. Their text comes from other nodes and is printed on terminals, so
 control characters are escaped during validation.
 """
 
@@ -78,3 +78,19 @@ class View:
     failures: list[_Failure | None]
     error: _Error | None = None
     error_code: _Code = 0
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a launcher says about its part in the job.
+
+    Attributes:
+      attempt: The attempt of the job that it takes part in; None if it has just been started.
+      coordinator: Index of the node whose launcher it takes its group from, perhaps its own; None
+        if it is looking for one.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    attempt: _Identity | None = None
+    coordinator: _Index | None = None

@@ -73,7 +73,7 @@ class Store:
 
 
 class GenerationStores:
-    """The store of the newest generation of an elastic job, kept by node 0.
+    """The store of the newest generation of an elastic job, kept by the coordinator.
 
     Paths begin with /gGENERATION:PORT, because HOROVOD_GLOO_RENDEZVOUS_ADDR ends in /gGENERATION.
 

@@ -1,7 +1,7 @@
 """The messages of an elastic job: reports of workers, and the view of their group.
 
     worker   -> its launcher  WorkerReport, answered with a GroupView
-    launcher -> node 0        NodeReport, answered with a GroupView
+    launcher -> coordinator   NodeReport, answered with a GroupView
 
 A worker is a training process. The group are the workers that train together. Its members change in
 numbered generations; 1 is the first (launch/group.py).
@@ -96,10 +96,11 @@ class NodeReport:
     Attributes:
       index: Index of the node.
       launcher: Random identifier of the launcher, which distinguishes it from one before a restart.
-      attempt: Identifier that node 0 has given to this attempt of the job.
+      attempt: Identifier of this attempt of the job.
       sequence: Increases with each request, so that a late one changes nothing.
       version: Version of the view that the launcher has, as in WorkerReport.
       workers: The state of all workers of the node.
+      generation: The newest generation that the workers of the node may know.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -110,6 +111,7 @@ class NodeReport:
     sequence: _Number
     version: Annotated[int, Field(ge=NO_VERSION)]
     workers: tuple[WorkerStatus, ...]
+    generation: _Number = 0
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class Member:
 
 @dataclass(frozen=True)
 class GroupView:
-    """The group as node 0 sees it.
+    """The group as the coordinator sees it.
 
     Attributes:
       version: Increases with each change of the view.

@@ -1,20 +1,29 @@
-"""The group in the launcher of node 0, and the connection of the other launchers to it."""
+"""The group in the launcher of the coordinator, and the connection of the launchers to it."""
 
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
-from pipeline.launch.coordinator import RECONNECT_S, Coordinator
+from pipeline.launch.coordinator import ASK_S, RECONNECT_S, Coordinator, NodeLink, ReplacedError
 from pipeline.launch.registry import Registry
 from pipeline.launch.remote_group import RemoteGroup
-from pipeline.launch.rendezvous import Connection, RejectedRequests, serve
+from pipeline.launch.rendezvous import (
+    Connection,
+    RejectedRequests,
+    RemoteLink,
+    Services,
+    serve,
+)
 from pipeline.launch.rules import Rules
 from pipeline.launch.signatures import Signer
 from pipeline.runtimes.messages import write
 from pipeline.runtimes.worker_reports import (
     NO_VERSION,
+    GroupView,
+    Member,
     NodeReport,
     WorkerEnd,
     WorkerReport,
@@ -115,7 +124,8 @@ def test_a_launcher_that_connects_again_is_not_lost(group, clock):
 def test_a_restarted_launcher_takes_the_place_of_its_predecessor(group):
     assert group.exchange(report(launcher=OTHER)) is not None
     assert group.view.broken  # its workers ended with it
-    assert group.exchange(report(status(B), sequence=9)) is None
+    with pytest.raises(ReplacedError):
+        group.exchange(report(status(B), sequence=9))
 
 
 def test_a_launcher_of_another_attempt_is_turned_away(group):
@@ -135,21 +145,45 @@ def node_0():
     group.update(0, [status(A)])
     group.update(0, [status(A, "running", 1, 2)])
     registry = Registry(HOSTS, ATTEMPT, {}, is_elastic=True)
-    server = serve(
-        registry, group.stores.answer, ("127.0.0.1", 0), HOSTS[0], Signer(TOKEN),
-        RejectedRequests(), 2, group,
-    )  # fmt: skip
+    services = Services(registry, group.stores.answer, group)
+    server = serve(services, ("127.0.0.1", 0), HOSTS[0], Signer(TOKEN), RejectedRequests(), 2)
     with closing(server):
         yield group, server
 
 
-def link(server, timeout_s=15.0, attempt=ATTEMPT):
-    def connect():
-        return Connection(("127.0.0.1", server.port), HOSTS[0], Signer(TOKEN), 2)
+class Meeting:
+    """Meets at a server first, and at this launcher itself if `next` is set."""
 
-    return closing(
-        RemoteGroup(1, LAUNCHER, attempt, connect, timeout_s, 2 * timeout_s, lambda: None)
-    )
+    def __init__(self, server, attempt=ATTEMPT):
+        self.server, self.attempt, self.coordinator = server, attempt, 0
+        self.next = self.known = None
+
+    def open(self):
+        if self.coordinator == 1:
+            return NodeLink(lambda: self.next, is_local=True)
+        address = ("127.0.0.1", self.server.port)
+        return RemoteLink(Connection(address, HOSTS[0], Signer(TOKEN), 2, 1.5))
+
+    def lose(self):
+        self.coordinator = None
+
+    def find(self, view):
+        if self.next is None:
+            raise OSError("nobody answers")
+        self.known, self.coordinator = view, 1
+        self.next.continue_from(view, {0})
+
+    def advance(self):
+        if self.next is not None and self.coordinator == 1:
+            self.next.advance()
+
+    def stop(self, reason):
+        return self.next is not None and self.next.stop(reason)
+
+
+def link(server, timeout_s=15.0, meeting=None):
+    place = meeting or Meeting(server)
+    return closing(RemoteGroup(1, LAUNCHER, place, timeout_s, 2 * timeout_s, lambda: None))
 
 
 def wait_until(condition, timeout_s=5.0):
@@ -201,11 +235,74 @@ def test_when_node_0_is_silent_workers_are_released_first_and_then_give_up(node_
         assert "the launcher of node 0 has not answered" in remote.view.give_up
 
 
-def test_a_launcher_of_another_attempt_gives_up(node_0):
-    _, server = node_0
-    with link(server, attempt=OTHER) as remote:
+def test_a_launcher_whose_place_is_taken_gives_up(node_0):
+    group, server = node_0
+    with link(server) as remote:
+        wait_until(lambda: remote.view.generation == 1)
+        group.exchange(report(launcher=OTHER))
         wait_until(lambda: remote.view.give_up is not None)
-        assert "was started again" in remote.view.give_up
+        assert "another launcher was started for this node" in remote.view.give_up
+
+
+def test_a_launcher_that_was_restarted_is_no_coordinator(node_0):
+    _, server = node_0
+    meeting = Meeting(server, attempt=OTHER)
+    with link(server, meeting=meeting):
+        wait_until(lambda: meeting.coordinator is None)
+
+
+def test_a_node_continues_the_group_when_node_0_is_gone(node_0):
+    group, server = node_0
+    meeting = Meeting(server)
+    with link(server, timeout_s=1.0, meeting=meeting) as remote:
+        wait_until(lambda: remote.view.generation == 1)
+        remote.update(1, [status(B)])
+        wait_until(lambda: group.advance().changing)
+        group.update(0, [status(A, "waiting", 1, 3)])
+        wait_until(lambda: remote.view.generation == 2)
+        remote.update(1, [status(B, "running", 2, 2)])
+        server.close()
+        before = remote.view
+        wait_until(lambda: remote.advance().broken)
+        remote.update(1, [status(B, "waiting", 2, 3)])
+        meeting.next = Coordinator(Rules(HOSTS, 1, 1, 2), ATTEMPT, own=1)
+        wait_until(lambda: remote.advance().generation == 3)
+        assert meeting.known.generation == 2
+        assert [member.worker for member in remote.view.members] == [B]
+        assert not remote.view.broken
+        assert remote.view.version > before.version
+        assert remote.stop("SIGTERM")
+        wait_until(lambda: remote.advance().stop == "SIGTERM")
+
+
+def test_a_generation_of_an_earlier_coordinator_is_not_repeated(clock):
+    # Node 0 formed generation 8 before it was lost, and only node 1 knew it.
+    group = Coordinator(Rules(HOSTS, 1, 1, 2), ATTEMPT, clock, own=0)
+    known = GroupView(5, 7, (Member(A, 0, 0, HOSTS[0]), Member(B, 1, 0, HOSTS[1])))
+    group.continue_from(known, ())
+    group.exchange(replace(report(status(B, "waiting", 8)), generation=8))
+    assert group.view.broken
+    own = NodeReport(0, OTHER, ATTEMPT, 1, NO_VERSION, (status(A, "waiting", 7),), 7)
+    group.exchange(own, is_local=True)
+    assert (group.view.generation, group.view.broken) == (9, False)
+    assert [member.worker for member in group.view.members] == [A, B]
+
+
+def test_a_node_that_does_not_come_to_the_next_coordinator_is_lost(clock):
+    group = Coordinator(Rules(HOSTS, 1, 1, 2), ATTEMPT, clock, own=0)
+    known = GroupView(5, 7, (Member(A, 0, 0, HOSTS[0]), Member(B, 1, 0, HOSTS[1])))
+    group.continue_from(known, ())
+    own = NodeReport(0, OTHER, ATTEMPT, 1, NO_VERSION, (status(A, "waiting", 7),), 7)
+    group.exchange(own, is_local=True)
+    pass_s(group, clock, 14.9 + ASK_S)
+    assert group.view.generation == 7
+    pass_s(group, clock, 0.3)
+    assert [member.worker for member in group.view.members] == [A]
+
+
+def test_only_the_own_launcher_speaks_for_the_node_of_the_coordinator(group):
+    with pytest.raises(ReplacedError):
+        group.exchange(NodeReport(0, OTHER, ATTEMPT, 1, NO_VERSION, ()))
 
 
 def test_the_group_answers_signed_requests_only(node_0):

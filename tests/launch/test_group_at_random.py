@@ -5,6 +5,7 @@ late. After the disturbances, all of them must train in one generation.
 """
 
 import random
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -57,12 +58,31 @@ class Worker:
 class Job:
     def __init__(self, seed):
         self.random, self.now_s, self.count = random.Random(seed), 0.0, 0
-        self.group = Group(Rules(("h",), SLOTS, 1, SLOTS), lambda: self.now_s)
+        self.group = self.new_group()
+        self.over = GroupView()
+        self.views = []
         self.workers = {}
         self.boundary = {}
         self.generations = []
         for slot in range(SLOTS):
             self.start(slot)
+
+    def new_group(self):
+        return Group(Rules(("h",), SLOTS, 1, SLOTS), lambda: self.now_s)
+
+    def lose_coordinator(self):
+        """Another coordinator continues, perhaps with an older view than the workers have."""
+        self.over = self.shown()
+        self.group = self.new_group()
+        self.group.continue_from(self.random.choice(self.views[-10:]))
+        self.group.note_generation(self.over.generation)
+
+    def shown(self):
+        """The view that the launcher of the workers shows them (RemoteGroup)."""
+        view, over = self.group.view, self.over
+        if over.generation and view.generation <= over.generation:
+            return replace(view, generation=over.generation, members=over.members, broken=True)
+        return view
 
     def start(self, slot):
         self.count += 1
@@ -77,7 +97,7 @@ class Job:
             self.boundary[number] = self.now_s + self.random.random()
         for worker in list(self.workers.values()):
             if self.random.random() < 0.5:
-                worker.view = self.group.view
+                worker.view = self.shown()
             if self.random.random() < 0.5:
                 worker.turn(self.now_s >= self.boundary.get(worker.generation, float("inf")))
             if worker.state == "left":
@@ -112,6 +132,7 @@ class Job:
         else:
             self.group.advance()
         view = self.group.view
+        self.views.append(view)
         if not self.generations or self.generations[-1].generation < view.generation:
             self.generations.append(view)
 
@@ -131,6 +152,25 @@ def test_after_any_disturbances_all_workers_train_in_one_generation(seed):
         assert (worker.state, worker.generation) == ("running", view.generation)
     assert len(job.generations) > 3
     check(job.generations)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_after_coordinators_were_lost_all_workers_train_in_one_generation(seed):
+    job = Job(seed)
+    for tick in range(1, 401):
+        job.tick(calm=False)
+        if tick % 60 == 0 and job.group.view.generation:
+            job.lose_coordinator()
+        assert job.group.view.give_up is None
+    for _ in range(400):
+        job.tick(calm=True)
+    view = job.group.view
+    assert {member.worker for member in view.members} == set(job.workers)
+    assert (view.broken, view.changing, len(view.members)) == (False, False, SLOTS)
+    for worker in job.workers.values():
+        assert (worker.state, worker.generation) == ("running", view.generation)
+    numbers = [view.generation for view in job.generations]
+    assert numbers == sorted(set(numbers))
 
 
 def check(generations):

@@ -19,6 +19,7 @@ from pipeline.launch.rendezvous import (
     Connection,
     RejectedRequests,
     RemoteStore,
+    Services,
     TokenMismatch,
     send_report,
     serve,
@@ -49,8 +50,9 @@ def registry():
 @pytest.fixture
 def server(registry):
     server = serve(
-        registry, Store(2).answer, ("127.0.0.1", 0), HOSTS[0], Signer(TOKEN), RejectedRequests(), 2
-    )
+        Services(registry, Store(2).answer), ("127.0.0.1", 0), HOSTS[0], Signer(TOKEN),
+        RejectedRequests(), 2,
+    )  # fmt: skip
     yield server
     server.close()
 

@@ -16,10 +16,12 @@ class Members:
         words = f"{options} -- {self._folder} {actions}"
         return self._vit.start(words, script="member.py", TF_CONFIG="stale", **variables)
 
-    def start_node(self, index, options, actions="1000000", **variables):
-        """Starts the launcher of one of two nodes."""
+    def start_node(self, index, options, actions="1000000", hosts=TWO, **variables):
+        """Starts the launcher of one of several nodes."""
         return self.start(
-            f"--hosts {TWO} --port {self._vit.port} --index {index} {options}", actions, **variables
+            f"--hosts {hosts} --port {self._vit.port} --index {index} {options}",
+            actions,
+            **variables,
         )
 
     def notes(self, event):

@@ -118,14 +118,3 @@ def test_the_same_exception_on_every_worker_ends_all_nodes_with_its_code(members
         code, _, err = end(launcher)
         assert code == 1
         assert "every worker failed at the same step" in err
-
-
-def test_without_node_0_the_others_give_up(members):
-    options = f"{OPTIONS} --elastic-timeout-s 3"
-    launchers = [members.start_node(index, options) for index in (0, 1)]
-    members.wait_for(1)
-    launchers[0].kill()
-    code, _, err = end(launchers[1])
-    assert code == 76
-    assert "the launcher of node 0 has not answered" in err
-    assert {note["kind"] for note in members.notes("error")} == {"PeerLost"}

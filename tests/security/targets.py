@@ -277,7 +277,7 @@ _RULES = Rules(("h0", "h1"), 2, 1, 4, wait_s=0, heartbeat_timeout_s=1e-6)
 
 def rendezvous(content: bytes) -> None:
     """What comes to a launcher's port; the first byte chooses what the rest is taken for."""
-    kind, rest = content[0] % 5 if content else 0, content[1:]
+    kind, rest = content[0] % 6 if content else 0, content[1:]
     if kind == 0:
         _read_requests(rest)
         return
@@ -289,8 +289,10 @@ def rendezvous(content: bytes) -> None:
         elif kind == 3:
             group = Coordinator(_RULES, "a" * 32)
             group.exchange(messages.read(NodeReport, rest))
-        else:
+        elif kind == 4:
             messages.read(GroupView, rest)
+        else:
+            messages.read(reports.Role, rest)
 
 
 def _read_requests(content: bytes) -> None:
@@ -323,8 +325,12 @@ def _requests() -> list[bytes]:
     group = messages.write(
         GroupView(3, 1, (Member("2" * 32, 1, 0, "h1"),), refused={"3" * 32: "it differs"})
     )
+    role = messages.write(reports.Role("a" * 32, 1))
     requests = b"\0" + hello + post.encode() + report
-    return [requests, b"\1" + report, b"\2" + view, b"\3" + node, b"\4" + group]
+    return [requests] + [
+        bytes([kind]) + message
+        for kind, message in enumerate((report, view, node, group, role), start=1)
+    ]
 
 
 TARGETS = {
