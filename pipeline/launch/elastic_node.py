@@ -22,6 +22,8 @@ _LOG = logging.getLogger(__name__)
 
 # Imports of large libraries keep other threads of a worker, and so its heartbeats, from running.
 PREPARING_TIMEOUT_S = 120.0
+# Until a worker reports for the first time, it may load its program from a slow file system.
+STARTING_TIMEOUT_S = 600.0
 _TICK_S = 0.02
 _MAX_TAIL_LINE = 400
 
@@ -188,14 +190,17 @@ class ElasticNode:
         process.say(f"{what}. It is started again {f'in {delay_s:g} s' if delay_s else 'now'}")
 
     def _kill_silent(self) -> None:
-        limit_s = self._job.heartbeat_timeout_s
+        timeout_s = self._job.heartbeat_timeout_s
         now_s, before_s = time.monotonic(), self._tick_s
         self._tick_s = now_s
-        if now_s - before_s > limit_s / 2:
+        if now_s - before_s > timeout_s / 2:
             # This launcher itself was stopped, and has not heard the workers.
             self._workers.hear_all()
             return
-        for worker in self._workers.silent(limit_s, max(limit_s, PREPARING_TIMEOUT_S)):
+        silent = self._workers.silent(
+            timeout_s, max(timeout_s, PREPARING_TIMEOUT_S), max(timeout_s, STARTING_TIMEOUT_S)
+        )
+        for worker, limit_s in silent:
             # A stopped process must never come back, because the others continue without it.
             reason = f"was killed because it had not answered for {limit_s:g} s"
             self._stop(worker, signal.SIGKILL)

@@ -13,7 +13,8 @@ from pipeline.runtimes.worker_reports import WorkerEnd, WorkerReport, WorkerStat
 @dataclass
 class _Entry:
     status: WorkerStatus
-    heard_s: float | None = None
+    heard_s: float  # when it was started, if it has never reported
+    has_reported: bool = False
 
 
 class LocalWorkers:
@@ -31,7 +32,9 @@ class LocalWorkers:
     def add(self, worker: str, slot: int) -> None:
         """Adds a worker that has been started."""
         with self._lock:
-            self._entries[worker] = _Entry(WorkerStatus(worker, slot, WorkerReport()))
+            self._entries[worker] = _Entry(
+                WorkerStatus(worker, slot, WorkerReport()), self._clock()
+            )
 
     def take(self, worker: str, report: WorkerReport) -> bool:
         """Takes the report of a worker. Returns False if there is no such worker, or it is dead."""
@@ -39,7 +42,7 @@ class LocalWorkers:
             entry = self._entries.get(worker)
             if entry is None or entry.status.end is not None:
                 return False
-            entry.heard_s = self._clock()
+            entry.heard_s, entry.has_reported = self._clock(), True
             if report.sequence >= entry.status.report.sequence:
                 entry.status = replace(entry.status, report=replace(report, version=0))
             return True
@@ -60,14 +63,17 @@ class LocalWorkers:
         """Whether a worker has ever reported."""
         with self._lock:
             entry = self._entries.get(worker)
-            return entry is not None and entry.heard_s is not None
+            return entry is not None and entry.has_reported
 
-    def silent(self, timeout_s: float, preparing_timeout_s: float) -> list[str]:
-        """Workers that reported once, but not within the last `timeout_s` seconds.
+    def silent(
+        self, timeout_s: float, preparing_timeout_s: float, starting_timeout_s: float
+    ) -> list[tuple[str, float]]:
+        """Workers that have been silent for too long, and how long each may be.
 
         Args:
           timeout_s: How long a worker may be silent.
           preparing_timeout_s: How long it may be silent while it prepares.
+          starting_timeout_s: How long it may take to report for the first time.
         """
         now_s = self._clock()
         found = []
@@ -75,15 +81,16 @@ class LocalWorkers:
             for worker, entry in self._entries.items():
                 is_preparing = entry.status.report.state == "preparing"
                 limit_s = preparing_timeout_s if is_preparing else timeout_s
-                if entry.status.end is None and entry.heard_s is not None:
-                    found += [worker] if now_s - entry.heard_s > limit_s else []
+                limit_s = limit_s if entry.has_reported else starting_timeout_s
+                if entry.status.end is None and now_s - entry.heard_s > limit_s:
+                    found.append((worker, limit_s))
         return found
 
     def hear_all(self) -> None:
         """Counts all workers as heard now."""
         with self._lock:
             for entry in self._entries.values():
-                entry.heard_s = None if entry.heard_s is None else self._clock()
+                entry.heard_s = self._clock()
 
     def statuses(self) -> tuple[WorkerStatus, ...]:
         """The state of all workers, by their order of start."""
