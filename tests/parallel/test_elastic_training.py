@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.runs.folder import RunFolder
-from tests.parallel.launches import Launches, needs_horovod, wait_until
+from tests.parallel.launches import TOKEN, TWO, Launches, needs_horovod, wait_until
 from tests.parallel.trainings import (
     Training,
     assert_same_end,
@@ -66,6 +66,30 @@ def test_a_run_whose_workers_are_killed_leave_and_join_ends_as_one_left_alone(vi
     sizes = [change["workers"] for change in RunFolder(run).worker_changes()]
     assert sizes[:4] == [3, 2, 1, 2]
     wait_until(lambda: not vit.left())
+
+
+def test_a_run_whose_first_launcher_is_killed_ends_as_one_left_alone(
+    vit, tmp_path, alone, monkeypatch
+):
+    undisturbed, recipe = alone
+    for name, value in TOKEN.items():
+        monkeypatch.setenv(name, value)
+    run = tmp_path / "run"
+    train = train_command(recipe, f"run.dir={run}", *SETTINGS)
+    jobs = [
+        Training(vit, tmp_path / f"{index}.log", [
+            sys.executable, "-m", "jobs.cli", "launch", "--hosts", TWO, "--port", vit.port,
+            "--index", index, "--slots", 1, "--min-workers", 1, "--heartbeat-timeout-s", 3,
+            "--", *train,
+        ])
+        for index in (0, 1)
+    ]  # fmt: skip
+    jobs[1].wait_for(lambda: len(read_rows(run)) >= 1)
+    jobs[0].process.kill()  # and with it the chief
+    jobs[1].wait_for("the launchers meet at node 1 (127.0.0.2)")
+    jobs[1].wait_for("1 worker continues from step")
+    jobs[1].succeed()
+    assert_same_end(run, undisturbed)
 
 
 def test_an_elastic_job_of_horovodrun_ends_as_a_run_left_alone(vit, tmp_path, alone):
