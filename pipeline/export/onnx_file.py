@@ -78,7 +78,7 @@ def _convert(model: keras.Model, metadata: ExportMetadata) -> Any:
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)  # it logs each optimization pass
     try:
         proto, _ = tf2onnx.convert.from_function(
-            tf.function(probabilities, spec), spec, opset=OPSET
+            tf.function(probabilities, spec, autograph=False), spec, opset=OPSET
         )
     except Exception as error:  # converters may raise any exception
         raise ExportError(f"tf2onnx cannot convert this model: {error!r}") from error

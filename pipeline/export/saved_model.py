@@ -65,9 +65,13 @@ class Classifier(tf.Module):
         size = self._config.image_size
         content = tf.TensorSpec([None], tf.string, "images")
         pixels = tf.TensorSpec([None, size, size, 3], tf.uint8, "pixels")
+        # No Python branch depends on a tensor. AutoGraph would take most of the time.
         return {
-            "serving_default": tf.function(self.from_bytes, [content]).get_concrete_function(),
-            "pixels": tf.function(self.from_pixels, [pixels]).get_concrete_function(),
+            name: tf.function(function, [spec], autograph=False).get_concrete_function()
+            for name, function, spec in (
+                ("serving_default", self.from_bytes, content),
+                ("pixels", self.from_pixels, pixels),
+            )
         }
 
     def from_bytes(self, images: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -104,7 +104,7 @@ def read(paths, skipped=None, **settings):
 def read_split(split, config, skipped=None):
     reader = make_reader(split, config, split.num_examples, skipped)
 
-    @tf.function
+    @tf.function(autograph=False)
     def graph(index):
         return reader.decode({"index": index, **reader.look(index)}, None)
 

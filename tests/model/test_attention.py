@@ -44,7 +44,7 @@ def test_bfloat16_is_close_to_float32(rate):
     exact, rounded = [], []
     for dtype, found in ((tf.float32, exact), (tf.bfloat16, rounded)):
 
-        @tf.function
+        @tf.function(autograph=False)
         def both(inputs, upstream):
             with tf.GradientTape() as tape:
                 tape.watch(inputs)

@@ -68,19 +68,22 @@ def test_the_keras_example_has_the_gradients_of_stock_layers(
             )
         return [np.asarray(tf.convert_to_tensor(g)) for g in tape.gradient(loss, variables)]
 
-    ours = {v.path: v for v in model.trainable_variables}
-    for name, paths in paths_in_pipeline().items():
-        theirs = gradients(reference, [v.value for v in reference.get_layer(name).weights])
-        for path, got, expected in zip(
-            paths, gradients(model, [ours[path].value for path in paths]), theirs, strict=True
-        ):
-            scale = np.abs(expected).max()
-            if path.endswith("key/bias"):  # truly zero: a softmax does not see it
-                assert max(scale, np.abs(got).max()) < 1e-6
-            else:
-                np.testing.assert_allclose(
-                    got, expected.reshape(got.shape), rtol=0, atol=2e-5 * scale, err_msg=path
-                )
+    ours = {v.path: v.value for v in model.trainable_variables}
+    pairs = [
+        (path, weight.value)
+        for name, paths in paths_in_pipeline().items()
+        for path, weight in zip(paths, reference.get_layer(name).weights, strict=True)
+    ]
+    found = gradients(model, [ours[path] for path, _ in pairs])
+    theirs = gradients(reference, [weight for _, weight in pairs])
+    for (path, _), got, expected in zip(pairs, found, theirs, strict=True):
+        scale = np.abs(expected).max()
+        if path.endswith("key/bias"):  # truly zero: a softmax does not see it
+            assert max(scale, np.abs(got).max()) < 1e-6
+        else:
+            np.testing.assert_allclose(
+                got, expected.reshape(got.shape), rtol=0, atol=2e-5 * scale, err_msg=path
+            )
 
 
 def test_the_keras_example_starts_with_the_spread_of_stock_layers() -> None:

@@ -199,7 +199,7 @@ def test_places_and_steps_have_different_seeds() -> None:
 
 
 def test_the_seed_is_an_argument_of_the_graph_not_frozen_into_it() -> None:
-    @tf.function
+    @tf.function(autograph=False)
     def drop(given: tf.Tensor) -> tf.Tensor:
         return dropout(tf.ones((50, 50)), 0.5, given, "place")
 

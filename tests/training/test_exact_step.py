@@ -36,44 +36,56 @@ def spread_head(experiment):
     head.assign(np.random.default_rng(0).normal(size=head.shape))
 
 
-def part_of(folder, runtime, *settings, step=3):
-    """Sums, integers and bounds of a worker's microbatches of a step."""
+def parts_of(folder, runtime, places, *settings, step=3):
+    """Sums, integers and bounds of the microbatches of a step, of the workers at these places.
+
+    One trace serves them all, since the place is an argument of the graph.
+    """
     experiment = tiny(folder, *RANDOM, "train.microbatches=6", *settings, runtime=runtime)
     spread_head(experiment)
     gradients_of = make_exact_gradients(experiment.config, experiment.model, None, runtime)
-    batch = next(experiment.train_iterator(step))
     function = tf.function(gradients_of, autograph=False)
-    sums, integers, bounds = function(
-        batch,
-        tf.constant(step, tf.int64),
-        runtime.replica_index(),
-        experiment.gradient_scale.exponents.value,
-    )
-    return sums.numpy(), np.concatenate([np.ravel(i) for i in integers]), bounds.numpy()
+    for runtime.place in places:
+        sums, integers, bounds = function(
+            next(experiment.train_iterator(step)),
+            tf.constant(step, tf.int64),
+            runtime.replica_index(),
+            experiment.gradient_scale.exponents.value,
+        )
+        yield sums.numpy(), np.concatenate([np.ravel(i) for i in integers]), bounds.numpy()
 
 
-def step_of(folder, workers, *settings):
+def add(parts):
     """The sum over all workers."""
-    parts = [part_of(folder, Worker(rank, workers), *settings) for rank in range(workers)]
     return [np.sum(values, axis=0) for values in zip(*parts, strict=True)]
 
 
-@pytest.mark.parametrize("workers", [2, 4, 6])
-def test_workers_add_up_to_the_integers_and_sums_of_one(tmp_path, workers):
-    for found, expected in zip(step_of(tmp_path, workers), step_of(tmp_path, 1), strict=True):
+def step_of(folder, workers, *settings):
+    return add(parts_of(folder, Worker(0, workers), range(workers), *settings))
+
+
+@pytest.fixture(scope="module")
+def of_one(tmp_path_factory):
+    """The step of one worker."""
+    return step_of(tmp_path_factory.mktemp("one"), 1)
+
+
+# Of 6 microbatches, with more for some workers than for others, and one for each.
+@pytest.mark.parametrize("workers", [4, 6])
+def test_workers_add_up_to_the_integers_and_sums_of_one(tmp_path, of_one, workers):
+    for found, expected in zip(step_of(tmp_path, workers), of_one, strict=True):
         np.testing.assert_array_equal(found, expected)
 
 
-def test_the_settings_of_speed_do_not_change_the_integers(tmp_path):
+def test_the_settings_of_speed_do_not_change_the_integers(tmp_path, of_one):
     several = Worker()
     several.parallel_parts = 5
-    (_, one, _), (_, other, _) = part_of(tmp_path, Worker()), part_of(tmp_path, several)
-    np.testing.assert_array_equal(one, other)
+    ((_, integers, _),) = parts_of(tmp_path, several, [0])
+    np.testing.assert_array_equal(integers, of_one[1])
 
 
-def test_dropout_that_is_drawn_by_worker_is_noticed(tmp_path, monkeypatch):
+def test_dropout_that_is_drawn_by_worker_is_noticed(tmp_path, of_one, monkeypatch):
     """If the tests above could not fail, this one would."""
-    expected = step_of(tmp_path, 1)
     ranks = iter((0, 1))
 
     def worker_of_two(*arguments):
@@ -83,9 +95,8 @@ def test_dropout_that_is_drawn_by_worker_is_noticed(tmp_path, monkeypatch):
         )
         return Worker(*arguments)
 
-    parts = [part_of(tmp_path, worker_of_two(rank, 2)) for rank in range(2)]
-    found = [np.sum(values, axis=0) for values in zip(*parts, strict=True)]
-    assert (found[1] != expected[1]).any()
+    parts = [next(parts_of(tmp_path, worker_of_two(rank, 2), [rank])) for rank in range(2)]
+    assert (add(parts)[1] != of_one[1]).any()
 
 
 def test_the_number_of_microbatches_changes_dropout_only(tmp_path):
@@ -101,24 +112,28 @@ def test_the_number_of_microbatches_changes_dropout_only(tmp_path):
 
 
 def test_a_step_whose_exponents_do_not_fit_is_computed_again(tmp_path):
-    plain, disturbed = (tiny(tmp_path, *RANDOM) for _ in range(2))
-    for experiment in (plain, disturbed):
-        spread_head(experiment)
-        experiment.train(experiment.train_iterator(0), empty_train_sums(), 2)
-    before = plain.gradient_scale.repeated_steps.numpy()
-    assert before == disturbed.gradient_scale.repeated_steps.numpy() == 1  # the first step
-    scale = disturbed.gradient_scale.exponents
-    right = scale.numpy().copy()
-    scale.assign(right + 12)  # every sum would overflow
-    sums = [
-        experiment.train(experiment.train_iterator(2), empty_train_sums(), 1).sums
-        for experiment in (plain, disturbed)
-    ]
-    np.testing.assert_array_equal(*sums)
-    assert dict(zip(TRAIN_SUMS, sums[0], strict=True))["steps"] == 1
-    assert disturbed.gradient_scale.repeated_steps.numpy() > before
-    for one, other in zip(plain.model.variables, disturbed.model.variables, strict=True):
-        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-6, atol=1e-8)
+    experiment = tiny(tmp_path, *RANDOM)
+    spread_head(experiment)
+    experiment.train(experiment.train_iterator(0), empty_train_sums(), 2)
+    before = experiment.gradient_scale.repeated_steps.numpy()
+    assert before == 1  # the first step
+    start = experiment.snapshot(2, {})
+
+    def third_step():
+        sums = experiment.train(experiment.train_iterator(2), empty_train_sums(), 1).sums
+        return sums, [variable.numpy() for variable in experiment.model.variables]
+
+    sums, plain = third_step()
+    assert experiment.gradient_scale.repeated_steps.numpy() == before
+    experiment.restore(start)
+    scale = experiment.gradient_scale.exponents
+    scale.assign(scale.numpy() + 12)  # every sum would overflow
+    again, disturbed = third_step()
+    np.testing.assert_array_equal(again, sums)
+    assert dict(zip(TRAIN_SUMS, sums, strict=True))["steps"] == 1
+    assert experiment.gradient_scale.repeated_steps.numpy() > before
+    for one, other in zip(plain, disturbed, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-8)
 
 
 def test_the_sum_is_that_of_gradients_in_floating_point(tmp_path):

@@ -12,7 +12,7 @@ PROBE = ("optim.linear_probe=true", "optim.ema_momentum=0.9")
 @pytest.fixture(scope="module")
 def probe(tmp_path_factory):
     folder = tmp_path_factory.mktemp("probe")
-    train(folder, *PROBE)
+    train(folder, *PROBE, fresh=False)
     return folder
 
 
@@ -25,6 +25,6 @@ def test_a_linear_probe_changes_the_classifier_alone(probe, tmp_path):
 
 def test_it_goes_on_from_where_it_was_stopped(probe, tmp_path):
     with pytest.raises(Stopped):
-        train(tmp_path, *PROBE, stop=StopAt(3))
+        train(tmp_path, *PROBE, stop=StopAt(3), fresh=False)
     train(tmp_path, *PROBE)
     assert_same_end(tmp_path, probe)

@@ -33,9 +33,9 @@ def test_a_run_with_all_plugins_resumes_to_the_same_weights(tmp_path, examples):
     whole.mkdir()
     parts.mkdir()
     settings = [*SETTINGS, "train.callbacks=my_callbacks:PrintBest"]
-    train(whole, *settings)
+    train(whole, *settings, fresh=False)
     with pytest.raises(Stopped):
-        train(parts, *settings, stop=StopAt(3))
+        train(parts, *settings, stop=StopAt(3), fresh=False)
     train(parts, *settings)
     assert_same_end(parts, whole)
 

@@ -18,7 +18,7 @@ def test_each_example_goes_through_its_branch():
 
 
 def test_the_batch_size_stays_static_in_a_graph():
-    @tf.function
+    @tf.function(autograph=False)
     def double(x):
         result = batched_switch(tf.zeros([3], tf.int32), [lambda x: x + x], x)
         assert result.shape == [3, 5]

@@ -82,7 +82,7 @@ def batch_reader(paths, config, seen=None):
     split = Split(np.zeros(len(paths), np.int32), paths=[str(path) for path in paths])
     reader = make_reader(split, config, len(paths), None)
 
-    @tf.function
+    @tf.function(autograph=False)
     def read(index):
         return reader.decode({"index": index, **reader.look(index)}, seen)
 
@@ -114,7 +114,9 @@ def exported_decoder(config):
         classes=("a", "b"), preprocessing=preprocessing, architecture=arch, weights_of_step=1
     )
     return tf.function(
-        Classifier(random_model(arch), facts).decode, [tf.TensorSpec([None], tf.string)]
+        Classifier(random_model(arch), facts).decode,
+        [tf.TensorSpec([None], tf.string)],
+        autograph=False,
     )
 
 

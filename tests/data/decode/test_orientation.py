@@ -79,7 +79,7 @@ def test_records_of_tfrecord_files_are_turned_upright_as_files_are(tmp_path):
     split = open_source(config, 0).splits["train"]
     reader = make_reader(split, config, len(contents), None)
 
-    @tf.function
+    @tf.function(autograph=False)
     def read(index):
         return reader.decode({"index": index, **reader.look(index)}, None)
 
