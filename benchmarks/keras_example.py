@@ -30,12 +30,15 @@ class PatchEncoder(layers.Layer):
         return self.projection(patches) + self.position(keras.ops.arange(self.count))
 
 
-def keras_example(num_classes: int, image_size: int, *, dropout: bool = True) -> keras.Model:
+def keras_example(
+    num_classes: int, image_size: int, *, depth: int | None = None, dropout: bool = True
+) -> keras.Model:
     """Returns a model from images [B, H, W, 3] to logits [B, classes].
 
     Args:
       num_classes: The number of classes.
       image_size: H and W.
+      depth: The number of blocks; None: those of the example.
       dropout: False sets all dropout rates to zero.
     """
 
@@ -50,7 +53,7 @@ def keras_example(num_classes: int, image_size: int, *, dropout: bool = True) ->
     patches = keras.ops.image.extract_patches(images, PATCH_SIZE)
     patches = layers.Reshape((count, PATCH_SIZE**2 * 3))(patches)
     x = PatchEncoder(count, name="patch_encoder")(patches)
-    for i in range(DEPTH):
+    for i in range(DEPTH if depth is None else depth):
         y = layers.LayerNormalization(epsilon=1e-6, name=f"norm_{i}_attention")(x)
         x = x + layers.MultiHeadAttention(
             NUM_HEADS, WIDTH, dropout=rate(0.1), name=f"attention_{i}"

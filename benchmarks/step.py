@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self
 
 from benchmarks.command import check_counts
 from pipeline.config import Config, dump_config, parse_config
+from pipeline.config.overrides import apply_override
 from pipeline.errors import PipelineError, SettingsError
 from pipeline.runtimes.interpreter import python_command
 from pipeline.runtimes.tensorflow_start import import_tensorflow
@@ -64,6 +65,7 @@ _PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's arguments."""
+    parser.add_argument("settings", nargs="*", default=[], metavar="section.key=value")
     parser.add_argument("--cases", default="keras_example,cifar,S/16", help=", ".join(CASES))
     parser.add_argument("--precisions", default="float32,bfloat16")
     parser.add_argument("--batch", type=int, help="images per step (default: depends on the case)")
@@ -98,7 +100,7 @@ def _measure(
     from benchmarks.step_contenders import contenders, flops_of
 
     batch = arguments.batch or case.batch
-    config = _config(case, precision, batch)
+    config = _config(case, precision, batch, arguments.settings)
     found = _ask_in_turn([*contenders(name), "peak"], config, arguments)
     peak, seconds = max(found.pop("peak")), found
     flops = flops_of(config)
@@ -123,7 +125,7 @@ def _measure(
     return rows
 
 
-def _config(case: Case, precision: str, batch: int) -> Config:
+def _config(case: Case, precision: str, batch: int, settings: list[str]) -> Config:
     tree: dict[str, Any] = {
         "data": {"source": "synthetic", "image_size": case.image_size, "resize": "none",
                  "num_classes": case.num_classes, "num_examples": 2 * batch,
@@ -133,7 +135,10 @@ def _config(case: Case, precision: str, batch: int) -> Config:
         "train": {"precision": _PRECISIONS[precision], "xla": "auto"},
         "distribute": {"runtime": "single"},
     }  # fmt: skip
-    return parse_config(tree, "python -m benchmarks step")
+    origins: dict[str, str] = {}
+    for setting in settings:
+        apply_override(tree, origins, setting)
+    return parse_config(tree, "python -m benchmarks step", origins)
 
 
 def _ask_in_turn(

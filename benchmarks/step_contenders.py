@@ -132,9 +132,10 @@ class _AfterFirst(keras.callbacks.Callback):
 
 
 def _example(config: Config, steps: int) -> Steps:
-    """Trains the network of the Keras example, built of Keras layers."""
+    """Trains the network of the Keras example, of Keras layers, with as many blocks as ours."""
+    depth = architecture(config.model).depth
     with _policy(config.train.precision):
-        model = keras_example(config.data.num_classes, config.data.image_size)
+        model = keras_example(config.data.num_classes, config.data.image_size, depth=depth)
     return _fit(model, config, steps)
 
 

@@ -126,24 +126,25 @@ def test_the_example_keeps_its_weights_in_time_and_evaluates_them(
 def test_ours_is_trained_for_the_time_and_measured_on_the_way(photographs, tmp_path):
     """With the example's result in place, so that only ours is trained, and half of a start of ours
     that was cut off."""
-    there = tmp_path / "example-0.6-minutes-seed-0" / "accuracy.json"
+    there = tmp_path / "example-0.4-minutes-seed-0" / "accuracy.json"
     there.parent.mkdir()
     origin = {"seed": 0, "data": str(photographs)}
-    there.write_text(json.dumps(training("example", (0.6, 0.5), final=0.5) | origin))
-    left = tmp_path / "ours-0.6-minutes-seed-0" / "run" / "config.yaml"
+    there.write_text(json.dumps(training("example", (0.4, 0.5), final=0.5) | origin))
+    left = tmp_path / "ours-0.4-minutes-seed-0" / "run" / "config.yaml"
     left.parent.mkdir(parents=True)
     left.write_text(dump_config(Config(seed=7)))
     command = [
-        "accuracy", "digits", "data.source=image_folder", "--data", photographs,
-        "--minutes=0.6", "--out", tmp_path, "--json",
+        "accuracy", "digits", "data.source=image_folder", "model.depth=1",
+        "train.evaluate_every_epochs=10", "--data", photographs, "--minutes=0.4",
+        "--out", tmp_path, "--json",
     ]  # fmt: skip
     done = vit_process(*command, start=("-m", "benchmarks"))
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     ours, theirs = found["runs"]
     assert theirs["final"] == 0.5
-    assert all(0 < minutes <= 0.6 for minutes, _ in ours["curve"])
-    assert ours["marks"][-1] == [0.6, ours["curve"][-1][1]]
+    assert all(0 < minutes <= 0.4 for minutes, _ in ours["curve"])
+    assert ours["marks"][-1] == [0.4, ours["curve"][-1][1]]
     assert ours["final"] in [accuracy for _, accuracy in ours["curve"]]
     assert ours["steps"] > 1
     assert (tmp_path / "accuracy.png").is_file()
