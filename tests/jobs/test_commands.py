@@ -20,6 +20,7 @@ pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).parent.parent.parent
 SHORT = ["train.max_steps=12", "train.log_every_steps=4", "train.evaluate_every_steps=6"]
+SMALL = ["model.depth=1", "monitor.pictures=false", "monitor.report=false"]
 
 
 def environment():
@@ -202,6 +203,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, number):
         "train.max_steps=150",
         "train.log_every_steps=5",
         "train.evaluate_every_steps=75",
+        *SMALL,
     ]
     process = subprocess.Popen(
         command,
@@ -245,7 +247,8 @@ def test_a_terminal_gets_a_live_bar(tmp_path, monkeypatch):
         shown.extend(data)
         return data
 
-    command = [sys.executable, "-m", "jobs.cli", "train", "digits", *SHORT, f"run.dir={tmp_path}"]
+    vit = [sys.executable, "-m", "jobs.cli"]
+    command = [*vit, "train", "digits", *SHORT, *SMALL, f"run.dir={tmp_path}"]
     for name, value in {"TERM": "xterm", "COLUMNS": "120", "PYTHONPATH": str(ROOT)}.items():
         monkeypatch.setenv(name, value)
     assert os.waitstatus_to_exitcode(pty.spawn(command, read)) == 0

@@ -85,8 +85,8 @@ def test_only_the_chief_writes_and_each_rank_says_when_it_joins_and_ends(vit, tm
         assert len(re.findall(rf"{said}ended: done \(exit code 0\)$", err, re.MULTILINE)) == 1
 
 
-@pytest.mark.parametrize("runtime", EITHER)
-def test_17_examples_on_4_workers_in_batches_of_8_are_each_counted_once(vit, tmp_path, runtime):
+@needs_horovod
+def test_17_examples_on_4_workers_in_batches_of_8_are_each_counted_once(vit, tmp_path):
     random = np.random.default_rng(0)
     for i in range(25):
         folder = tmp_path / "images" / ("train" if i < 8 else "validation") / "abc"[i % 3]
@@ -97,24 +97,25 @@ def test_17_examples_on_4_workers_in_batches_of_8_are_each_counted_once(vit, tmp
         "data.global_batch_size=8 data.eval_batch_size=8 optim.base_lr=1e-3"
     )
     rows = []
-    for number, slots in ((0, 4), (1, 1)):
-        run = tmp_path / f"run{number}"
+    for runtime, slots in (("horovod", 4), ("multi_worker", 4), ("horovod", 1)):
+        run = tmp_path / f"{runtime}-{slots}"
         code, _, err = shell(vit, runtime, f"exec {common} run.dir={run}", slots)
         assert code == 0, err
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         rows.append(next(line for line in lines if line["split"] == "validation"))
-    four, one = rows
-    assert four["accuracy"] * 17 == pytest.approx(round(one["accuracy"] * 17), abs=1e-9)
-    assert four["top_5_accuracy"] == 1
-    assert four["loss"] == pytest.approx(one["loss"], rel=1e-6)
+    *both, one = rows
+    for four in both:
+        assert four["accuracy"] * 17 == pytest.approx(round(one["accuracy"] * 17), abs=1e-9)
+        assert four["top_5_accuracy"] == 1
+        assert four["loss"] == pytest.approx(one["loss"], rel=1e-6)
 
 
-@pytest.mark.parametrize("runtime", EITHER)
-def test_more_workers_than_examples_are_refused(vit, tmp_path, runtime):
-    options = "data.source=synthetic data.num_examples=3 data.global_batch_size=12"
-    code, _, err = shell(vit, runtime, f"exec {TRAIN} {DIGITS} {options} run.dir={tmp_path}/run", 4)
+def test_more_workers_than_examples_are_refused(vit, tmp_path):
+    options = "data.source=synthetic data.num_examples=2 data.global_batch_size=12"
+    command = f"exec {TRAIN} {DIGITS} {options} run.dir={tmp_path}/run"
+    code, _, err = shell(vit, "multi_worker", command, 3)
     assert code == 2
-    assert "4 replicas would train on 3 example(s): start at most 3 worker(s)" in err
+    assert "3 replicas would train on 2 example(s): start at most 2 worker(s)" in err
 
 
 def test_ranks_whose_folders_differ_are_refused_before_they_train(vit, tmp_path):

@@ -16,7 +16,8 @@ HOST = gethostname()
 
 def train_with_fault(vit, starter, tmp_path, *fault):
     """Two ranks, one of which breaks down; the code, all output, and seconds from fault to end."""
-    command = [sys.executable, HERE / "faulty_train.py", *fault, "digits", f"run.dir={tmp_path}"]
+    settings = f"run.dir={tmp_path}", "model.depth=1"
+    command = [sys.executable, HERE / "faulty_train.py", *fault, "digits", *settings]
     if starter == "horovodrun":
         process = vit.horovodrun(2, *command)
     else:

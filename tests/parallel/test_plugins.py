@@ -16,9 +16,7 @@ def test_all_plugins_train_the_same_on_one_process_and_on_two_ranks(vit, tmp_pat
     ends = {}
     for slots in (1, 2):
         run = tmp_path / f"run-{slots}"
-        words = train_command(
-            recipe, f"run.dir={run}", "monitor.pictures=false", *SETTINGS, slots=slots
-        )
+        words = train_command(recipe, f"run.dir={run}", *SETTINGS, slots=slots)
         Training(vit, tmp_path / f"log-{slots}", words, tmp_path).succeed()
         ends[slots] = newest(run), read_rows(run)[-1]
     (one, row), (two, other_row) = ends[1], ends[2]

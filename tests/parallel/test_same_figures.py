@@ -153,11 +153,10 @@ def launch(vit, log, *command):
     return Training(vit, log, [*own, "launch", *where, *own, *map(str, command)])
 
 
+# In the precision whose rounding hides least: precision is a matter of one process.
 @needs_horovod
-@pytest.mark.parametrize(("precision", "momentum"), CASES)
-def test_what_two_processes_measure_one_measures(
-    recipe, photos, precision, momentum, vit, tmp_path
-):
+def test_what_two_processes_measure_one_measures(recipe, photos, vit, tmp_path):
+    precision, momentum = CASES[0]
     run = tmp_path / "run"
     launch(vit, tmp_path / "log", "train", recipe, *settings(precision, momentum, run)).succeed()
     plain, row = check_one_process(run, photos, precision), own_row(run)

@@ -10,6 +10,7 @@ from tests.parallel.launches import ROOT, needs_horovod
 
 pytestmark = pytest.mark.processes
 
+SMALL = ["train.max_steps=20", "model.depth=1", "monitor.pictures=false", "monitor.report=false"]
 SRUN = """
 while [[ $1 == --* ]]; do shift; done
 for node in 0 1; do SLURM_NODEID=$node "$@" & done
@@ -53,10 +54,10 @@ def sbatch(tmp_path):
 @needs_horovod
 def test_two_nodes_train_and_a_stopped_job_is_queued_again(sbatch, tmp_path):
     # 20 steps take longer than this, and so does the first.
-    stopped = sbatch("train.max_steps=20", "train.max_time_s=0.5")
+    stopped = sbatch(*SMALL, "train.max_time_s=0.5")
     assert stopped.returncode == 75, stopped.stderr
     assert (tmp_path / "requeued").read_text() == f"{os.getpid()}\n"
-    done = sbatch("train.max_steps=20")
+    done = sbatch(*SMALL)
     assert done.returncode == 0, done.stderr
     assert "2 Horovod processes" in done.stdout
     assert "test accuracy" in done.stdout

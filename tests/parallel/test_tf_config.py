@@ -15,6 +15,8 @@ from tests.parallel.launches import ROOT
 
 pytestmark = pytest.mark.processes
 
+SMALL = ["model.depth=1", "monitor.pictures=false", "monitor.report=false"]
+
 
 @pytest.fixture
 def proxy():
@@ -50,7 +52,7 @@ def test_a_chief_and_a_worker_train_past_a_proxy(proxy, tmp_path):
         variables = {"TF_CONFIG": json.dumps(place), "http_proxy": url, "grpc_proxy": url}
         started.append(
             subprocess.Popen(
-                [sys.executable, *train, "monitor.report=false"],
+                [sys.executable, *train, *SMALL],
                 cwd=ROOT,
                 env=os.environ | {"PYTHONPATH": str(ROOT)} | variables,
                 text=True,

@@ -20,6 +20,7 @@ def test_the_gradient_of_every_tensor_is_reduced_once_a_step(vit, tmp_path):
     command = [
         sys.executable, "-m", "jobs.cli", "train", "digits", f"run.dir={run}",
         f"train.max_steps={STEPS}", "train.log_every_steps=1", "optim.accumulate_steps=2",
+        "model.depth=1", "monitor.pictures=false", "monitor.report=false",
     ]  # fmt: skip
     launcher = vit.start(
         "--hosts localhost --processes-per-node 2 --",

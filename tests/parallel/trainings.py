@@ -29,6 +29,7 @@ optim: {base_lr: 2e-2, warmup_steps: 3, ema_momentum: 0.9, weight_decay: 0.1, cl
 train: {max_steps: 40, log_every_steps: 5, evaluate_every_steps: 20, deterministic: true}
 distribute: {intra_op_threads: 1}
 checkpoint: {every_steps: 4, every_epochs: null}
+monitor: {pictures: false, report: false}
 """
 
 # For a start on a machine that does much else; what takes longer hangs.
