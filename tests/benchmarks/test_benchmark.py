@@ -252,11 +252,8 @@ def test_loop_times_the_loop_of_users_and_a_bare_one():
 
 @pytest.mark.processes
 def test_memory_measures_what_each_way_adds_and_stands_beside_the_estimate():
-    depth = 4  # fewer blocks leave too little to tell them from what TensorFlow itself needs
-    rows = json_rows(
-        "memory", "cifar10", "--steps=1", "--rounds=1", "data.global_batch_size=64",
-        f"model.depth={depth}",
-    )  # fmt: skip
+    # Fewer blocks leave too little to tell them from what TensorFlow itself needs.
+    rows = json_rows("memory", "cifar10", "--steps=1", "--rounds=1", "data.global_batch_size=64")
     sizes = {row["settings"]: row for row in rows}
     assert list(sizes) == [
         "recipe unchanged", "train.recompute=true", "optim.accumulate_steps=2",
@@ -267,16 +264,16 @@ def test_memory_measures_what_each_way_adds_and_stands_beside_the_estimate():
         sizes[way]
         for way in ("recipe unchanged", "optim.accumulate_steps=4", "train.recompute=true")
     )
-    # 64 images of some 6 MiB, or 16, or their blocks' inputs and one block.
+    # 64 images of some 12 MiB, or 16, or their blocks' inputs and one block.
     for smaller in (parts, again):
         assert smaller["added_mib"] < 0.7 * plain["added_mib"]
         assert smaller["activations_mib"] < 0.4 * plain["activations_mib"]
-    # 297,024 weights a block, and 24,394 around them; two moments and gradients of four bytes; of a
-    # few cores each has the gradients of its part, beside their sum.
+    # 2.7 million weights, two moments and gradients of four bytes; of a few cores each has the
+    # gradients of its part, beside their sum.
     cores = len(os.sched_getaffinity(0))
     gradients = 1 + cores if 1 < cores <= 8 else 1
     assert plain["parameters_mib"] == pytest.approx(
-        (3 + gradients) * 4 * (depth * 297_024 + 24_394) / 2**20, rel=0.01
+        (3 + gradients) * 4 * 2_695_000 / 2**20, rel=0.01
     )
     assert plain["relative_speed"] == 1
     for row in rows:
