@@ -68,14 +68,13 @@ def test_a_run_whose_workers_are_killed_leave_and_join_ends_as_one_left_alone(vi
     wait_until(lambda: not vit.left())
 
 
-def test_a_run_whose_first_launcher_is_killed_ends_as_one_left_alone(
-    vit, tmp_path, alone, monkeypatch
-):
-    undisturbed, recipe = alone
+@pytest.fixture
+def two_nodes(vit, tmp_path, alone, monkeypatch):
+    """A job that trains on two nodes with one worker each: its launchers and the run folder."""
     for name, value in TOKEN.items():
         monkeypatch.setenv(name, value)
     run = tmp_path / "run"
-    train = train_command(recipe, f"run.dir={run}", *SETTINGS)
+    train = train_command(alone[1], f"run.dir={run}", *SETTINGS)
     jobs = [
         Training(vit, tmp_path / f"{index}.log", [
             sys.executable, "-m", "jobs.cli", "launch", "--hosts", TWO, "--port", vit.port,
@@ -85,11 +84,27 @@ def test_a_run_whose_first_launcher_is_killed_ends_as_one_left_alone(
         for index in (0, 1)
     ]  # fmt: skip
     jobs[1].wait_for(lambda: len(read_rows(run)) >= 1)
+    return jobs, run
+
+
+def test_a_run_whose_first_launcher_is_killed_ends_as_one_left_alone(two_nodes, alone):
+    jobs, run = two_nodes
     jobs[0].process.kill()  # and with it the chief
     jobs[1].wait_for("the launchers meet at node 1 (127.0.0.2)")
     jobs[1].wait_for("1 worker continues from step")
     jobs[1].succeed()
-    assert_same_end(run, undisturbed)
+    assert_same_end(run, alone[0])
+
+
+def test_of_a_divided_job_only_the_part_with_the_lock_continues(two_nodes, alone):
+    jobs, run = two_nodes
+    jobs[0].process.send_signal(signal.SIGSTOP)  # the chief is alive and keeps the lock
+    code, text = jobs[1].end()
+    assert code == 76
+    assert "another part of the job holds the run folder" in text
+    jobs[0].process.send_signal(signal.SIGCONT)
+    jobs[0].succeed()
+    assert_same_end(run, alone[0])
 
 
 def test_an_elastic_job_of_horovodrun_ends_as_a_run_left_alone(vit, tmp_path, alone):
