@@ -77,7 +77,7 @@ class _Term:
       unsent: Set if the workers have changed since the last report.
       known: The newest view that it has sent.
       heard_s: When it was sent the last request that it has answered.
-      refused_s: Since when nobody listens on its port.
+      refused_s: When nobody listened on its port. It has not answered since then.
       is_over: Whether the coordinator is gone.
     """
 
@@ -264,9 +264,7 @@ class RemoteGroup:
             return True
         except (OSError, ValueError) as error:
             self._problem = str(error)
-            if not isinstance(error, ConnectionRefusedError):
-                term.refused_s = None
-            elif term.refused_s is None:
+            if isinstance(error, ConnectionRefusedError) and term.refused_s is None:
                 term.refused_s = sent_s
             return False
         if view is None:
