@@ -195,13 +195,13 @@ class Loop:
             self._has_begun = True
         while self._continues():
             if self._runtime.is_paused:
-                self._actions.save()
+                self._actions.save_checkpoint()
                 self._regrouping.wait_for_more(self._timer)
             if self._runtime.is_elastic:
                 self._runtime.report_step(state.step)
             agreed = self._coordinator.agree(self._timer, f"training from step {state.step}")
             if agreed.save and not state.position.bad_steps:
-                self._actions.save()
+                self._actions.save_checkpoint()
             if self._stops_early(agreed.callbacks_stop):
                 return
             self._profiler.reach(state.step)
@@ -237,7 +237,7 @@ class Loop:
         # During the evaluation of the test split the model has the best weights, but then this
         # step is saved already.
         if not self._state.position.bad_steps:
-            self._actions.save()
+            self._actions.save_checkpoint()
         self._saver.finish()
         if self._runtime.is_chief:
             with suppress(OSError):  # the next start deletes the file as well
@@ -336,6 +336,6 @@ class Loop:
             # The checkpoint records that the run has ended. If it cannot be saved because weights
             # are not finite, a rollback follows and training continues.
             self._state.position.ended_early = True
-            self._state.position.ended_early = self._actions.save(again=True)
+            self._state.position.ended_early = self._actions.save_checkpoint(again=True)
             return self._state.position.ended_early
         return False

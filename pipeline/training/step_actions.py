@@ -93,7 +93,7 @@ class StepActions:
             ending = None if self.are_complete else timetable.epoch_ending_at(step)
             self._callbacks.epoch_begin(timetable.epoch_of(step) if ending is None else ending)
 
-    def save(self, again: bool = False) -> bool:
+    def save_checkpoint(self, again: bool = False) -> bool:
         """Saves the step. If its weights are not finite, a rollback follows instead."""
         state = self._state
         state.weights_are_bad = not self._saver.save(state.step, state.position, again)
@@ -150,7 +150,7 @@ class StepActions:
         at_end = step == self._experiment.total_steps
         if due or at_end or position.best_step == step:
             # Again, if a stop request has interrupted the evaluation of this step.
-            self.save(again=True)
+            self.save_checkpoint(again=True)
             if self._experiment.runtime.is_elastic and (at_end or position.best_step == step):
                 # A chief that is lost must not take the best weights of the run with it.
                 self._saver.finish()

@@ -42,7 +42,9 @@ def test_microbatches_divide_the_batch_into_parts_of_pairs(recipe, settings, num
     config = load_config(recipe(""), ["train.deterministic=true", *settings])
     assert config.microbatches == number
     assert config.microbatch_size * number == config.data.global_batch_size
-    assert load_config(recipe(""), settings).microbatches is None
+    # Without deterministic training, only the setting divides the batch.
+    given = any(setting.startswith("train.microbatches") for setting in settings)
+    assert load_config(recipe(""), settings).microbatches == (number if given else None)
 
 
 @pytest.mark.parametrize(
@@ -65,4 +67,12 @@ def test_what_contradicts_deterministic_training_is_refused(recipe, settings, me
         load_config(recipe(""), ["train.deterministic=true", *settings])
     assert str(caught.value).startswith("on the command line: ")
     assert message in str(caught.value)
-    load_config(recipe(""), settings)  # without deterministic training
+    if not any(setting.startswith("train.microbatches") for setting in settings):
+        load_config(recipe(""), settings)  # without deterministic training
+
+
+def test_microbatches_are_checked_without_deterministic_training_too(recipe):
+    with pytest.raises(SettingsError, match=r"into equal parts.* Received: 7"):
+        load_config(recipe(""), ["data.global_batch_size=96", "train.microbatches=7"])
+    with pytest.raises(SettingsError, match=r"which train.microbatches excludes"):
+        load_config(recipe(""), ["train.microbatches=8", "distribute.compression=float16"])

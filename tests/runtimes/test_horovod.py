@@ -18,13 +18,13 @@ def two_gpus(monkeypatch):
 
 
 def test_a_process_sees_the_gpu_of_its_local_rank_alone(two_gpus):
-    assert horovod._pin_device(1, 2) == "/device:GPU:0"
+    assert horovod.pin_device(1, 2) == "/device:GPU:0"
     assert two_gpus == ["second"]
 
 
 def test_more_processes_than_gpus_are_told_how_many_would_work(two_gpus):
     with pytest.raises(SettingsError, match=r"3 processes .* 2 GPU.*start at most 2 .*-np 2"):
-        horovod._pin_device(0, 3)
+        horovod.pin_device(0, 3)
     assert two_gpus == []
 
 
