@@ -166,8 +166,9 @@ def _render_job(
         ]
         if job.min_nodes is not None:
             launcher += ["--min-workers", str(job.min_nodes * job.slots)]
-            # A node that returns at the very end would wait for the others, which have ended.
-            spec["successPolicy"] = {"rules": [{"succeededIndexes": "0"}]}
+            # A pod ends with 0 only if the run is complete. Another that returns at the very end
+            # would wait for those that have ended.
+            spec["successPolicy"] = {"rules": [{"succeededCount": 1}]}
         if job.runtime == "multi_worker":
             # A restricted pod cannot create a private network. The NetworkPolicy takes its place.
             launcher += ["--runtime", job.runtime, "--trust-network"]
