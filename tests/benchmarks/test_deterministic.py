@@ -61,5 +61,6 @@ def test_real_steps_send_four_bytes_a_value_and_eight_a_bound():
         assert row["least"] <= row["share"] <= row["most"]
         tensors = 8 + 16  # around the block and in it
         values = row["default_megabytes_per_step"] * 1e6 / 4
-        expected = 4 + 8 * (tensors + 1) / values
+        metrics = 4  # loss, two accuracies and the number of examples
+        expected = 4 + 8 * (tensors + 1 + metrics) / values
         assert row["bytes_per_value"] == pytest.approx(expected)

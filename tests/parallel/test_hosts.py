@@ -16,8 +16,9 @@ pytestmark = [
 ]
 
 # One thread each: parts side by side would be added up in another order by two than by one.
-SHORT = ["train.epochs=40", "distribute.intra_op_threads=1"]
-STEPS, PARAMETERS = 540, 136_522
+SHORT = ["train.epochs=12", "distribute.intra_op_threads=1", "monitor.pictures=false",
+         "monitor.report=false"]  # fmt: skip
+STEPS, PARAMETERS = 162, 136_522
 
 
 @pytest.fixture(params=[("eth0", "eth0")])
@@ -31,7 +32,7 @@ def hosts(tmp_path, request):
 def single(tmp_path_factory):
     """The row of metrics of the test split, from one process that adds up the same two halves.
 
-    Over 540 steps another order of addition leads to other weights, and to 88 to 91 %.
+    Over hundreds of steps another order of addition leads to other weights.
     """
     run = tmp_path_factory.mktemp("single") / "run"
     command = vit("train", "digits", f"run.dir={run}", *SHORT, "optim.accumulate_steps=2")
@@ -55,7 +56,7 @@ def assert_trained_together(hosts, run, single, outputs):
     row = read_test_row(run)
     assert row["accuracy"] == pytest.approx(single["accuracy"], abs=1.5 / 367)
     assert row["loss"] == pytest.approx(single["loss"], rel=1e-3)
-    assert row["accuracy"] > 0.85
+    assert row["accuracy"] > 0.4  # chance is 0.1
     for index in range(2):
         # With two ranks, a ring sends each gradient's size once from each.
         assert hosts.sent_bytes(index) > STEPS * PARAMETERS * 4
