@@ -183,11 +183,9 @@ class Experiment:
 
     def share_of_sums(self, total: np.ndarray) -> np.ndarray:
         """The inverse of `reduce_sums`: reducing the shares of all processes gives `total`."""
-        own = (
-            total
-            if self.runtime.is_chief or self.gradient_scale is not None
-            else np.zeros_like(total)
-        )
+        if self.gradient_scale is not None:
+            return total
+        own = total if self.runtime.is_chief else np.zeros_like(total)
         own[_GLOBAL_SUMS] = total[_GLOBAL_SUMS]
         return own
 

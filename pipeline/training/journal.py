@@ -124,9 +124,9 @@ class Journal:
           seconds: How long training has paused on this process.
         """
         workers = self._runtime.world_size
-        one, many = "1 worker continues", f"{workers} workers continue"
-        text = f"{one if workers == 1 else many} from step {step} after {seconds:.1f} s"
-        if self._runtime.is_paused:  # what it waits for follows
+        number = "1 worker continues" if workers == 1 else f"{workers} workers continue"
+        text = f"{number} from step {step} after {seconds:.1f} s"
+        if self._runtime.is_paused:  # another message says what it waits for
             text = f"{workers} left at step {step}"
         self._display.message("; ".join([*changes, text]))
         if self._board is not None:

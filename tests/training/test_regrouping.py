@@ -48,7 +48,6 @@ class TwoInName(SingleRuntime):
         self.trains = False  # Only then processes are lost.
         self.groups = 1
         self.exchanges = 0
-        self.left = False
 
     @property
     def local_replicas(self):
@@ -62,10 +61,10 @@ class TwoInName(SingleRuntime):
         self._changes = lambda: True
 
     def report_step(self, step):
-        self.reported = step
+        pass
 
     def leave(self):
-        self.left = True
+        pass
 
     def regroup(self):
         self.groups += 1
