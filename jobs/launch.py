@@ -30,8 +30,9 @@ several nodes, create one secret for each job, and set {TOKEN} to it on every no
 The output of rank 0 is printed as it is; lines of other ranks begin with [rank R HOST].
 SIGTERM, SIGINT, SIGUSR1 and SIGHUP (terminal closed; ignored under nohup) are forwarded to all
 processes. If one process fails, the others are terminated. With --min-workers they continue, and a
-new process joins them; SIGTERM makes a single process leave, a signal to the launcher of node 0
-stops the job, and a signal to another launcher makes the processes of its node leave.
+new process joins them; SIGTERM makes a single process leave, a signal to the coordinator (at first
+the launcher of node 0) stops the job, and a signal to another launcher makes the processes of its
+node leave.
 If the processes of this node exit with different codes, the first match in this order is returned:
 2 or 3, any other failure, 75, 76, 0. A node exits with 0 only after all nodes are done.
 """
