@@ -82,7 +82,7 @@ class ElasticNode:
         self._ends: list[tuple[str, str, ProcessExit]] = []
         self._tail = ""
         self._interrupts = 0
-        self._terminate_s = self._kill_s = self._kill_others_s = math.inf
+        self._terminate_s = self._kill_s = math.inf
         self._over = False
         self._tick_s = time.monotonic()
 
@@ -220,13 +220,10 @@ class ElasticNode:
             self._terminate_s = now_s + own_end_s if failed else math.inf
             end_s = now_s + (own_end_s + kill_after_s if failed else self._job.grace_s)
             self._kill_s = min(self._kill_s, end_s)
-            self._kill_others_s = now_s + kill_after_s
-            self._signal_others(view, signal.SIGTERM)
+            self._kill_newcomers(view)
         if view.stop and math.isinf(self._kill_s):  # on other nodes than 0
             self._kill_s = now_s + self._job.grace_s
         self._over = self._over or self._is_ending(view)
-        if now_s >= self._kill_others_s:
-            self._signal_others(view, signal.SIGKILL)
         if now_s >= self._kill_s:
             if not failed:
                 self.note = f"not all workers ended within --grace-s {self._job.grace_s:g}"
@@ -240,22 +237,24 @@ class ElasticNode:
         has_ended = view.finished or view.give_up is not None
         return has_ended or view.stop is not None or self.is_leaving
 
-    def _signal_others(self, view: GroupView, number: int) -> None:
-        """Signals the workers that are not in the group: the end of the job makes them useless."""
+    def _kill_newcomers(self, view: GroupView) -> None:
+        """Kills workers that have not joined a group. They have nothing that could be lost."""
         members = {member.worker for member in view.members}
         for slot in self._slots:
-            if members and slot.runs and slot.process and slot.worker not in members:
-                slot.process.stop(number, because_of_another=True)
+            status = self._workers.status(slot.worker)
+            is_newcomer = status is None or status.report.state in ("preparing", "waiting")
+            if members and slot.runs and slot.worker not in members and is_newcomer:
+                self._stop(slot.worker, signal.SIGKILL, because_of_another=True)
 
     def _signal_all(self, number: int, because_of_another: bool) -> None:
         for slot in self._slots:
             if slot.process is not None:
                 slot.process.stop(number, because_of_another)
 
-    def _stop(self, worker: str, number: int) -> None:
+    def _stop(self, worker: str, number: int, because_of_another: bool = False) -> None:
         for slot in self._slots:
             if slot.worker == worker and slot.process is not None:
-                slot.process.stop(number, because_of_another=False)
+                slot.process.stop(number, because_of_another)
 
     def _name(self, slot: _Slot) -> str:
         return f"worker {self._job.host}:{slot.index}"

@@ -66,7 +66,6 @@ class Group:
         self._workers: dict[str, _Worker] = {}
         self._members: list[_Worker] = []
         self._changes: list[str] = []
-        self._fingerprint = ""
         self._failures = Failures()
         self._first_waiting_s: float | None = None
         self._below_since_s: float | None = None
@@ -115,7 +114,6 @@ class Group:
     def advance(self) -> None:
         """Makes the changes that are due. Call it regularly, because some are due after a time."""
         now_s = self._clock()
-        self._refuse_different()
         if self.view.generation and not self._is_over:
             self._find_changes(now_s)
             self._exclude_late(now_s)
@@ -123,11 +121,7 @@ class Group:
             self._form()
         self._check_size(now_s)
         alive = [worker for worker in self._workers.values() if worker.status.end is None]
-        present = {worker.status.worker for worker in alive}
-        self._set(
-            excluded=tuple(worker.status.worker for worker in alive if worker.excluded),
-            refused={one: why for one, why in self.view.refused.items() if one in present},
-        )
+        self._set(excluded=tuple(worker.status.worker for worker in alive if worker.excluded))
 
     @property
     def _is_over(self) -> bool:
@@ -152,8 +146,6 @@ class Group:
             worker.waiting_s = self._clock()
         if worker.is_member:
             self._failures.note_step(status.report.step)
-            # It is unknown after another coordinator has formed the generation.
-            self._fingerprint = self._fingerprint or status.report.fingerprint
             if status.report.state == "left" and before.report.state != "left":
                 self._changes.append(f"{worker.name} left")
         if status.end is not None and not worker.excluded:
@@ -188,24 +180,12 @@ class Group:
         self._changes.append(f"{worker.name} {reason}")
         self._set(broken=True)
 
-    def _refuse_different(self) -> None:
-        for worker in self._candidates() if self._fingerprint else ():
-            if worker.report.fingerprint not in ("", self._fingerprint):
-                text = (
-                    f"the settings, code or data of {worker.name} differ from those of the "
-                    "workers that train already. Make them equal on all nodes"
-                )
-                self._set(refused={**self.view.refused, worker.status.worker: text})
-
     def _candidates(self) -> list[_Worker]:
         """Workers that wait to join, in the order in which they get ranks."""
         found = [
             worker
             for worker in self._workers.values()
-            if worker.alive
-            and not worker.is_member
-            and worker.report.state == "waiting"
-            and worker.status.worker not in self.view.refused
+            if worker.alive and not worker.is_member and worker.report.state == "waiting"
         ]
         return sorted(found, key=lambda worker: (worker.member.node, worker.member.slot))
 
@@ -217,12 +197,6 @@ class Group:
             changing |= any(now_s - w.waiting_s >= SETTLE_S for w in self._candidates())
         # A change remains due if the newcomer dies: members may already be waiting.
         self._set(changing=changing or self.view.changing)
-        # If all members want to leave, a newcomer must receive the state from them first.
-        staying = sum(worker.report.state != "leaving" for worker in self._participants)
-        is_full = len(self._participants) >= self._rules.maximum
-        self._set(staying=staying)
-        if self._participants and not staying and (is_full or not self._candidates()):
-            self._set(stop=self.view.stop or "every worker was asked to leave")
         if self._first_waiting_s is None:
             return
         # A member that waits when no change is due has seen an error in a collective. The others
@@ -261,13 +235,7 @@ class Group:
         joining = self._candidates()[: self._rules.maximum - len(staying)]
         if self.view.stop:
             joining = []
-        if not self.view.generation:
-            self._fingerprint = joining[0].report.fingerprint
-            self._refuse_different()
-            if self.view.refused:
-                self._fail(2, next(iter(self.view.refused.values())))
-                return
-        else:
+        if self.view.generation:
             self._changes += [f"{worker.name} joined" for worker in joining]
         for worker in self._members:
             worker.is_member = False
@@ -279,7 +247,6 @@ class Group:
             members=tuple(worker.member for worker in self._members),
             broken=False,
             changing=False,
-            staying=len(self._members),
             paused=len(self._members) < self._rules.minimum,
             changes=tuple(self._changes),
         )

@@ -66,13 +66,7 @@ class DriverMembership:
         """Called by Horovod, on the chief only, when hosts were added or removed."""
         self._updated.set()
 
-    def report(
-        self,
-        *,
-        step: int | None = None,
-        fingerprint: str | None = None,
-        leaving: bool | None = None,
-    ) -> None:
+    def report(self, *, step: int | None = None, leaving: bool | None = None) -> None:
         if leaving:
             self._updated.set()
 

@@ -108,27 +108,11 @@ class Membership:
         """Why the whole job must save and stop, or None."""
         return self._view.stop
 
-    @property
-    def may_leave(self) -> bool:
-        """Whether a member stays that has the state of the training.
-
-        If not, a worker that wants to leave must call `wait_for_generation` once more, so that a
-        newcomer receives the state from it. Without any newcomer, `stop_reason` is set.
-        """
-        return self._view.staying > 0
-
-    def report(
-        self,
-        *,
-        step: int | None = None,
-        fingerprint: str | None = None,
-        leaving: bool | None = None,
-    ) -> None:
+    def report(self, *, step: int | None = None, leaving: bool | None = None) -> None:
         """Takes what is new about this process. It returns immediately; a thread sends it.
 
         Args:
           step: The last completed training step. It is sent with the next heartbeat.
-          fingerprint: Digest of settings, code and data, equal on all workers of a job.
           leaving: Whether this process wants to leave at the next step boundary.
         """
         with self._changed:
@@ -137,7 +121,6 @@ class Membership:
             self._update(
                 state=self._state_in_group if self._is_member else self._report.state,
                 step=self._report.step if step is None else step,
-                fingerprint=self._report.fingerprint if fingerprint is None else fingerprint,
             )
 
     def wait_for_generation(self) -> Generation:
@@ -145,7 +128,6 @@ class Membership:
 
         Raises:
           PeerLost: The job cannot continue, or continues without this process.
-          SettingsError: The settings, code or data of this process differ from the group's.
           Stopped: The job stops or has finished before this process joined it.
         """
         with self._changed:
@@ -200,8 +182,6 @@ class Membership:
     def _check(self) -> None:
         view = self._view
         was_member = self._report.generation > 0
-        if (reason := view.refused.get(self._worker)) is not None:
-            raise SettingsError(reason)
         if view.give_up:
             raise PeerLost(view.give_up)
         if view.stop and not was_member:
@@ -227,11 +207,11 @@ class Membership:
 
     def _send(self) -> None:
         """Sends changes of the state at once, and releases a broken generation."""
-        sent = ("preparing", 0, "")
+        sent = ("preparing", 0)
         while not self._closed.is_set():
             with self._changed:
                 report = self._report
-                state = (report.state, report.generation, report.fingerprint)
+                state = (report.state, report.generation)
                 if state == sent:
                     self._changed.wait(_RELEASE_EVERY_S if self._is_blocked() else None)
             with self._releasing:

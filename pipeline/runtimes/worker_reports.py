@@ -9,7 +9,7 @@ numbered generations; 1 is the first (launch/group.py).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
@@ -28,7 +28,6 @@ _Index = Annotated[int, Field(ge=0, lt=1 << 16)]
 _Worker = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 _Name = Annotated[str, Field(max_length=MAX_NAME_LENGTH), AfterValidator(printable)]
 _Text = Annotated[str, Field(max_length=MAX_TEXT_LENGTH), AfterValidator(printable_lines)]
-_Digest = Annotated[str, Field(max_length=128, pattern="^[!-~]*$")]
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,6 @@ class WorkerReport:
         "running"; "leaving" if it wants to leave at the next step boundary; "left" once it has.
       generation: The newest generation that the worker has joined, or knows to be broken.
       step: The last completed training step.
-      fingerprint: Digest of settings, code and data; empty until it is known.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -52,7 +50,6 @@ class WorkerReport:
     state: State = "preparing"
     generation: _Number = 0
     step: _Number = 0
-    fingerprint: _Digest = ""
 
 
 @dataclass(frozen=True)
@@ -143,13 +140,11 @@ class GroupView:
       members: Its members, by rank.
       broken: A member is gone. Collectives of this generation fail or wait forever.
       changing: The generation ends at the next step boundary: a worker joins or leaves.
-      staying: Number of members that are alive and do not want to leave.
       paused: There are fewer members than the minimum.
       finished: A worker has completed the run. There will be no other generation.
       stop: Why the workers must save and stop, or None.
       give_up: Why the job cannot continue, or None.
       code: Exit code of the job, if it cannot continue or a worker has completed the run.
-      refused: Workers that may not join, and why.
       excluded: Workers that are alive but no longer part of the job.
       changes: Who joined or left with this generation, and why.
     """
@@ -161,12 +156,10 @@ class GroupView:
     members: tuple[Member, ...] = ()
     broken: bool = False
     changing: bool = False
-    staying: _Number = 0
     paused: bool = False
     finished: bool = False
     stop: _Text | None = None
     give_up: _Text | None = None
     code: Annotated[int, Field(ge=0, le=255)] = 0
-    refused: dict[_Worker, _Text] = field(default_factory=dict)
     excluded: tuple[_Worker, ...] = ()
     changes: tuple[_Text, ...] = ()

@@ -295,12 +295,6 @@ def test_a_leaving_worker_that_is_killed_first_is_a_death(four):
     assert four.view.broken
 
 
-def test_if_every_worker_is_asked_to_leave_the_job_stops(four):
-    for letter in "abcd":
-        four.say(letter, "leaving")
-    assert four.view.stop == "every worker was asked to leave"
-
-
 def test_if_all_have_left_the_run_has_ended(four):
     for letter in "abcd":
         four.say(letter, "left")
@@ -334,36 +328,6 @@ def test_below_the_minimum_for_too_long_the_job_gives_up():
     assert job.view.code == 76
     assert "--elastic-timeout-s 60: 1 of at least 2 workers" in job.view.give_up
     assert "worker h0:1 was killed" in job.view.give_up
-
-
-def test_other_settings_are_refused_and_the_group_goes_on():
-    job = Simulation(slots=3)
-    for slot, letter in enumerate("ab"):
-        job.start(letter, slot)
-        job.say(letter, fingerprint="right")
-    job.wait("ab")
-    job.pass_s(300)
-    job.run()
-    job.start("c", 2)
-    job.say("c", "waiting", fingerprint="wrong", generation=0)
-    job.settle()
-    assert not job.view.changing
-    assert "settings, code or data of worker h0:2 differ" in job.view.refused[identity("c")]
-    job.end("a")
-    job.wait("b")
-    assert job.members == "b"
-    job.exit("c", 2)
-    assert (job.view.refused, job.view.give_up, job.members) == ({}, None, "b")
-
-
-def test_different_settings_at_the_start_end_the_job():
-    job = Simulation(slots=2)
-    for slot, letter in enumerate("ab"):
-        job.start(letter, slot)
-        job.say(letter, fingerprint=letter)
-    job.wait("ab")
-    assert (job.view.generation, job.view.code) == (0, 2)
-    assert "worker h0:1 differ" in job.view.give_up
 
 
 def test_a_worker_that_finishes_ends_the_changes(four):
@@ -527,23 +491,3 @@ def test_the_version_changes_with_the_view_only(four):
         four.say("a", step=5)
         four.pass_s(1)
     assert four.view.version == version
-
-
-def test_if_all_members_want_to_leave_a_newcomer_gets_their_state_first():
-    job = Simulation(slots=2, minimum=1).begin("ab")
-    job.end("b")
-    job.wait("a")
-    job.run()
-    job.start("c", 1)
-    job.say("c", "waiting", generation=0)
-    job.say("a", "leaving")
-    assert (job.view.stop, job.view.staying) == (None, 0)
-    job.settle()
-    job.wait("a")
-    assert job.members == "ac"
-    job.say("c", "running")
-    job.say("a", "leaving")
-    assert (job.view.changing, job.view.staying) == (True, 1)
-    job.say("a", "left")
-    job.wait("c")
-    assert (job.members, job.view.stop) == ("c", None)

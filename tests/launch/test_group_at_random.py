@@ -50,8 +50,7 @@ class Worker:
             if self.leaves:
                 self.state = "leaving"
             if broken or (view.changing and at_boundary):
-                may_leave = self.state == "leaving" and view.staying > 0
-                self.state = "left" if may_leave else "waiting"
+                self.state = "left" if self.state == "leaving" else "waiting"
         self.sequence += before != (self.state, self.generation)
 
 

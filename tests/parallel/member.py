@@ -3,8 +3,8 @@
 It joins the group, counts steps, and writes what it sees to FOLDER/WORKER.jsonl, a JSON object per
 line. It ends with exit code 0 after STEPS steps, and 75 when the job stops or it is asked to leave.
 
-Actions: prepare=SECONDS, step=SECONDS (the time of a step), fingerprint=TEXT, late_fingerprint=TEXT
-(of workers that start when there is a group already), raise_at=STEP, hang_at=STEP.
+Actions: prepare=SECONDS, step=SECONDS (the time of a step), raise_at=STEP, hang_at=STEP,
+newcomers=differ (workers that start when there is a group already have other settings).
 """
 
 import json
@@ -15,7 +15,7 @@ import threading
 import time
 from pathlib import Path
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, SettingsError
 from pipeline.runtimes.membership import Membership
 
 
@@ -36,13 +36,14 @@ class Worker:
         signal.signal(signal.SIGTERM, lambda *_: self._leave(membership))
         self.note("connect", slot=membership.slot.rank, late=membership.joins_late)
         membership.on_broken = self._interrupted.set
-        late = "late_" if membership.joins_late else ""
-        membership.report(fingerprint=self._actions.get(f"{late}fingerprint", ""))
         time.sleep(float(self._actions.get("prepare", 0)))
         self.join(membership)
+        if membership.joins_late and "newcomers" in self._actions:
+            membership.leave()
+            raise SettingsError("this worker has other settings")
         while self._step < self._steps:
             if membership.change_pending or self._interrupted.is_set():
-                if self._leaves and membership.may_leave:
+                if self._leaves:
                     membership.leave()
                     self.note("left")
                     return 75
