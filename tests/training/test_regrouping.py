@@ -160,6 +160,48 @@ def test_the_last_processes_that_are_asked_to_leave_stop_with_a_checkpoint(tmp_p
     assert_same_end(tmp_path, undisturbed)
 
 
+class Newcomer(TwoInName):
+    """A process whose double trains already.
+
+    Args:
+      double: What the double says differently, when they meet.
+      rank: Rank of this process in the group.
+    """
+
+    is_joining = True
+
+    def __init__(self, double, rank=1):
+        super().__init__()
+        self._double, self._rank_in_group, self.has_left = double, rank, False
+
+    def regroup(self):
+        super().regroup()
+        self.rank = self._rank_in_group
+
+    def all_gather(self, value):
+        gathered = super().all_gather(value)
+        if isinstance(value, dict) and "leads" in value:
+            gathered[1] |= {"state": {}, "was_member": True, "leads": True} | self._double
+        return gathered
+
+    def leave(self):
+        self.has_left = True
+
+
+@pytest.mark.parametrize(
+    ("double", "rank", "message"),
+    [
+        ({"facts": "other"}, 1, "with other settings, code or data than the workers that train"),
+        ({}, 8, "8 workers train already, and there are only 8 microbatches"),
+    ],
+)
+def test_a_newcomer_that_differs_leaves_and_says_why(tmp_path, double, rank, message):
+    runtime = Newcomer(double, rank)
+    with pytest.raises(SettingsError, match=message):
+        train_with(tmp_path, runtime, "train.microbatches=8", "data.global_batch_size=8")
+    assert runtime.has_left
+
+
 def test_an_elastic_job_needs_a_division_of_the_batch_that_stays(tmp_path):
     with pytest.raises(SettingsError, match="needs microbatches"):
         tiny(tmp_path, "train.deterministic=false", runtime=TwoInName())
