@@ -8,7 +8,6 @@ rows of metrics. The exit code is 0 only where all held. It takes some 25 s a di
 """
 
 import argparse
-import hashlib
 import os
 import random
 import shutil
@@ -24,15 +23,8 @@ from pipeline.errors import PipelineError
 from tests.chaos.disturbances import ANY_TIME, FIRST, JOIN, LAST, Disturber
 from tests.chaos.elastic_job import LIMIT_S, ElasticJob
 from tests.chaos.run_under_fire import ChaosError
+from tests.chaos.undisturbed import Undisturbed
 from tests.parallel.launches import Launches
-from tests.parallel.trainings import (
-    Training,
-    different_tensors,
-    leftovers,
-    newest,
-    read_rows,
-    train_command,
-)
 
 # Long enough that processes on a busy machine are not taken for lost.
 _HEARTBEAT_S = 4.0
@@ -78,14 +70,14 @@ class ElasticChaos:
     def __init__(self, folder, arguments):
         self.failures = {}
         self._folder, self._arguments = folder, arguments
-        self._reference = folder / "undisturbed"
+        self._undisturbed = Undisturbed(folder, arguments.steps)
         self._chance = random.Random(arguments.seed)
         self._outcomes, self._runs = [], 0
         self._start_s = time.monotonic()
         self._pending = {group: [] for group in (FIRST, ANY_TIME, LAST)}
 
     def run(self):
-        self._run_undisturbed()
+        self._undisturbed.train()
         slots = [int(number) for number in self._arguments.slots.split(",")]
         done = 0
         while done < self._arguments.disturbances:
@@ -125,30 +117,6 @@ class ElasticChaos:
         lines += [f"{name} FAILED: {why.splitlines()[0]}" for name, why in self.failures.items()]
         return "\n".join(lines) + "\n"
 
-    def _command(self, run, launch=()):
-        settings = (
-            f"run.dir={run}", f"train.max_steps={self._arguments.steps}",
-            "train.deterministic=true", "distribute.intra_op_threads=1",
-            "model.depth=2", "data.global_batch_size=48",
-            "checkpoint.every_steps=40", "checkpoint.every_epochs=null",
-            "train.log_every_steps=20", "train.evaluate_every_steps=100",
-            "monitor.report=false", "monitor.pictures=false",
-        )  # fmt: skip
-        return [*launch, *train_command("digits", *settings)]
-
-    def _run_undisturbed(self):
-        launches = Launches()
-        log = self._folder / "undisturbed.log"
-        try:
-            training = Training(launches, log, self._command(self._reference))
-            code, text = training.end(LIMIT_S + self._arguments.steps)
-        finally:
-            launches.clean_up()
-        if code != 0:
-            raise ChaosError(f"the undisturbed run ended with {code}:\n{text}")
-        seconds = time.monotonic() - self._start_s
-        print(f"undisturbed: {seconds:.0f} s, SHA-256 {digest(self._reference)}", flush=True)
-
     def _run_disturbed(self, name, launches, slots):
         run, chance = self._folder / name, self._chance
         minimum = chance.choice([1, 1, min(2, slots - 1)])
@@ -158,7 +126,7 @@ class ElasticChaos:
         ]  # fmt: skip
         plan = self._plan(chance)
         print(f"{name}: {slots} workers, at least {minimum}: {', '.join(plan)}", flush=True)
-        command = self._command(run, launch)
+        command = [*launch, *self._undisturbed.command(run)]
         job = ElasticJob(launches, self._folder / f"{name}.log", command, run)
         disturber = Disturber(job, chance, self._arguments.steps, _HEARTBEAT_S)
         try:
@@ -176,7 +144,7 @@ class ElasticChaos:
             code = job.end(LIMIT_S + self._arguments.steps)
         if code != 0:
             raise ChaosError(f"the job ended with {code}")
-        compare(run, self._reference)
+        self._undisturbed.compare(run)
 
     def _plan(self, chance):
         """Kinds of the disturbances of one run, in their order."""
@@ -194,37 +162,6 @@ class ElasticChaos:
             pending += [kind for kind in group if any(word in kind for word in words)]
             self._chance.shuffle(pending)
         return pending.pop() if pending else None
-
-
-def compare(run, reference):
-    """Raises if the run did not end as the undisturbed one."""
-    ours, theirs = newest(run), newest(reference)
-    if ours.step != theirs.step:
-        raise ChaosError(f"it ends at step {ours.step}, not {theirs.step}")
-    if different := different_tensors(ours, theirs):
-        raise ChaosError(f"tensors that are not equal bit for bit: {', '.join(different)}")
-    rows, expected = read_rows(run), read_rows(reference)
-    places = [(row["step"], row["split"]) for row in rows]
-    if len(set(places)) != len(places):
-        raise ChaosError("metrics.jsonl has a step and split twice")
-    if places != [(row["step"], row["split"]) for row in expected]:
-        missing = {(row["step"], row["split"]) for row in expected} ^ set(places)
-        raise ChaosError(f"metrics.jsonl has other rows than the undisturbed run's: {missing}")
-    for row, other in zip(rows, expected, strict=True):
-        if row != other:
-            raise ChaosError(f"rows differ: {row} and {other}")
-    if left := leftovers(run):
-        raise ChaosError(f"left in the run folder: {left}")
-
-
-def digest(run):
-    """SHA-256 of all tensors of the newest checkpoint."""
-    tensors = newest(run).tensors
-    sha = hashlib.sha256()
-    for group in sorted(tensors):
-        for name in sorted(tensors[group]):
-            sha.update(f"{group}/{name}".encode() + tensors[group][name].tobytes())
-    return sha.hexdigest()
 
 
 def _summary(values):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from tests.parallel.launches import ROOT, TOKEN
@@ -143,23 +144,29 @@ def vit(verb, *arguments):
     return [sys.executable, "-m", "jobs.cli", verb, *map(str, arguments)]
 
 
-def start_in(space, *command):
+def start_in(space, *command, output=subprocess.PIPE):
     """Starts a command in a network namespace."""
     return subprocess.Popen(
         ["ip", "netns", "exec", space, *map(str, command)],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | TOKEN,
         text=True,
-        stdout=subprocess.PIPE,
+        stdout=output,
         stderr=subprocess.STDOUT,
     )
+
+
+def processes_in(space):
+    """Process ids of all that runs in a network namespace."""
+    found = subprocess.run(["ip", "netns", "pids", space], capture_output=True, text=True)
+    return [int(process) for process in found.stdout.split()]
 
 
 def remove(spaces):
     """Ends all that runs in network namespaces, and takes them away."""
     for space in spaces:
-        found = subprocess.run(["ip", "netns", "pids", space], capture_output=True, text=True)
-        for process in found.stdout.split():
-            os.kill(int(process), signal.SIGKILL)
+        for process in processes_in(space):
+            with suppress(ProcessLookupError):  # its namespace of processes may just have ended
+                os.kill(process, signal.SIGKILL)
         subprocess.run(["ip", "netns", "del", space], capture_output=True)
         shutil.rmtree(f"/etc/netns/{space}", ignore_errors=True)

@@ -4,7 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from tests.parallel.hosts import remove, run, start_in
+from tests.parallel.hosts import processes_in, remove, run, start_in
 
 
 class Switch:
@@ -36,9 +36,17 @@ class Switch:
                 limit = ["rate", f"{bits_per_s:.0f}bit", "burst", burst, "latency", "100ms"]
                 run(*command, "add", "dev", "eth0", "root", "tbf", *limit)
 
-    def start(self, index, *command):
+    def start(self, index, *command, **options):
         """Starts a command on a host."""
-        return start_in(self._spaces[index], *command)
+        return start_in(self._spaces[index], *command, **options)
+
+    def set_link(self, index, state):
+        """Takes the link of a host "down", of which nobody is told, or "up" again."""
+        run("ip", "-n", self._spaces[index], "link", "set", "eth0", state)
+
+    def processes(self):
+        """Process ids of all that runs on the hosts."""
+        return [process for space in self._spaces for process in processes_in(space)]
 
     def close(self):
         """Ends all processes on the hosts, and removes the hosts."""
