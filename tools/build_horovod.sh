@@ -13,7 +13,7 @@ set -euo pipefail
 readonly RELEASE=0.28.1
 readonly RELEASE_SHA256=92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0
 # Raise it when a change below changes the wheel: it is part of the cache's key.
-readonly RECIPE=3
+readonly RECIPE=4
 readonly LOG_TAIL_LINES=20 LOG_ERRORS=5
 
 tools="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -371,6 +371,7 @@ pip() { "$python" -P -m pip --disable-pip-version-check --no-input "$@"; }
 patch_source() {
     patch_interface "$1/horovod/common/gloo/gloo_context.cc"
     patch_initialization "$1/horovod/common/operations.cc"
+    patch_nccl "$1/horovod/common"
 }
 
 # Horovod reads HOROVOD_GLOO_IFACE, and then opens the connections that all its
@@ -393,6 +394,27 @@ patch_initialization() {
         -e 's/^    horovod_global.initialization_done = false;/&\n    horovod_global.initialization_failed = false;/' "$1"
     expect 3 'FailInitialization(' "$1"
     expect 2 'horovod_global.initialization_failed = false;' "$1"
+}
+
+# When a process is lost in elastic training, Horovod aborts the communicators of
+# NCCL. The kernels that waited for the lost process then end, and Horovod would
+# take the unfinished sums for complete ones. They must be errors instead. All of
+# this is also switched on by HOROVOD_ELASTIC_NCCL=1, because HOROVOD_ELASTIC=1
+# needs the driver of horovodrun.
+patch_nccl() {
+    sed -i 's/^\( *\)SetBoolFromEnv(HOROVOD_ELASTIC, \(.*\), true);/&\n\1SetBoolFromEnv("HOROVOD_ELASTIC_NCCL", \2, true);/' \
+        "$1/operations.cc"
+    expect 4 'HOROVOD_ELASTIC_NCCL' "$1/operations.cc"
+    sed -i \
+        -e 's/^void NCCLContext::ShutDown() {/static std::atomic<bool> nccl_aborted{false};\n\n&\n  nccl_aborted = elastic;/' \
+        -e 's/^    ncclComm_t new_nccl_comm;/    nccl_aborted = false;\n&/' \
+        -e 's/^void NCCLOpContext::AsyncErrorCheck() {/&\n  if (nccl_aborted) throw std::logic_error("NCCL was aborted");/' \
+        -e '0,/^#include/s//#include <atomic>\n&/' "$1/ops/nccl_operations.cc"
+    expect 4 'nccl_aborted' "$1/ops/nccl_operations.cc"
+    # The callback is AsyncErrorCheck. It is called once more when the kernel has ended.
+    sed -i '/WaitForEventsElastic(evt_queue, entries, timeline,/,/} catch/s/^ *error_check_callback);/&\n              if (error_check_callback) error_check_callback();/' \
+        "$1/ops/gpu_operations.cc"
+    expect 1 'if (error_check_callback) error_check_callback();' "$1/ops/gpu_operations.cc"
 }
 
 # expect COUNT TEXT FILE: fails unless COUNT lines of FILE have TEXT.

@@ -25,6 +25,11 @@ class DistributeConfig(Section):
     compression: Literal["none", "float16"] = setting(
         "none", "Number format in which Horovod sends gradients."
     )
+    elastic_nccl: bool = setting(
+        False,
+        "Lets elastic jobs sum gradients on GPUs with NCCL. This has not been tested on GPUs.",
+        may_change=True,
+    )
     cpu_devices: int = setting(
         1,
         "Number of logical devices into which the CPU is divided, to try the mirrored runtime "

@@ -1,8 +1,9 @@
 """Horovod processes that can be lost and join while the others train.
 
 Horovod is shut down and initialized again inside the living processes. Graphs are not traced again,
-because they read rank and size from variables. Gloo connects the processes: NCCL would also have to
-be aborted (docs/elastic.md).
+because they read rank and size from variables. If NCCL sums the gradients, Horovod aborts its
+communicators as soon as the connections of Gloo are shut down, and creates new ones after the next
+initialization (tools/build_horovod.sh, patch_nccl).
 """
 
 from __future__ import annotations
@@ -40,9 +41,13 @@ class ElasticRuntime(HorovodRuntime):
     Args:
       compression: See `HorovodRuntime`.
       membership: Tells which processes train together.
+      nccl: Whether NCCL may sum the gradients, which has not been tested.
 
     Attributes:
       generation: The group of processes that this one belongs to; None before it joins one.
+
+    Raises:
+      SettingsError: Horovod sums with NCCL, and `nccl` is False.
     """
 
     is_elastic = True
@@ -51,6 +56,7 @@ class ElasticRuntime(HorovodRuntime):
         self,
         compression: Literal["none", "float16"],
         membership: Membership | DriverMembership,
+        nccl: bool = False,
     ) -> None:
         self.generation: Generation | None = None
         self._membership = membership
@@ -58,13 +64,15 @@ class ElasticRuntime(HorovodRuntime):
         self._connections: set[tuple[int, str]] | None = None  # unknown while it connects
         # It would report each lost process as an error, with a path in its source.
         os.environ.setdefault("HOROVOD_LOG_LEVEL", "fatal")
+        # Otherwise a sum of NCCL counts as complete before it is, and may be aborted.
+        os.environ |= {"HOROVOD_ELASTIC_NCCL": "1", "HOROVOD_ENABLE_ASYNC_COMPLETION": "0"}
         membership.on_broken = self._abort
         super().__init__(compression)
-        if self.uses_nccl:
+        if self.uses_nccl and not nccl:
             raise SettingsError(
-                "elastic jobs have not been verified with NCCL, which sums the gradients of this "
+                "elastic jobs have not been tested with NCCL, which sums the gradients of this "
                 "Horovod on GPUs. Start the job without --min-workers (vit launch) or --min-np "
-                "(horovodrun)"
+                "(horovodrun), or try it with distribute.elastic_nccl=true"
             )
 
     @property

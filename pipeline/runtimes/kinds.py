@@ -100,7 +100,7 @@ def _join(place: Place, config: DistributeConfig) -> Runtime:
             ) from None
         membership = Membership.connect(os.environ) or DriverMembership.connect(os.environ)
         if membership is not None:
-            return ElasticRuntime(config.compression, membership)
+            return ElasticRuntime(config.compression, membership, config.elastic_nccl)
         _gather_for_horovod(place, os.environ)
         return HorovodRuntime(config.compression)
     if place.kind == "multi_worker":
