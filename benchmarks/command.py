@@ -19,7 +19,7 @@ BENCHMARKS = {
     "all": "all benchmarks except accuracy and reproducibility, written as a page with a plot",
     "checkpoint": "how long a save stops training; writing and restoring compared with a copy",
     "deterministic": "training steps of train.deterministic compared with the default",
-    "elastic": "time lost when a worker is killed, compared with a restart from a checkpoint",
+    "elastic": "time lost when a worker is killed, compared with a restart and elastic Horovod",
     "input": "images/s of the input stage by stage, compared with other implementations",
     "kernels": "operations that replace TensorFlow's own, compared with those",
     "loop": "the training loop compared with a minimal one: cost of metrics and checkpoints",
