@@ -124,8 +124,8 @@ def _line(facts: dict[str, Any]) -> str:
         f"{facts['workers']} workers, {facts['kills']} kills in {facts['minutes']:g} minutes: "
         f"{facts['steps_per_s']:.2f} steps/s, {facts['share']:.1%} of the undisturbed "
         f"{facts['undisturbed_steps_per_s']:.2f} ({facts['undisturbed_before']:.2f} before, "
-        f"{facts['undisturbed_after']:.2f} after). Until {facts['joined']} new processes had "
-        f"joined, they used {facts['newcomers_cpu_s']:.0f} s of CPU time, "
+        f"{facts['undisturbed_after']:.2f} after). {facts['joined']} new processes have joined. "
+        f"Before they joined, new processes used {facts['newcomers_cpu_s']:.0f} s of CPU time, "
         f"{facts['newcomers_cpu_share']:.1%} of {facts['cores']} cores"
     )
 

@@ -22,14 +22,12 @@ class Undisturbed:
     Args:
       folder: For its run folder and log.
       steps: Its length, and that of the runs that are compared with it.
+      settings: Settings that replace the usual ones.
     """
 
-    def __init__(self, folder, steps):
-        self._run, self._log, self._steps = (
-            folder / "undisturbed",
-            folder / "undisturbed.log",
-            steps,
-        )
+    def __init__(self, folder, steps, settings=()):
+        self._run, self._log = folder / "undisturbed", folder / "undisturbed.log"
+        self._steps, self._settings = steps, settings
 
     def command(self, run):
         """All words that train the same in another run folder."""
@@ -41,7 +39,7 @@ class Undisturbed:
             "train.log_every_steps=20", "train.evaluate_every_steps=100",
             "monitor.report=false", "monitor.pictures=false",
         )  # fmt: skip
-        return train_command("digits", *settings)
+        return train_command("digits", *settings, *self._settings)
 
     def train(self):
         """Trains it to the end, and prints its digest."""
