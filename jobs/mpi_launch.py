@@ -25,6 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--ssh-port", type=int, default=2222, help="port of the workers' sshd (default: 2222)")
     add(
+        "--min-nodes",
+        type=int,
+        metavar="N",
+        help="let workers fail and join during training, and pause with fewer than this (default: "
+        "all workers are needed)",
+    )
+    add(
         "--grace-s",
         type=float,
         default=60.0,
@@ -43,8 +50,15 @@ def run(arguments: argparse.Namespace) -> int:
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if not command:
         raise SettingsError("no command to start: add one, such as ... -- vit train digits")
+    if arguments.min_nodes is not None and arguments.min_nodes < 1:
+        raise SettingsError(f"--min-nodes must be at least 1. Received: {arguments.min_nodes}")
     code, message = launch(
-        command, arguments.run, arguments.hostfile, arguments.ssh_port, arguments.grace_s
+        command,
+        arguments.run,
+        arguments.hostfile,
+        arguments.ssh_port,
+        arguments.grace_s,
+        arguments.min_nodes,
     )
     if message:
         print(f"vit mpi-launch: {message}", file=sys.stderr)

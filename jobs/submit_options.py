@@ -30,8 +30,8 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-nodes",
         type=int,
         metavar="N",
-        help="let nodes fail and join during training, and pause with fewer than this (Kubernetes "
-        "1.31 or later; default: all nodes are needed)",
+        help="let nodes fail and join during training, and pause with fewer than this (--backend "
+        "job: Kubernetes 1.31 or later; default: all nodes are needed)",
     )
     add("--gpus-per-node", type=int, default=0, metavar="G", help="GPUs per pod (default: 0)")
     add(

@@ -19,4 +19,5 @@ suspend.py           suspends and resumes a job
 delete.py            deletes a job with all of its objects
 forward.py           forwards a local port to the TensorBoard of a job
 mpi_launcher.py      runs horovodrun in the launcher pod of an MPIJob
+answering_hosts.py   the workers of an elastic MPIJob that can run processes now
 """

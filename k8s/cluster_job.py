@@ -185,10 +185,10 @@ def _check_elastic(job: ClusterJob, min_nodes: int) -> None:
         raise SettingsError(
             f"--min-nodes must be 1 to {job.nodes}, which is --nodes. Received: {min_nodes}"
         )
-    if not job.launched or job.runtime != "horovod" or job.backend != "job":
+    if not job.launched or job.runtime != "horovod":
         raise SettingsError(
-            "--min-nodes makes a training with --runtime horovod and --backend job elastic, and "
-            "nothing else: leave it out"
+            "--min-nodes makes a training with --runtime horovod elastic, and nothing else: leave "
+            "it out"
         )
 
 

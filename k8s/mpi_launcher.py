@@ -13,13 +13,15 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from k8s.answering_hosts import AnsweringHosts, interface_to
 from pipeline.errors import PeerLost, SettingsError, Stopped
 from pipeline.runs.lock import RunLock
 from pipeline.runtimes.stop_signals import stop_signals
@@ -32,13 +34,20 @@ HOSTFILE_VARIABLE = "OMPI_MCA_orte_default_hostfile"
 DEFAULT_HOSTFILE = "/etc/mpi/hostfile"
 
 _POLL_S = 0.5
+_ASK_S = 2.0  # between two connections to the sshd of each worker
 _KILL_AFTER_S = 10.0
 _WORKERS_TIMEOUT_S = 300.0
+_EXCLUDED_S = (10, 30)  # The shortest and the longest time.
 _NOT_STARTED = "stopped before the training started. Run the same command to start it"
 
 
 def launch(
-    command: Sequence[str], run: Path, hostfile: Path | None, ssh_port: int, grace_s: float
+    command: Sequence[str],
+    run: Path,
+    hostfile: Path | None,
+    ssh_port: int,
+    grace_s: float,
+    min_nodes: int | None = None,
 ) -> tuple[int, str]:
     """Runs a command on all workers; returns the exit code and a message.
 
@@ -50,15 +59,16 @@ def launch(
       hostfile: The workers; by default the file that the MPI operator names.
       ssh_port: Port of the workers' sshd.
       grace_s: Time that the run has to exit after a signal.
+      min_nodes: Makes the job elastic: it continues with this many workers, and others may join.
+        None needs all workers.
 
     Raises:
       SettingsError: The hostfile is wrong, or there is no horovodrun.
-      PeerLost: A worker does not answer.
+      PeerLost: A worker does not answer, and the job is not elastic.
       Stopped: A signal arrived before the run started.
     """
-    slots = read_hostfile(hostfile or _default_hostfile(os.environ))
-    hosts = ",".join(f"{host}:{count}" for host, count in slots.items())
-    processes = str(sum(slots.values()))
+    file = hostfile or _default_hostfile(os.environ)
+    slots = read_hostfile(file)
     received: list[int] = []
 
     def receive(number: int, frame: FrameType | None) -> None:
@@ -66,19 +76,29 @@ def launch(
 
     for number in stop_signals():
         signal.signal(number, receive)
-    _wait_for_workers(slots, ssh_port, received)
-    _wait_for_lock(run, grace_s, received)
-    if received:
-        raise Stopped(_NOT_STARTED)
-    before = _read_outcome(run)
-    process = subprocess.Popen(
-        [_find_horovodrun(), "--gloo", "-np", processes, "-H", hosts, *command],
-        # In its own session, so that Ctrl-C reaches only this process, which forwards it.
-        start_new_session=True,
-        # horovodrun imports TensorFlow, whose messages would appear before the ranks' output.
-        env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ},
-    )
-    code = _wait(process, run / "stop", received, grace_s)
+    with ExitStack() as stack:
+        if min_nodes is None:
+            _wait_for_workers(slots, ssh_port, received)
+            hosts = ",".join(f"{host}:{count}" for host, count in slots.items())
+            options = ["-np", str(sum(slots.values())), "-H", hosts]
+        else:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="vit-hosts-"))
+            found = AnsweringHosts(lambda: read_hostfile(file), ssh_port, Path(folder))
+            started = _wait_for_some(found, min_nodes, len(slots), received)
+            options = _elastic_options(found.script, started, slots, min_nodes, ssh_port)
+            stack.enter_context(found.updating())
+        _wait_for_lock(run, grace_s, received)
+        if received:
+            raise Stopped(_NOT_STARTED)
+        before = _read_outcome(run)
+        process = subprocess.Popen(
+            [_find_horovodrun(), "--gloo", *options, *command],
+            # In its own session, so that Ctrl-C reaches only this process, which forwards it.
+            start_new_session=True,
+            # horovodrun imports TensorFlow, whose messages would appear before the ranks' output.
+            env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ},
+        )
+        code = _wait(process, run / "stop", received, grace_s)
     after = _read_outcome(run)
     if after is not None and after != before:
         outcome = after[1]
@@ -135,6 +155,48 @@ def _wait_for_workers(hosts: Iterable[str], port: int, received: Sequence[int]) 
                 if time.monotonic() > deadline_s:
                     raise PeerLost(f"no sshd answers on {host}: {error}") from None
                 time.sleep(_POLL_S)
+
+
+def _wait_for_some(
+    found: AnsweringHosts, min_nodes: int, nodes: int, received: Sequence[int]
+) -> dict[str, int]:
+    """Returns the workers that answer: all, or enough of them after 5 minutes.
+
+    It waits for enough of them without a limit, because pods may wait for room in the cluster. The
+    deadline of the MPIJob is the limit.
+    """
+    deadline_s = time.monotonic() + _WORKERS_TIMEOUT_S
+    while not received:
+        answering = found.update()
+        if len(answering) == nodes:
+            return answering
+        if len(answering) >= min_nodes and time.monotonic() > deadline_s:
+            return answering
+        time.sleep(_ASK_S)
+    raise Stopped(_NOT_STARTED)
+
+
+def _elastic_options(
+    script: Path, started: Mapping[str, int], slots: Mapping[str, int], min_nodes: int, port: int
+) -> list[str]:
+    """Returns the options of horovodrun for an elastic job.
+
+    Args:
+      script: Prints the hosts that are there.
+      started: Number of processes of each worker that is there at the start.
+      slots: The same for all workers.
+      min_nodes: Number of workers with which the job continues.
+      port: Port of the workers' sshd.
+    """
+    per_node = max(slots.values())
+    options = ["-np", str(sum(started.values())), "--min-np", str(min_nodes * per_node)]
+    options += ["--max-np", str(sum(slots.values())), "--host-discovery-script", str(script)]
+    # Otherwise a host on which a process has failed would be excluded for ever.
+    options += ["--blacklist-cooldown-range", *map(str, _EXCLUDED_S)]
+    # Otherwise horovodrun would look for an interface that all hosts have, and need two hosts.
+    if interface := interface_to(next(iter(started)), port):
+        options += ["--network-interfaces", interface]
+    return options
 
 
 def _wait_for_lock(run: Path, grace_s: float, received: Sequence[int]) -> None:

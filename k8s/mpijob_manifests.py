@@ -50,6 +50,10 @@ def render_mpijob(job: ClusterJob, config: Config | None) -> list[Manifest]:
     container["resources"] = own
     grace = str(launcher_grace_s(config))
     container["command"] = ["vit", "mpi-launch", "--run", str(config.run.dir), "--grace-s", grace]
+    if job.min_nodes is not None:
+        # The launcher itself waits for enough workers, which may be fewer than all.
+        spec["launcherCreationPolicy"] = "AtStartup"
+        container["command"] += ["--min-nodes", str(job.min_nodes)]
     container["command"] += ["--"]
     container["args"] = ["vit", "train", RECIPE]
     return [recipe, policy, manifest]

@@ -178,13 +178,14 @@ def describe(cluster: ClusterApi, job: JobView) -> str:
         return "stopping"
     if job.suspended:
         return "queued" if job.queued_by_kueue else "stopped"
-    wanted = job.nodes + job.is_mpi
-    ready = sum(pod["status"].get("phase") == "Running" for pod in active)
-    if job.min_nodes <= ready < job.nodes:
+    running = [index_of(pod) for pod in active if pod["status"].get("phase") == "Running"]
+    ready = sum(index != "launcher" for index in running)
+    launched = not job.is_mpi or "launcher" in running
+    if launched and job.min_nodes <= ready < job.nodes:
         return f"running, {ready} of {job.nodes} nodes"
     if why := why_waiting(cluster, job):
         return f"waiting: {why}"
-    return "running" if ready >= wanted else "starting"
+    return "running" if launched and ready >= job.nodes else "starting"
 
 
 def why_waiting(cluster: ClusterApi, job: JobView) -> str:

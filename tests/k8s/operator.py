@@ -33,16 +33,16 @@ class MPIJob:
         self.launcher, self.workers = None, []
 
     def resume(self):
-        """Starts the workers, and when all are ready the launcher."""
+        """Starts the workers, and the launcher, which may have to wait until all are ready."""
         worker = self._replicas["Worker"]
-        self.workers = [
-            self._start(f"{self._name}-worker-{i}", worker["template"], {})
-            for i in range(worker["replicas"])
-        ]
+        self.workers = [self._start_worker(i) for i in range(worker["replicas"])]
         container = worker["template"]["spec"]["containers"][0]
         assert container["readinessProbe"]["tcpSocket"]["port"] == container["ports"][0]["name"]
         limit = time.monotonic() + 60
-        while not all(w.answers(container["ports"][0]["containerPort"]) for w in self.workers):
+        waits = self._spec["launcherCreationPolicy"] == "WaitForWorkersReady"
+        while waits and not all(
+            w.answers(container["ports"][0]["containerPort"]) for w in self.workers
+        ):
             assert time.monotonic() < limit, [w.log for w in self.workers]
             time.sleep(0.2)
         slots = self._spec["slotsPerWorker"]
@@ -55,6 +55,14 @@ class MPIJob:
             {"/etc/mpi/hostfile": (text, 0o644)},
             variables,
         )
+
+    def lose_worker(self, index):
+        """As if its node had lost power."""
+        self.workers[index].destroy()
+
+    def replace_worker(self, index):
+        """As the operator does when a worker's pod was deleted: another one with its name."""
+        self.workers[index] = self._start_worker(index)
 
     def suspend(self):
         """As `runPolicy.suspend: true`: launcher and workers are deleted at the same time."""
@@ -73,6 +81,10 @@ class MPIJob:
                 raise TimeoutError("\n---\n".join(p.log for p in (self.launcher, *self.workers)))
             time.sleep(0.2)
         return self.launcher.code
+
+    def _start_worker(self, index):
+        template = self._replicas["Worker"]["template"]
+        return self._start(f"{self._name}-worker-{index}", template, {})
 
     def _start(self, name, template, files, variables=()):
         pod = self._cluster.start(name, template, variables, self._files | files)

@@ -157,6 +157,19 @@ def test_an_elastic_job_runs_while_nodes_are_missing(server, vit):
     assert state(vit) == "running"
 
 
+@pytest.mark.processes
+def test_an_elastic_mpijob_runs_when_its_launcher_and_enough_workers_do(server, vit):
+    server.mpi_operator = True
+    submit(cluster_job(nodes=3, min_nodes=2, backend="mpijob"))
+    server.add_pod("digits", "worker")
+    server.add_pod("digits", "worker")
+    assert state(vit) == "starting"
+    server.add_pod("digits", "launcher")
+    assert state(vit) == "running, 2 of 3 nodes"
+    server.add_pod("digits", "worker")
+    assert state(vit) == "running"
+
+
 @pytest.mark.parametrize(
     ("condition", "code", "said"),
     [

@@ -60,6 +60,27 @@ def test_horovodrun_gets_all_workers_and_the_command(tmp_path):
     assert code == 0
 
 
+def test_an_elastic_job_gets_limits_and_a_script_with_the_hosts_that_answer(tmp_path):
+    script = 'echo "$@"; while [ "$1" != --host-discovery-script ]; do shift; done; "$2"'
+    with sshd() as port:
+        code, out, _ = end(start(tmp_path, script, port, "--min-nodes", "1"))
+    words, *hosts = out.split("\n")
+    assert words.startswith("--gloo -np 4 --min-np 2 --max-np 4 --host-discovery-script /")
+    assert words.endswith(
+        "--blacklist-cooldown-range 10 30 --network-interfaces lo vit train digits"
+    )
+    assert set(filter(None, hosts)) == {"localhost:2", "127.0.0.1:2"}
+    assert code == 0
+    assert not Path(words.split()[8]).exists()
+
+
+def test_a_number_of_nodes_below_one_is_refused(tmp_path):
+    with sshd() as port:
+        code, _, err = end(start(tmp_path, "exit 1", port, "--min-nodes", "0"))
+    assert code == 2
+    assert "--min-nodes must be at least 1. Received: 0" in err
+
+
 @pytest.mark.parametrize(
     ("outcome", "code"),
     [

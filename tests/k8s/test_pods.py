@@ -12,6 +12,7 @@ from tests.k8s.operator import MPIJob
 from tests.k8s.pods import ROOT, Cluster, IndexedJob, why_not
 from tests.parallel.hosts import SSHD
 from tests.parallel.launches import needs_horovod
+from tests.parallel.trainings import different_tensors, newest
 
 pytestmark = pytest.mark.skipif(bool(reason := why_not()), reason=reason or "all there")
 
@@ -156,3 +157,36 @@ def test_an_mpijobs_launcher_ends_with_the_outcome_of_the_run(cluster):
     assert job.wait(150) == 1
     assert "vit mpi-launch: " in job.launcher.log
     assert "were not finite" in job.launcher.log
+
+
+@pytest.mark.processes
+@needs_horovod
+@pytest.mark.skipif(SSHD is None, reason="apt-get install openssh-server")
+def test_an_elastic_mpijob_continues_without_a_lost_worker_and_with_its_replacement(
+    cluster, tmp_path
+):
+    settings = [*SHORT, "train.deterministic=true", "train.log_every_steps=10",
+                "train.max_steps=1500"]  # fmt: skip
+    alone = tmp_path / "alone"
+    command = [sys.executable, "-m", "jobs.cli", "train", "digits", f"run.dir={alone}", *settings]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=400)
+    options = f"--nodes 2 --min-nodes 1 --backend mpijob {SMALL}"
+    job = MPIJob(cluster, cluster.apply(rendered(options, *settings))["MPIJob"])
+    run = cluster.claim / "runs/digits"
+
+    def wait_for(condition):
+        limit = time.monotonic() + 200
+        while not condition():
+            assert job.launcher.code is None, job.launcher.log
+            assert time.monotonic() < limit, job.launcher.log
+            time.sleep(0.2)
+
+    job.resume()
+    wait_for(lambda: any(row["step"] >= 100 for row in rows(run)))
+    job.lose_worker(1)
+    wait_for(lambda: "1 worker continues from step" in job.launcher.log)
+    job.replace_worker(1)
+    wait_for(lambda: "2 workers continue from step" in job.launcher.log)
+    # horovodrun itself returns 1, because a process has failed.
+    assert job.wait(300) == 0, job.launcher.log
+    assert different_tensors(newest(run), newest(alone)) == []

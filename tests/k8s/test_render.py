@@ -40,6 +40,7 @@ RUNTIMES = [
     "--gpus-per-node 8 --runtime mirrored",
     "--nodes 2 --backend mpijob",
     "--nodes 4 --gpus-per-node 8 --backend mpijob",
+    "--nodes 4 --min-nodes 2 --backend mpijob",
 ]
 PLACES = (
     "--node-selector gpu=h100 --node-selector zone=a --toleration nvidia.com/gpu:NoSchedule "
@@ -60,6 +61,7 @@ GOLDENS = {
     "multi-worker": "--nodes 2 --gpus-per-node 4 --runtime multi_worker -n vision",
     "mirrored": "--gpus-per-node 8 --runtime mirrored --data-claim photos",
     "mpijob": "--nodes 2 --gpus-per-node 8 --backend mpijob --rdma",
+    "mpijob-elastic": "--nodes 8 --min-nodes 4 --processes-per-node 2 --backend mpijob",
 }
 
 

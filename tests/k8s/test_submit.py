@@ -75,7 +75,11 @@ def test_another_verb_runs_in_one_pod(server, vit):
         (["--nodes", 0], "--nodes must be 1 or more. Received: 0"),
         (["--nodes", 2, "--runtime", "mirrored"], "mirrored runs one process in one pod"),
         (["--nodes", 2, "--min-nodes", 3], "--min-nodes must be 1 to 2, which is --nodes"),
-        (["--nodes", 2, "--min-nodes", 1, "--backend", "mpijob"], "--backend job elastic"),
+        (
+            ["--nodes", 2, "--min-nodes", 1, "--runtime", "multi_worker"],
+            "--min-nodes makes a training with --runtime horovod elastic, and nothing else",
+        ),
+        (["--nodes", 2, "--min-nodes", 1, "--backend", "mpijob"], "an elastic job needs microb"),
         (["--nodes", 2, "--min-nodes", 1], "an elastic job needs microbatches"),
         (["--runtime", "mirrored"], "give --gpus-per-node 2 or more"),
         (["--backend", "mpijob", "--runtime", "multi_worker"], "cannot start --runtime multi_w"),
