@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array, csr_array
 
 # A csr_array (SciPy is not typed), int64 [C, C]: rows are labels, columns are predictions. If the
 # model predicts no class for some examples, a last column counts them: [C, C + 1].
@@ -47,6 +46,8 @@ def confusion_counts(
     Returns:
       int64 [C, C], or [C, C + 1] if no class is predicted for an example.
     """
+    from scipy.sparse import coo_array, csr_array  # slow to import, and only reports need it
+
     ones = np.ones(len(label), np.int64)
     none = predicted < 0
     shape = num_classes, num_classes + bool(none.any())

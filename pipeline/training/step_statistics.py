@@ -15,9 +15,11 @@ from pipeline.model.architecture import architecture
 from pipeline.model.flops import training_flops_per_image
 from pipeline.training.experiment import Experiment
 
-# Side of the matrices that are multiplied to measure the peak; large enough to saturate the device.
-_PEAK_SIDE = {"CPU": 2048, "GPU": 8192}
-_PEAK_REPEATS = 3
+# Sides of the matrices that are multiplied to measure the peak. The first product that takes long
+# enough to saturate the device is the last: larger ones would only delay a run on a few cores.
+_PEAK_SIDES = (1024, 2048, 4096, 8192)
+_LONG_ENOUGH_S = 0.01
+_PEAK_REPEATS = 5
 
 
 class StepStatistics:
@@ -97,7 +99,7 @@ def _norm(tensors: Iterable[tf.Tensor]) -> float:
 
 
 def measure_peak(dtype: str, parallel_products: int = 1) -> float | None:
-    """Measures the FLOP/s of the default device with products of large matrices; best of three.
+    """Measures the FLOP/s of the default device with products of large matrices; best of five.
 
     Args:
       dtype: Dtype of the matrices.
@@ -106,22 +108,27 @@ def measure_peak(dtype: str, parallel_products: int = 1) -> float | None:
     Returns:
       FLOP/s, or None if there is too little memory.
     """
-    side = _PEAK_SIDE["GPU" if tf.config.list_logical_devices("GPU") else "CPU"]
 
     @tf.function(autograph=False)
     def multiply(matrices: list[tf.Tensor]) -> tf.Tensor:
         return tf.add_n([tf.reduce_sum(tf.matmul(matrix, matrix)) for matrix in matrices])
 
-    seconds = []
-    try:
-        matrices = [tf.ones([side, side], dtype) for _ in range(parallel_products)]
-        for _ in range(_PEAK_REPEATS + 1):
-            start_s = time.perf_counter()
-            multiply(matrices).numpy()
-            seconds.append(time.perf_counter() - start_s)
-    except tf.errors.ResourceExhaustedError:
-        return None
-    return parallel_products * 2.0 * side**3 / min(seconds[1:])
+    flops_per_second = None
+    for side in _PEAK_SIDES:
+        seconds = []
+        try:
+            matrices = [tf.ones([side, side], dtype) for _ in range(parallel_products)]
+            for _ in range(_PEAK_REPEATS + 1):
+                start_s = time.perf_counter()
+                multiply(matrices).numpy()
+                seconds.append(time.perf_counter() - start_s)
+        except tf.errors.ResourceExhaustedError:
+            break
+        best_s = min(seconds[1:])  # the first call compiles
+        flops_per_second = parallel_products * 2.0 * side**3 / best_s
+        if best_s >= _LONG_ENOUGH_S:
+            break
+    return flops_per_second
 
 
 def _resident_bytes() -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 import tensorflow as tf
-from scipy.special import betaincinv
 
 from pipeline.config import DataConfig
 from pipeline.data.order import uniforms
@@ -100,6 +99,8 @@ def beta_quantile(alpha: float, probability: tf.Tensor) -> tf.Tensor:
     Returns:
       float32 [B] in [0, 1].
     """
+    from scipy.special import betaincinv  # slow to import, and most runs do not mix
+
     quantiles = betaincinv(alpha, alpha, np.linspace(0.0, 1.0, _KNOTS + 1)).astype(np.float32)
     place = probability * _KNOTS
     below = tf.floor(place)
