@@ -48,25 +48,29 @@ _OF_THE_LOOP = {
 _traced = {}  # experiments by what they are made of, with the snapshot of their start
 
 
-def with_traced_graphs(config):
+def with_traced_graphs(config, runtime=None):
     """A deterministic experiment whose graphs were traced by the first with the same settings.
 
     Tracing takes most of the time of a tiny run. All variables have their initial values again, so
     that what a run does not restore from a checkpoint is not there.
+
+    Args:
+      runtime: Its part in the graphs must be that of every other one of its class.
     """
+    runtime = runtime or SingleRuntime("CPU:0")
     tf.config.experimental.enable_op_determinism()  # as `build` does
     settings = config.model_dump_json(exclude=_OF_THE_LOOP)
-    key = settings, data_opening.open_source  # which tests replace
+    key = settings, type(runtime), data_opening.open_source  # which tests replace
     if key not in _traced:
-        if len(_traced) == 4:
+        if len(_traced) == 8:
             del _traced[next(iter(_traced))]
-        made = build(config, SingleRuntime("CPU:0"))
+        made = build(config, runtime)
         for name in _GRAPHS:
             getattr(made, name)
         _traced[key] = made, made.snapshot(0, {})
     made, start = _traced[key]
     experiment = copy.copy(made)
-    experiment.config = config
+    experiment.config, experiment.runtime = config, runtime
     experiment.restore(start)
     experiment.weights_step = 0
     return experiment

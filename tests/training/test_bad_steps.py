@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from pipeline.errors import Stopped
 from pipeline.monitor.progress import ProgressDisplay
-from pipeline.runtimes.single import SingleRuntime
 from pipeline.training import experiment as experiment_module
+from pipeline.training import rollback
 from pipeline.training.rollback import TrainingFailedError
 from pipeline.training.step import (
     empty_train_sums,
@@ -20,8 +20,8 @@ from pipeline.training.step import (
 )
 from pipeline.training.step_actions import StepActions
 from tests.training import runs
-from tests.training.experiments import tiny
-from tests.training.runs import STEPS, StopAt, assert_same_end, rows, store
+from tests.training.experiments import tiny, tiny_config
+from tests.training.runs import STEPS, StopAt, assert_same_end, rows, store, with_traced_graphs
 
 # These tests are of the loop, and not of how its graphs are traced.
 train = partial(runs.train, fresh=False)
@@ -51,6 +51,12 @@ def poison(monkeypatch):
         monkeypatch.setattr(experiment_module, "train_dataset", poisoned)
 
     return start
+
+
+@pytest.fixture
+def undescribed(monkeypatch):
+    """Leaves out the search for the bad example, which traces a graph at each rollback."""
+    monkeypatch.setattr(rollback, "describe_bad_step", lambda *position: "on rank 0: the test")
 
 
 class Said(ProgressDisplay):
@@ -148,7 +154,7 @@ def test_many_in_a_row_roll_the_run_back_and_skip_their_data(tmp_path, poison):
     said = Said()
     train(tmp_path, *EVERY_FIVE, display=said)
     # By hand: five steps on the data of steps 0 to 4, fifteen on those from step 9 on.
-    reference = tiny(tmp_path, *EVERY_FIVE, runtime=SingleRuntime("CPU:0"))
+    reference = with_traced_graphs(tiny_config(tmp_path, *EVERY_FIVE))
     reference.train(reference.train_iterator(0), empty_train_sums(), 5)
     reference.train(reference.train_iterator(9), empty_train_sums(), 15)
     got = store(tmp_path).load(STEPS)
@@ -166,7 +172,7 @@ def test_many_in_a_row_roll_the_run_back_and_skip_their_data(tmp_path, poison):
     assert got.state["next_example"] == {"epoch": examples // 50, "place": examples % 50}
 
 
-def test_a_run_resumes_after_a_rollback_without_a_difference(tmp_path, poison):
+def test_a_run_resumes_after_a_rollback_without_a_difference(tmp_path, poison, undescribed):
     poison([6, 7, 8])
     undisturbed = tmp_path / "undisturbed"
     undisturbed.mkdir()
@@ -181,7 +187,7 @@ def test_a_run_resumes_after_a_rollback_without_a_difference(tmp_path, poison):
 
 
 def test_a_rollback_to_a_step_stopped_in_its_evaluation_repeats_the_evaluation(
-    tmp_path, poison, monkeypatch
+    tmp_path, poison, undescribed, monkeypatch
 ):
     poison([11, 12, 13])
     undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
@@ -226,10 +232,12 @@ def test_too_many_rollbacks_end_the_run_and_name_the_example(tmp_path, poison):
     assert store(tmp_path).steps() == [0]
 
 
-def test_a_run_that_is_bad_from_the_first_step_goes_back_to_its_start(tmp_path, poison):
+def test_a_run_that_is_bad_from_the_first_step_goes_back_to_its_start(
+    tmp_path, poison, undescribed
+):
     poison([0, 1, 2])
     train(tmp_path, *EVERY_FIVE)
-    reference = tiny(tmp_path, *EVERY_FIVE)
+    reference = with_traced_graphs(tiny_config(tmp_path, *EVERY_FIVE))
     reference.train(reference.train_iterator(3), empty_train_sums(), STEPS)
     name = "vit/head/kernel"
     np.testing.assert_array_equal(
@@ -238,7 +246,7 @@ def test_a_run_that_is_bad_from_the_first_step_goes_back_to_its_start(tmp_path, 
     )
 
 
-def test_bad_steps_at_the_end_are_rolled_back_too(tmp_path, poison):
+def test_bad_steps_at_the_end_are_rolled_back_too(tmp_path, poison, undescribed):
     poison([17, 18, 19])
     train(tmp_path, *EVERY_FIVE)
     state = store(tmp_path).load(STEPS).state
@@ -259,7 +267,7 @@ def test_a_loss_that_is_not_finite_is_bad_though_its_gradient_is(tmp_path, monke
     assert np.isfinite(stretch.sums).all()
 
 
-def test_the_best_step_is_not_saved_during_bad_steps(tmp_path, poison, monkeypatch):
+def test_the_best_step_is_not_saved_during_bad_steps(tmp_path, poison, undescribed, monkeypatch):
     # Step 8 comes after two bad steps, and its validation would be the best.
     poison([6, 7, 8])
     accuracy = iter([0.1, 0.9, *[0.3] * 20])
@@ -280,7 +288,7 @@ def test_the_best_step_is_not_saved_during_bad_steps(tmp_path, poison, monkeypat
 
 
 def test_a_checkpoint_from_which_every_step_fails_gives_way_to_the_one_before(
-    tmp_path, monkeypatch
+    tmp_path, undescribed, monkeypatch
 ):
     # The weights of step 10 are finite, and overflow in the next step.
     snapshot = experiment_module.Experiment.snapshot
@@ -350,7 +358,7 @@ def test_a_stop_during_bad_steps_keeps_the_last_good_checkpoint_and_says_so(tmp_
     assert store(tmp_path).steps()[-1] == 5
 
 
-def test_a_checkpoint_from_which_the_run_fails_three_times_gives_way(tmp_path, poison):
+def test_a_checkpoint_from_which_the_run_fails_three_times_gives_way(tmp_path, poison, undescribed):
     poison([n for n in range(1000) if n > 5 and n % 4])  # the first step after each return is good
     said = Said()
     settings = ["train.max_rollbacks=3", "train.log_every_steps=1"]

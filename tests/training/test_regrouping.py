@@ -7,6 +7,7 @@ processes.
 
 import json
 import random
+from functools import partial
 
 import numpy as np
 import pytest
@@ -21,9 +22,12 @@ from pipeline.training.journal import Journal
 from pipeline.training.loop import fit
 from pipeline.training.regrouping import regroup_while_preparing
 from pipeline.training.stop_request import StopRequest
+from tests.training import runs
 from tests.training.experiments import tiny, tiny_config
-from tests.training.runs import assert_same_end, rows, train
+from tests.training.runs import assert_same_end, rows, with_traced_graphs
 
+# These tests are of the loop, and not of how its graphs are traced.
+train = partial(runs.train, fresh=False)
 EVERY_FIVE = ("checkpoint.every_steps=5", "checkpoint.every_epochs=null")
 
 
@@ -94,7 +98,7 @@ def train_with(folder, runtime, *settings, stop=None, **options):
     run = RunFolder(config.run_dir)
     run.open(config, print)
     try:
-        experiment = tiny(folder, *settings, runtime=runtime)
+        experiment = with_traced_graphs(config, runtime)
         record_start(run, experiment, start_facts(experiment, ["vit", "train", "tiny"]))
         runtime.trains = True
         return fit(experiment, run, Silent(), stop or StopRequest(), **options)
