@@ -17,8 +17,11 @@ pytestmark = [
 
 # One thread each: parts side by side would be added up in another order by two than by one.
 SHORT = ["train.epochs=12", "distribute.intra_op_threads=1", "monitor.pictures=false",
-         "monitor.report=false"]  # fmt: skip
-STEPS, PARAMETERS = 162, 136_522
+         "monitor.report=false", "model.depth=1"]  # fmt: skip
+# A block of width 64: four matrices of attention, two of the MLP with its 128 units, two norms.
+# Around it: patches of 2 x 2 x 3, 16 positions, a norm, ten classes.
+BLOCK = 4 * (64 * 64 + 64) + (64 * 128 + 128) + (128 * 64 + 64) + 2 * 128
+STEPS, PARAMETERS = 162, BLOCK + (12 * 64 + 64) + 16 * 64 + 128 + (64 * 10 + 10)
 
 
 @pytest.fixture(params=[("eth0", "eth0")])

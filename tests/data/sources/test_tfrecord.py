@@ -352,7 +352,7 @@ FORGED_INDEXES = {
     "labels as text": lambda i: _forged(i, labels=i["labels"].astype("U")),
     "no records": lambda i: {name: array[:0] for name, array in i.items()},
     "a missing array": lambda i: {name: i[name] for name in ("shard", "start", "labels")},
-    "2^30 records": lambda i: {name: np.zeros(2**27, a.dtype) for name, a in i.items()},
+    "2^22 records": lambda i: {name: np.zeros(2**22, a.dtype) for name, a in i.items()},
 }
 
 
