@@ -19,6 +19,7 @@ from PIL import Image
 
 from pipeline.data.sources.example import IMAGE_KEY, bytes_feature
 from tests.data.prepared import write_tfrecord
+from tests.jobs import commands
 
 pytestmark = pytest.mark.processes
 
@@ -37,6 +38,8 @@ SMALL = [
     "train.max_steps=12",
     "train.log_every_steps=4",
     "train.evaluate_every_steps=6",
+    "monitor.pictures=false",
+    "monitor.report=false",
 ]
 
 
@@ -67,6 +70,13 @@ def vit(*arguments):
 def together(*commands):
     """Runs several commands at a time: most of their time is TensorFlow's start."""
     return [end(process) for process in [start(*command) for command in commands]]
+
+
+def in_turn(*lines):
+    """Runs several commands in this process, where the kind of process does not matter."""
+    done = [commands.vit(*line) for line in lines]
+    assert not any("Traceback" in one.stderr for one in done), done
+    return done
 
 
 def train(source, path, run, *settings):
@@ -140,7 +150,7 @@ def trained(images, prepared):
     """A run from the files and one from the records."""
     runs = images.parent / "from files", images.parent / "from records"
     sources = ("image_folder", images), ("records", prepared[0])
-    for done in together(*(train(*s, run) for s, run in zip(sources, runs, strict=True))):
+    for done in in_turn(*(train(*s, run) for s, run in zip(sources, runs, strict=True))):
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return runs
 
@@ -167,7 +177,7 @@ def test_records_train_as_the_files_do(trained):
 def test_a_run_from_records_is_evaluated_and_predicts(images, trained):
     _, run = trained
     pictures = sorted((images / "test" / CLASSES[1]).iterdir())
-    evaluated, predicted = together(
+    evaluated, predicted = in_turn(
         ("evaluate", run, "--json"), ("predict", run, *pictures, "--json")
     )
     assert (evaluated.returncode, predicted.returncode) == (0, 0)
@@ -611,7 +621,7 @@ def test_a_finished_set_that_was_truncated_is_not_called_done(images, copied):
 def test_a_preview_is_drawn_where_patches_fit(prepared, tmp_path):
     out, file = prepared[0], tmp_path / "preview.png"
     command = ("prepare", out, "--recipe", "digits", "--preview", file)
-    drawn, unfit = together(
+    drawn, unfit = in_turn(
         (*command, "data.image_size=16", "data.resize=squash"),
         ("prepare", out, "--preview", tmp_path / "unfit.png", "data.image_size=30"),
     )
@@ -669,6 +679,7 @@ def tfrecords(tmp_path):
 def test_tfrecord_files_train_and_keep_their_index_where_they_may(tfrecords, tmp_path):
     shutil.copytree(tfrecords, tmp_path / "locked")
     with read_only(tmp_path / "locked") as locked:
+        # Processes of their own, so that no file is open when the mount ends.
         runs = together(
             train("tfrecord", tfrecords, tmp_path / "0"), train("tfrecord", locked, tmp_path / "1")
         )

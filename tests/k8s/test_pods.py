@@ -17,7 +17,7 @@ from tests.parallel.trainings import different_tensors, newest
 pytestmark = pytest.mark.skipif(bool(reason := why_not()), reason=reason or "all there")
 
 SHORT = ["train.epochs=40", "distribute.intra_op_threads=1", "monitor.pictures=false",
-         "model.depth=1"]  # fmt: skip
+         "monitor.report=false", "model.depth=1"]  # fmt: skip
 SMALL = "--shm 64Mi --memory 4Gi"
 END = 540
 

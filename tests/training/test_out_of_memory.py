@@ -20,7 +20,7 @@ SETTINGS = [
     "data.source=synthetic", "data.resize=none", "data.num_examples=256", "data.eval_batch_size=8",
     "data.global_batch_size=256", "train.max_steps=1", "distribute.runtime=single",
     "distribute.intra_op_threads=2", "model.variant=Ti/1", "model.width=16", "model.depth=2",
-    "model.num_heads=4", "model.mlp_dim=16",
+    "model.num_heads=4", "model.mlp_dim=16", "monitor.pictures=false", "monitor.report=false",
 ]  # fmt: skip
 
 
