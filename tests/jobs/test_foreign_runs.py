@@ -42,7 +42,9 @@ def one_message(done, verb):
 
 
 def train(run, *settings):
-    return ("train", "digits", "train.max_steps=60", "monitor.report=false", f"run.dir={run}")
+    # The settings of `digits_run`.
+    settings = ("train.max_steps=60", "model.depth=2", "monitor.report=false")
+    return ("train", "digits", *settings, f"run.dir={run}")
 
 
 def commands(run):

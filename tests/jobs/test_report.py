@@ -14,7 +14,12 @@ from tests.report.parsed import parse, section
 
 pytestmark = pytest.mark.processes
 
-SHORT = ["train.max_steps=30", "train.log_every_steps=10", "train.evaluate_every_steps=15"]
+SHORT = ["train.max_steps=30", "train.log_every_steps=10", "train.evaluate_every_steps=15",
+         "model.depth=2"]  # fmt: skip
+# A block of width 64: four matrices of attention, two of the MLP with its 128 units, two norms.
+# Around two blocks: patches of 2 x 2 x 3, 16 positions, a norm, ten classes.
+BLOCK = 4 * (64 * 64 + 64) + (64 * 128 + 128) + (128 * 64 + 64) + 2 * 128
+PARAMETERS = 2 * BLOCK + (12 * 64 + 64) + 16 * 64 + 128 + (64 * 10 + 10)
 # Fails where TensorFlow is imported, as it does where it is not installed.
 WITHOUT_TENSORFLOW = (
     "import sys; sys.modules['tensorflow'] = None; sys.modules['keras'] = None;"
@@ -149,7 +154,7 @@ def test_a_run_that_is_stopped_and_goes_on_has_both_starts(tmp_path):
     starts = [json.loads(s) for s in (tmp_path / "run/starts.jsonl").read_text().splitlines()]
     assert [s["checkpoint_step"] is None for s in starts] == [True, False]
     assert starts[0]["command"] == ["vit", "train", "digits", *settings, "train.max_time_s=0.01"]
-    assert starts[1]["parameters"] == 136_522
+    assert starts[1]["parameters"] == PARAMETERS
     shown = section(page(tmp_path / "run"), "Command and environment")
     assert len(shown.find("table")[0].cells()) == 3
     assert shown.find("pre")[0].text.startswith("vit train digits")
@@ -196,7 +201,7 @@ def folder_run(tmp_path):
             Image.fromarray((level + noise).astype("uint8")).save(folder / f"<b>{i}.png")
     run = tmp_path / "run"
     settings = ["data.image_size=16", "data.global_batch_size=12", "model.variant=Ti/8"]
-    settings += ["model.depth=1", *SHORT, f"run.dir={run}"]
+    settings += [*SHORT, "model.depth=1", f"run.dir={run}"]
     done = vit("train", "image_folder", f"data.path={photos}", *settings)
     assert done.returncode == 0, done.stderr
     return run, photos
