@@ -87,7 +87,7 @@ def launch(
             started = _wait_for_some(found, min_nodes, len(slots), received)
             options = _elastic_options(found.script, started, slots, min_nodes, ssh_port)
             stack.enter_context(found.updating())
-        _wait_for_lock(run, grace_s, received)
+        _wait_for_lock(run, slots, grace_s, received)
         if received:
             raise Stopped(_NOT_STARTED)
         before = _read_outcome(run)
@@ -199,15 +199,24 @@ def _elastic_options(
     return options
 
 
-def _wait_for_lock(run: Path, grace_s: float, received: Sequence[int]) -> None:
+def _wait_for_lock(
+    run: Path, workers: Iterable[str], grace_s: float, received: Sequence[int]
+) -> None:
     """Returns when nobody trains in the run folder, after a signal, or after `grace_s`.
 
-    The previous launcher may still be stopping its ranks.
+    The previous launcher may still be stopping its processes. If it was lost, they still train on
+    the workers of this job, where nobody sees their output. Then they are asked to stop. A process
+    on another host belongs to another job, which is left alone.
     """
     deadline_s = time.monotonic() + grace_s
+    own = {host.partition(".")[0] for host in workers}
+    lock = RunLock(run)
     while run.is_dir() and not received and time.monotonic() < deadline_s:
-        if RunLock(run).find_holder() is None:
+        if lock.find_holder() is None:
             return
+        if lock.holder_host in own:
+            with suppress(OSError):
+                replace_file(run / "stop", b"")
         time.sleep(_POLL_S)
 
 

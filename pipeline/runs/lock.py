@@ -142,6 +142,12 @@ class RunLock:
         return _describe(facts) if trains else None
 
     @property
+    def holder_host(self) -> str | None:
+        """Host name of the process whose lock is there, alive or not; None if unknown."""
+        holder = self._holder()
+        return None if holder is None else str(holder[1].get("host", ""))[:_LONGEST] or None
+
+    @property
     def is_held(self) -> bool:
         """Whether this process holds the lock; also True if the storage does not answer."""
         try:

@@ -45,6 +45,10 @@ class MPIJob:
         ):
             assert time.monotonic() < limit, [w.log for w in self.workers]
             time.sleep(0.2)
+        self.start_launcher()
+
+    def start_launcher(self):
+        """Starts the launcher, or the one that replaces a lost one."""
         slots = self._spec["slotsPerWorker"]
         hosts = [f"{w.name}.{self._name}.{self._cluster.namespace}.svc" for w in self.workers]
         text = "".join(f"{host} slots={slots}\n" for host in hosts)

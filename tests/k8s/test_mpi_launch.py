@@ -6,14 +6,18 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from socket import gethostname
 
 import pytest
 
+from k8s import mpi_launcher
 from k8s.mpi_launcher import read_hostfile
 from pipeline.errors import SettingsError
+from pipeline.runs.lock import RunLock
 
 pytestmark = pytest.mark.processes
 
@@ -128,6 +132,24 @@ def test_what_does_not_end_in_time_is_ended(tmp_path):
         code, _, err = end(process)
     assert code == 75
     assert "before the training started" in err
+
+
+@pytest.mark.parametrize(("worker", "asked"), [(gethostname(), True), ("elsewhere", False)])
+def test_what_a_lost_launcher_has_left_on_the_workers_is_asked_to_stop(tmp_path, worker, asked):
+    lock, stop = RunLock(tmp_path), tmp_path / "stop"
+    lock.acquire(print)
+
+    def train():
+        until_s = time.monotonic() + 3
+        while not stop.exists() and time.monotonic() < until_s:
+            time.sleep(0.05)
+        lock.release()
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    mpi_launcher._wait_for_lock(tmp_path, [f"{worker}.digits.default.svc"], 30, [])
+    thread.join()
+    assert stop.exists() == asked
 
 
 def test_it_waits_for_the_workers_and_a_signal_ends_the_wait(tmp_path):

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from socket import gethostname
 
 import pytest
 
@@ -50,10 +51,12 @@ def said():
 @pytest.mark.processes
 def test_who_trains_in_a_folder_is_told_without_touching_it(tmp_path):
     assert RunLock(tmp_path / "nowhere").find_holder() is None
+    assert RunLock(tmp_path / "nowhere").holder_host is None
     process = hold(tmp_path)
     try:
         before = {f: f.read_text() for f in (tmp_path / ".lock").iterdir()}
         assert RunLock(tmp_path).find_holder().startswith(f"process {process.pid} on ")
+        assert RunLock(tmp_path).holder_host == gethostname()
     finally:
         end(process)
     assert RunLock(tmp_path).find_holder() is None
