@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from pipeline.config import DataConfig
 from pipeline.data.crop_box import center_box, whole_box
+from pipeline.data.decode import jpeg
 from pipeline.data.decode.damage import fit
 from pipeline.data.decode.header import Headers, read_headers
 from pipeline.data.decode.integrity import check_jpeg, check_png
@@ -20,7 +21,7 @@ from pipeline.data.decode.pillow_image import check_pixels, read_image, too_litt
 from pipeline.data.decode.problems import SkippedImages
 from pipeline.data.decode.try_each import try_each
 from pipeline.data.decode.unreadable import UnreadableError
-from pipeline.data.decode.upright import stored_boxes, stored_widths, turn_upright
+from pipeline.data.decode.upright import stored_boxes, stored_sizes, turn_upright
 from pipeline.data.preprocess import decode_box, resize_box
 from pipeline.data.split import Split
 from pipeline.errors import RESIZE_IMAGES, SKIP_BAD_IMAGES, DataError
@@ -117,7 +118,10 @@ def decode_batch(
     parallel: int,
     skipped: SkippedImages,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes and resizes a batch in a graph. Only images for Pillow need the GIL.
+    """Decodes and resizes a batch in a graph. Only images for Pillow hold the interpreter lock.
+
+    JPEGs are decoded by `decode/jpeg.py`, other images for TensorFlow by its operations. They also
+    decode the JPEGs that remain, which need a repair or have unusual subsampling.
 
     Args:
       split: Files or records.
@@ -138,21 +142,35 @@ def decode_batch(
       tf.errors.OpError: An image cannot be used. `bad_images_named` turns this into a DataError.
     """
     size = config.image_size
+    decode_jpegs = jpeg.make_decoder(config, parallel)
 
     def decode_one(content: tf.Tensor, box: tf.Tensor, width: tf.Tensor) -> tuple[tf.Tensor]:
         return (decode_box(content, box, width, size, config.resize, config.antialias),)
 
     shown = boxes(headers.sizes, tf.range(batch_size))
     stored = stored_boxes(shown, headers.sizes, headers.orientations)
-    widths = stored_widths(headers.sizes, headers.orientations)
     # No decoder accepts "". So images that are not for TensorFlow fail here and are read below.
     wanted = headers.by_tensorflow & fit(headers, config.max_pixels) & ~damaged
-    wanted = tf.cond(
-        tf.reduce_all(wanted), lambda: contents, lambda: tf.where(wanted, contents, "")
+    sizes = stored_sizes(headers.sizes, headers.orientations)
+    images, decoded = tf.numpy_function(
+        decode_jpegs, [contents, wanted, stored, sizes], (tf.uint8, tf.bool)
     )
-    nothing = (tf.zeros([size, size, 3], tf.uint8),)
-    (images,), decoded = try_each(
-        decode_one, (wanted, stored, widths), nothing, batch_size, parallel
+    images = tf.ensure_shape(images, [batch_size, size, size, 3])
+    decoded = tf.ensure_shape(decoded, [batch_size])
+
+    def decode_rest() -> tuple[tf.Tensor, tf.Tensor]:
+        rest = wanted & ~decoded
+        (found,), good = try_each(
+            decode_one,
+            (tf.where(rest, contents, ""), stored, sizes[:, 1]),
+            (tf.zeros([size, size, 3], tf.uint8),),
+            batch_size,
+            parallel,
+        )
+        return tf.where(rest[:, None, None, None], found, images), decoded | good
+
+    images, decoded = tf.cond(
+        tf.reduce_any(wanted & ~decoded), decode_rest, lambda: (images, decoded)
     )
     images = turn_upright(images, headers.orientations)
     return tf.cond(
@@ -202,12 +220,15 @@ def _load(
         _explain(content, name, config)
     shown = boxes(headers.sizes, tf.constant([0]))
     stored = stored_boxes(shown, headers.sizes, headers.orientations)
-    widths = stored_widths(headers.sizes, headers.orientations)
-    try:
-        image = decode_box(tf.constant(content), stored[0], widths[0], *arguments)
-    except tf.errors.InvalidArgumentError:
-        _explain(content, name, config)
-    return np.asarray(turn_upright(image[tf.newaxis], headers.orientations)[0].numpy())
+    sizes = stored_sizes(headers.sizes, headers.orientations)
+    image = np.zeros((config.image_size, config.image_size, 3), np.uint8)
+    box, whole = tuple(stored[0].numpy().tolist()), tuple(sizes[0].numpy().tolist())
+    if not jpeg.decode_box(content, box, whole, image, config):
+        try:
+            image = decode_box(tf.constant(content), stored[0], sizes[0, 1], *arguments).numpy()
+        except tf.errors.InvalidArgumentError:
+            _explain(content, name, config)
+    return np.asarray(turn_upright(tf.constant(image[np.newaxis]), headers.orientations)[0].numpy())
 
 
 def _read_others(

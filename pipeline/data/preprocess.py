@@ -49,6 +49,18 @@ def decode_box(
     )
 
 
+def reduction(box_side: int, size: int, mode: str) -> int:
+    """Returns by how much a JPEG is reduced while it is decoded: 1, 2, 4 or 8.
+
+    Args:
+      box_side: The shorter side of the part that is resized.
+      size: Height and width of the result.
+      mode: As in `data.resize`.
+    """
+    spare = box_side // (size * _REDUCING_GAP)
+    return 1 if mode == "none" else max(r for r in _REDUCTIONS if r <= max(spare, 1))
+
+
 def resize_box(
     image: tf.Tensor, box: tf.Tensor, size: int, mode: str, antialias: bool
 ) -> tf.Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.data.decode.header import Headers, read_headers
-from pipeline.data.decode.upright import stored_boxes, stored_widths, turn_upright
+from pipeline.data.decode.upright import stored_boxes, stored_sizes, turn_upright
 from pipeline.data.images import eval_boxes
 from pipeline.data.preprocess import decode_box, normalize
 from pipeline.errors import SettingsError
@@ -99,7 +99,7 @@ class Classifier(tf.Module):
             (
                 images,
                 stored_boxes(shown, headers.sizes, headers.orientations),
-                stored_widths(headers.sizes, headers.orientations),
+                stored_sizes(headers.sizes, headers.orientations)[:, 1],
             ),
             fn_output_signature=tf.TensorSpec([size, size, 3], tf.uint8),
         )

@@ -1,14 +1,16 @@
 """Decodes images.
 
-There are two decoders. The bytes of a file determine which one is used:
+There are three decoders. The bytes of a file determine which one is used:
 
-- TensorFlow decodes all PNGs, and JPEGs with one or three components, 8 bits and Huffman coding.
+- simplejpeg decodes JPEGs with one or three components, 8 bits and Huffman coding.
+- TensorFlow decodes all PNGs, and those of these JPEGs for which simplejpeg reports a problem.
 - Pillow decodes everything else: JPEGs with four components (CMYK), GIF, WebP, TIFF, BMP, AVIF and
   JPEG 2000.
 
 If TensorFlow cannot decode one of its JPEGs or PNGs, the image is damaged. Pillow then provides the
 reason, but its pixels are not used.
 
+jpeg.py          decodes and resizes JPEGs in threads
 header.py        reads size, orientation and decoder of a batch from the first bytes
 orientation.py   the eight EXIF orientations; turns one image upright
 upright.py       crop boxes in stored images; turns batches upright

@@ -32,9 +32,9 @@ def stored_boxes(boxes: tf.Tensor, sizes: tf.Tensor, orientations: tf.Tensor) ->
 
 
 @tf.function(input_signature=[_SIZES, _ORIENTATIONS], autograph=False)
-def stored_widths(sizes: tf.Tensor, orientations: tf.Tensor) -> tf.Tensor:
-    """Returns widths int32 [b] of stored images from the sizes int32 [b, 2] of upright ones."""
-    return tf.where(_is_in(orientations, TRANSPOSED), sizes[:, 0], sizes[:, 1])
+def stored_sizes(sizes: tf.Tensor, orientations: tf.Tensor) -> tf.Tensor:
+    """Returns sizes int32 [b, 2] of stored images from those of upright ones."""
+    return tf.where(_is_in(orientations, TRANSPOSED)[:, tf.newaxis], sizes[:, ::-1], sizes)
 
 
 def turn_upright(images: tf.Tensor, orientations: tf.Tensor) -> tf.Tensor:
