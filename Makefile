@@ -14,7 +14,7 @@ $(error nvidia-smi fails: $(shell timeout 30 nvidia-smi -L 2>&1 | head -n 3). \
     Repair the driver, or name what to install: make FLAVOUR=cpu or FLAVOUR=gpu)
 endif
 
-.PHONY: train check test lint chaos chaos-elastic chaos-many-workers check-security audit benchmark benchmark-accuracy benchmark-reproducibility check-plan image requirements test-image test-cluster docs horovod horovod-gpu-build clean
+.PHONY: train check test lint chaos chaos-elastic chaos-elastic-hosts chaos-many-workers check-security audit benchmark benchmark-accuracy benchmark-reproducibility check-plan image requirements test-image test-cluster docs horovod horovod-gpu-build clean
 
 train: $(VENV)/installed-$(FLAVOUR)
 	$(BIN)/vit train digits
@@ -46,6 +46,11 @@ chaos: $(VENV)/installed-test horovod
 # make chaos-elastic CHAOS="--disturbances 20 --slots 2,3"
 chaos-elastic: $(VENV)/installed-test horovod
 	$(BIN)/python -m tests.chaos.elastic $(CHAOS)
+
+# Elastic jobs on hosts whose links are cut and that vanish, in network namespaces, as root: half an
+# hour. For fewer: make chaos-elastic-hosts CHAOS="--disturbances 10"
+chaos-elastic-hosts: $(VENV)/installed-test horovod
+	$(BIN)/python -m tests.chaos.elastic_hosts $(CHAOS)
 
 # An elastic job of 32 workers, half of which are killed at once: some minutes, and 12 GiB of memory.
 # For fewer workers: make chaos-many-workers CHAOS="--workers 8"
