@@ -322,9 +322,7 @@ def _requests() -> list[bytes]:
     hello = b"GET /hello HTTP/1.1\r\nHost: h0\r\n\r\n"
     worker = WorkerStatus("2" * 32, 0, WorkerReport(1, 0, "waiting"))
     node = messages.write(NodeReport(1, "1" * 32, "a" * 32, 1, -1, (worker,)))
-    group = messages.write(
-        GroupView(3, 1, (Member("2" * 32, 1, 0, "h1"),), refused={"3" * 32: "it differs"})
-    )
+    group = messages.write(GroupView(3, 1, (Member("2" * 32, 1, 0, "h1"),), excluded=("3" * 32,)))
     role = messages.write(reports.Role("a" * 32, 1))
     requests = b"\0" + hello + post.encode() + report
     return [requests] + [
