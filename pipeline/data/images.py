@@ -14,7 +14,7 @@ import tensorflow as tf
 from pipeline.config import DataConfig
 from pipeline.data.crop_box import center_box, whole_box
 from pipeline.data.decode import jpeg
-from pipeline.data.decode.damage import fit
+from pipeline.data.decode.damage import find_damaged, fit
 from pipeline.data.decode.header import Headers, read_headers
 from pipeline.data.decode.integrity import check_jpeg, check_png
 from pipeline.data.decode.pillow_image import check_pixels, read_image, too_little_memory
@@ -111,7 +111,7 @@ def decode_batch(
     index: tf.Tensor,
     contents: tf.Tensor,
     headers: Headers,
-    damaged: tf.Tensor,
+    due: tf.Tensor,
     boxes: Boxes,
     batch_size: int,
     config: DataConfig,
@@ -128,7 +128,7 @@ def decode_batch(
       index: int64 [b], indices of the examples.
       contents: string [b], from `read_contents`.
       headers: Likewise.
-      damaged: bool [b], images that must not be used, from `find_damaged`.
+      due: bool [b], images that may need a check for damage.
       boxes: Crop boxes in the upright images.
       batch_size: b.
       config: Size, resizing, and how to handle unreadable images.
@@ -142,7 +142,7 @@ def decode_batch(
       tf.errors.OpError: An image cannot be used. `bad_images_named` turns this into a DataError.
     """
     size = config.image_size
-    decode_jpegs = jpeg.make_decoder(config, parallel)
+    decode_jpegs = jpeg.make_decoder(config, skipped.states(split), parallel)
 
     def decode_one(content: tf.Tensor, box: tf.Tensor, width: tf.Tensor) -> tuple[tf.Tensor]:
         return (decode_box(content, box, width, size, config.resize, config.antialias),)
@@ -150,16 +150,19 @@ def decode_batch(
     shown = boxes(headers.sizes, tf.range(batch_size))
     stored = stored_boxes(shown, headers.sizes, headers.orientations)
     # No decoder accepts "". So images that are not for TensorFlow fail here and are read below.
-    wanted = headers.by_tensorflow & fit(headers, config.max_pixels) & ~damaged
+    wanted = headers.by_tensorflow & fit(headers, config.max_pixels)
     sizes = stored_sizes(headers.sizes, headers.orientations)
     images, decoded = tf.numpy_function(
-        decode_jpegs, [contents, wanted, stored, sizes], (tf.uint8, tf.bool)
+        decode_jpegs, [index, contents, wanted, due, stored, sizes], (tf.uint8, tf.bool)
     )
     images = tf.ensure_shape(images, [batch_size, size, size, 3])
     decoded = tf.ensure_shape(decoded, [batch_size])
 
     def decode_rest() -> tuple[tf.Tensor, tf.Tensor]:
-        rest = wanted & ~decoded
+        damaged = find_damaged(
+            split, index, contents, headers, due & ~decoded, config.max_pixels, parallel, skipped
+        )
+        rest = wanted & ~decoded & ~damaged
         (found,), good = try_each(
             decode_one,
             (tf.where(rest, contents, ""), stored, sizes[:, 1]),

@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from pipeline.config import DataConfig
 from pipeline.cores import available_cores
-from pipeline.data.decode.damage import find_damaged
 from pipeline.data.decode.header import Headers
 from pipeline.data.decode.problems import SkippedImages
 from pipeline.data.images import Boxes, decode_batch, eval_boxes, read_contents
@@ -64,11 +63,8 @@ def make_reader(
         index, contents = batch["index"], batch["contents"]
         headers = Headers(*(batch[name] for name in Headers._fields))
         due = _due(batch, config)
-        damaged = find_damaged(
-            split, index, contents, headers, due, config.max_pixels, parallel, found
-        )
         return decode_batch(
-            split, index, contents, headers, damaged, seen, piece_size, config, parallel, found
+            split, index, contents, headers, due, seen, piece_size, config, parallel, found
         )
 
     return Reader(True, look, decode)

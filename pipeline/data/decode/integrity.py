@@ -53,9 +53,7 @@ def check_jpeg(content: bytes, max_pixels: int) -> str | None:
     """
     if not content.startswith(_JPEG_MARKER):
         return None
-    pixels = _pixels(content)
-    check_pixels(1, pixels, max_pixels)
-    check_scans(content, pixels)
+    check_cost(content, max_pixels)
     try:
         simplejpeg.decode_jpeg(content, "GRAY", min_height=1, min_width=1)
         return None
@@ -70,6 +68,13 @@ def check_jpeg(content: bytes, max_pixels: int) -> str | None:
     # with unusual subsampling.
     read_image(content, max_pixels)
     return None
+
+
+def check_cost(content: bytes, max_pixels: int) -> None:
+    """Raises UnreadableError if a JPEG declares too many pixels or scans to be decoded."""
+    pixels = _pixels(content)
+    check_pixels(1, pixels, max_pixels)
+    check_scans(content, pixels)
 
 
 def check_png(content: bytes) -> None:

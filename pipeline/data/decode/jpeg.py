@@ -14,41 +14,64 @@ import numpy.typing as npt
 import simplejpeg
 
 from pipeline.config import DataConfig
+from pipeline.data.decode.integrity import check_cost
+from pipeline.data.decode.problems import DAMAGED, UNKNOWN, WHOLE
+from pipeline.data.decode.unreadable import UnreadableError
 from pipeline.data.preprocess import reduction
 from pipeline.data.resample import resample
 
 _JPEG_MARKER = b"\xff\xd8\xff"
 
 Pixels = npt.NDArray[np.uint8]
-# Contents object [b], which ones are wanted bool [b], boxes and sizes of the stored images int
-# [b, 4] and [b, 2] -> images uint8 [b, S, S, 3], which ones are decoded bool [b].
+# index int64 [b], contents object [b], which ones are wanted bool [b], which ones may need a check
+# for damage bool [b], boxes and sizes of the stored images int32 [b, 4] and [b, 2] -> images uint8
+# [b, S, S, 3], which ones are decoded bool [b].
 DecodeJpegs = Callable[..., tuple[Pixels, npt.NDArray[np.bool_]]]
 
 
-def make_decoder(config: DataConfig, parallel: int) -> DecodeJpegs:
+def make_decoder(config: DataConfig, states: npt.NDArray[np.uint8], parallel: int) -> DecodeJpegs:
     """Returns a function that decodes and resizes the JPEGs of a batch.
 
     Images of other formats, and JPEGs that simplejpeg cannot decode without a warning, remain
-    undecoded.
+    undecoded. A JPEG that it decodes needs no other check for damage (`damage.py`), because it
+    reads all of it.
 
     Args:
-      config: Size and resizing.
+      config: Size, resizing, and the most pixels.
+      states: `SkippedImages.states` of the split.
       parallel: Number of threads.
     """
     size = config.image_size
     pool = ThreadPoolExecutor(parallel, thread_name_prefix="decode")
 
+    def may_decode(content: bytes, state: int) -> bool:
+        if state != UNKNOWN:
+            return state != DAMAGED
+        try:
+            check_cost(content, config.max_pixels)
+        except UnreadableError:
+            return False
+        return True
+
     def decode(
+        index: npt.NDArray[np.int64],
         contents: npt.NDArray[np.object_],
         wanted: npt.NDArray[np.bool_],
+        due: npt.NDArray[np.bool_],
         boxes: npt.NDArray[np.int32],
         sizes: npt.NDArray[np.int32],
     ) -> tuple[Pixels, npt.NDArray[np.bool_]]:
         images = np.zeros((len(contents), size, size, 3), np.uint8)
 
         def decode_at(place: int) -> bool:
+            content, example = contents[place], index[place]
+            if due[place] and not may_decode(content, states[example]):
+                return False
             box, stored = tuple(boxes[place].tolist()), tuple(sizes[place].tolist())
-            return decode_box(contents[place], box, stored, images[place], config)
+            done = decode_box(content, box, stored, images[place], config)
+            if done and due[place]:
+                states[example] = WHOLE
+            return done
 
         decoded = np.zeros(len(contents), np.bool_)
         places = np.flatnonzero(wanted)
@@ -86,11 +109,11 @@ def decode_box(
         least = {} if shrink == 1 else {
             "min_height": -(-stored[0] // shrink), "min_width": -(-stored[1] // shrink)
         }  # fmt: skip
+        if simplejpeg.decode_jpeg_header(content)[:2] != stored:
+            return False  # the file has several frame headers
         image = simplejpeg.decode_jpeg(content, "RGB", **least)
     except (ValueError, MemoryError):
         return False
-    if image.shape[:2] != tuple(-(-side // shrink) for side in stored):
-        return False  # the file has several frame headers
     # Round outwards to whole pixels of the reduced image.
     top, left, bottom, right = (
         top // shrink, left // shrink, -(-(top + height) // shrink), -(-(left + width) // shrink)
