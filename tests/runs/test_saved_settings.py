@@ -17,8 +17,9 @@ model.pretrained train.max_time_s train.log_every_steps train.evaluate_every_epo
 train.evaluate_every_steps train.best_by train.early_stopping train.recompute train.xla
 train.max_bad_steps train.max_rollbacks train.hang_timeout_s train.compile_timeout_s
 train.callbacks distribute.runtime distribute.device distribute.compression
-distribute.elastic_nccl distribute.cpu_devices distribute.intra_op_threads checkpoint.every_steps checkpoint.every_s
-checkpoint.every_epochs checkpoint.keep checkpoint.keep_every_steps checkpoint.grace_s
+distribute.elastic_nccl distribute.cpu_devices distribute.intra_op_threads
+checkpoint.every_steps checkpoint.every_s checkpoint.every_epochs
+checkpoint.keep checkpoint.keep_every_steps checkpoint.grace_s
 monitor.report monitor.pictures monitor.profile_steps monitor.peak_tflops
 """.split()  # noqa: SIM905
 
