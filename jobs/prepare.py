@@ -15,6 +15,7 @@ from jobs.cli import run_process
 from jobs.usage import check_paths
 from pipeline.config import Config, load_config
 from pipeline.cores import available_cores
+from pipeline.data.encode import Reduction
 from pipeline.data.prepare.prepare import prepare
 from pipeline.data.prepare.summary import damage_error, summarize
 from pipeline.data.prepare.verify import verify
@@ -33,7 +34,8 @@ Fashion-MNIST, or the name of a data set (digits, cifar10, cifar100, fashion_mni
 ArrayRecord shards and dataset.json. To train from it, use data.source=records data.path=OUT. If the
 command is interrupted, run it again: it continues.
 
-8-bit RGB and grayscale JPEG and PNG files are stored unchanged. CMYK and 16-bit images, GIF, BMP,
+8-bit RGB and grayscale JPEG and PNG files are stored unchanged, unless they are larger than
+--max-side, which reduces them and stores them as JPEG. CMYK and 16-bit images, GIF, BMP,
 WebP, TIFF, AVIF and JPEG 2000 are converted to PNG; of an animation, the first frame is used.
 Unreadable, truncated and empty files, and images with more than data.max_pixels, make the command
 fail after all of them have been found. With data.on_bad_image=skip they are left out.
@@ -42,6 +44,7 @@ repaired.txt. Images that occur in two splits, or under two labels, are stored a
 listed in duplicates.txt and conflicts.txt.
 """
 
+_QUALITY = 92
 _SETTING = re.compile(r"[a-z_]+(\.[a-z0-9_]+)+=|seed=")
 
 
@@ -61,6 +64,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="image_folder",
         help="recipe whose settings apply: on_bad_image, validation_fraction, and for --preview "
         "augmentation and patches (default: image_folder)",
+    )
+    add(
+        "--max-side",
+        type=int,
+        metavar="PIXELS",
+        help="reduce images whose longer side has more pixels (default: keep their size)",
+    )
+    add(
+        "--quality",
+        type=int,
+        metavar="1-100",
+        help=f"JPEG quality of reduced images (default: {_QUALITY})",
     )
     add("--shard-size", type=int, default=4096, help="examples per shard (default: 4096)")
     add("--processes", type=int, help="number of processes (default: number of cores)")
@@ -84,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = load_config(find_recipe(arguments.recipe), settings)
     processes = arguments.processes or available_cores()
     if len(places) == 2:
-        _prepare(places[0], Path(places[1]), config, settings, arguments.shard_size, processes)
+        _prepare(arguments, places, config, settings, processes)
     out = Path(places[-1])
     if arguments.verify:
         _verify(out, processes)
@@ -105,10 +120,15 @@ def _check(arguments: argparse.Namespace, places: Sequence[str]) -> None:
             f"and what to do with it: vit prepare OUT --verify. Received: {' '.join(places)}"
         )
     check_paths(places)
-    for name in ("shard_size", "processes"):
+    for name in ("shard_size", "processes", "max_side"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise SettingsError(f"--{name.replace('_', '-')} must be at least 1. Received: {value}")
+    quality = arguments.quality
+    if quality is not None and (arguments.max_side is None or not 1 <= quality <= 100):
+        raise SettingsError(
+            f"--quality must be 1 to 100, and needs --max-side. Received: {quality}"
+        )
     if len(places) == 2 and Path(places[0]).resolve() == Path(places[1]).resolve():
         raise SettingsError(f"OUT must not be the same folder as SOURCE. Received: {places[1]}")
     if arguments.preview is not None and not arguments.preview.parent.is_dir():
@@ -120,13 +140,16 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _prepare(
-    source: str,
-    out: Path,
+    arguments: argparse.Namespace,
+    places: Sequence[str],
     config: Config,
     settings: Sequence[str],
-    shard_size: int,
     processes: int,
 ) -> None:
+    source, out = places[0], Path(places[1])
+    reduction = None
+    if arguments.max_side is not None:
+        reduction = Reduction(arguments.max_side, arguments.quality or _QUALITY)
     is_chosen = any(setting.startswith("data.source=") for setting in settings)
     data = config.data.model_copy(
         update=find_source(source, config.data.source if is_chosen else None)
@@ -137,7 +160,13 @@ def _prepare(
     total = sum(split.num_examples for split in opened.splits.values())
     with closing(CountDisplay(total, "images")) as display:
         facts = prepare(
-            opened, out, data, shard_size=shard_size, processes=processes, on_done=display.add
+            opened,
+            out,
+            data,
+            shard_size=arguments.shard_size,
+            processes=processes,
+            on_done=display.add,
+            reduction=reduction,
         )
     print(summarize(facts, out))
 

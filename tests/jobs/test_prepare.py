@@ -458,6 +458,19 @@ def case_shards_of_nothing(images, out):
     return [images, out, "--shard-size", 0], 2, "--shard-size must be at least 1. Received: 0"
 
 
+def case_images_of_nothing(images, out):
+    return [images, out, "--max-side", 0], 2, "--max-side must be at least 1. Received: 0"
+
+
+def case_quality_without_reduction(images, out):
+    return [images, out, "--quality", 50], 2, "--quality must be 1 to 100, and needs --max-side"
+
+
+def case_no_quality(images, out):
+    arguments = [images, out, "--max-side", 64, "--quality", 101]
+    return arguments, 2, "--quality must be 1 to 100, and needs --max-side. Received: 101"
+
+
 def case_no_processes(images, out):
     return [images, out, "--processes", 0], 2, "--processes must be at least 1. Received: 0"
 
@@ -710,7 +723,15 @@ def test_help_says_everything():
     text = " ".join(vit("prepare", "--help").stdout.split())  # wherever its lines break
     for part in (
         "usage: vit prepare SOURCE OUT [section.key=value ...]",
-        *("--recipe", "--shard-size", "--processes", "--verify", "--preview FILE.png"),
+        *(
+            "--max-side PIXELS",
+            "--quality",
+            "--recipe",
+            "--shard-size",
+            "--processes",
+            "--verify",
+            "--preview FILE.png",
+        ),
         *("train/<class>/*", ".csv", ".jsonl", "TFRecord", "cifar10", "digits"),
         *("dataset.json", "unreadable.txt", "duplicates.txt", "CMYK", "16-bit", "GIF"),
         *("AVIF", "JPEG 2000", "repaired.txt"),

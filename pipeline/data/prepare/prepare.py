@@ -20,11 +20,11 @@ from typing import TypeVar
 import numpy as np
 
 from pipeline.config import DataConfig
+from pipeline.data.encode import Reduction
 from pipeline.data.prepare.set_facts import describe_set, write_lists
 from pipeline.data.prepare.shard_file import (
     ShardReport,
     ShardTask,
-    inputs_of,
     read_report,
     write_shard,
 )
@@ -57,6 +57,7 @@ def prepare(
     shard_size: int,
     processes: int,
     on_done: Done,
+    reduction: Reduction | None = None,
 ) -> SetFacts:
     """Writes all splits of a data set, or resumes an earlier attempt.
 
@@ -67,6 +68,7 @@ def prepare(
       shard_size: Maximum number of examples per shard.
       processes: Number of parallel processes.
       on_done: Called with the number of examples of each finished shard.
+      reduction: How large images are reduced; None keeps their size.
 
     Returns:
       The content of dataset.json.
@@ -79,7 +81,7 @@ def prepare(
     check_name(out)
     _make_folder(out)
     with _alone(out):
-        tasks = plan(source, out, config, shard_size)
+        tasks = plan(source, out, config, shard_size, reduction)
         if (out / FACTS).exists():
             return _finished(source, out, tasks, on_done)
         _make_folder(out / REPORTS, below=out)
@@ -98,7 +100,13 @@ def prepare(
         return describe_set(source, out, tasks, reports)
 
 
-def plan(source: DataSource, out: Path, config: DataConfig, shard_size: int) -> list[ShardTask]:
+def plan(
+    source: DataSource,
+    out: Path,
+    config: DataConfig,
+    shard_size: int,
+    reduction: Reduction | None = None,
+) -> list[ShardTask]:
     """Plans the shards: each split is divided, in its order, into parts of equal size."""
     tasks = []
     for name, split in source.splits.items():
@@ -108,8 +116,9 @@ def plan(source: DataSource, out: Path, config: DataConfig, shard_size: int) -> 
             indices = np.arange(bounds[number], bounds[number + 1])
             part = split.take(indices, split.title)
             file = f"{name}-{number:05d}-of-{count:05d}.arrayrecord"
+            place, reports = out / file, out / REPORTS
             tasks.append(
-                ShardTask(name, bounds[number], out / file, out / REPORTS, part, config.max_pixels)
+                ShardTask(name, bounds[number], place, reports, part, config.max_pixels, reduction)
             )
     return tasks
 
@@ -201,11 +210,11 @@ def _write_all(tasks: Sequence[ShardTask], processes: int, on_done: Done) -> lis
 def _finished(source: DataSource, out: Path, tasks: Sequence[ShardTask], on_done: Done) -> SetFacts:
     facts = read_facts(out)
     there = {shard.file: shard.inputs for split in facts.splits.values() for shard in split.shards}
-    wanted = {task.file.name: inputs_of(task.split) for task in tasks}
+    wanted = {task.file.name: task.inputs for task in tasks}
     if there != wanted or facts.classes != tuple(map(printable, source.classes)):
         raise DataError(
-            f"{out} already contains a prepared data set with other images or other shards. Name "
-            "another folder, or remove this one"
+            f"{out} already contains a prepared data set with other images, other shards or "
+            "another --max-side or --quality. Name another folder, or remove this one"
         )
     try:
         check_shards(out, [shard for split in facts.splits.values() for shard in split.shards])

@@ -60,6 +60,7 @@ def describe_set(
         unreadable=sum(len(report.unreadable) for report in reports),
         repaired=sum(len(report.repaired) for report in reports),
         converted=sum(report.converted for report in reports),
+        reduced=sum(report.reduced for report in reports),
         duplicates=len(duplicates),
         conflicts=len(conflicts),
         splits=splits,

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.data.decode.pillow_image import too_little_memory
 from pipeline.data.decode.unreadable import UnreadableError
-from pipeline.data.encode import Encoded, encode_image, to_png
+from pipeline.data.encode import Encoded, Reduction, encode_image, reduce, to_png
 from pipeline.data.sources.example import encode_example
 from pipeline.data.split import Split
 from pipeline.errors import DataError
@@ -38,6 +38,7 @@ class ShardTask:
       reports: Folder for reports of finished shards.
       split: Its examples.
       max_pixels: Images that declare more are not read.
+      reduction: How large images are reduced; None keeps their size.
     """
 
     split_name: str
@@ -46,10 +47,20 @@ class ShardTask:
     reports: Path
     split: Split
     max_pixels: int
+    reduction: Reduction | None = None
 
     @property
     def report(self) -> Path:
         return self.reports / f"{self.file.name}.json"
+
+    @property
+    def inputs(self) -> str:
+        """A hash of everything that determines the file, except `max_pixels`."""
+        inputs = inputs_of(self.split)
+        if self.reduction is None:
+            return inputs
+        digest = hashlib.blake2b(f"{inputs} {self.reduction}".encode(), digest_size=16)
+        return digest.hexdigest()
 
     def name(self, place: int) -> str:
         """Returns the name of an example in lists."""
@@ -62,7 +73,7 @@ class ShardReport(BaseModel):
     """The report of a finished shard. It is kept until all shards are finished.
 
     Attributes:
-      inputs: The result of `inputs_of` for its examples.
+      inputs: The `inputs` of its task.
       max_pixels: Images that declared more were not read.
       size: Size of the file in bytes.
       sha256: SHA-256 of the file.
@@ -72,6 +83,7 @@ class ShardReport(BaseModel):
       unreadable: Name and reason of images that were left out.
       repaired: Name and libjpeg's warning of images that libjpeg repaired.
       converted: Number of examples that were converted to PNG.
+      reduced: Number of examples that were reduced.
       histogram: Histogram of each channel, 3 x 256.
       smallest: Minimum height and minimum width.
       largest: Maximum height and maximum width.
@@ -89,6 +101,7 @@ class ShardReport(BaseModel):
     unreadable: dict[str, str]
     repaired: dict[str, str]
     converted: int
+    reduced: int
     histogram: list[list[int]]
     smallest: tuple[int, int]
     largest: tuple[int, int]
@@ -118,7 +131,7 @@ def read_report(task: ShardTask) -> ShardReport | None:
         whole = task.file.stat().st_size == report.size and hash_file(task.file) == report.sha256
     except (OSError, ValidationError):
         return None
-    same = (report.inputs, report.max_pixels) == (inputs_of(task.split), task.max_pixels)
+    same = (report.inputs, report.max_pixels) == (task.inputs, task.max_pixels)
     return report if whole and same else None
 
 
@@ -158,7 +171,7 @@ def _write(task: ShardTask, path: Path) -> ShardReport:
     for place in range(task.split.num_examples):
         name, label = task.name(place), int(task.split.labels[place])
         try:
-            image = _read(task.split, place, task.max_pixels)
+            image = _read(task, place)
         except UnreadableError as error:
             measures.unreadable[name] = str(error)
             continue
@@ -184,7 +197,7 @@ class _Measures:
         self._labels: list[int] = []
         self._names: list[str] = []
         self._contents: list[str] = []
-        self._converted = 0
+        self._converted = self._reduced = 0
         self._histogram = np.zeros((3, 256), np.int64)
         self._shapes: list[tuple[int, ...]] = []
 
@@ -193,6 +206,7 @@ class _Measures:
         self._names.append(name)
         self._contents.append(_hash_pixels(image.pixels))
         self._converted += image.converted
+        self._reduced += image.reduced
         if image.warning is not None:
             self._repaired[name] = image.warning
         self._shapes.append(image.pixels.shape[:2])
@@ -203,7 +217,7 @@ class _Measures:
     def report(self, task: ShardTask, file: Path) -> ShardReport:
         shapes = np.array(self._shapes or [(0, 0)])
         return ShardReport(
-            inputs=inputs_of(task.split),
+            inputs=task.inputs,
             max_pixels=task.max_pixels,
             size=file.stat().st_size,
             sha256=hash_file(file),
@@ -213,18 +227,22 @@ class _Measures:
             unreadable=self.unreadable,
             repaired=self._repaired,
             converted=self._converted,
+            reduced=self._reduced,
             histogram=self._histogram.tolist(),
             smallest=tuple(shapes.min(axis=0).tolist()),
             largest=tuple(shapes.max(axis=0).tolist()),
         )
 
 
-def _read(split: Split, place: int, max_pixels: int) -> Encoded:
+def _read(task: ShardTask, place: int) -> Encoded:
+    split, reduction = task.split, task.reduction
     if split.images is not None:
         pixels = split.images[place]
+        if reduction is not None and max(pixels.shape[:2]) > reduction.max_side:
+            return reduce(pixels, reduction)
         return Encoded(to_png(pixels), pixels, converted=False)
     try:
-        return encode_image(split.content(place), max_pixels)
+        return encode_image(split.content(place), task.max_pixels, reduction)
     except OSError as error:
         raise UnreadableError(reason(error)) from None
     except DataError as error:

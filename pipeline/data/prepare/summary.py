@@ -35,6 +35,8 @@ def summarize(facts: SetFacts, out: Path) -> str:
     ]
     if facts.converted:
         lines.append(f"{facts.converted} images in other formats were converted to PNG")
+    if facts.reduced:
+        lines.append(f"{facts.reduced} large images were reduced and stored as JPEG")
     if facts.unreadable:
         lines.append(f"{facts.unreadable} unreadable images were left out: {out / UNREADABLE}")
     if facts.repaired:

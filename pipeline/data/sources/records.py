@@ -95,6 +95,7 @@ class SetFacts(_Facts):
       repaired: Number of images that libjpeg repaired; they are listed in repaired.txt. 0 if the
         set was written by an older version, which did not count them.
       converted: Number of images stored as PNG because they were not plain JPEG or PNG.
+      reduced: Number of images that were larger than `vit prepare --max-side`.
       duplicates: Number of images that are in several splits; they are listed in duplicates.txt.
       conflicts: Number of images with two labels; they are listed in conflicts.txt. None if the
         set was written by an older version, which did not look for them.
@@ -111,6 +112,7 @@ class SetFacts(_Facts):
     unreadable: int
     repaired: int = 0
     converted: int
+    reduced: int = 0
     duplicates: int
     conflicts: int | None = None
     splits: dict[str, SplitFacts]
