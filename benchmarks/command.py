@@ -25,6 +25,7 @@ BENCHMARKS = {
     "loop": "the training loop compared with a minimal one: cost of metrics and checkpoints",
     "memory": "memory of training; what recomputation and smaller microbatches save and cost",
     "operations": "time of each operation in a training step",
+    "prepared": "images/s from phone photographs, and from a set of smaller ones",
     "reduction": "time to sum a tensor over workers, with fitted latency and bandwidth",
     "reproducibility": "SHA-256 of the weights trained on every runtime and number of workers",
     "scaling": "images/s with 1, 2, ... workers, with and without the reduction of gradients",
