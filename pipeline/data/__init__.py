@@ -15,6 +15,7 @@ images.py       decodes batches of images, and handles images that cannot be rea
 crop_box.py     the part of an image that is used
 preprocess.py   crops, resizes and normalizes
 resample.py     resizes an image with a filter that numba compiles
+filter_steps.py roundings of this filter, which are the same in preprocess.py
 augment/        augmentation of whole batches; augment.py applies what the recipe selects
 stages.py       the functions of the pipeline, for one process and any other
 input.py        the tf.data pipeline that combines all of these

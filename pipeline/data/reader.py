@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from pipeline.config import DataConfig
@@ -12,7 +15,6 @@ from pipeline.cores import available_cores
 from pipeline.data.decode.header import Headers
 from pipeline.data.decode.problems import SkippedImages
 from pipeline.data.images import Boxes, decode_batch, eval_boxes, read_contents
-from pipeline.data.preprocess import resize, resize_box
 from pipeline.data.split import Split
 from pipeline.errors import SettingsError
 
@@ -94,22 +96,21 @@ def _memory_reader(split: Split, config: DataConfig) -> Reader:
     # limited to 2 GiB.
     with tf.device("CPU:0"):
         pixels = tf.constant(split.images)
-    whole = eval_boxes(config)(tf.constant([[height, width]]), tf.constant([0]))
-    top, left, box_height, box_width = whole[0].numpy().tolist()
+
+    def resized(images: npt.NDArray[np.uint8], boxes: npt.NDArray[np.int32]) -> Any:
+        from pipeline.data.resample import resample_batch  # many sets need no resizing
+
+        return resample_batch(images, boxes, size, config.antialias)
 
     def decode(batch: Batch, boxes: Boxes | None) -> tuple[tf.Tensor, tf.Tensor]:
         index = batch["index"]
         images = tf.gather(pixels, index)  # [b, H, W, 3]
-        if boxes is None:
-            images = images[:, top : top + box_height, left : left + box_width]
-            images = resize(images, size, config.antialias)
-        else:
-            sizes = tf.tile([[height, width]], [tf.size(index), 1])
-            images = tf.map_fn(
-                lambda pair: resize_box(pair[0], pair[1], size, mode, config.antialias),
-                (images, boxes(sizes, tf.range(tf.size(index)))),
-                fn_output_signature=tf.TensorSpec([size, size, 3], tf.uint8),
-            )
+        if mode != "none":
+            count = tf.size(index)
+            sizes = tf.tile([[height, width]], [count, 1])
+            chosen = (eval_boxes(config) if boxes is None else boxes)(sizes, tf.range(count))
+            images = tf.numpy_function(resized, [images, chosen], tf.uint8, stateful=False)
+            images = tf.ensure_shape(images, [index.shape[0], size, size, 3])
         return images, tf.ones_like(index, tf.bool)
 
     return Reader(False, lambda index: {}, decode)

@@ -1,8 +1,7 @@
 """Resizes a part of an image with a triangle filter. numba compiles it to native code.
 
-All sums are exact: pixels have 8 bits, weights 12, and values between the two passes 12, so that
-every sum of products fits into the 24 bits of a float32. Therefore the result has the same bits on
-every processor, whatever its vector instructions.
+It gives the same bits as `preprocess.resize`, and on every processor, because all sums are exact
+(filter_steps.py).
 """
 
 from __future__ import annotations
@@ -13,10 +12,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-# Weights are multiples of 1 / _UNIT.
-_UNIT = 4096
-# Values between the passes are multiples of 1 / _STEPS.
-_STEPS = 16
+from pipeline.data.filter_steps import ROUNDING, STEPS, UNIT
+
 # This many rows lie side by side in the horizontal pass, so that they fill vector registers.
 _BAND = 16
 # The number of pixels that are added at once.
@@ -29,11 +26,11 @@ _ROWS = numba.types.Array(numba.uint8, 2, "C", readonly=True)
 _RESULT = numba.uint8[:, ::1]
 
 
-def _compiled(signature: Any) -> Any:
+def _compiled(signature: Any, fastmath: bool = True) -> Any:
     """Compiles at import, or takes the code from numba's cache if there is a folder for it."""
 
     def compile_(function: Any) -> Any:
-        options: dict[str, Any] = {"nogil": True, "fastmath": True, "error_model": "numpy"}
+        options: dict[str, Any] = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
         try:
             return numba.njit(signature, cache=True, **options)(function)
         except RuntimeError:  # neither this folder nor the user's cache can be written
@@ -42,7 +39,7 @@ def _compiled(signature: Any) -> Any:
     return compile_
 
 
-@_compiled(_FILTER((_INTS, _INTS, _FLOAT_ROWS))(_INT, _INT, _BOOL))
+@_compiled(_FILTER((_INTS, _INTS, _FLOAT_ROWS))(_INT, _INT, _BOOL), fastmath=False)
 def _filter(length, size, antialias):  # type: ignore[no-untyped-def]
     """First pixel, number of pixels and weights of each result, [size], [size] and [size, taps].
 
@@ -65,9 +62,9 @@ def _filter(length, size, antialias):  # type: ignore[no-untyped-def]
         # Rounding the running sum keeps the sum of the weights at exactly 1.
         reached, before = 0.0, 0
         for pixel in range(low, high + 1):
-            reached += max(1 - abs(pixel - center) / reach, 0.0) / total
-            now = int(np.floor(reached * _UNIT + 0.5))
-            weights[place, pixel - low] = np.float32(now - before) / np.float32(_UNIT)
+            reached += max(1 - abs(pixel - center) / reach, 0.0)
+            now = int(np.floor(reached / total * UNIT + ROUNDING))
+            weights[place, pixel - low] = np.float32(now - before) / np.float32(UNIT)
             before = now
         first[place], count[place] = low, high + 1 - low
     return first, count, weights
@@ -100,7 +97,7 @@ def _turn(band, turned):  # type: ignore[no-untyped-def]
     """Rounds a band of rows, and lays its rows side by side."""
     for place in range(band.shape[1]):
         for row in range(_BAND):
-            value = band[row, place] * np.float32(_STEPS) + np.float32(0.5)
+            value = band[row, place] * np.float32(STEPS) + np.float32(0.5)
             turned[place, row] = np.float32(np.int32(value))
 
 
@@ -133,7 +130,7 @@ def _store(values, rows):  # type: ignore[no-untyped-def]
     for row in range(rows.shape[0]):
         result = rows[row]
         for place in range(rows.shape[1]):
-            value = values[place, row] * np.float32(1 / _STEPS) + np.float32(0.5)
+            value = values[place, row] * np.float32(1 / STEPS) + np.float32(0.5)
             result[place] = np.uint8(np.int32(value))
 
 
@@ -157,6 +154,16 @@ def _resample(rows, top, left, height, width, antialias, result):  # type: ignor
         _horizontal(turned.reshape(turned.size), first_pixel, pixel_count, pixel_weights,
                     values.reshape(values.size))  # fmt: skip
         _store(values, result[start:end])
+
+
+def resample_batch(
+    images: npt.NDArray[np.uint8], boxes: npt.NDArray[np.int32], size: int, antialias: bool
+) -> npt.NDArray[np.uint8]:
+    """`resample` of images uint8 [b, H, W, 3] with boxes [b, 4] -> uint8 [b, size, size, 3]."""
+    results = np.empty((len(images), size, size, 3), np.uint8)
+    for image, box, result in zip(images, boxes.tolist(), results, strict=True):
+        resample(image, tuple(box), result, antialias)
+    return results
 
 
 def resample(

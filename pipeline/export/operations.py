@@ -10,14 +10,14 @@ from __future__ import annotations
 # TensorFlow operations in the reachable functions of a SavedModel.
 SAVED_MODEL = frozenset(
     (
-        "AddV2", "All", "Any", "ArgMax", "Assert", "BatchMatMulV2", "BiasAdd", "BitwiseOr",
-        "BroadcastTo", "Cast", "ConcatV2", "Const", "Conv2D", "DecodeAndCropJpeg",
-        "DecodePaddedRaw", "DecodePng", "EnsureShape", "Equal", "Erf", "Exp", "Fill", "FloorDiv",
-        "GatherNd", "GatherV2", "Greater", "GreaterEqual", "Identity", "IdentityN", "If", "Less",
-        "LessEqual", "LogicalAnd", "LogicalNot", "LogicalOr", "MatMul", "Maximum", "Mean", "Min",
-        "Minimum", "Mul", "Neg", "NoOp", "NotEqual", "OnesLike", "Pack", "Pad", "PartitionedCall",
-        "Range", "ReadVariableOp", "RealDiv", "Relu", "Reshape", "ResizeBilinear", "Round", "Rsqrt",
-        "ScaleAndTranslate", "SelectV2", "Shape", "Sigmoid", "Size", "Slice", "Softmax", "Square",
+        "Abs", "AddV2", "All", "Any", "ArgMax", "Assert", "BatchMatMulV2", "BiasAdd", "BitwiseOr",
+        "BroadcastTo", "Cast", "Ceil", "ConcatV2", "Const", "Conv2D", "Cumsum", "DecodeAndCropJpeg",
+        "DecodePaddedRaw", "DecodePng", "EnsureShape", "Equal", "Erf", "Exp", "Fill", "Floor",
+        "FloorDiv", "GatherNd", "GatherV2", "Greater", "GreaterEqual", "Identity", "IdentityN",
+        "If", "Less", "LessEqual", "LogicalAnd", "LogicalNot", "LogicalOr", "MatMul", "Maximum",
+        "Mean", "Min", "Minimum", "Mul", "Neg", "NoOp", "NotEqual", "OnesLike", "Pack", "Pad",
+        "PartitionedCall", "Range", "ReadVariableOp", "RealDiv", "Relu", "Reshape", "Round",
+        "Rsqrt", "SelectV2", "Shape", "Sigmoid", "Size", "Slice", "Softmax", "Square",
         "StatefulPartitionedCall", "StatelessCase", "StatelessIf", "StatelessWhile", "StridedSlice",
         "StringLength", "Sub", "Substr", "Sum", "Tanh", "TensorListFromTensor", "TensorListGetItem",
         "TensorListReserve", "TensorListSetItem", "TensorListStack", "TensorScatterUpdate", "Tile",

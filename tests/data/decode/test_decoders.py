@@ -147,10 +147,7 @@ def test_training_predict_prepared_sets_and_exports_see_the_same_pixels(tmp_path
         exported = exported_decoder(config)(tf.constant([contents[i] for i in chosen])).numpy()
         for place, number in enumerate(chosen):
             message = f"exported, {names[number]} {resize} {antialias}"
-            # The weights of TensorFlow's filter are not rounded to multiples of 1 / 4096.
-            np.testing.assert_allclose(
-                exported[place].astype(int), trained[number], rtol=0, atol=1, err_msg=message
-            )
+            np.testing.assert_array_equal(exported[place], trained[number], err_msg=message)
 
 
 def test_without_resizing_all_see_the_same_pixels_too(tmp_path):
