@@ -254,6 +254,14 @@ def _log_to_stderr(program: str, place: Place, verbose: bool, quiet: bool) -> No
         logger.setLevel(shown if place.rank == 0 else logging.ERROR)
     # Every rank reports that it has joined.
     logging.getLogger("pipeline.runtimes.kinds.joined").setLevel(shown)
+    # For libraries. If the root logger had no handler, the first library that logs through it would
+    # add one, which would print our messages a second time.
+    if not logging.root.handlers:
+        others = _StderrHandler(sys.stderr)
+        others.setLevel(logging.WARNING)
+        others.setFormatter(_Formatter(f"{program}: %(name)s: %(message)s"))
+        others.addFilter(lambda record: record.name.partition(".")[0] not in _LOGGED)
+        logging.root.addHandler(others)
 
 
 def _place() -> Place:

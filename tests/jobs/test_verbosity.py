@@ -100,3 +100,17 @@ def test_every_verb_has_the_options(verb, capsys):
     text = capsys.readouterr().out
     assert "-v, --verbose" in text
     assert "-q, --quiet" in text
+
+
+def test_a_library_that_logs_through_the_root_logger_does_not_repeat_our_messages(vit, monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [])  # pytest's own
+    verb, run = sys.modules["jobs.example"], sys.modules["jobs.example"].run
+
+    def run_with_library(arguments):
+        logging.warning("from a library")  # noqa: LOG015  # what such a library does
+        return run(arguments)
+
+    monkeypatch.setattr(verb, "run", run_with_library)
+    _, _, err = vit()
+    assert err.count("from a library") == 1
+    assert err.count("warning of jobs") == 1
