@@ -76,7 +76,7 @@ def resize_box(
 def resize(images: tf.Tensor, size: int, antialias: bool) -> tf.Tensor:
     """Resizes images to size x size pixels with a triangle filter, as `resample` does.
 
-    All sums are exact (`resample.py`), so both give the same bits.
+    All sums are exact (`filter_steps.py`), so both give the same bits.
 
     Args:
       images: uint8 [B, H, W, 3].

@@ -98,7 +98,7 @@ def _memory_reader(split: Split, config: DataConfig) -> Reader:
         pixels = tf.constant(split.images)
 
     def resized(images: npt.NDArray[np.uint8], boxes: npt.NDArray[np.int32]) -> Any:
-        from pipeline.data.resample import resample_batch  # many sets need no resizing
+        from pipeline.data.resample import resample_batch  # numba is slow to import
 
         return resample_batch(images, boxes, size, config.antialias)
 

@@ -7,19 +7,13 @@ weights, the optimizer and the averages of an undisturbed single process, bit fo
 rows of metrics. The exit code is 0 only where all held. It takes some 25 s a disturbance.
 """
 
-import argparse
-import os
 import random
-import shutil
-import signal
 import statistics
 import sys
-import tempfile
 import time
-from importlib.util import find_spec
-from pathlib import Path
 
 from pipeline.errors import PipelineError
+from tests.chaos import trials
 from tests.chaos.disturbances import ANY_TIME, FIRST, JOIN, LAST, Disturber
 from tests.chaos.elastic_job import LIMIT_S, ElasticJob
 from tests.chaos.run_under_fire import ChaosError
@@ -31,33 +25,10 @@ _HEARTBEAT_S = 4.0
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--disturbances", type=int, default=300, help="the least number of them")
-    parser.add_argument("--seed", type=int, default=0, help="of the random moments")
+    parser = trials.parser(__doc__.splitlines()[0], disturbances=300, steps=1800)
     parser.add_argument("--slots", default="2,3,4", help="numbers of workers, used in turn")
-    parser.add_argument("--steps", type=int, default=1800, help="of each run")
     parser.add_argument("--kinds", default="", help="only those with this in their name, by comma")
-    parser.add_argument("--results", type=Path, help="file for the table")
-    parser.add_argument("--keep", action="store_true", help="keep run folders and logs")
-    arguments = parser.parse_args()
-    # So that what was started is ended too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    # A worker that hangs prints its stacks.
-    os.environ["PYTHONFAULTHANDLER"] = "1"
-    if find_spec("horovod") is None:
-        sys.exit("Horovod is not built: make horovod")
-    folder = Path(tempfile.mkdtemp(prefix="chaos-elastic-"))
-    chaos = ElasticChaos(folder, arguments)
-    chaos.run()
-    table = chaos.describe()
-    print(table)
-    if arguments.results:
-        arguments.results.write_text(table)
-    if chaos.failures or arguments.keep:
-        print(f"run folders and logs: {folder}")
-    else:
-        shutil.rmtree(folder)
-    return 1 if chaos.failures else 0
+    return trials.run(ElasticChaos, parser.parse_args())
 
 
 class ElasticChaos:

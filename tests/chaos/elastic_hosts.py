@@ -7,20 +7,14 @@ one worker of its own; they share a file system. A launcher that has ended is st
 scheduler does it. At its end, each run must be bit-identical with one undisturbed process.
 """
 
-import argparse
-import os
 import random
-import shutil
-import signal
 import statistics
 import sys
-import tempfile
 import time
 from collections import defaultdict
-from importlib.util import find_spec
-from pathlib import Path
 
 from pipeline.errors import PipelineError
+from tests.chaos import trials
 from tests.chaos.hosts_job import HostsJob
 from tests.chaos.run_under_fire import ChaosError
 from tests.chaos.undisturbed import Undisturbed
@@ -39,31 +33,10 @@ KINDS = [
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--disturbances", type=int, default=60, help="the least number of them")
-    parser.add_argument("--seed", type=int, default=0, help="of the random moments")
-    parser.add_argument("--steps", type=int, default=3000, help="of each run")
-    parser.add_argument("--results", type=Path, help="file for the table")
-    parser.add_argument("--keep", action="store_true", help="keep run folders and logs")
-    arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    os.environ["PYTHONFAULTHANDLER"] = "1"
-    if find_spec("horovod") is None:
-        sys.exit("Horovod is not built: make horovod")
+    arguments = trials.parser(__doc__.splitlines()[0], disturbances=60, steps=3000).parse_args()
     if missing := why_not():
         sys.exit(f"no hosts can be made: {missing}")
-    folder = Path(tempfile.mkdtemp(prefix="chaos-elastic-hosts-"))
-    chaos = HostsChaos(folder, arguments)
-    chaos.run()
-    table = chaos.describe()
-    print(table)
-    if arguments.results:
-        arguments.results.write_text(table)
-    if chaos.failures or arguments.keep:
-        print(f"run folders and logs: {folder}")
-    else:
-        shutil.rmtree(folder)
-    return 1 if chaos.failures else 0
+    return trials.run(HostsChaos, arguments)
 
 
 class HostsChaos:
@@ -104,10 +77,8 @@ class HostsChaos:
         for (what, who), seconds in self._seconds.items():
             middle, worst = statistics.median(seconds), max(seconds)
             lines.append(f"{what:<16}{who:<24}{len(seconds):>8}{middle:>28.2f}{worst:>8.2f}")
-        number, minutes = (
-            sum(map(len, self._seconds.values())),
-            (time.monotonic() - self._start_s) / 60,
-        )
+        number = sum(map(len, self._seconds.values()))
+        minutes = (time.monotonic() - self._start_s) / 60
         lines.append(
             f"{number} disturbances of {self._runs} runs on {_HOSTS} hosts in {minutes:.0f} "
             f"minutes, {self._runs - len(self.failures)} of them bit-identical with one "

@@ -18,7 +18,6 @@ from pipeline.data.decode.integrity import check_cost
 from pipeline.data.decode.problems import DAMAGED, UNKNOWN, WHOLE
 from pipeline.data.decode.unreadable import UnreadableError
 from pipeline.data.preprocess import reduction
-from pipeline.data.resample import resample
 
 _JPEG_MARKER = b"\xff\xd8\xff"
 
@@ -123,5 +122,7 @@ def decode_box(
     elif config.resize == "none":
         return False
     else:
+        from pipeline.data.resample import resample  # numba is slow to import
+
         resample(image, (top, left, bottom - top, right - left), result, config.antialias)
     return True
