@@ -20,6 +20,7 @@ BENCHMARKS = {
     "checkpoint": "how long a save stops training; writing and restoring compared with a copy",
     "deterministic": "training steps of train.deterministic compared with the default",
     "elastic": "time lost when a worker is killed, compared with a restart and elastic Horovod",
+    "files": "time to the first step, and memory, with a folder of a million images",
     "input": "images/s of the input stage by stage, compared with other implementations",
     "kernels": "operations that replace TensorFlow's own, compared with those",
     "loop": "the training loop compared with a minimal one: cost of metrics and checkpoints",

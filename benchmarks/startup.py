@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     for _ in range(arguments.repeats):
         with tempfile.TemporaryDirectory(prefix="vit-startup-") as folder:
             for times in starts.values():
-                times.append(_start([recipe, *arguments.settings, f"run.dir={folder}/run"]))
+                times.append(start([recipe, *arguments.settings, f"run.dir={folder}/run"]))
     vit = python_command("-m", "jobs.cli")
     answers = {
         "vit --help": [*vit, "--help"],
@@ -80,8 +80,16 @@ def _row(name: str, times: list[dict[str, float]]) -> dict[str, Any]:
     return {"what": name, **parts, "least": min(wholes), "most": max(wholes)}
 
 
-def _start(settings: list[str]) -> dict[str, float]:
-    """Seconds of the parts of one start, which stops itself after its first stretch of steps."""
+def start(settings: list[str]) -> dict[str, float]:
+    """Starts `vit train`, which stops itself after its first stretch of steps.
+
+    Args:
+      settings: Its arguments. If the run folder has a run, it is resumed.
+
+    Returns:
+      The seconds until the first step, those of its parts, and `peak_mb`, the most memory that the
+      process had.
+    """
     command = python_command("-m", "benchmarks.startup_phases", *settings)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != Stopped.exit_code:
@@ -97,6 +105,7 @@ def _start(settings: list[str]) -> dict[str, float]:
         "tracing_s": tracing_s,
         "input_graph_s": input_graph_s,
         "ours_s": whole_s - tensorflow_s - tracing_s - input_graph_s,
+        "peak_mb": at["peak_mb"],
     }
 
 

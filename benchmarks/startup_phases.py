@@ -1,13 +1,14 @@
 """One start of `vit train`, timed phase by phase; a child process of the startup benchmark.
 
 `python -m benchmarks.startup_phases ARGUMENTS OF VIT TRAIN` trains for one call of the step
-graph, stops as it would after a signal, and prints one JSON object with seconds since the process
-was started.
+graph, stops as it would after a signal, and prints one JSON object: seconds since the process was
+started, and the most memory that it had, `peak_mb`.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -72,5 +73,6 @@ if __name__ == "__main__":
     found: dict[str, float] = {}
     watch(found)
     code = main(["train", *sys.argv[1:]])
+    found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     print(to_json(found), flush=True)
     os._exit(code)

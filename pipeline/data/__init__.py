@@ -1,6 +1,7 @@
 """From labeled images to batches.
 
 sources/        data sets; source.py has open_source() and measures mean and standard deviation
+paths.py        the paths of many files in little memory
 split.py        splits of labeled examples; the choice of validation examples
 duplicates.py   finds images that are in two splits or have two labels
 fingerprint.py  detects whether a later start reads the same examples

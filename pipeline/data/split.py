@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config import DataConfig
+from pipeline.data.paths import Paths, normalized
 from pipeline.errors import DataError
 from pipeline.printable import printable
 from pipeline.storage.read import FileOutside, RealFolder, read_file
@@ -65,6 +64,7 @@ class Split:
       records: N encoded images.
       root: Files must be in this folder, after resolving links; None allows any location.
       limit_bytes: Maximum size of a file.
+      known_fingerprint: The result of `fingerprint` for this split, if it was saved.
     """
 
     labels: npt.NDArray[np.int32]
@@ -74,6 +74,7 @@ class Split:
     records: Records | None = None
     root: RealFolder | None = None
     limit_bytes: int | None = None
+    known_fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         forms = [form for form in (self.images, self.paths, self.records) if form is not None]
@@ -149,9 +150,10 @@ class Split:
             self,
             labels=self.labels[indices],
             images=None if self.images is None else self.images[indices],
-            paths=None if paths is None else [paths[i] for i in indices.tolist()],
+            paths=paths.take(indices) if isinstance(paths, Paths) else _taken(paths, indices),
             title=title,
             records=None if records is None else records.take(indices),
+            known_fingerprint=None,
         )
 
     def _read_part(self, indices: npt.NDArray[np.int64]) -> list[bytes]:
@@ -162,6 +164,10 @@ class Split:
             except OSError:
                 contents.append(b"")
         return contents
+
+
+def _taken(paths: Sequence[str] | None, indices: npt.NDArray[np.int64]) -> list[str] | None:
+    return None if paths is None else [paths[index] for index in indices.tolist()]
 
 
 @cache
@@ -182,6 +188,8 @@ class DataSource:
         0..1, if they were measured when the data set was prepared.
       compared: Whether duplicates were searched for when the data set was prepared.
       first_label: The label of class 0 in TFRecord files; None if labels are names.
+      folder_times: When each folder of an image folder was last modified before it was listed, in
+        ns since 1970; None for other data sets, or if a folder was modified just before.
     """
 
     classes: tuple[str, ...]
@@ -191,6 +199,7 @@ class DataSource:
     normalization: tuple[Color, Color] | None = None
     compared: bool = False
     first_label: int | None = None
+    folder_times: Mapping[str, int] | None = None
 
 
 def hash_all(contents: Iterable[Any], purpose: str) -> npt.NDArray[np.uint64]:
@@ -202,9 +211,9 @@ def hash_all(contents: Iterable[Any], purpose: str) -> npt.NDArray[np.uint64]:
       BLAKE2, RFC 7693; Python's `hash` differs from process to process.
     """
     person = purpose.encode()[:16]
-    digests = b"".join(
-        hashlib.blake2b(content, digest_size=8, person=person).digest() for content in contents
-    )
+    digests = bytearray()
+    for content in contents:
+        digests += hashlib.blake2b(content, digest_size=8, person=person).digest()
     return np.frombuffer(digests, "<u8").astype(np.uint64)
 
 
@@ -260,7 +269,7 @@ def _hold_out_last_of_each(labels: npt.NDArray[np.int32], fraction: float) -> np
 
 
 def hold_out_by_name(
-    names: Iterable[str], labels: npt.NDArray[np.int32], config: DataConfig, title: str
+    names: Iterable[str | bytes], labels: npt.NDArray[np.int32], config: DataConfig, title: str
 ) -> npt.NDArray[np.bool_]:
     """Chooses the validation examples of a data set of files by their names; bool [N].
 
@@ -271,8 +280,7 @@ def hold_out_by_name(
       DataError: One of the splits would be empty.
     """
     if config.validation_split == "hash":
-        # With NFC, a name has the same hash on file systems that store accents in another form.
-        contents = (os.fsencode(unicodedata.normalize("NFC", name)) for name in names)
+        contents = map(normalized, names)
         return hold_out(hash_all(contents, "validation"), labels, config.validation_fraction, title)
     # Examples are sorted by class, so the last part of all would contain only the last classes.
     held = _hold_out_last_of_each(labels, config.validation_fraction)

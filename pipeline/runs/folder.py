@@ -2,6 +2,7 @@
 
 config.yaml      resolved settings
 dataset.json     classes, number of examples and fingerprint of each split, mean and std of pixels
+listing.npz      list of the files of a large image folder
 metrics.jsonl    one row for each step and split
 starts.jsonl     one line for each start: time, checkpoint, command, versions
 workers.jsonl    one line for each change of the workers of an elastic job
@@ -52,6 +53,7 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
+        self.listing = path / "listing.npz"
         self.metrics = path / "metrics.jsonl"
         self.skipped = path / "skipped.txt"
         self.repaired = path / "repaired.txt"

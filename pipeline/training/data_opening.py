@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.config import Config
 from pipeline.data.duplicates import find_duplicates
 from pipeline.data.fingerprint import file_sizes, relative_names
+from pipeline.data.sources.saved_listing import read_listing
 from pipeline.data.sources.source import (
     DataSource,
     measure_normalization,
@@ -20,6 +21,7 @@ from pipeline.data.sources.source import (
     with_first_label,
 )
 from pipeline.data.split import Color, Split
+from pipeline.runs.folder import RunFolder
 from pipeline.runtimes.agreement import check_same, on_all, on_chief
 from pipeline.runtimes.runtime import Runtime
 from pipeline.strict_json import to_json
@@ -53,7 +55,10 @@ def open_data(
     scanned = None
     if runtime.world_size > 1:
         scanned = on_chief(runtime, lambda: scan_source(data))
-    source = on_all(runtime, lambda: open_source(data, config.seed, scanned))
+    saved = RunFolder(config.run_dir).listing
+    source = on_all(
+        runtime, lambda: read_listing(saved, data) or open_source(data, config.seed, scanned)
+    )
     check_data(runtime, source)
     mean, std, notes = on_chief(runtime, lambda: _measure(source, config))
     return replace(source, notes=(*source.notes, *notes)), _color(mean), _color(std)
@@ -130,7 +135,9 @@ def _sampled_sizes(split: Split) -> list[int]:
     """
     if split.paths is None:
         return []
-    return file_sizes([split.paths[index] for index in _sampled(len(split.paths))])
+    chosen = [split.paths[index] for index in _sampled(len(split.paths))]
+    sizes: list[int] = file_sizes(chosen).tolist()
+    return sizes
 
 
 def _sampled(count: int) -> list[int]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data.fingerprint import fingerprint
+from pipeline.data.sources.saved_listing import save_listing
 from pipeline.data.split import DataSource
 from pipeline.errors import DataError
 from pipeline.printable import printable
@@ -133,6 +134,7 @@ def record_start(folder: RunFolder, experiment: Experiment, start: Mapping[str, 
         facts | ({"allowed_changes": allowed} if allowed else {}),
         {**start, "data_changes": changes} if changes else dict(start),
     )
+    save_listing(folder.listing, experiment.config.data, experiment.source, facts["fingerprints"])
     return changes
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from pipeline.data.split import DataSource, Split, hold_out_by_name
 from pipeline.errors import DataError, SettingsError
 from pipeline.printable import printable
 from pipeline.storage.limits import image_bytes
-from pipeline.storage.read import list_folder, real_folder, reason
+from pipeline.storage.read import list_folder, real_folder, reason, stat
 
 EXTENSIONS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif",
@@ -25,6 +26,10 @@ VALIDATION_NAMES = ("validation", "val")
 _SPLIT_NAMES = ("train", *VALIDATION_NAMES, "test")
 # Words in folder names that suggest a split of a data set instead of a class.
 _SPLIT_WORDS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"}
+
+# A later change of a folder that was modified so shortly before it was listed might not change its
+# time, because some file systems count seconds.
+_SETTLED_NS = 5 * 10**9
 
 Folders = Mapping[str, Sequence[str]]  # class name -> the folders of that class
 
@@ -43,7 +48,9 @@ def open_folder(config: DataConfig) -> DataSource:
         raise SettingsError("data.source=image_folder needs data.path=FOLDER, with train/<class>/*")
     root = Path(config.path).expanduser()
     title = printable(str(root))
+    start_ns = time.time_ns()
     folders, notes = _find_splits(root)
+    times = {str(root): stat(root).st_mtime_ns}
     classes = class_order(_find_classes(folders["train"], root))
     listings = {
         name: _list_split(folder, classes, _new_listing(folder, root, config), folders["train"])
@@ -52,13 +59,16 @@ def open_folder(config: DataConfig) -> DataSource:
     splits = {name: listing.split(f"{title}, {name}") for name, listing in listings.items()}
     if "validation" not in splits:
         everything = splits["train"]
-        held = hold_out_by_name(listings["train"].names, everything.labels, config, title)
+        held = hold_out_by_name(listings["train"].names(), everything.labels, config, title)
         splits["train"] = everything.select(~held, everything.title)
         splits["validation"] = everything.select(held, f"{title}, validation")
     notes += alike_notes(title, classes)
     for name, listing in listings.items():
         notes += _listing_notes(printable(str(folders[name])), listing)
-    return DataSource(classes, splits, None, (*notes, *_shared_notes(title, listings)))
+        times |= listing.times
+    settled = max(times.values()) < start_ns - _SETTLED_NS
+    notes += (*_shared_notes(title, listings),)
+    return DataSource(classes, splits, None, notes, folder_times=times if settled else None)
 
 
 def open_classes(
@@ -236,7 +246,7 @@ def _list_split(folder: Path, classes: Sequence[str], listing: Listing, train: P
     for label, name in enumerate(classes):
         if name in found:
             _list_class(found[name], label, listing)
-    if not listing.paths:
+    if not len(listing):
         raise DataError(
             f"{title} contains no images. Put images in {title}/<class>/*, or remove the folder"
         )
@@ -256,10 +266,10 @@ def _count_beside(folder: Path, listing: Listing) -> None:
 
 
 def _list_class(names: Sequence[str], label: int, listing: Listing) -> None:
-    before, repeated, left_out = len(listing.paths), len(listing.repeated), Counter[str]()
+    before, repeated, left_out = len(listing), len(listing.repeated), Counter[str]()
     for name in names:
         left_out += listing.add_class(name, label)
-    if len(listing.paths) > before:
+    if len(listing) > before:
         return
     others = f" ({_summary(left_out)} found)" if left_out else ""
     if len(listing.repeated) > repeated:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.data.paths import Paths, PathsBuilder
 from pipeline.data.split import Split
 from pipeline.errors import DataError
 from pipeline.printable import printable
@@ -42,28 +43,30 @@ class Listing:
 
     Attributes:
       folder: The split's folder.
-      extensions: Extensions of image files, in lower case.
+      extensions: Extensions of image files, in lower case, with a dot.
       root: Links must not lead outside this folder; None allows all links.
       limit_bytes: Larger files are not read.
-      paths, names, labels: One entry per file. Names are relative to the split's folder, with "/".
+      paths: The files, once `drop_repeated` was called.
       left_out: Number of files that were left out, by extension.
       skipped: Number of folders that were skipped, by name.
       repeated: Links and hard links that were left out because the same file or folder is already
         listed with another name, as pairs of both names.
       conflicts: The pairs in `repeated` that are in two different classes.
+      times: When each listed folder was last modified, before it was listed, in ns since 1970.
     """
 
     folder: str
-    extensions: Sequence[str]
+    extensions: tuple[str, ...]
     root: storage.RealFolder | None = None
     limit_bytes: int | None = None
-    paths: list[str] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
+    paths: Paths = field(default_factory=lambda: PathsBuilder().build())
     left_out: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     repeated: list[tuple[str, str]] = field(default_factory=list)
     conflicts: list[tuple[str, str]] = field(default_factory=list)
+    times: dict[str, int] = field(default_factory=dict)
+    _found: PathsBuilder = field(default_factory=PathsBuilder)
+    _labels: array[int] = field(default_factory=lambda: array("i"))
     _visited: dict[Identity, str] = field(default_factory=dict)
     _links: set[int] = field(default_factory=set)  # indices of the files that are links
     _devices: array[int] = field(default_factory=lambda: array("Q"))
@@ -71,16 +74,26 @@ class Listing:
 
     def __post_init__(self) -> None:
         self._real = os.path.realpath(self.folder)
-        self._visited[_identity(storage.stat(self.folder))] = self.folder
+        found = storage.stat(self.folder)
+        self._visited[_identity(found)] = self.folder
+        self.times[self.folder] = found.st_mtime_ns
+
+    def __len__(self) -> int:
+        return len(self._found)
 
     def split(self, title: str) -> Split:
         return Split(
-            np.asarray(self.labels, np.int32),
+            np.array(self._labels, np.int32),
             paths=self.paths,
             title=title,
             root=self.root,
             limit_bytes=self.limit_bytes,
         )
+
+    def names(self) -> Iterator[bytes]:
+        """Yields the names of the files relative to the split's folder, with "/"."""
+        relative = [os.path.relpath(folder, self.folder) for folder in self._found.folders]
+        return self.paths.encoded([folder.replace(os.sep, "/") for folder in relative])
 
     def add_class(self, name: str, label: int) -> Counter[str]:
         """Lists a class folder and its subfolders; returns what was left out of this folder."""
@@ -95,11 +108,12 @@ class Listing:
         return left_out
 
     def drop_repeated(self) -> None:
-        """Removes duplicates, so that each file is listed once, preferably not through a link.
+        """Completes the list. Each file is listed once, preferably not through a link.
 
         Reading inode numbers from the folder costs nothing, but on some network file systems they
         are not reliable. So they only determine which files to compare.
         """
+        self.paths = self._found.build()
         inodes = np.frombuffer(self._inodes, np.uint64)
         found, counts = np.unique(inodes[inodes > 0], return_counts=True)
         places = np.flatnonzero(np.isin(inodes, found[counts > 1]))
@@ -114,10 +128,10 @@ class Listing:
         for place, kept in sorted(dropped.items()):
             pair = self.paths[place], self.paths[kept]
             self.repeated.append(pair)
-            if self.labels[place] != self.labels[kept]:
+            if self._labels[place] != self._labels[kept]:
                 self.conflicts.append(pair)
         if dropped:
-            self._keep([place for place in range(len(self.paths)) if place not in dropped])
+            self._keep(np.delete(np.arange(len(self)), sorted(dropped)))
 
     def shared_with(self, other: Listing) -> list[tuple[str, str]]:
         """Returns files that are also in another listing, through links, as pairs of names."""
@@ -154,9 +168,10 @@ class Listing:
     def _visit_folder(self, path: str) -> bool:
         """Whether to list the folder; False if its files are already listed another way."""
         try:
-            identity = _identity(storage.stat(path))
+            found = storage.stat(path)
         except OSError as error:
             raise DataError(f"cannot list {printable(path)}: {storage.reason(error)}") from None
+        identity = _identity(found)
         other = self._visited.get(identity)
         if other is None and os.path.islink(path):
             other = self._own_folder(os.path.realpath(path))
@@ -164,6 +179,7 @@ class Listing:
             self.repeated.append((path, other))
             return False
         self._visited[identity] = path
+        self.times[path] = found.st_mtime_ns
         return True
 
     def _own_folder(self, target: str) -> str | None:
@@ -175,29 +191,51 @@ class Listing:
 
     def _list_files(self, where: str, label: int, left_out: Counter[str]) -> list[str]:
         """Adds the files of one folder; returns its subfolders, sorted."""
-        folders = []
+        folders, names = list[str](), list[str]()
         try:
             found = storage.list_folder(where)
             device = storage.stat(where).st_dev
         except OSError as error:
             raise DataError(f"cannot list {printable(where)}: {storage.reason(error)}") from None
-        prefix = os.path.relpath(where, self.folder).replace(os.sep, "/")
+        first = len(self)
         for entry in found:
-            if is_skipped(entry.name):
-                if is_folder(entry):
-                    self.skipped[printable(entry.name)] += 1
-                    continue
-                if entry.name.startswith("."):
-                    continue
-            if entry.is_symlink():
-                self.check_link(entry.path)
-            if is_folder(entry):
-                folders.append(entry.path)
-            elif (kind := self._other_kind(entry)) is not None:
-                left_out[kind] += 1
+            name = entry.name
+            # Most entries need no other checks. These are fast, because there may be a million.
+            if (
+                name.lower().endswith(self.extensions)
+                and not name.startswith(".")
+                and entry.is_file(follow_symlinks=False)
+            ):
+                self._devices.append(device)
+                self._inodes.append(entry.inode())
+            elif self._is_image(entry, folders, left_out):
+                self._add_identity(entry, first + len(names), device)
             else:
-                self._add(entry, f"{prefix}/{entry.name}", label, device)
+                continue
+            names.append(name)
+        self._found.add(where, names)
+        self._labels.extend([label] * len(names))
         return folders
+
+    def _is_image(
+        self, entry: os.DirEntry[str], folders: list[str], left_out: Counter[str]
+    ) -> bool:
+        """Whether to add an entry. Others are added to `folders` or counted."""
+        if is_skipped(entry.name):
+            if is_folder(entry):
+                self.skipped[printable(entry.name)] += 1
+                return False
+            if entry.name.startswith("."):
+                return False
+        if entry.is_symlink():
+            self.check_link(entry.path)
+        if is_folder(entry):
+            folders.append(entry.path)
+            return False
+        kind = self._other_kind(entry)
+        if kind is not None:
+            left_out[kind] += 1
+        return kind is None
 
     def _other_kind(self, entry: os.DirEntry[str]) -> str | None:
         """Returns the kind of a file that is not an image; None for images and broken links."""
@@ -208,17 +246,14 @@ class Listing:
         # Reading a pipe would block forever.
         return None if is_file or not os.path.exists(entry.path) else "not a regular file"
 
-    def _add(self, entry: os.DirEntry[str], name: str, label: int, device: int) -> None:
+    def _add_identity(self, entry: os.DirEntry[str], place: int, device: int) -> None:
         identity = device, entry.inode()
         if entry.is_symlink():
-            self._links.add(len(self.paths))
+            self._links.add(place)
             try:
                 identity = _identity(storage.stat(entry.path))
             except OSError:
                 identity = 0, 0  # reading the file will report the error
-        self.paths.append(entry.path)
-        self.names.append(name)
-        self.labels.append(label)
         self._devices.append(identity[0])
         self._inodes.append(identity[1])
 
@@ -234,13 +269,11 @@ class Listing:
                 found.setdefault(_identity(stat), []).append(place)
         return [same for same in found.values() if len(same) > 1]
 
-    def _keep(self, places: Sequence[int]) -> None:
-        chosen: npt.NDArray[np.int64] = np.asarray(places, np.int64)
-        self.paths = [self.paths[place] for place in places]
-        self.names = [self.names[place] for place in places]
-        self.labels = [self.labels[place] for place in places]
-        self._devices = array("Q", np.frombuffer(self._devices, np.uint64)[chosen].tobytes())
-        self._inodes = array("Q", np.frombuffer(self._inodes, np.uint64)[chosen].tobytes())
+    def _keep(self, places: npt.NDArray[np.int64]) -> None:
+        self.paths = self.paths.take(places)
+        self._labels = array("i", np.array(self._labels)[places].tobytes())
+        self._devices = array("Q", np.array(self._devices)[places].tobytes())
+        self._inodes = array("Q", np.array(self._inodes)[places].tobytes())
         self._links.clear()
 
 
