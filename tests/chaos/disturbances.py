@@ -43,7 +43,9 @@ class Outcome:
     regrouping_s: float | None = None
 
     def take(self, continuation, signal_s):
-        """Takes the line of the chief."""
+        """Takes the line of the chief, unless it had to wait for other workers."""
+        if continuation.waited:
+            return
         self.to_next_step_s = continuation.seen_s - signal_s
         self.regrouping_s = continuation.took_s
 

@@ -51,7 +51,7 @@ class ElasticChaos:
         self._undisturbed.train()
         slots = [int(number) for number in self._arguments.slots.split(",")]
         done = 0
-        while done < self._arguments.disturbances:
+        while done < self._arguments.disturbances and self._minutes < self._arguments.minutes:
             number_of_slots = slots[self._runs % len(slots)]
             self._runs += 1
             name = f"run-{self._runs:03d}"
@@ -65,6 +65,10 @@ class ElasticChaos:
             finally:
                 launches.clean_up()
             done = sum(outcome.kind != JOIN for outcome in self._outcomes)
+
+    @property
+    def _minutes(self):
+        return (time.monotonic() - self._start_s) / 60
 
     def describe(self):
         """The table of results."""
@@ -80,9 +84,8 @@ class ElasticChaos:
                 lines.append(f"{kind:<32}{len(outcomes):>8}{after[0]:>16}{after[1]:>10}"
                              f"{took[0]:>10}{took[1]:>10}")  # fmt: skip
         number = sum(outcome.kind != JOIN for outcome in self._outcomes)
-        minutes = (time.monotonic() - self._start_s) / 60
         lines.append(
-            f"{number} disturbances of {self._runs} runs in {minutes:.0f} minutes, "
+            f"{number} disturbances of {self._runs} runs in {self._minutes:.0f} minutes, "
             f"{self._runs - len(self.failures)} of them bit-identical with one undisturbed process"
         )
         lines += [f"{name} FAILED: {why.splitlines()[0]}" for name, why in self.failures.items()]

@@ -56,7 +56,8 @@ class HostsChaos:
 
     def run(self):
         self._undisturbed.train()
-        while sum(map(len, self._seconds.values())) < self._arguments.disturbances:
+        wanted, minutes = self._arguments.disturbances, self._arguments.minutes
+        while sum(map(len, self._seconds.values())) < wanted and self._minutes < minutes:
             self._runs += 1
             name = f"run-{self._runs:03d}"
             switch = Switch(_HOSTS)
@@ -71,6 +72,10 @@ class HostsChaos:
             finally:
                 switch.close()
 
+    @property
+    def _minutes(self):
+        return (time.monotonic() - self._start_s) / 60
+
     def describe(self):
         """The table of results."""
         lines = [f"{'':<16}{'':<24}{'number':>8}{'next step after, s: median':>28}{'worst':>8}"]
@@ -78,9 +83,8 @@ class HostsChaos:
             middle, worst = statistics.median(seconds), max(seconds)
             lines.append(f"{what:<16}{who:<24}{len(seconds):>8}{middle:>28.2f}{worst:>8.2f}")
         number = sum(map(len, self._seconds.values()))
-        minutes = (time.monotonic() - self._start_s) / 60
         lines.append(
-            f"{number} disturbances of {self._runs} runs on {_HOSTS} hosts in {minutes:.0f} "
+            f"{number} disturbances of {self._runs} runs on {_HOSTS} hosts in {self._minutes:.0f} "
             f"minutes, {self._runs - len(self.failures)} of them bit-identical with one "
             f"undisturbed process; --heartbeat-timeout-s {_HEARTBEAT_S:g}"
         )

@@ -12,6 +12,8 @@ from tests.parallel.trainings import Training
 
 # A start, or a regrouping, on a machine that does much else. What takes longer hangs.
 LIMIT_S = 150.0
+# Fewer than --min-workers are left. They continue when enough have joined.
+_WAITS = "too few workers to train"
 _CONTINUES = re.compile(r"(\d+) workers? continues? from step (\d+) after ([\d.]+) s")
 _JOINED = re.compile(r"rank \d+ of \d+ on \S+ joined: pid (\d+)")
 _CHIEF = re.compile(
@@ -26,13 +28,15 @@ class Continuation:
       seen_s: When the line was seen, by the monotonic clock.
       took_s: Seconds that the regrouping took, by the clock of the chief.
       joined: Whether workers have joined, and none was lost or left.
-      lost: Whether a worker was lost or left.
+      waited: Whether too few workers were left before, so that they waited for others.
+      lost: Whether a worker was lost or left since the previous continuation.
     """
 
-    def __init__(self, line, took_s):
-        self.seen_s, self.took_s = time.monotonic(), took_s
-        self.lost = any(how in line for how in (" was killed", " ended", " left"))
-        self.joined = " joined; " in line and not self.lost
+    def __init__(self, line, took_s, waited):
+        self.seen_s, self.took_s, self.waited = time.monotonic(), took_s, waited
+        named = any(how in line for how in (" was killed", " ended", " left"))
+        self.joined = " joined; " in line and not named
+        self.lost = named or waited
 
 
 class ElasticJob:
@@ -56,7 +60,7 @@ class ElasticJob:
         self._start_s = time.monotonic()
         self._stream, self._rest = log.open("rb"), b""
         self.continuations, self.chief_slot, self.members = [], 0, set()
-        self.text = ""
+        self._waits, self.text = False, ""
 
     @property
     def ended(self):
@@ -90,8 +94,10 @@ class ElasticJob:
                 self.members.add(int(found[1]))
             if found := _CHIEF.match(line):
                 self.chief_slot = int(found[1] or 0)
+            self._waits |= _WAITS in line
             if found := _CONTINUES.search(line):
-                self.continuations.append(Continuation(line, float(found[3])))
+                self.continuations.append(Continuation(line, float(found[3]), self._waits))
+                self._waits = False
                 self._take_size(int(found[1]))
 
     def _take_size(self, size):

@@ -15,6 +15,7 @@ def parser(description, disturbances, steps):
     options = argparse.ArgumentParser(description=description)
     add = options.add_argument
     add("--disturbances", type=int, default=disturbances, help="the least number of them")
+    add("--minutes", type=float, default=float("inf"), help="no run begins after that time")
     add("--seed", type=int, default=0, help="of the random moments")
     add("--steps", type=int, default=steps, help="of each run")
     add("--results", type=Path, help="file for the table")
