@@ -62,6 +62,7 @@ SECTIONS = (
     Section("Memory", ("memory", "--rounds", "1"), "added_mib"),
     Section("Checkpoint", ("checkpoint",), "training_stood_s"),
     Section("Start", ("startup",), "seconds"),
+    Section("Start with a million files", ("files",), "seconds"),
 )
 _PACKAGES = (
     "vit-pipeline",
@@ -94,6 +95,7 @@ _QUICK = {
     "memory": ("digits", "--steps=1", "--rounds=1"),
     "checkpoint": ("--variants", "Ti/32", "--rounds=1"),
     "startup": ("--repeats=1",),
+    "files": ("--files=200", "--classes=20"),
 }
 
 

@@ -54,7 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
             settings = [f"data.path={images}", f"run.dir={temporary}/{files}", *_SETTINGS]
             for kind in ("a new run", "a resumed run"):
                 times = start([str(find_recipe("image_folder")), *settings])
-                facts = {"what": kind, "files": files, "classes": classes, **times}
+                what = f"{files:,} files in {classes:,} classes, {kind}"
+                facts = {"what": what, "files": files, "classes": classes, **times}
                 print(to_json(facts) if arguments.json else _line(facts), flush=True)
     return 0
 
@@ -77,6 +78,6 @@ def write_files(folder: Path, files: int, classes: int) -> None:
 
 def _line(facts: dict[str, Any]) -> str:
     return (
-        f"{facts['files']:>9,} files in {facts['classes']:,} classes, {facts['what']}: "
-        f"{facts['seconds']:.1f} s to the first step, at most {facts['peak_mb']:,.0f} MB"
+        f"{facts['what']:>52}: {facts['seconds']:.1f} s to the first step, "
+        f"at most {facts['peak_mb']:,.0f} MB"
     )

@@ -8,11 +8,12 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.paths import Paths, normalized
+from pipeline.data.paths import Paths, encoded, normalized
 from pipeline.data.split import Split
 from pipeline.storage.read import stat
 
@@ -50,37 +51,40 @@ def relative_names(paths: Sequence[str]) -> Iterator[bytes]:
     """Yields the paths relative to their common folder, in Unicode normal form NFC."""
     if not paths:
         return
-    if isinstance(paths, Paths):
-        encoded, some = paths.encoded(paths.folders), [f"{folder}/" for folder in paths.used()]
-    else:
-        encoded, some = map(os.fsencode, paths), list(paths)
+    some = [f"{folder}/" for folder in paths.used()] if isinstance(paths, Paths) else list(paths)
     # The common prefix of the first and last path in sorted order is that of all. `commonpath` does
     # not allow a mixture of absolute and relative paths, which a list may contain.
     shared = os.path.commonprefix([min(some), max(some)])  # noqa: RUF071
     start = len(os.fsencode(shared[: shared.rfind("/") + 1]))
-    for path in encoded:
+    for path in encoded(paths):
         yield normalized(path[start:])
 
 
 def file_sizes(paths: Sequence[str]) -> npt.NDArray[np.int64]:
     """Returns the size of each file in bytes, or -1 if it cannot be read; int64 [N]."""
+    parts = _parts(encoded(paths))
     start_s = time.perf_counter()
-    first = _sizes_of_some(paths[:_AT_ONCE])
-    parts = (paths[start : start + _AT_ONCE] for start in range(_AT_ONCE, len(paths), _AT_ONCE))
+    first = _sizes_of_some(next(parts, []))
     if time.perf_counter() - start_s < _FAST_S * len(first):
         return np.concatenate([first, *map(_sizes_of_some, parts)])
     with ThreadPoolExecutor(_READERS) as pool:
         return np.concatenate([first, *pool.map(_sizes_of_some, parts)])
 
 
-def _sizes_of_some(paths: Sequence[str]) -> npt.NDArray[np.int64]:
+def _parts(paths: Iterator[bytes]) -> Iterator[list[bytes]]:
+    while part := list(islice(paths, _AT_ONCE)):
+        yield part
+
+
+def _sizes_of_some(paths: Sequence[bytes]) -> npt.NDArray[np.int64]:
     return np.fromiter(map(_size, paths), np.int64, len(paths))
 
 
-def _size(path: str) -> int:
-    # The function `stat` tries again if that may help, but takes twice the time.
-    with suppress(OSError, ValueError):
+def _size(path: bytes) -> int:
+    try:
         return os.stat(path).st_size
-    with suppress(OSError, ValueError):
-        return stat(path).st_size
+    except (OSError, ValueError):
+        # Only this tries again if that may help. For a million files, it would take a second more.
+        with suppress(OSError, ValueError):
+            return stat(os.fsdecode(path)).st_size
     return -1

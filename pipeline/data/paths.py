@@ -71,7 +71,7 @@ class Paths(Sequence[str]):
 
     def __getitem__(self, index: int | slice) -> str | Paths:
         if isinstance(index, slice):
-            return self.take(np.arange(len(self))[index])
+            return self.take(np.arange(*index.indices(len(self))))
         start = int(self._starts[index])
         name = self._names[start : start + int(self._lengths[index])]
         return f"{self.folders[self._folder_of[index]]}/{os.fsdecode(name)}"
@@ -113,6 +113,11 @@ class Paths(Sequence[str]):
             self.folders, self._folder_of[indices], self._names, self._starts[indices],
             self._lengths[indices],
         )  # fmt: skip
+
+
+def encoded(paths: Sequence[str]) -> Iterator[bytes]:
+    """Yields paths in the encoding of the file system."""
+    return paths.encoded(paths.folders) if isinstance(paths, Paths) else map(os.fsencode, paths)
 
 
 def normalized(path: str | bytes) -> bytes:

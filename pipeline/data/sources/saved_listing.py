@@ -72,7 +72,9 @@ def save_listing(
     for name, split in source.splits.items():
         arrays |= {f"{name}.{key}": array for key, array in _pack(split, folders).items()}
     with suppress(OSError):
-        replace_file(file, lambda stream: np.savez(stream, allow_pickle=False, **arrays), durable=False)
+        replace_file(
+            file, lambda stream: np.savez(stream, allow_pickle=False, **arrays), durable=False
+        )
 
 
 def read_listing(file: Path, config: DataConfig) -> DataSource | None:
