@@ -16,6 +16,9 @@ images.py       decodes batches of images, and handles images that cannot be rea
 crop_box.py     the part of an image that is used
 preprocess.py   crops, resizes and normalizes
 resample.py     resizes an image with a filter that numba compiles
+lanes.py        vector instructions for resample.py
+native.py       compiles functions with numba
+normalize.py    normalizes batches; numba compiles it
 filter_steps.py roundings of this filter, which are the same in preprocess.py
 augment/        augmentation of whole batches; augment.py applies what the recipe selects
 stages.py       the functions of the pipeline, for one process and any other

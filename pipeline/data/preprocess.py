@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
-from pipeline.data.filter_steps import ROUNDING, STEPS, UNIT
+from pipeline.data.filter_steps import FEW, LEVEL, ROUNDING, TAPS, UNIT
 
 # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if the box is then still this many times as large
 # as the result. Mean difference in levels from decoding at full size, for two photographs resized
@@ -16,7 +18,7 @@ _REDUCTIONS = (1, 2, 4, 8)
 # The colors of a JPEG are interpolated between neighbouring columns. With this margin, decoding a
 # part gives exactly the same pixels as decoding the whole image and cropping. Without it, pixels at
 # the edge differ by 16 levels, or by 45 at a sharp edge.
-_MARGIN = 2
+MARGIN = 2
 
 _JPEG_MARKER = b"\xff\xd8\xff"
 
@@ -76,7 +78,7 @@ def resize_box(
 def resize(images: tf.Tensor, size: int, antialias: bool) -> tf.Tensor:
     """Resizes images to size x size pixels with a triangle filter, as `resample` does.
 
-    All sums are exact (`filter_steps.py`), so both give the same bits.
+    Both give the same bits (`filter_steps.py`).
 
     Args:
       images: uint8 [B, H, W, 3].
@@ -88,10 +90,11 @@ def resize(images: tf.Tensor, size: int, antialias: bool) -> tf.Tensor:
     """
     if images.shape[1:] == [size, size, 3]:
         return images
-    values = _sum_pixels(images, 1, size, antialias)
-    values = _sum_pixels(tf.floor(values * STEPS + 0.5), 2, size, antialias)
-    pixels = tf.cast(tf.floor(values / STEPS + 0.5), tf.uint8)
-    return tf.ensure_shape(pixels, [None, size, size, 3])
+    # Products have 32 bits, so float64 holds them exactly.
+    values, lost_rows = _sum_pixels(tf.cast(images, tf.float64) * LEVEL, 1, size, antialias)
+    values, lost_columns = _sum_pixels(values, 2, size, antialias)
+    values = tf.floor((values + lost_rows + lost_columns) / LEVEL + 0.5)
+    return tf.ensure_shape(tf.cast(values, tf.uint8), [None, size, size, 3])
 
 
 def normalize(images: tf.Tensor, mean: Sequence[float], std: Sequence[float]) -> tf.Tensor:
@@ -106,11 +109,19 @@ def normalize(images: tf.Tensor, mean: Sequence[float], std: Sequence[float]) ->
       float32 [..., W, 3].
     """
     width = images.shape[-2]
-    scale = tf.constant([1.0 / (255.0 * s) for s in std] * width, tf.float32)  # [W*3]
-    offset = tf.constant([-m / s for m, s in zip(mean, std, strict=True)] * width, tf.float32)
+    scale, offset = row_factors(width, mean, std)
     # Process whole rows; broadcasting three numbers over pixels takes six times as long.
     rows = tf.reshape(images, [-1, width * 3])  # [..., W, 3] -> [N, W*3]
     return tf.reshape(tf.cast(rows, tf.float32) * scale + offset, tf.shape(images))
+
+
+def row_factors(
+    width: int, mean: Sequence[float], std: Sequence[float]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Returns scale and offset of a row of normalized pixels, float32 [W * 3] each."""
+    scale = np.array([1.0 / (255.0 * s) for s in std] * width, np.float32)
+    offset = np.array([-m / s for m, s in zip(mean, std, strict=True)] * width, np.float32)
+    return scale, offset
 
 
 def _decode_jpeg_box(
@@ -123,8 +134,8 @@ def _decode_jpeg_box(
         # The default cosine transform is fast but inexact: it is off by up to 4 levels. On 2,000
         # CIFAR-10 JPEGs it darkens red and blue by 1.2 levels on average, unlike all other
         # decoders.
-        left = tf.maximum(start[1] - _MARGIN, 0)
-        right = tf.minimum(end[1] + _MARGIN, -(-width // reduction))
+        left = tf.maximum(start[1] - MARGIN, 0)
+        right = tf.minimum(end[1] + MARGIN, -(-width // reduction))
         part = tf.io.decode_and_crop_jpeg(
             content,
             tf.stack([start[0], left, end[0] - start[0], right - left]),
@@ -148,19 +159,31 @@ def _decode_png(content: tf.Tensor) -> tf.Tensor:
     return tf.io.decode_png(content, channels=3)
 
 
-def _sum_pixels(images: tf.Tensor, axis: int, size: int, antialias: bool) -> tf.Tensor:
-    """Applies the filter along rows (axis 1) or columns (2) of [B, H, W, 3] -> float32."""
+def _sum_pixels(
+    images: tf.Tensor, axis: int, size: int, antialias: bool
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Applies the filter along rows (axis 1) or columns (2) of float64 [B, H, W, 3].
+
+    Returns:
+      The sums, and what they lack on average.
+    """
     length = tf.shape(images)[axis]
     first, weights = _filter(length, size, antialias)
+    number = tf.shape(weights)[1]
+    few = number <= FEW
+    # Products are rounded down to multiples of this.
+    unit = tf.cast(tf.where(few, UNIT + 1, 1), tf.float64)
     shape = [size, 1, 1] if axis == 1 else [size, 1]
 
     def add(total: tf.Tensor, tap: tf.Tensor) -> tf.Tensor:
         pixels = tf.gather(images, tf.minimum(first + tap, length - 1), axis=axis)
-        return total + tf.cast(pixels, tf.float32) * tf.reshape(weights[:, tap], shape)
+        return total + tf.floor(pixels * tf.reshape(weights[:, tap], shape) / unit)
 
     sides = tf.unstack(tf.shape(images))
     sides[axis] = size
-    return tf.foldl(add, tf.range(tf.shape(weights)[1]), tf.zeros(tf.stack(sides)))
+    sums = tf.foldl(add, tf.range(number), tf.zeros(tf.stack(sides), tf.float64))
+    lacking = tf.cast(tf.where(few, number // 2, 0), tf.float64)
+    return tf.where(few, sums, tf.floor(sums / (UNIT + 1) + 0.5)), lacking
 
 
 def _filter(length: tf.Tensor, size: int, antialias: bool) -> tf.Tensor:
@@ -169,10 +192,9 @@ def _filter(length: tf.Tensor, size: int, antialias: bool) -> tf.Tensor:
     reach = tf.maximum(scale, 1.0) if antialias else tf.ones_like(scale)
     center = (tf.range(size, dtype=tf.float64) + 0.5) * scale - 0.5
     low = tf.maximum(tf.math.ceil(center - reach), 0.0)
-    pixel = low[:, tf.newaxis] + tf.range(tf.floor(2 * reach) + 2)
+    pixel = low[:, tf.newaxis] + tf.range(tf.math.ceil((tf.floor(2 * reach) + 2) / TAPS) * TAPS)
     values = tf.maximum(1 - tf.abs(pixel - center[:, tf.newaxis]) / reach, 0.0)
     values = tf.where(pixel < tf.cast(length, tf.float64), values, 0.0)
     reached = tf.cumsum(values, axis=1)
     units = tf.floor(reached / reached[:, -1:] * UNIT + ROUNDING)
-    weights = tf.cast((units - tf.pad(units[:, :-1], [[0, 0], [1, 0]])) / UNIT, tf.float32)
-    return tf.cast(low, tf.int32), weights
+    return tf.cast(low, tf.int32), units - tf.pad(units[:, :-1], [[0, 0], [1, 0]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from pipeline.cores import available_cores
 from pipeline.data.decode.header import Headers
 from pipeline.data.decode.problems import SkippedImages
 from pipeline.data.images import Boxes, decode_batch, eval_boxes, read_contents
+from pipeline.data.preprocess import normalize, row_factors
 from pipeline.data.split import Split
 from pipeline.errors import SettingsError
 
@@ -30,11 +31,13 @@ class Reader:
       look: Fetches a batch: index int64 [b] -> the inputs of `decode`.
       decode: Decodes a batch. Takes these inputs and the crop boxes (None for those of
         evaluation), and returns images uint8 [b, S, S, 3] and readable bool [b].
+      normalize: Normalizes a batch: images uint8 or float32 [b, S, S, 3], mean and std -> float32.
     """
 
     encoded: bool
     look: Callable[[tf.Tensor], Batch]
     decode: Callable[[Batch, Boxes | None], tuple[tf.Tensor, tf.Tensor]]
+    normalize: Callable[[tf.Tensor, Sequence[float], Sequence[float]], tf.Tensor] = normalize
 
 
 def make_reader(
@@ -69,7 +72,7 @@ def make_reader(
             split, index, contents, headers, due, seen, piece_size, config, parallel, found
         )
 
-    return Reader(True, look, decode)
+    return Reader(True, look, decode, _normalize)
 
 
 def _due(batch: Batch, config: DataConfig) -> tf.Tensor:
@@ -113,4 +116,19 @@ def _memory_reader(split: Split, config: DataConfig) -> Reader:
             images = tf.ensure_shape(images, [index.shape[0], size, size, 3])
         return images, tf.ones_like(index, tf.bool)
 
-    return Reader(False, lambda index: {}, decode)
+    return Reader(False, lambda index: {}, decode, normalize if mode == "none" else _normalize)
+
+
+def _normalize(images: tf.Tensor, mean: Sequence[float], std: Sequence[float]) -> tf.Tensor:
+    """`normalize` for readers that use numba anyway."""
+    if images.dtype != tf.uint8:
+        return normalize(images, mean, std)
+    scale, offset = row_factors(images.shape[2], mean, std)
+
+    def normalized(images: npt.NDArray[np.uint8]) -> Any:
+        from pipeline.data.normalize import normalize_batch  # numba is slow to import
+
+        return normalize_batch(images, scale, offset)
+
+    result = tf.numpy_function(normalized, [images], tf.float32, stateful=False)
+    return tf.ensure_shape(result, images.shape)

@@ -1,7 +1,9 @@
 """Resizes a part of an image with a triangle filter. numba compiles it to native code.
 
-It gives the same bits as `preprocess.resize`, and on every processor, because all sums are exact
-(filter_steps.py).
+It gives the same bits as `preprocess.resize`, and on every processor (filter_steps.py).
+
+The vertical pass sums rows of pixels. For the horizontal pass, a band of rows is transposed, so
+that the same pixel of all rows lies side by side and one weight applies to many numbers.
 """
 
 from __future__ import annotations
@@ -12,34 +14,29 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.filter_steps import ROUNDING, STEPS, UNIT
+from pipeline.data.filter_steps import FEW, LEVEL, ROUNDING, TAPS, UNIT
+from pipeline.data.lanes import (
+    LANES,
+    add_bytes,
+    add_words,
+    sum_bytes,
+    sum_words,
+    transpose_bytes,
+    transpose_words,
+)  # fmt: skip
+from pipeline.data.native import compiled
 
-# This many rows lie side by side in the horizontal pass, so that they fill vector registers.
-_BAND = 16
-# The number of pixels that are added at once.
-_TAPS = 4
+# Number of rows of a band, a multiple of LANES. A band fits in the first two caches.
+_BAND = 32
 
 _INT, _BOOL = numba.int64, numba.boolean
-_FLOATS, _FLOAT_ROWS, _INTS = numba.float32[::1], numba.float32[:, ::1], numba.int64[::1]
+_INTS, _WORDS, _WORD_ROWS = numba.int64[::1], numba.uint16[::1], numba.uint16[:, ::1]
 _FILTER: Any = numba.types.Tuple  # it has no annotations
 _ROWS = numba.types.Array(numba.uint8, 2, "C", readonly=True)
-_RESULT = numba.uint8[:, ::1]
+_BYTE_ROWS = numba.uint8[:, ::1]
 
 
-def _compiled(signature: Any, fastmath: bool = True) -> Any:
-    """Compiles at import, or takes the code from numba's cache if there is a folder for it."""
-
-    def compile_(function: Any) -> Any:
-        options: dict[str, Any] = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
-        try:
-            return numba.njit(signature, cache=True, **options)(function)
-        except RuntimeError:  # neither this folder nor the user's cache can be written
-            return numba.njit(signature, **options)(function)
-
-    return compile_
-
-
-@_compiled(_FILTER((_INTS, _INTS, _FLOAT_ROWS))(_INT, _INT, _BOOL), fastmath=False)
+@compiled(_FILTER((_INTS, _INTS, _WORD_ROWS))(_INT, _INT, _BOOL))
 def _filter(length, size, antialias):  # type: ignore[no-untyped-def]
     """First pixel, number of pixels and weights of each result, [size], [size] and [size, taps].
 
@@ -49,9 +46,9 @@ def _filter(length, size, antialias):  # type: ignore[no-untyped-def]
     scale = length / size
     reach = max(scale, 1.0) if antialias else 1.0
     most = int(2 * reach) + 2
-    taps = -(-most // _TAPS) * _TAPS
+    taps = -(-most // TAPS) * TAPS
     first, count = np.zeros(size, np.int64), np.zeros(size, np.int64)
-    weights = np.zeros((size, taps), np.float32)
+    weights = np.zeros((size, taps), np.uint16)
     for place in range(size):
         center = (place + 0.5) * scale - 0.5
         low = max(int(np.ceil(center - reach)), 0)
@@ -59,101 +56,154 @@ def _filter(length, size, antialias):  # type: ignore[no-untyped-def]
         total = 0.0
         for pixel in range(low, high + 1):
             total += max(1 - abs(pixel - center) / reach, 0.0)
-        # Rounding the running sum keeps the sum of the weights at exactly 1.
+        # Rounding the running sum keeps the sum of the weights at exactly UNIT.
         reached, before = 0.0, 0
         for pixel in range(low, high + 1):
             reached += max(1 - abs(pixel - center) / reach, 0.0)
             now = int(np.floor(reached / total * UNIT + ROUNDING))
-            weights[place, pixel - low] = np.float32(now - before) / np.float32(UNIT)
+            weights[place, pixel - low] = now - before
             before = now
         first[place], count[place] = low, high + 1 - low
     return first, count, weights
 
 
-@_compiled(numba.void(_ROWS, _INT, _INT, _INT, _INT, _FLOATS, _FLOATS))
-def _vertical(rows, first, count, left, end, weights, result):  # type: ignore[no-untyped-def]
-    """One row of the result: the weighted sum of `count` rows."""
-    last = rows.shape[0] - 1
-    for tap in range(0, count, _TAPS):
-        row = first + tap
-        row_0 = rows[min(row, last), left:end]
-        row_1 = rows[min(row + 1, last), left:end]
-        row_2 = rows[min(row + 2, last), left:end]
-        row_3 = rows[min(row + 3, last), left:end]
-        weight_0, weight_1 = weights[tap], weights[tap + 1]
-        weight_2, weight_3 = weights[tap + 2], weights[tap + 3]
-        for place in range(result.size):
-            value = (
-                np.float32(row_0[place]) * weight_0
-                + np.float32(row_1[place]) * weight_1
-                + np.float32(row_2[place]) * weight_2
-                + np.float32(row_3[place]) * weight_3
-            )
-            result[place] = value + result[place] if tap else value
-
-
-@_compiled(numba.void(_FLOAT_ROWS, _FLOAT_ROWS))
-def _turn(band, turned):  # type: ignore[no-untyped-def]
-    """Rounds a band of rows, and lays its rows side by side."""
-    for place in range(band.shape[1]):
-        for row in range(_BAND):
-            value = band[row, place] * np.float32(STEPS) + np.float32(0.5)
-            turned[place, row] = np.float32(np.int32(value))
-
-
-@_compiled(numba.void(_FLOATS, _INTS, _INTS, _FLOAT_ROWS, _FLOATS))
-def _horizontal(turned, first, count, weights, result):  # type: ignore[no-untyped-def]
-    """The results of a band: [W * 3 * _BAND] -> [size * 3 * _BAND]."""
-    pixel = 3 * _BAND
+@compiled(numba.void(_ROWS, _INT, _INT, _INTS, _INTS, _WORD_ROWS, _WORD_ROWS))
+def _vertical(rows, left, width, first, count, weights, band):  # type: ignore[no-untyped-def]
+    """The rows of a band: weighted sums of rows. Numbers from `left` on, `width` of them."""
+    distance, last = rows.shape[1], rows.shape[0] - 1
+    start = rows.ctypes.data + left
+    # Vectors may reach beyond the end of a row, but not beyond that of the image.
+    spare = np.zeros(width, np.uint8)
+    inside = min(width, distance - left)
+    spare[:inside] = rows[last, left : left + inside]
     for place in range(first.size):
-        values = result[place * pixel : (place + 1) * pixel]
-        for tap in range(0, count[place], _TAPS):
-            start = (first[place] + tap) * pixel
-            pixel_0 = turned[start : start + pixel]
-            pixel_1 = turned[start + pixel : start + 2 * pixel]
-            pixel_2 = turned[start + 2 * pixel : start + 3 * pixel]
-            pixel_3 = turned[start + 3 * pixel : start + 4 * pixel]
-            weight_0, weight_1 = weights[place, tap], weights[place, tap + 1]
-            weight_2, weight_3 = weights[place, tap + 2], weights[place, tap + 3]
-            for number in range(pixel):
-                value = (
-                    pixel_0[number] * weight_0
-                    + pixel_1[number] * weight_1
-                    + pixel_2[number] * weight_2
-                    + pixel_3[number] * weight_3
-                )
-                values[number] = value + values[number] if tap else value
+        sums = band.ctypes.data + place * band.shape[1] * 2
+        for tap in range(0, count[place], TAPS):
+            row = first[place] + tap
+            a = start + row * distance if row < last else spare.ctypes.data
+            b = start + (row + 1) * distance if row + 1 < last else spare.ctypes.data
+            c = start + (row + 2) * distance if row + 2 < last else spare.ctypes.data
+            d = start + (row + 3) * distance if row + 3 < last else spare.ctypes.data
+            weight_a, weight_b = weights[place, tap], weights[place, tap + 1]
+            weight_c, weight_d = weights[place, tap + 2], weights[place, tap + 3]
+            for n in range(0, width, LANES):
+                if tap:
+                    add_bytes(a + n, b + n, c + n, d + n, weight_a, weight_b, weight_c, weight_d,
+                              sums + 2 * n)  # fmt: skip
+                else:
+                    sum_bytes(a + n, b + n, c + n, d + n, weight_a, weight_b, weight_c, weight_d,
+                              sums + 2 * n)  # fmt: skip
 
 
-@_compiled(numba.void(_FLOAT_ROWS, _RESULT))
-def _store(values, rows):  # type: ignore[no-untyped-def]
+@compiled(numba.void(_ROWS, _INT, _INT, _INTS, _INTS, _WORD_ROWS, _WORD_ROWS))
+def _vertical_of_many(rows, left, width, first, count, weights, band):  # type: ignore[no-untyped-def]
+    """`_vertical` for many weights. The sums are rounded, but not their products."""
+    inside = min(width, rows.shape[1] - left)
+    sums = np.empty(inside, np.uint32)
+    for place in range(first.size):
+        sums[:] = 0
+        for tap in range(count[place]):
+            row, weight = rows[first[place] + tap], np.uint32(weights[place, tap])
+            for n in range(inside):
+                sums[n] += row[left + n] * weight
+        for n in range(inside):
+            band[place, n] = (np.uint64(sums[n]) + LEVEL // 2) // LEVEL
+
+
+@compiled(numba.void(_WORD_ROWS, _WORD_ROWS))
+def _transpose(band, turned):  # type: ignore[no-untyped-def]
+    """[_BAND, N] -> [N, _BAND], where N is a multiple of LANES."""
+    width = band.shape[1]
+    for row in range(0, _BAND, LANES):
+        for place in range(0, width, LANES):
+            transpose_words(
+                band.ctypes.data + (row * width + place) * 2, width * 2,
+                turned.ctypes.data + (place * _BAND + row) * 2, _BAND * 2,
+            )  # fmt: skip
+
+
+@compiled(numba.void(_WORD_ROWS, _INTS, _INTS, _WORD_ROWS, _WORD_ROWS))
+def _horizontal(turned, first, count, weights, sums):  # type: ignore[no-untyped-def]
+    """The sums of a band: [W * 3, _BAND] -> [size, 3 * _BAND]."""
+    pixel = 3 * _BAND * 2
+    for place in range(first.size):
+        total = sums.ctypes.data + place * pixel
+        for tap in range(0, count[place], TAPS):
+            a = turned.ctypes.data + (first[place] + tap) * pixel
+            b, c, d = a + pixel, a + 2 * pixel, a + 3 * pixel
+            weight_a, weight_b = weights[place, tap], weights[place, tap + 1]
+            weight_c, weight_d = weights[place, tap + 2], weights[place, tap + 3]
+            for n in range(0, pixel, 2 * LANES):
+                if tap:
+                    add_words(a + n, b + n, c + n, d + n, weight_a, weight_b, weight_c, weight_d,
+                              total + n)  # fmt: skip
+                else:
+                    sum_words(a + n, b + n, c + n, d + n, weight_a, weight_b, weight_c, weight_d,
+                              total + n)  # fmt: skip
+
+
+@compiled(numba.void(_WORDS, _INTS, _INTS, _WORD_ROWS, _WORD_ROWS))
+def _horizontal_of_many(turned, first, count, weights, sums):  # type: ignore[no-untyped-def]
+    """`_horizontal` for many weights: [W * 3 * _BAND] -> [size, 3 * _BAND]."""
+    pixel = 3 * _BAND
+    total = np.empty(pixel, np.uint64)
+    for place in range(first.size):
+        total[:] = 0
+        for tap in range(count[place]):
+            start, weight = (first[place] + tap) * pixel, np.uint64(weights[place, tap])
+            for n in range(pixel):
+                total[n] += turned[start + n] * weight
+        for n in range(pixel):
+            sums[place, n] = (total[n] + (UNIT + 1) // 2) // (UNIT + 1)
+
+
+@compiled(numba.void(_WORD_ROWS, _INT, _BYTE_ROWS, _BYTE_ROWS))
+def _store(sums, added, values, rows):  # type: ignore[no-untyped-def]
+    """Rounds to levels and transposes: [N, _BAND] -> [n, N], where n is at most _BAND."""
+    width = rows.shape[1]
+    for place in range(width):
+        for row in range(_BAND):
+            values[place, row] = (np.uint32(sums[place, row]) + added) // LEVEL
+    whole_rows, whole = rows.shape[0] // LANES * LANES, width // LANES * LANES
+    for row in range(0, whole_rows, LANES):
+        for place in range(0, whole, LANES):
+            transpose_bytes(
+                values.ctypes.data + place * _BAND + row, _BAND,
+                rows.ctypes.data + row * width + place, width,
+            )  # fmt: skip
     for row in range(rows.shape[0]):
-        result = rows[row]
-        for place in range(rows.shape[1]):
-            value = values[place, row] * np.float32(1 / STEPS) + np.float32(0.5)
-            result[place] = np.uint8(np.int32(value))
+        for place in range(whole if row < whole_rows else 0, width):
+            rows[row, place] = values[place, row]
 
 
-@_compiled(numba.void(_ROWS, _INT, _INT, _INT, _INT, _BOOL, _RESULT))
+@compiled(numba.void(_ROWS, _INT, _INT, _INT, _INT, _BOOL, _BYTE_ROWS))
 def _resample(rows, top, left, height, width, antialias, result):  # type: ignore[no-untyped-def]
+    """Resizes rows uint8 [H, W * 3], where W is at least LANES."""
     size = result.shape[0]
     inside = rows[top : top + height]
     first_row, row_count, row_weights = _filter(height, size, antialias)
-    first_pixel, pixel_count, pixel_weights = _filter(width, size, antialias)
-    band = np.zeros((_BAND, width * 3), np.float32)
-    turned = np.zeros(((width + pixel_weights.shape[1]) * 3, _BAND), np.float32)
-    values = np.empty((size * 3, _BAND), np.float32)
+    first, count, weights = _filter(width, size, antialias)
+    few_rows, few = row_weights.shape[1] <= FEW, weights.shape[1] <= FEW
+    added = LEVEL // 2 + few_rows * row_weights.shape[1] // 2 + few * weights.shape[1] // 2
+    reached = -(-width * 3 // LANES) * LANES
+    band = np.zeros((_BAND, reached), np.uint16)
+    # The taps after the last pixel have the weight 0.
+    turned = np.zeros((reached + weights.shape[1] * 3, _BAND), np.uint16)
+    sums = np.empty((size, 3 * _BAND), np.uint16)
+    values = np.empty((size * 3, _BAND), np.uint8)
     for start in range(0, size, _BAND):
         end = min(start + _BAND, size)
-        for row in range(start, end):
-            _vertical(
-                inside, first_row[row], row_count[row], left * 3, (left + width) * 3,
-                row_weights[row], band[row - start],
-            )  # fmt: skip
-        _turn(band, turned)
-        _horizontal(turned.reshape(turned.size), first_pixel, pixel_count, pixel_weights,
-                    values.reshape(values.size))  # fmt: skip
-        _store(values, result[start:end])
+        bounds = first_row[start:end], row_count[start:end], row_weights[start:end]
+        if few_rows:
+            _vertical(inside, left * 3, reached, *bounds, band)
+        else:
+            _vertical_of_many(inside, left * 3, reached, *bounds, band)
+        _transpose(band, turned)
+        if few:
+            _horizontal(turned, first, count, weights, sums)
+        else:
+            _horizontal_of_many(turned.reshape(turned.size), first, count, weights, sums)
+        _store(sums.reshape(size * 3, _BAND), added, values, result[start:end])
 
 
 def resample_batch(
@@ -187,8 +237,7 @@ def resample(
     inside = top >= 0 and left >= 0 and top + height <= image.shape[0]
     if not inside or left + width > image.shape[1] or height < 1 or width < 1:
         raise ValueError(f"box {box} is not inside an image of shape {image.shape}")
-    size = result.shape[0]
-    _resample(
-        image.reshape(image.shape[0], -1), top, left, height, width, antialias,
-        result.reshape(size, -1),
-    )  # fmt: skip
+    if image.shape[1] < LANES:
+        image = np.pad(image, ((0, 0), (0, LANES - image.shape[1]), (0, 0)))
+    rows, results = image.reshape(len(image), -1), result.reshape(len(result), -1)
+    _resample(rows, top, left, height, width, antialias, results)

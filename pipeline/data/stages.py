@@ -15,7 +15,6 @@ from pipeline.data.crop_box import random_box
 from pipeline.data.decode.problems import SkippedImages
 from pipeline.data.images import Boxes
 from pipeline.data.order import positions_to_examples
-from pipeline.data.preprocess import normalize
 from pipeline.data.reader import Batch, make_reader
 from pipeline.data.split import Split, check_labels
 
@@ -75,7 +74,7 @@ def train_stages(
         index = batch["index"]
         images = augment(batch["image"], config.augment, seed, batch["epoch"], index)
         images = apply_augmentations(images, extra, seed, batch["epoch"], index)
-        images = normalize(images, mean, std)
+        images = reader.normalize(images, mean, std)
         if config.augment.erasing:
             images = erase_some(images, config.augment.erasing, seed, batch["epoch"], index)
         target = one_hot(tf.gather(labels, index), num_classes, config.label_smoothing)
@@ -124,7 +123,7 @@ def eval_stages(
 
     def finish(batch: Batch) -> Batch:
         batch = {
-            "image": normalize(batch["image"], mean, std),
+            "image": reader.normalize(batch["image"], mean, std),
             "label": tf.gather(labels, batch["index"]),
             "weight": tf.cast(batch["readable"], tf.float32),
             "index": batch["index"],
