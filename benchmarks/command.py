@@ -32,6 +32,7 @@ BENCHMARKS = {
     "scaling": "images/s with 1, 2, ... workers, with and without the reduction of gradients",
     "startup": "time from the command to the first step, and what takes it",
     "step": "images/s of training steps, compared with Keras layers and model.fit",
+    "waiting": "how long a step waits for input at fractions of the input stage's capacity",
 }
 
 _GPU = """on a GPU, with JAX:

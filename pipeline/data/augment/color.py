@@ -1,4 +1,4 @@
-"""Color, contrast, sharpness and blur for whole batches. Factors are arguments.
+"""Color, contrast and blur for whole batches. Factors are arguments.
 
 Values are truncated to integers in the same way as in Pillow, so that the results are equal.
 """
@@ -12,8 +12,6 @@ from pipeline.data.augment.intensity import solarize
 
 # Luma weights of ITU-R BT.601 in Pillow's units of 1/65,536, for three equal output channels.
 _LUMA = [[19595.0 / 65536.0] * 3, [38470.0 / 65536.0] * 3, [7471.0 / 65536.0] * 3]
-# Pillow's SMOOTH kernel, in units of 1/13.
-_SMOOTH = [[1.0, 1.0, 1.0], [1.0, 5.0, 1.0], [1.0, 1.0, 1.0]]
 
 
 def jitter(
@@ -80,27 +78,6 @@ def saturation(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """
     values = tf.cast(images, tf.float32)
     return _blend(gray(values), values, factor)
-
-
-def sharpness(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Interpolates between a smoothed image (factor 0) and the image (1), or extrapolates.
-
-    The border pixels do not change.
-
-    Args:
-      images: uint8 [B, H, W, 3], at least 3 pixels high and wide.
-      factor: float32 [B].
-
-    Returns:
-      As `images`.
-    """
-    values = tf.cast(images, tf.float32)
-    kernel = tf.repeat(tf.constant(_SMOOTH)[:, :, tf.newaxis, tf.newaxis], 3, axis=2)
-    # The border is not used, but "VALID" returns a wrong shape for an empty batch.
-    total = tf.nn.depthwise_conv2d(values, kernel, [1, 1, 1, 1], "SAME")
-    changed = _blend(tf.floor(total / 13.0 + 0.5), values, factor)
-    middle = [images[:, 1:-1, :1], changed[:, 1:-1, 1:-1], images[:, 1:-1, -1:]]
-    return tf.concat([images[:, :1], tf.concat(middle, axis=2), images[:, -1:]], axis=1)
 
 
 def three_augment(images: tf.Tensor, choice: tf.Tensor, radius: tf.Tensor) -> tf.Tensor:

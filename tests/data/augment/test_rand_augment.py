@@ -27,8 +27,10 @@ IMAGES = photographs()
 
 def changed(name, strength):
     count = len(IMAGES)
-    operation = tf.fill([count], OPERATIONS.index(name))
-    return apply(tf.constant(IMAGES), operation, tf.fill([count], tf.constant(strength))).numpy()
+    operations = tf.fill([1, count], OPERATIONS.index(name))
+    return apply(
+        tf.constant(IMAGES), operations, tf.fill([1, count], tf.constant(strength))
+    ).numpy()
 
 
 def factor(strength):
@@ -70,11 +72,22 @@ def test_an_operation_is_pillows(name, strength):
     np.testing.assert_array_equal(changed(name, strength), theirs)
 
 
+def test_operations_follow_each_other():
+    names, strengths = ("posterize", "rotate", "sharpness"), (0.7, 0.5, -0.9)
+    images = IMAGES
+    for name, strength in zip(names, strengths, strict=True):
+        operations = np.full((1, len(images)), OPERATIONS.index(name), np.int32)
+        images = apply(images, operations, np.full(operations.shape, strength, np.float32)).numpy()
+    operations = np.array([[OPERATIONS.index(name)] * len(images) for name in names], np.int32)
+    together = np.repeat(np.array(strengths, np.float32)[:, None], len(images), axis=1)
+    np.testing.assert_array_equal(apply(IMAGES, operations, together), images)
+
+
 def test_each_image_has_operations_of_its_own_with_equal_chances(monkeypatch):
     seen = []
     monkeypatch.setattr(
         "pipeline.data.augment.rand_augment.apply",
-        lambda images, operation, strength: seen.append((operation, strength)) or images,
+        lambda images, *how: seen.extend(zip(*map(tf.unstack, how), strict=True)) or images,
     )
     count = 14_000
     index = tf.range(count, dtype=tf.int64)
