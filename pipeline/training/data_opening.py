@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import Config
+from pipeline.config import Config, DataConfig
 from pipeline.data.duplicates import find_duplicates
 from pipeline.data.fingerprint import file_sizes, relative_names
 from pipeline.data.sources.saved_listing import read_listing
@@ -55,13 +55,17 @@ def open_data(
     scanned = None
     if runtime.world_size > 1:
         scanned = on_chief(runtime, lambda: scan_source(data))
-    saved = RunFolder(config.run_dir).listing
     source = on_all(
-        runtime, lambda: read_listing(saved, data) or open_source(data, config.seed, scanned)
+        runtime, lambda: _saved(config, data) or open_source(data, config.seed, scanned)
     )
     check_data(runtime, source)
     mean, std, notes = on_chief(runtime, lambda: _measure(source, config))
     return replace(source, notes=(*source.notes, *notes)), _color(mean), _color(std)
+
+
+def _saved(config: Config, data: DataConfig) -> DataSource | None:
+    """The data set as its list in the run folder describes it; None without a valid list."""
+    return None if config.run.dir is None else read_listing(RunFolder(config.run_dir).listing, data)
 
 
 def check_data(runtime: Runtime, source: DataSource) -> None:
