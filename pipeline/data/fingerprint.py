@@ -71,6 +71,11 @@ def file_sizes(paths: Sequence[str]) -> npt.NDArray[np.int64]:
         return np.concatenate([first, *pool.map(_sizes_of_some, parts)])
 
 
+def sampled(count: int, most: int) -> npt.NDArray[np.int64]:
+    """Returns up to `most` indices that are spread over `count` examples."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
+
+
 def _parts(paths: Iterator[bytes]) -> Iterator[list[bytes]]:
     while part := list(islice(paths, _AT_ONCE)):
         yield part

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.config import Config, DataConfig
 from pipeline.data.duplicates import find_duplicates
-from pipeline.data.fingerprint import file_sizes, relative_names
+from pipeline.data.fingerprint import file_sizes, relative_names, sampled
 from pipeline.data.sources.saved_listing import read_listing
 from pipeline.data.sources.source import (
     DataSource,
@@ -139,13 +139,9 @@ def _sampled_sizes(split: Split) -> list[int]:
     """
     if split.paths is None:
         return []
-    chosen = [split.paths[index] for index in _sampled(len(split.paths))]
+    chosen = [split.paths[index] for index in sampled(len(split.paths), _MAX_SIZES)]
     sizes: list[int] = file_sizes(chosen).tolist()
     return sizes
-
-
-def _sampled(count: int) -> list[int]:
-    return np.unique(np.linspace(0, count - 1, min(count, _MAX_SIZES)).astype(np.int64)).tolist()
 
 
 def _differences(first: Mapping[str, Any], own: Mapping[str, Any], source: DataSource) -> list[str]:
@@ -179,13 +175,14 @@ def _size_difference(
     differing = [number for number, sizes in enumerate(zip(first, own, strict=True))
                  if sizes[0] != sizes[1]]  # fmt: skip
     number = differing[0]
+    place = int(sampled(split.num_examples, _MAX_SIZES)[number])
     there, here = (
         "cannot be read" if size < 0 else f"has {size:,} bytes"
         for size in (first[number], own[number])
     )
     return (
         f"{name}: {len(differing):,} of {len(own):,} compared files have other sizes: "
-        f"{split.name(_sampled(split.num_examples)[number])} {here}, but {there} on rank 0"
+        f"{split.name(place)} {here}, but {there} on rank 0"
     )
 
 

@@ -71,8 +71,8 @@ def make_decoder(config: DataConfig, states: npt.NDArray[np.uint8], parallel: in
             if due[place] and not may_decode(content, states[example]):
                 return False
             box, stored = tuple(boxes[place].tolist()), tuple(sizes[place].tolist())
-            decode = decode_box if due[place] else decode_part_or_box
-            done = decode(content, box, stored, images[place], config)
+            is_whole = not due[place]
+            done = decode_box(content, box, stored, images[place], config, is_whole)
             if done and due[place]:
                 states[example] = WHOLE
             return done
@@ -91,6 +91,7 @@ def decode_box(
     stored: tuple[int, ...],
     result: Pixels,
     config: DataConfig,
+    is_whole: bool = False,
 ) -> bool:
     """Decodes a JPEG and resizes the part of it inside a box.
 
@@ -100,6 +101,8 @@ def decode_box(
       stored: Height and width of the stored image.
       result: Receives the pixels, uint8 [S, S, 3].
       config: Resizing.
+      is_whole: Whether the image is known not to be damaged. Then a small box is decoded alone,
+        with the same pixels.
 
     Returns:
       Whether it was decoded. Otherwise, it is another kind of file, or needs a repair.
@@ -107,6 +110,10 @@ def decode_box(
     if not content.startswith(_JPEG_MARKER):
         return False
     shrink = reduction(min(box[2:]), len(result), config.resize)
+    if is_whole and box[2] * box[3] < _MOST_OF_AREA * stored[0] * stored[1]:
+        part = _decode_part(content, box, stored, shrink)
+        if part is not None:
+            return _resize(*part, result, config)
     try:
         # The smallest size that is not below these is the one that is reduced `shrink` times.
         least = {} if shrink == 1 else {
@@ -120,20 +127,10 @@ def decode_box(
     return _resize(image, _reduced(box, shrink), result, config)
 
 
-def decode_part_or_box(
-    content: bytes,
-    box: tuple[int, ...],
-    stored: tuple[int, ...],
-    result: Pixels,
-    config: DataConfig,
-) -> bool:
-    """`decode_box` for a JPEG that is known to be whole. It decodes only the box if that is faster.
-
-    The pixels are the same. Damage outside the box would not be noticed.
-    """
-    if box[2] * box[3] > _MOST_OF_AREA * stored[0] * stored[1]:
-        return decode_box(content, box, stored, result, config)
-    shrink = reduction(min(box[2:]), len(result), config.resize)
+def _decode_part(
+    content: bytes, box: tuple[int, ...], stored: tuple[int, ...], shrink: int
+) -> tuple[Pixels, tuple[int, int, int, int]] | None:
+    """Decodes only the box. Returns pixels, and the box in them; None if TensorFlow cannot."""
     top, left, height, width = _reduced(box, shrink)
     start = max(left - MARGIN, 0)
     end = min(left + width + MARGIN, -(-stored[1] // shrink))
@@ -145,9 +142,9 @@ def decode_part_or_box(
                 ratio=shrink, dct_method="INTEGER_ACCURATE",
             )  # fmt: skip
     except tf.errors.OpError:
-        return decode_box(content, box, stored, result, config)
+        return None
     image = np.frombuffer(memoryview(part), np.uint8).reshape(part.shape)
-    return _resize(image, (0, left - start, height, width), result, config)
+    return image, (0, left - start, height, width)
 
 
 def _reduced(box: tuple[int, ...], shrink: int) -> tuple[int, int, int, int]:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config import DataConfig
-from pipeline.data.fingerprint import file_sizes
+from pipeline.data.fingerprint import file_sizes, sampled
 from pipeline.data.paths import Paths
 from pipeline.data.split import DataSource, Split, check_labels
 from pipeline.errors import DataError
@@ -149,9 +149,7 @@ def _folder_times(folders: Sequence[str]) -> list[int]:
 
 
 def _sampled_sizes(paths: Paths) -> npt.NDArray[np.int64]:
-    count = len(paths)
-    places = np.unique(np.linspace(0, count - 1, min(count, _SAMPLED)).astype(np.int64))
-    return file_sizes(paths.take(places))
+    return file_sizes(paths.take(sampled(len(paths), _SAMPLED)))
 
 
 def _bytes(content: bytes) -> npt.NDArray[np.uint8]:

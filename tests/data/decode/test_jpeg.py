@@ -39,9 +39,9 @@ def encoded(kind):
 def both(content, box, size, **settings):
     config = DataConfig(image_size=size, **settings)
     results = []
-    for decode in (jpeg.decode_box, jpeg.decode_part_or_box):
+    for is_whole in (False, True):
         result = np.zeros((size, size, 3), np.uint8)
-        assert decode(content, box, (HEIGHT, WIDTH), result, config)
+        assert jpeg.decode_box(content, box, (HEIGHT, WIDTH), result, config, is_whole)
         results.append(result)
     return results
 
@@ -69,7 +69,7 @@ def test_the_part_is_decoded_by_tensorflow(monkeypatch):
     by_part = np.zeros((64, 64, 3), np.uint8)
     config = DataConfig(image_size=64)
     box, stored = (10, 20, 100, 100), (HEIGHT, WIDTH)
-    assert jpeg.decode_part_or_box(content, box, stored, by_part, config)
+    assert jpeg.decode_box(content, box, stored, by_part, config, True)
     expected = tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE")
     monkeypatch.undo()
     from pipeline.data.resample import resample
@@ -82,5 +82,5 @@ def test_the_part_is_decoded_by_tensorflow(monkeypatch):
 def test_what_tensorflow_cannot_decode_is_left_to_others():
     config, result = DataConfig(image_size=64), np.zeros((64, 64, 3), np.uint8)
     content = encoded("420")[:500]
-    assert not jpeg.decode_part_or_box(content, (0, 0, 50, 50), (HEIGHT, WIDTH), result, config)
-    assert not jpeg.decode_part_or_box(b"GIF89a", (0, 0, 50, 50), (HEIGHT, WIDTH), result, config)
+    assert not jpeg.decode_box(content, (0, 0, 50, 50), (HEIGHT, WIDTH), result, config, True)
+    assert not jpeg.decode_box(b"GIF89a", (0, 0, 50, 50), (HEIGHT, WIDTH), result, config, True)
