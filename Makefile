@@ -14,7 +14,7 @@ $(error nvidia-smi fails: $(shell timeout 30 nvidia-smi -L 2>&1 | head -n 3). \
     Repair the driver, or name what to install: make FLAVOUR=cpu or FLAVOUR=gpu)
 endif
 
-.PHONY: train check test lint chaos chaos-elastic chaos-elastic-hosts chaos-many-workers check-security audit benchmark benchmark-accuracy benchmark-reproducibility check-plan image requirements test-image test-cluster docs horovod horovod-gpu-build clean
+.PHONY: train check test lint chaos chaos-elastic chaos-elastic-hosts chaos-many-workers check-security audit benchmark contenders benchmark-accuracy benchmark-reproducibility check-plan image requirements test-image test-cluster docs horovod horovod-gpu-build clean
 
 train: $(VENV)/installed-$(FLAVOUR)
 	$(BIN)/vit train digits
@@ -70,6 +70,14 @@ audit: $(VENV)/installed-security
 # Writes BENCHMARKS.md, its picture and its rows; nothing else should run meanwhile.
 benchmark: $(VENV)/installed-test horovod
 	$(BIN)/python -m benchmarks all
+
+# Other libraries for `python -m benchmarks input`, each in an environment of its own. Pillow-SIMD
+# is compiled, and needs the headers of libjpeg-turbo and zlib.
+contenders:
+	for name in torchvision dali pillow_simd; do \
+		$(PYTHON) -m venv .contenders/$$name && \
+		.contenders/$$name/bin/pip install --quiet --requirement benchmarks/contenders/$$name.txt || exit; \
+	done
 
 # Two times half an hour of training: a recipe of ours and the Keras example, on a folder of images with
 # train/<class>/* and test/<class>/*: make benchmark-accuracy DATA=folder [ACCURACY="--minutes 10"]

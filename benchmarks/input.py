@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from benchmarks.contenders.process import Contender, python_of
 from benchmarks.first_batch import measure_first_batch
 from benchmarks.photographs import make_photographs
-from pipeline.config import Config, load_config
+from pipeline.config import Config, DataConfig, load_config
+from pipeline.cores import available_cores
 from pipeline.data.sources.find_source import find_source
 from pipeline.errors import SettingsError
 from pipeline.recipes import find_recipe
@@ -27,10 +31,18 @@ implementations follow, with the factor by which ours is faster at the same work
              each image. On a batch, Keras crops all images at the same place and applies the same
              RandAugment operations to all of them
   JPEG       decoding of the same files only; Pillow; Keras layers, which have no random resized
-             crop: they resize the short side to 8/7 of the size and crop at random
+             crop: they resize the short side to 8/7 of the size and crop at random. Pillow-SIMD,
+             torchvision v2 and NVIDIA DALI, if `make contenders` has installed them, each in a
+             process of its own with as many threads or workers as there are cores
 """
 
 _WARM_UP = 0.3  # As a fraction of each timing.
+# Title, environment, and module of benchmarks.contenders.
+_LIBRARIES = (
+    ("Pillow-SIMD in threads", "pillow_simd", "pillow_input"),
+    ("torchvision v2", "torchvision", "torchvision_input"),
+    ("NVIDIA DALI", "dali", "dali_input"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,46 +104,83 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _measure(config: Config, seconds: float, rounds: int) -> list[dict[str, Any]]:
     import_tensorflow()
-    from benchmarks.input_others import others
-    from benchmarks.input_stages import stages
+    from benchmarks.input_others import jpeg_contents, others
+    from benchmarks.input_stages import AUGMENT, stages
     from pipeline.data.sources.source import open_source
 
     source = open_source(config.data, config.seed)
-    ours = stages(config, source)
-    lines = [*ours, *others(config.data, source.splits["train"], ours)]
-    datasets = [line.make() for line in lines]
-    timings: list[list[_Timing]] = [[] for _ in lines]
-    for _ in range(rounds):
-        for line, dataset, found in zip(lines, datasets, timings, strict=True):
-            # A new iterator each time: a waiting one would fill its buffers during the timings of
-            # the others, and return the buffered batches when it is timed again.
-            iterator = iter(dataset)
-            _time(iterator, line.batch_size, _WARM_UP * seconds)
-            found.append(_time(iterator, line.batch_size, seconds))
+    split, ours = source.splits["train"], stages(config, source)
+    lines = [*ours, *others(config.data, split, ours)]
+    timers: list[tuple[str, str | None, _Timer]] = [
+        (line.title, line.against, partial(_time_dataset, line.make(), line.batch_size))
+        for line in lines
+    ]
+    with ExitStack() as stack:
+        if AUGMENT in {line.title for line in ours}:
+            for title, contender in _contenders(config.data, jpeg_contents(split), stack):
+                timers.append((title, AUGMENT, partial(_time_contender, contender)))
+        timings: list[list[_Timing]] = [[] for _ in timers]
+        for _ in range(rounds):
+            for (_, _, timer), found in zip(timers, timings, strict=True):
+                found.append(timer(seconds))
     speed = {
-        line.title: median(timing.images_per_second for timing in found)
-        for line, found in zip(lines, timings, strict=True)
+        title: median(timing.images_per_second for timing in found)
+        for (title, _, _), found in zip(timers, timings, strict=True)
     }
     rows: list[dict[str, Any]] = []
-    for line, found in zip(lines, timings, strict=True):
+    for (title, against, _), found in zip(timers, timings, strict=True):
         row = {
-            "line": line.title,
-            "images_per_second": speed[line.title],
+            "line": title,
+            "images_per_second": speed[title],
             "least": min(timing.images_per_second for timing in found),
             "most": max(timing.images_per_second for timing in found),
-            "cpu_us_per_image": median(timing.cpu_us_per_image for timing in found),
         }
-        if line.against is not None:
-            row |= {"ours": line.against, "ours_is": speed[line.against] / speed[line.title]}
+        cpu_us = [timing.cpu_us_per_image for timing in found if timing.cpu_us_per_image]
+        if cpu_us:
+            row["cpu_us_per_image"] = median(cpu_us)
+        if against is not None:
+            row |= {"ours": against, "ours_is": speed[against] / speed[title]}
         rows.append(row)
     return rows
 
 
+def _contenders(
+    data: DataConfig, contents: list[bytes] | None, stack: ExitStack
+) -> Iterator[tuple[str, Contender]]:
+    """Starts the installed libraries, which do the work of a random resized crop and a flip."""
+    min_area = data.augment.resized_crop_min_area
+    if contents is None or min_area is None:
+        return
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vit-benchmark-")))
+    for number, content in enumerate(contents):
+        (folder / f"{number:05d}.jpg").write_bytes(content)
+    numbers = (data.image_size, data.global_batch_size, min_area, available_cores())
+    for title, environment, module in _LIBRARIES:
+        if python := python_of(environment):
+            arguments = [str(folder), *map(str, numbers)]
+            yield title, stack.enter_context(Contender(python, module, arguments))
+
+
 class _Timing(NamedTuple):
-    """One timing of a line. The CPU time is that of all threads of this process."""
+    """One timing of a line. The CPU time is that of all threads of this process, if it works."""
 
     images_per_second: float
-    cpu_us_per_image: float
+    cpu_us_per_image: float | None
+
+
+_Timer = Callable[[float], _Timing]  # Takes the duration in seconds.
+
+
+def _time_dataset(dataset: Any, batch_size: int, seconds: float) -> _Timing:
+    # A new iterator each time: a waiting one would fill its buffers during the timings of the
+    # others, and return the buffered batches when it is timed again.
+    iterator = iter(dataset)
+    _time(iterator, batch_size, _WARM_UP * seconds)
+    return _time(iterator, batch_size, seconds)
+
+
+def _time_contender(contender: Contender, seconds: float) -> _Timing:
+    return _Timing(contender.time(_WARM_UP * seconds, seconds), None)
 
 
 def _time(iterator: Iterator[Any], batch_size: int, seconds: float) -> _Timing:
@@ -150,7 +199,8 @@ def _table(config: Config, rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     for row in rows:
         rate = row["images_per_second"]
         ratio = f"{row['ours_is']:>9.2f}x" if "ours_is" in row else ""
-        yield f"{row['line']:<52}{rate:>10,.0f}{row['cpu_us_per_image']:>17.1f}{ratio}"
+        cpu = f"{row['cpu_us_per_image']:>17.1f}" if "cpu_us_per_image" in row else " " * 17
+        yield f"{row['line']:<52}{rate:>10,.0f}{cpu}{ratio}"
 
 
 def _facts(found: dict[str, float]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -10,8 +9,8 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from PIL import Image
 
+from benchmarks.contenders.pillow_input import load
 from benchmarks.input_stages import AUGMENT, COARSE, DECODE
 from benchmarks.line import Line
 from pipeline.config import DataConfig
@@ -26,11 +25,15 @@ def others(data: DataConfig, split: Split, ours: Sequence[Line]) -> list[Line]:
     titles = [line.title for line in ours]
     if split.images is not None:
         return _in_memory(data, split.images, titles) if data.resize == "none" else []
+    contents = jpeg_contents(split)
+    return [] if contents is None else _from_jpeg(data, contents, titles)
+
+
+def jpeg_contents(split: Split) -> list[bytes] | None:
+    """Returns the contents of up to 512 files, or None if they are not JPEGs."""
     kept = np.linspace(0, split.num_examples - 1, min(_KEPT, split.num_examples)).astype(int)
     contents = [split.content(index) for index in kept]
-    if not all(content[:3] == b"\xff\xd8\xff" for content in contents):
-        return []
-    return _from_jpeg(data, contents, titles)
+    return contents if all(content[:3] == b"\xff\xd8\xff" for content in contents) else None
 
 
 def _in_memory(data: DataConfig, images: npt.NDArray[np.uint8], titles: list[str]) -> list[Line]:
@@ -142,38 +145,15 @@ def _pillow(data: DataConfig, contents: list[bytes]) -> tf.data.Dataset:
     """Uses Pillow in threads of tf.data: Pillow releases the interpreter lock while it works."""
     size, min_area = data.image_size, data.augment.resized_crop_min_area
 
-    def load(number: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        rng = np.random.default_rng(int(number))
-        with Image.open(
-            io.BytesIO(contents[int(number) % len(contents)]), formats=["JPEG"]
-        ) as image:
-            pixels = image.convert("RGB")
-        if min_area is not None:
-            box = _box(rng, pixels.width, pixels.height, min_area)
-            pixels = pixels.resize((size, size), Image.Resampling.BILINEAR, box=box)
-            if rng.random() < 0.5:
-                pixels = pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return np.asarray(pixels, np.float32) / np.float32(127.5) - np.float32(1.0)
+    def one(number: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        content = contents[int(number) % len(contents)]
+        return load(content, size, min_area, np.random.default_rng(int(number)))
 
     def read(number: tf.Tensor) -> tf.Tensor:
-        return tf.ensure_shape(tf.numpy_function(load, [number], tf.float32), [size, size, 3])
+        return tf.ensure_shape(tf.numpy_function(one, [number], tf.float32), [size, size, 3])
 
     dataset = tf.data.Dataset.range(2**62).map(read, tf.data.AUTOTUNE)
     return dataset.batch(data.global_batch_size).prefetch(tf.data.AUTOTUNE)
-
-
-def _box(
-    rng: np.random.Generator, width: int, height: int, min_area: float
-) -> tuple[int, int, int, int]:
-    """Chooses a random resized crop like torchvision: (left, top, right, bottom)."""
-    for _ in range(10):
-        area = width * height * rng.uniform(min_area, 1.0)
-        aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-        w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
-            return left, top, left + w, top + h
-    return 0, 0, width, height
 
 
 def _numpy(data: DataConfig, images: npt.NDArray[np.uint8]) -> Callable[[], tf.data.Dataset]:

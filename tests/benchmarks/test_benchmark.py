@@ -104,8 +104,11 @@ def test_input_in_memory_measures_each_stage_and_the_other_ways():
 
 
 @pytest.mark.processes
-def test_input_of_photographs_stands_beside_decoding_them_and_pillow():
+def test_input_of_photographs_stands_beside_decoding_them_and_other_libraries():
     rows = input_rows("image_folder", "--photographs=20", "data.global_batch_size=4")
+    for title in ("Pillow-SIMD in threads", "torchvision v2", "NVIDIA DALI"):
+        # `make contenders` installs them, which tests do not need.
+        assert rows.pop(title, "and augment") == "and augment"
     assert rows == {
         "order, fetch": None,
         "order, fetch, decode, resize, normalize": None,
@@ -264,10 +267,12 @@ def test_memory_measures_what_each_way_adds_and_stands_beside_the_estimate():
         sizes[way]
         for way in ("recipe unchanged", "optim.accumulate_steps=4", "train.recompute=true")
     )
-    # 64 images of some 12 MiB, or 16, or their blocks' inputs and one block.
+    # 64 images of some 12 MiB, or 16, or their blocks' inputs and one block. What TensorFlow itself
+    # needs differs by 100 MiB between processes, so only half of the estimated saving is required.
     for smaller in (parts, again):
-        assert smaller["added_mib"] < 0.7 * plain["added_mib"]
         assert smaller["activations_mib"] < 0.4 * plain["activations_mib"]
+        saved_mib = plain["added_mib"] - smaller["added_mib"]
+        assert saved_mib > 0.5 * (plain["estimated_mib"] - smaller["estimated_mib"])
     # 2.7 million weights, two moments and gradients of four bytes; of a few cores each has the
     # gradients of its part, beside their sum.
     cores = len(os.sched_getaffinity(0))
