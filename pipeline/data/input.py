@@ -23,9 +23,12 @@ from pipeline.data.stages import Stages, eval_stages, train_boxes, train_stages
 from pipeline.errors import SettingsError
 
 # Number of batches of files that are processed concurrently. All threads work on the files of one
-# batch, so that memory does not grow with the number of cores. This is also the number of finished
-# batches that are prefetched per replica.
+# batch, so that memory does not grow with the number of cores.
 _BATCHES_IN_FLIGHT = 2
+# Number of finished batches that are kept ready for each replica: as many as fit into this memory,
+# within these limits. They bridge the time in which the input stage is slower than the model.
+_READ_AHEAD_BYTES = 128 * 2**20
+_LEAST_AHEAD, _MOST_AHEAD = 2, 8
 # Maximum number of batches that are augmented concurrently, each by one thread. All are in memory.
 _MOST_BATCHES = 16
 
@@ -85,7 +88,7 @@ def train_dataset(
         # All operations above have the shapes of a microbatch, and so give the same bits on any
         # number of workers.
         dataset = dataset.batch(shard.turns, drop_remainder=not shard.may_change)
-    return _prefetched(dataset, config, shard)
+    return _prefetched(dataset, config, shard, piece_size * shard.turns)
 
 
 def eval_dataset(
@@ -128,7 +131,7 @@ def eval_dataset(
     numbers = tf.data.Dataset.range(-(-num_examples // batch_size) * shard.splits)
     positions = _positions(numbers, shard, batch_size)
     dataset = _assemble(positions, _traced(stages, piece_size, make), config)
-    return _prefetched(dataset, config, shard)
+    return _prefetched(dataset, config, shard, piece_size)
 
 
 def eval_piece_size(config: DataConfig, replicas: int, block_size: int = 1) -> int:
@@ -217,7 +220,22 @@ def _assemble(
     return dataset
 
 
-def _prefetched(dataset: tf.data.Dataset, config: DataConfig, shard: Shard) -> tf.data.Dataset:
+def batches_ahead(batch_size: int, image_size: int, replicas: int) -> int:
+    """Number of finished batches that a process keeps ready for each of its replicas.
+
+    Args:
+      batch_size: Images in a batch of a replica.
+      image_size: Height and width, in pixels, of float32 images of three channels.
+      replicas: Number of replicas in the process.
+    """
+    batch_bytes = batch_size * image_size**2 * 3 * 4
+    fitting = _READ_AHEAD_BYTES // (batch_bytes * replicas)
+    return min(max(fitting, _LEAST_AHEAD), _MOST_AHEAD)
+
+
+def _prefetched(
+    dataset: tf.data.Dataset, config: DataConfig, shard: Shard, batch_size: int
+) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
     # The autotuning thread wakes up less and less often, in the end once a minute, and deleting an
@@ -226,4 +244,5 @@ def _prefetched(dataset: tf.data.Dataset, config: DataConfig, shard: Shard) -> t
     options.autotune.enabled = False
     if config.threads is not None:
         options.threading.private_threadpool_size = config.threads
-    return dataset.prefetch(_BATCHES_IN_FLIGHT * shard.splits).with_options(options)
+    ahead = batches_ahead(batch_size, config.image_size, shard.splits)
+    return dataset.prefetch(ahead * shard.splits).with_options(options)

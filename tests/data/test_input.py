@@ -1,5 +1,6 @@
 """The whole graph: the same bytes however it is divided, and every example once."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -8,8 +9,9 @@ import tensorflow as tf
 from PIL import Image
 
 from pipeline.config import AugmentConfig, DataConfig
+from pipeline.cores import available_cores
 from pipeline.data.images import SkippedImages, bad_images_named
-from pipeline.data.input import eval_dataset, train_dataset
+from pipeline.data.input import batches_ahead, eval_dataset, train_dataset
 from pipeline.data.order import positions_to_examples
 from pipeline.data.prepare.prepare import prepare
 from pipeline.data.shard import Shard, first_piece
@@ -385,3 +387,37 @@ def test_skipped_images_weigh_nothing_and_are_counted_once(damaged):
     assert whole["weight"].sum() == NUM - 2
     assert evaluated.count == 2
     assert whole["weight"][[3, 20]].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "image_size", "replicas", "ahead"),
+    [
+        (128, 32, 1, 8),  # 1.5 MiB a batch: the most
+        (32, 224, 1, 6),  # 18.4 MiB
+        (32, 224, 2, 3),  # the replicas share the memory
+        (256, 224, 1, 2),  # 147 MiB: the least
+    ],
+)
+def test_as_many_batches_are_kept_ready_as_fit_into_128_mib(
+    batch_size, image_size, replicas, ahead
+):
+    assert batches_ahead(batch_size, image_size, replicas) == ahead
+
+
+def test_a_dataset_that_nobody_reads_from_stops_reading_files(forms, monkeypatch):
+    read, contents = [], Split.contents
+
+    def counted(split, *arguments):
+        read.append(split)
+        return contents(split, *arguments)
+
+    monkeypatch.setattr(Split, "contents", counted)
+    iterator = iter(train(forms["files"]))
+    next(iterator)
+    # Finished batches, and those in work in the stages before.
+    most = 1 + batches_ahead(12, 10, 1) + 2 + 2 + available_cores()
+    deadline_s = time.monotonic() + 20
+    while len(read) < 1 + batches_ahead(12, 10, 1) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    assert batches_ahead(12, 10, 1) < len(read) <= most
