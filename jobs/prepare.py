@@ -31,8 +31,8 @@ _EPILOG = """\
 SOURCE is a folder train/<class>/*, a folder of class folders, a .csv, .jsonl or .json file with
 path, label and optionally split, a folder of TFRecord files, the original files of CIFAR or
 Fashion-MNIST, or the name of a data set (digits, cifar10, cifar100, fashion_mnist). OUT gets
-ArrayRecord shards and dataset.json. To train from it, use data.source=records data.path=OUT. If the
-command is interrupted, run it again: it continues.
+ArrayRecord shards (NumPy files with --raw) and dataset.json. To train from it, use
+data.source=records data.path=OUT. If the command is interrupted, run it again: it continues.
 
 8-bit RGB and grayscale JPEG and PNG files are stored unchanged, unless they are larger than
 --max-side, which reduces them and stores them as JPEG. CMYK and 16-bit images, GIF, BMP,
@@ -76,6 +76,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="1-100",
         help=f"JPEG quality of reduced images (default: {_QUALITY})",
+    )
+    add(
+        "--raw",
+        action="store_true",
+        help="store pixels instead of encoded images, for small images of one size; training reads "
+        "all of them into memory",
     )
     add("--shard-size", type=int, default=4096, help="examples per shard (default: 4096)")
     add("--processes", type=int, help="number of processes (default: number of cores)")
@@ -129,6 +135,8 @@ def _check(arguments: argparse.Namespace, places: Sequence[str]) -> None:
         raise SettingsError(
             f"--quality must be 1 to 100, and needs --max-side. Received: {quality}"
         )
+    if arguments.raw and arguments.max_side is not None:
+        raise SettingsError("give either --raw or --max-side, which stores JPEGs")
     if len(places) == 2 and Path(places[0]).resolve() == Path(places[1]).resolve():
         raise SettingsError(f"OUT must not be the same folder as SOURCE. Received: {places[1]}")
     if arguments.preview is not None and not arguments.preview.parent.is_dir():
@@ -167,6 +175,7 @@ def _prepare(
             processes=processes,
             on_done=display.add,
             reduction=reduction,
+            raw=arguments.raw,
         )
     print(summarize(facts, out))
 

@@ -29,10 +29,11 @@ def make_folder(root, per_class=6, size=(9, 12), test=3, kind="png"):
     return DataConfig(source="image_folder", path=str(root), validation_fraction=0.3)
 
 
-def prepare_into(out, config, shard_size=4, reduction=None):
+def prepare_into(out, config, shard_size=4, reduction=None, raw=False):
     return prepare(
         open_source(config, 0), out, config,
         shard_size=shard_size, processes=2, on_done=lambda count: None, reduction=reduction,
+        raw=raw,
     )  # fmt: skip
 
 

@@ -466,6 +466,10 @@ def case_quality_without_reduction(images, out):
     return [images, out, "--quality", 50], 2, "--quality must be 1 to 100, and needs --max-side"
 
 
+def case_raw_and_reduced(images, out):
+    return [images, out, "--raw", "--max-side", 64], 2, "give either --raw or --max-side"
+
+
 def case_no_quality(images, out):
     arguments = [images, out, "--max-side", 64, "--quality", 101]
     return arguments, 2, "--quality must be 1 to 100, and needs --max-side. Received: 101"

@@ -1,4 +1,4 @@
-"""Writes a data set as ArrayRecord shards, in parallel processes."""
+"""Writes a data set as shards, in parallel processes."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ from pipeline.data.prepare.shard_file import (
     read_report,
     write_shard,
 )
+from pipeline.data.prepare.shard_writers import different_sizes
+from pipeline.data.sources.pixel_shards import SUFFIX
 from pipeline.data.sources.records import FACTS, SetFacts, check_name, check_shards, read_facts
 from pipeline.data.split import DataSource
 from pipeline.errors import DataError
@@ -39,6 +41,8 @@ UNREADABLE = "unreadable.txt"
 REPAIRED = "repaired.txt"
 
 _NAMED = 10
+# Ends of the names of reports, which are those of the shards with .json.
+_REPORTS = (".arrayrecord.json", f"{SUFFIX}.json")
 # Errors of flock on a file system without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 _ENDING = (signal.SIGINT, signal.SIGTERM)
@@ -58,6 +62,7 @@ def prepare(
     processes: int,
     on_done: Done,
     reduction: Reduction | None = None,
+    raw: bool = False,
 ) -> SetFacts:
     """Writes all splits of a data set, or resumes an earlier attempt.
 
@@ -69,6 +74,7 @@ def prepare(
       processes: Number of parallel processes.
       on_done: Called with the number of examples of each finished shard.
       reduction: How large images are reduced; None keeps their size.
+      raw: Whether to store pixels instead of encoded images. All images must have one size.
 
     Returns:
       The content of dataset.json.
@@ -76,12 +82,13 @@ def prepare(
     Raises:
       SettingsError: The path of the folder is not UTF-8.
       DataError: An image cannot be read and data.on_bad_image is "raise"; or the folder contains
-        another data set, is in use by another process, or cannot be written to.
+        another data set, is in use by another process, or cannot be written to; or the images
+        have several sizes and `raw` is set.
     """
     check_name(out)
     _make_folder(out)
     with _alone(out):
-        tasks = plan(source, out, config, shard_size, reduction)
+        tasks = plan(source, out, config, shard_size, reduction, raw=raw)
         if (out / FACTS).exists():
             return _finished(source, out, tasks, on_done)
         _make_folder(out / REPORTS, below=out)
@@ -97,6 +104,8 @@ def prepare(
         write_lists(out / REPAIRED, [f"{name}\t{why}" for name, why in repaired.items()])
         if unreadable and config.on_bad_image == "raise":
             raise _unreadable_error(unreadable, out)
+        if raw:
+            _check_one_size(reports)
         return describe_set(source, out, tasks, reports)
 
 
@@ -106,6 +115,8 @@ def plan(
     config: DataConfig,
     shard_size: int,
     reduction: Reduction | None = None,
+    *,
+    raw: bool = False,
 ) -> list[ShardTask]:
     """Plans the shards: each split is divided, in its order, into parts of equal size."""
     tasks = []
@@ -115,11 +126,13 @@ def plan(
         for number in range(count):
             indices = np.arange(bounds[number], bounds[number + 1])
             part = split.take(indices, split.title)
-            file = f"{name}-{number:05d}-of-{count:05d}.arrayrecord"
-            place, reports = out / file, out / REPORTS
+            file = out / f"{name}-{number:05d}-of-{count:05d}{SUFFIX if raw else '.arrayrecord'}"
             tasks.append(
-                ShardTask(name, bounds[number], place, reports, part, config.max_pixels, reduction)
-            )
+                ShardTask(
+                    name, bounds[number], file, out / REPORTS, part, config.max_pixels, reduction,
+                    raw,
+                )
+            )  # fmt: skip
     return tasks
 
 
@@ -173,8 +186,8 @@ def _make_folder(folder: Path, below: Path | None = None) -> None:
 def _remove_other_shards(out: Path, tasks: Sequence[ShardTask]) -> None:
     """Removes shards of an earlier attempt with another shard size or other images."""
     wanted = {task.report.name for task in tasks}
-    for report in (out / REPORTS).glob("*.arrayrecord.json"):
-        if report.name not in wanted:
+    for report in (out / REPORTS).glob("*.json"):
+        if report.name.endswith(_REPORTS) and report.name not in wanted:
             remove_file(out / report.name.removesuffix(".json"))
             remove_file(report, below=out)
 
@@ -214,7 +227,7 @@ def _finished(source: DataSource, out: Path, tasks: Sequence[ShardTask], on_done
     if there != wanted or facts.classes != tuple(map(printable, source.classes)):
         raise DataError(
             f"{out} already contains a prepared data set with other images, other shards or "
-            "another --max-side or --quality. Name another folder, or remove this one"
+            "another --max-side, --quality or --raw. Name another folder, or remove this one"
         )
     try:
         check_shards(out, [shard for split in facts.splits.values() for shard in split.shards])
@@ -223,6 +236,13 @@ def _finished(source: DataSource, out: Path, tasks: Sequence[ShardTask], on_done
     remove_folder(out / REPORTS, below=out)
     on_done(sum(task.split.num_examples for task in tasks))
     return facts
+
+
+def _check_one_size(reports: Sequence[ShardReport]) -> None:
+    """Raises DataError if shards have images of different sizes; a shard has one size."""
+    sizes = sorted({report.largest for report in reports if report.labels})
+    if len(sizes) > 1:
+        raise different_sizes(sizes[0], sizes[1], "An image has ")
 
 
 def _unreadable_error(unreadable: dict[str, str], out: Path) -> DataError:

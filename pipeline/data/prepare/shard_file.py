@@ -9,22 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from array_record.python.array_record_module import ArrayRecordWriter
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.data.decode.pillow_image import too_little_memory
 from pipeline.data.decode.unreadable import UnreadableError
 from pipeline.data.encode import Encoded, Reduction, encode_image, reduce, to_png
-from pipeline.data.sources.example import encode_example
+from pipeline.data.prepare.shard_writers import PixelWriter, RecordWriter
 from pipeline.data.split import Split
 from pipeline.errors import DataError
 from pipeline.storage.folders import written_beside
 from pipeline.storage.limits import REPORT_BYTES
 from pipeline.storage.read import open_file, read_file, reason, stat
 from pipeline.storage.write import replace_file
-
-# One record per chunk, so that each is read separately. JPEG and PNG cannot be compressed further.
-_WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
 @dataclass(frozen=True)
@@ -39,6 +35,7 @@ class ShardTask:
       split: Its examples.
       max_pixels: Images that declare more are not read.
       reduction: How large images are reduced; None keeps their size.
+      raw: Whether to store pixels instead of encoded images.
     """
 
     split_name: str
@@ -48,6 +45,7 @@ class ShardTask:
     split: Split
     max_pixels: int
     reduction: Reduction | None = None
+    raw: bool = False
 
     @property
     def report(self) -> Path:
@@ -57,9 +55,10 @@ class ShardTask:
     def inputs(self) -> str:
         """A hash of everything that determines the file, except `max_pixels`."""
         inputs = inputs_of(self.split)
-        if self.reduction is None:
+        form = "raw" if self.raw else self.reduction
+        if form is None:
             return inputs
-        digest = hashlib.blake2b(f"{inputs} {self.reduction}".encode(), digest_size=16)
+        digest = hashlib.blake2b(f"{inputs} {form}".encode(), digest_size=16)
         return digest.hexdigest()
 
     def name(self, place: int) -> str:
@@ -167,7 +166,7 @@ def hash_file(path: Path) -> str:
 
 def _write(task: ShardTask, path: Path) -> ShardReport:
     measures = _Measures()
-    writer = ArrayRecordWriter(str(path), _WRITER_OPTIONS)
+    writer = PixelWriter(path) if task.raw else RecordWriter(path)
     for place in range(task.split.num_examples):
         name, label = task.name(place), int(task.split.labels[place])
         try:
@@ -177,7 +176,7 @@ def _write(task: ShardTask, path: Path) -> ShardReport:
             continue
         except MemoryError:
             raise DataError(too_little_memory(name)) from None
-        writer.write(encode_example(image.content, label, os.path.basename(name)))
+        writer.write(image, label, name)
         measures.add(image, label, name)
     writer.close()
     _sync(path)
@@ -238,11 +237,14 @@ def _read(task: ShardTask, place: int) -> Encoded:
     split, reduction = task.split, task.reduction
     if split.images is not None:
         pixels = split.images[place]
+        if task.raw:
+            return Encoded(b"", pixels, converted=False)
         if reduction is not None and max(pixels.shape[:2]) > reduction.max_side:
             return reduce(pixels, reduction)
         return Encoded(to_png(pixels), pixels, converted=False)
     try:
-        return encode_image(split.content(place), task.max_pixels, reduction)
+        image = encode_image(split.content(place), task.max_pixels, reduction)
+        return image._replace(converted=False) if task.raw else image
     except OSError as error:
         raise UnreadableError(reason(error)) from None
     except DataError as error:

@@ -13,6 +13,7 @@ from pipeline.data.encode import read_whole_image
 from pipeline.data.prepare.prepare import Done, run_in_processes
 from pipeline.data.prepare.shard_file import hash_file
 from pipeline.data.sources.example import IMAGE_KEY, LABEL_KEY, bytes_feature, int_feature
+from pipeline.data.sources.pixel_shards import SUFFIX, PixelShard, read_shard
 from pipeline.data.sources.records import (
     ArrayRecordShard,
     SetFacts,
@@ -25,12 +26,12 @@ from pipeline.errors import DataError
 
 @dataclass(frozen=True)
 class _Check:
-    """A shard to verify, its labels, and the maximum number of pixels per image."""
+    """A shard to verify, its labels, and the largest height and width of an image."""
 
     path: Path
     facts: ShardFacts
     labels: npt.NDArray[np.int32]
-    max_pixels: int
+    largest: tuple[int, int]
 
 
 def verify(root: Path, processes: int, on_done: Done) -> tuple[SetFacts, list[str]]:
@@ -49,12 +50,11 @@ def verify(root: Path, processes: int, on_done: Done) -> tuple[SetFacts, list[st
     """
     facts = read_facts(root)
     checks = []
-    max_pixels = facts.largest[0] * facts.largest[1]
     for split in facts.splits.values():
         labels, first = read_labels(root, split), 0
         for shard in split.shards:
             part = labels[first : first + shard.examples]
-            checks.append(_Check(root / shard.file, shard, part, max_pixels))
+            checks.append(_Check(root / shard.file, shard, part, facts.largest))
             first += shard.examples
     wrong: dict[Path, list[str]] = {}
 
@@ -74,6 +74,8 @@ def _problems(check: _Check) -> list[str]:
         return [f"{check.path}: {error.strerror}"]
     if size != check.facts.size:
         return [f"{check.path} must have {check.facts.size} bytes, but has {size}"]
+    if check.path.name.endswith(SUFFIX):
+        return _pixel_problems(check)
     problems = []
     if digest != check.facts.sha256:
         problems.append(f"{check.path} was altered: its checksum is wrong")
@@ -82,11 +84,21 @@ def _problems(check: _Check) -> list[str]:
     except DataError as error:
         return [*problems, str(error)]
     for number, label in enumerate(check.labels.tolist()):
-        problem = _record_problem(shard, number, label, check.max_pixels)
+        problem = _record_problem(shard, number, label, check.largest[0] * check.largest[1])
         if problem is not None:
             problems.append(f"{check.path}[{number}]: {problem}")
     shard.close()
     return problems
+
+
+def _pixel_problems(check: _Check) -> list[str]:
+    if not check.facts.examples:
+        return []
+    try:
+        read_shard(PixelShard(check.path, check.facts.examples, check.facts.sha256), check.largest)
+    except DataError as error:
+        return [str(error)]
+    return []
 
 
 def _record_problem(

@@ -1,4 +1,4 @@
-"""Prepared data sets, written by `vit prepare`: ArrayRecord shards, labels and dataset.json."""
+"""Prepared data sets, written by `vit prepare`: shards, labels and dataset.json."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pipeline.config import DataConfig
 from pipeline.data.sources.classes import alike_notes
 from pipeline.data.sources.example import IMAGE_KEY
+from pipeline.data.sources.pixel_shards import SUFFIX, PixelShard, read_images
 from pipeline.data.sources.shards import ShardRecords, allow_open_files
 from pipeline.data.split import Color, DataSource, Split, check_labels
 from pipeline.errors import DataError, SettingsError
@@ -39,17 +40,19 @@ _FOOTER_BYTES = 2**17
 # The name of a file next to dataset.json. It cannot lead to another folder.
 _Name = Annotated[str, StringConstraints(pattern=r"^[^/\x00]*[^/.\x00][^/\x00]*$")]
 
+_Side = Annotated[int, Field(ge=0)]
+
 
 class _Facts(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ShardFacts(_Facts):
-    """One file of records.
+    """One file of records or of pixels.
 
     Attributes:
-      file: File name.
-      examples: Number of records.
+      file: File name. It ends with .npy if the file contains pixels.
+      examples: Number of records or images.
       size: Size in bytes.
       sha256: SHA-256 of the file, in hexadecimal.
       inputs: Hash of the examples it was made from, in hexadecimal.
@@ -107,8 +110,8 @@ class SetFacts(_Facts):
     classes: tuple[str, ...]
     mean: Color
     std: Color
-    smallest: tuple[int, int]
-    largest: tuple[int, int]
+    smallest: tuple[_Side, _Side]
+    largest: tuple[_Side, _Side]
     unreadable: int
     repaired: int = 0
     converted: int
@@ -212,6 +215,12 @@ def open_records(config: DataConfig) -> DataSource:
     check_shards(root, [shard for split in facts.splits.values() for shard in split.shards])
     splits = {}
     for name, split in facts.splits.items():
+        title = f"{root}, {name}"
+        labels = check_labels(read_labels(root, split), len(facts.classes), title)
+        if has_pixels(split):
+            images = read_images(pixel_shards(root, split), facts.largest)
+            splits[name] = Split(labels, images, title=title)
+            continue
         counts = [shard.examples for shard in split.shards]
         records = ShardRecords(
             tuple(str(root / shard.file) for shard in split.shards),
@@ -221,8 +230,6 @@ def open_records(config: DataConfig) -> DataSource:
             IMAGE_KEY,
             tuple(shard.sha256 for shard in split.shards),
         )
-        title = f"{root}, {name}"
-        labels = check_labels(read_labels(root, split), len(facts.classes), title)
         splits[name] = Split(labels, title=title, records=records)
     notes = alike_notes(str(root), facts.classes)
     if facts.duplicates:
@@ -236,6 +243,20 @@ def open_records(config: DataConfig) -> DataSource:
         notes += (f"{root}: {facts.conflicts:,} images have two labels (conflicts.txt)",)
     compared = facts.conflicts is not None
     return DataSource(facts.classes, splits, None, notes, (facts.mean, facts.std), compared)
+
+
+def has_pixels(split: SplitFacts) -> bool:
+    """Whether a split was written with `vit prepare --raw`."""
+    return all(shard.file.endswith(SUFFIX) for shard in split.shards)
+
+
+def pixel_shards(root: Path, split: SplitFacts) -> list[PixelShard]:
+    """The files of such a split."""
+    return [
+        PixelShard(root / shard.file, shard.examples, shard.sha256)
+        for shard in split.shards
+        if shard.examples
+    ]
 
 
 def check_name(root: Path) -> None:
@@ -299,6 +320,8 @@ def _wrong(root: Path, shard: ShardFacts) -> str | None:
             f"{path} must have {shard.size} bytes, but has {size}: it is truncated or another "
             "file. Copy it again, or prepare it again"
         )
+    if shard.file.endswith(SUFFIX):
+        return None
     try:
         ArrayRecordShard(str(path), shard.examples).close()
     except DataError as error:

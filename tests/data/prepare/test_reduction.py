@@ -72,7 +72,7 @@ def test_a_reduced_set_trains_and_another_reduction_is_another_set(tmp_path):
         assert pixels_of(source.splits["train"].content(0)).shape == (48, 32, 3)
         assert prepare_into(out, config, reduction=REDUCTION) == facts
         for other in (None, Reduction(48, 50), Reduction(64, 92)):
-            with pytest.raises(DataError, match="another --max-side or --quality"):
+            with pytest.raises(DataError, match="another --max-side, --quality or --raw"):
                 prepare_into(out, config, reduction=other)
 
 
