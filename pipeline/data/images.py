@@ -73,7 +73,10 @@ def load_image(
 def load_example(
     split: Split, index: int, config: DataConfig, on_repaired: Repaired | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Like `load_image`, for an example of a split with files or records."""
+    """Like `load_image`, for an example of a split."""
+    if split.images is not None:
+        with tf.device("CPU:0"):
+            return _resized(split.images[index], split.name(index), config)
     try:
         content = _content(split, index)
     except UnreadableError as error:
@@ -211,9 +214,7 @@ def _load(
     boxes = eval_boxes(config)
     if not bool(headers.by_tensorflow[0]):
         image, _ = read_image(content, config.max_pixels)
-        _check_size(name, image.shape[0], image.shape[1], config)
-        box = boxes(tf.constant([image.shape[:2]]), tf.constant([0]))[0]
-        return np.asarray(resize_box(tf.constant(image), box, *arguments).numpy())
+        return _resized(image, name, config)
     height, width = headers.sizes[0].numpy().tolist()
     check_pixels(height, width, config.max_pixels)
     warning = check_jpeg(content, config.max_pixels)
@@ -232,6 +233,14 @@ def _load(
         except tf.errors.InvalidArgumentError:
             _explain(content, name, config)
     return np.asarray(turn_upright(tf.constant(image[np.newaxis]), headers.orientations)[0].numpy())
+
+
+def _resized(image: npt.NDArray[np.uint8], name: str, config: DataConfig) -> npt.NDArray[np.uint8]:
+    height, width = image.shape[:2]
+    _check_size(name, height, width, config)
+    box = eval_boxes(config)(tf.constant([[height, width]]), tf.constant([0]))[0]
+    arguments = config.image_size, config.resize, config.antialias
+    return np.asarray(resize_box(tf.constant(image), box, *arguments).numpy())
 
 
 def _read_others(

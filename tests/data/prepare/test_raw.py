@@ -8,12 +8,14 @@ import pytest
 from PIL import Image
 
 from pipeline.config import AugmentConfig, DataConfig
+from pipeline.data.images import load_example
 from pipeline.data.input import train_dataset
 from pipeline.data.prepare.verify import verify
 from pipeline.data.shard import Shard
 from pipeline.data.sources.source import open_source
 from pipeline.errors import DataError
 from tests.data.prepared import in_this_process, make_folder, prepare_into
+from tests.jobs.commands import vit_process
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +73,26 @@ def test_training_gets_the_same_batches_as_from_the_files(folder, prepared):
     for one, other in zip(*batches, strict=True):
         for name in ("image", "target", "index"):
             np.testing.assert_array_equal(one[name], other[name])
+
+
+@pytest.mark.parametrize("resize", ["crop", "squash"])
+def test_one_image_is_loaded_as_from_its_file(folder, prepared, resize):
+    settings = {"image_size": 8, "resize": resize}
+    config = folder.model_copy(update=settings)
+    files, raw = open_source(folder, 0).splits["train"], open_(prepared).splits["train"]
+    for index in (0, 7):
+        expected = load_example(files, index, config)
+        np.testing.assert_array_equal(load_example(raw, index, config), expected)
+
+
+@pytest.mark.processes
+def test_the_preview_of_a_raw_set_is_drawn(prepared, tmp_path):
+    file = tmp_path / "preview.png"
+    settings = ("data.image_size=8", "model.patch_size=4", "data.resize=squash")
+    done = vit_process("prepare", prepared, "--preview", file, "--recipe", "digits", *settings)
+    assert (done.returncode, done.stderr) == (0, "")
+    with Image.open(file) as image:
+        assert image.width > 100
 
 
 @pytest.mark.parametrize("shard_size", [4, 1])
