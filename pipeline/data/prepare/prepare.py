@@ -242,7 +242,7 @@ def _check_one_size(reports: Sequence[ShardReport]) -> None:
     """Raises DataError if shards have images of different sizes; a shard has one size."""
     sizes = sorted({report.largest for report in reports if report.labels})
     if len(sizes) > 1:
-        raise different_sizes(sizes[0], sizes[1], "An image has ")
+        raise different_sizes(sizes[0], sizes[1])
 
 
 def _unreadable_error(unreadable: dict[str, str], out: Path) -> DataError:

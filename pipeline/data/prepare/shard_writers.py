@@ -50,7 +50,7 @@ class PixelWriter:
         """Adds an image; DataError if it does not have the size of those before."""
         pixels = image.pixels
         if self._images and pixels.shape != self._images[0].shape:
-            raise different_sizes(pixels.shape, self._images[0].shape, f"{name} has ")
+            raise different_sizes(pixels.shape, self._images[0].shape, name)
         self._images.append(pixels)
 
     def close(self) -> None:
@@ -63,9 +63,9 @@ class PixelWriter:
         replace_file(self._path, save)
 
 
-def different_sizes(one: Sequence[int], other: Sequence[int], what: str = "") -> DataError:
+def different_sizes(one: Sequence[int], other: Sequence[int], name: str = "an image") -> DataError:
     """The error for images of two sizes, each (H, W)."""
     return DataError(
-        f"--raw needs images of one size. {what}{one[1]} x {one[0]} pixels, and another image has "
-        f"{other[1]} x {other[0]}. Leave out --raw"
+        f"--raw needs images of one size, but {name} has {one[1]} x {one[0]} pixels and another "
+        f"one {other[1]} x {other[0]}. Leave out --raw"
     )
