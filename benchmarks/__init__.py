@@ -8,5 +8,6 @@ first_batch.py         the time to the first batch, for the input benchmark
 photographs.py         images for benchmarks
 keras_example.py       the network of the Keras example, as a reference
 keras_example_fit.py   trains it as its authors do
+contenders/            other libraries, each in an environment of its own
 gpu_beside_timm.py     compares the model with timm's on a GPU; run as a module of its own
 """

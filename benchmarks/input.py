@@ -32,8 +32,9 @@ implementations follow, with the factor by which ours is faster at the same work
              RandAugment operations to all of them
   JPEG       decoding of the same files only; Pillow; Keras layers, which have no random resized
              crop: they resize the short side to 8/7 of the size and crop at random. Pillow-SIMD,
-             torchvision v2 and NVIDIA DALI, if `make contenders` has installed them, each in a
-             process of its own with as many threads or workers as there are cores
+             torchvision v2 and NVIDIA DALI, if `make contenders` has installed them and the
+             recipe has no RandAugment. Each runs in its own process with as many threads or
+             workers as there are cores
 """
 
 _WARM_UP = 0.3  # As a fraction of each timing.
@@ -110,36 +111,39 @@ def _measure(config: Config, seconds: float, rounds: int) -> list[dict[str, Any]
 
     source = open_source(config.data, config.seed)
     split, ours = source.splits["train"], stages(config, source)
-    lines = [*ours, *others(config.data, split, ours)]
-    timers: list[tuple[str, str | None, _Timer]] = [
-        (line.title, line.against, partial(_time_dataset, line.make(), line.batch_size))
-        for line in lines
+    timed = [
+        _Timed(line.title, line.against, partial(_time_dataset, line.make(), line.batch_size))
+        for line in [*ours, *others(config.data, split, ours)]
     ]
     with ExitStack() as stack:
         if AUGMENT in {line.title for line in ours}:
             for title, contender in _contenders(config.data, jpeg_contents(split), stack):
-                timers.append((title, AUGMENT, partial(_time_contender, contender)))
-        timings: list[list[_Timing]] = [[] for _ in timers]
+                timed.append(_Timed(title, AUGMENT, partial(_time_contender, contender)))
+        timings: list[list[_Timing]] = [[] for _ in timed]
         for _ in range(rounds):
-            for (_, _, timer), found in zip(timers, timings, strict=True):
-                found.append(timer(seconds))
+            for line, found in zip(timed, timings, strict=True):
+                found.append(line.time(seconds))
+    return _rows(timed, timings)
+
+
+def _rows(timed: Sequence[_Timed], timings: Sequence[list[_Timing]]) -> list[dict[str, Any]]:
     speed = {
-        title: median(timing.images_per_second for timing in found)
-        for (title, _, _), found in zip(timers, timings, strict=True)
+        line.title: median(timing.images_per_second for timing in found)
+        for line, found in zip(timed, timings, strict=True)
     }
     rows: list[dict[str, Any]] = []
-    for (title, against, _), found in zip(timers, timings, strict=True):
+    for line, found in zip(timed, timings, strict=True):
         row = {
-            "line": title,
-            "images_per_second": speed[title],
+            "line": line.title,
+            "images_per_second": speed[line.title],
             "least": min(timing.images_per_second for timing in found),
             "most": max(timing.images_per_second for timing in found),
         }
-        cpu_us = [timing.cpu_us_per_image for timing in found if timing.cpu_us_per_image]
+        cpu_us = [t.cpu_us_per_image for t in found if t.cpu_us_per_image is not None]
         if cpu_us:
             row["cpu_us_per_image"] = median(cpu_us)
-        if against is not None:
-            row |= {"ours": against, "ours_is": speed[against] / speed[title]}
+        if line.against is not None:
+            row |= {"ours": line.against, "ours_is": speed[line.against] / speed[line.title]}
         rows.append(row)
     return rows
 
@@ -149,7 +153,7 @@ def _contenders(
 ) -> Iterator[tuple[str, Contender]]:
     """Starts the installed libraries, which do the work of a random resized crop and a flip."""
     min_area = data.augment.resized_crop_min_area
-    if contents is None or min_area is None:
+    if contents is None or min_area is None or data.augment.rand_augment_layers:
         return
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vit-benchmark-")))
     for number, content in enumerate(contents):
@@ -162,13 +166,18 @@ def _contenders(
 
 
 class _Timing(NamedTuple):
-    """One timing of a line. The CPU time is that of all threads of this process, if it works."""
+    """One timing of a line. The CPU time of another process is not known."""
 
     images_per_second: float
     cpu_us_per_image: float | None
 
 
-_Timer = Callable[[float], _Timing]  # Takes the duration in seconds.
+class _Timed(NamedTuple):
+    """A line: what it does, the line of ours that does the same, and a function that times it."""
+
+    title: str
+    against: str | None
+    time: Callable[[float], _Timing]  # Takes the duration in seconds.
 
 
 def _time_dataset(dataset: Any, batch_size: int, seconds: float) -> _Timing:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Self, TextIO, cast
 
@@ -30,19 +29,22 @@ class Contender:
       module: Module of benchmarks.contenders.
       arguments: Its arguments.
 
+    Attributes:
+      process: The process.
+
     Raises:
-      PipelineError: It cannot be started. The message has what it printed.
+      PipelineError: It cannot be started. It has printed the reason to standard error.
     """
 
     def __init__(self, python: str, module: str, arguments: Sequence[str]) -> None:
         self._module = module
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [python, "-P", "-m", f"benchmarks.contenders.{module}", *arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**os.environ, "PYTHONPATH": str(_ROOT)},
         )  # fmt: skip
-        self._questions = cast(TextIO, self._process.stdin)
-        self._answers = cast(TextIO, self._process.stdout)
+        self._questions = cast(TextIO, self.process.stdin)
+        self._answers = cast(TextIO, self.process.stdout)
         self._read("ready")
 
     def time(self, warm_up_s: float, seconds: float) -> float:
@@ -62,14 +64,14 @@ class Contender:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with ExitStack() as stack:
-            stack.enter_context(self._process)
-            self._process.kill()
+        self.process.kill()
+        self.process.communicate()
 
     def _read(self, word: str) -> str:
         for line in self._answers:
             # Libraries print notices to standard output.
             if line.split(" ")[0].strip() == word:
                 return line.removeprefix(word).strip()
-        code = self._process.wait()
+        self.process.communicate()
+        code = self.process.returncode
         raise PipelineError(f"{self._module} ended with exit code {code}; see its message above")

@@ -29,7 +29,7 @@ from pipeline.data.prepare.shard_file import (
     write_shard,
 )
 from pipeline.data.prepare.shard_writers import different_sizes
-from pipeline.data.sources.pixel_shards import SUFFIX
+from pipeline.data.sources.array_files import SUFFIX
 from pipeline.data.sources.records import FACTS, SetFacts, check_name, check_shards, read_facts
 from pipeline.data.split import DataSource
 from pipeline.errors import DataError

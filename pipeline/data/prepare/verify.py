@@ -12,8 +12,8 @@ from pipeline.data.decode.unreadable import UnreadableError
 from pipeline.data.encode import read_whole_image
 from pipeline.data.prepare.prepare import Done, run_in_processes
 from pipeline.data.prepare.shard_file import hash_file
+from pipeline.data.sources.array_files import SUFFIX, PixelShard, read_shard
 from pipeline.data.sources.example import IMAGE_KEY, LABEL_KEY, bytes_feature, int_feature
-from pipeline.data.sources.pixel_shards import SUFFIX, PixelShard, read_shard
 from pipeline.data.sources.records import (
     ArrayRecordShard,
     SetFacts,
@@ -69,13 +69,13 @@ def verify(root: Path, processes: int, on_done: Done) -> tuple[SetFacts, list[st
 def _problems(check: _Check) -> list[str]:
     try:
         size = check.path.stat().st_size
+        if size != check.facts.size:
+            return [f"{check.path} must have {check.facts.size} bytes, but has {size}"]
+        if check.path.name.endswith(SUFFIX):
+            return _pixel_problems(check)
         digest = hash_file(check.path)
     except OSError as error:
         return [f"{check.path}: {error.strerror}"]
-    if size != check.facts.size:
-        return [f"{check.path} must have {check.facts.size} bytes, but has {size}"]
-    if check.path.name.endswith(SUFFIX):
-        return _pixel_problems(check)
     problems = []
     if digest != check.facts.sha256:
         problems.append(f"{check.path} was altered: its checksum is wrong")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,14 +15,13 @@ from array_record.python.array_record_module import ArrayRecordReader
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from pipeline.config import DataConfig
+from pipeline.data.sources.array_files import SUFFIX, PixelShard, read_array, read_images
 from pipeline.data.sources.classes import alike_notes
 from pipeline.data.sources.example import IMAGE_KEY
-from pipeline.data.sources.pixel_shards import SUFFIX, PixelShard, read_images
 from pipeline.data.sources.shards import ShardRecords, allow_open_files
 from pipeline.data.split import Color, DataSource, Split, check_labels
 from pipeline.errors import DataError, SettingsError
 from pipeline.printable import printable
-from pipeline.storage.npz import ArraysRefused, read_npy
 from pipeline.storage.read import TRANSIENT, open_file, read_file, reason, retried, stat
 
 FORMAT: Literal["vit-pipeline records 1"] = "vit-pipeline records 1"
@@ -39,8 +37,6 @@ _FOOTER_BYTES = 2**17
 
 # The name of a file next to dataset.json. It cannot lead to another folder.
 _Name = Annotated[str, StringConstraints(pattern=r"^[^/\x00]*[^/.\x00][^/\x00]*$")]
-
-_Side = Annotated[int, Field(ge=0)]
 
 
 class _Facts(BaseModel):
@@ -110,8 +106,8 @@ class SetFacts(_Facts):
     classes: tuple[str, ...]
     mean: Color
     std: Color
-    smallest: tuple[_Side, _Side]
-    largest: tuple[_Side, _Side]
+    smallest: tuple[int, int]
+    largest: tuple[int, int]
     unreadable: int
     repaired: int = 0
     converted: int
@@ -332,16 +328,7 @@ def _wrong(root: Path, shard: ShardFacts) -> str | None:
 def read_labels(root: Path, split: SplitFacts) -> npt.NDArray[np.int32]:
     """Reads the labels of a split, int32 [N]; DataError if the file is missing or altered."""
     path = root / split.labels
-    try:
-        content = read_file(path)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {reason(error)}. Copy it again") from None
-    if hashlib.sha256(content).hexdigest() != split.labels_sha256:
-        raise DataError(f"{path} was altered: its checksum is wrong. Copy it again")
-    try:
-        labels = read_npy(content)
-    except ArraysRefused as error:
-        raise DataError(f"{path}: {error}. Copy it again") from None
+    labels = read_array(path, split.labels_sha256)
     if labels.dtype != np.int32 or labels.shape != (split.examples,):
         raise DataError(
             f"{path} must contain {split.examples:,} int32 labels. Received: {labels.dtype} with "

@@ -12,6 +12,7 @@ from pipeline.data.images import load_example
 from pipeline.data.input import train_dataset
 from pipeline.data.prepare.verify import verify
 from pipeline.data.shard import Shard
+from pipeline.data.sources import array_files
 from pipeline.data.sources.source import open_source
 from pipeline.errors import DataError
 from tests.data.prepared import in_this_process, make_folder, prepare_into
@@ -168,12 +169,25 @@ def test_an_altered_file_is_named_at_the_start_and_by_verify(prepared, change, m
     assert file.name in problem
 
 
-@pytest.mark.parametrize("largest", [[2**40, 2**40], [2**31, 9]])
-def test_a_set_that_is_larger_than_memory_is_one_message(prepared, largest):
+@pytest.mark.parametrize("largest", [[2**40, 2**40], [-1, 9], [12, 9]])
+def test_a_size_that_the_images_do_not_have_is_refused(prepared, largest):
     path = prepared / "dataset.json"
     facts = json.loads(path.read_text())
     path.write_text(json.dumps(facts | {"largest": largest}))
-    with pytest.raises(DataError, match=r"too little memory for the .* GB of .* without --raw"):
+    with pytest.raises(DataError, match=rf"images of {largest[1]} x {largest[0]} pixels. Received"):
+        open_(prepared)
+
+
+def test_too_little_memory_is_one_message(prepared, monkeypatch):
+    def without_memory(content):
+        raise MemoryError
+
+    # Labels are read in the same way; pixels are larger.
+    read = array_files.read_npy
+    monkeypatch.setattr(
+        array_files, "read_npy", lambda c: without_memory(c) if len(c) > 1000 else read(c)
+    )
+    with pytest.raises(DataError, match=r"too little memory for its pixels.*without --raw"):
         open_(prepared)
 
 
